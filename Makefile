@@ -1,0 +1,41 @@
+# Two commands carry a newcomer: `make demo` and `make test`. Both make .venv once, from requirements.lock.
+VENV   ?= .venv
+PYTHON ?= python3
+OUT    ?= out/demo
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: help demo test check bench lock clean
+
+help:   ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+
+$(READY): requirements.lock pyproject.toml infra/venv.sh
+	PYTHON=$(PYTHON) bash infra/venv.sh $(VENV)
+	@touch $@
+
+demo: $(READY)   ## the whole line on real video: make demo [UCF101=DIR] [VIDEOS=DIR] [OUT=out/demo]
+	$(BIN)/python -m jobs.demo out="$(OUT)" $(if $(UCF101),ucf101="$(UCF101)") $(if $(VIDEOS),videos="$(VIDEOS)")
+
+test: $(READY)   ## default, ray and k8s tests; all tiers: make test TESTS='not gpu'
+	$(BIN)/python -m pytest -m "$(or $(TESTS),not slow and not gpu)"
+
+check: $(READY)  ## format, lint, types, import contracts
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)  ## the benchmark tables
+	$(BIN)/python -m pytest -q -s tests/benchmarks
+
+# torch is left out: infra/venv.sh picks its CPU or CUDA build. Its own pure-Python needs are named here instead.
+lock:            ## resolve requirements.lock again (needs uv)
+	printf 'torch ; sys_platform == "never"\n' > .torch-override
+	printf 'sympy\nnetworkx\nsetuptools\n' | uv pip compile pyproject.toml - --extra dev --extra demo --override .torch-override \
+		--universal --python-version 3.11 --fork-strategy fewest --no-emit-package torch --generate-hashes \
+		--custom-compile-command 'make lock' --no-annotate --output-file requirements.lock
+	rm .torch-override
+
+clean:           ## remove the environment and all output
+	rm -rf $(VENV) out build *.egg-info .mypy_cache .ruff_cache .import_linter_cache

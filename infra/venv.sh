@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Make the virtual environment that `make demo`, `make test` and CI use: bash infra/venv.sh DIR
+# requirements.lock pins everything by hash except torch, whose build (CPU or CUDA) depends on the machine.
+set -euo pipefail
+venv=${1:?usage: infra/venv.sh DIR}
+python=${PYTHON:-python3}
+torch=2.13.0
+
+fail() { echo "error: $1" >&2; exit 2; }
+"$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
+  || fail "$("$python" --version 2>&1) found, Python 3.11 or 3.12 needed; name one: make PYTHON=python3.11 ..."
+command -v c++ >/dev/null || fail "no C++ compiler found; DeepSpeed builds its CPU communication with one: install g++"
+
+echo "set-up: $venv ($("$python" --version))"
+"$python" -m venv --clear "$venv"
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
+
+# CUDA where there is a GPU, else the CPU build: from the configured package index if it has one, from
+# PyTorch's own (which uv knows) if that answers, and at last the CUDA build, which runs on a CPU as well.
+if nvidia-smi >/dev/null 2>&1; then
+  pip install "torch==$torch"
+else
+  pip install "torch==$torch+cpu" 2>/dev/null \
+    || { pip install uv && "$venv/bin/uv" --quiet pip install --python "$venv/bin/python" --torch-backend cpu "torch==$torch"; } \
+    || pip install "torch==$torch"
+fi
+echo "set-up: torch $("$venv/bin/python" -c 'import torch; print(torch.__version__)'), now the locked packages"
+pip install --no-deps --require-hashes -r requirements.lock
+pip install --no-deps --no-build-isolation --editable .
+pip check

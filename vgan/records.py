@@ -1,0 +1,49 @@
+"""What the video stage gives: clips with their registration evidence, and rejects with their reason."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """How well a clip's frames were registered, worst over the clip. Stored with the clip so that it can be judged later."""
+
+    residual_px: float = 0.0  # RMS re-projection error of the inliers of the worst pair, at registration size
+    inlier_ratio: float = 1.0  # of the worst pair
+    num_matches: int = 0  # of the worst pair
+    photometric: float = 0.0  # mean |frame - warped previous frame| of the worst pair, 0..255
+    filled_fraction: float = 0.0  # of the most filled frame
+    motion: float = 0.0  # mean |difference| of neighbouring stabilized frames, 0..255
+    jitter_px: float = 0.0  # RMS camera movement between neighbouring frames that was removed, at registration size
+    stabilized: bool = True  # False: kept as it was (preset off, or keep_failed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One finished clip: frames (T, H, W, 3) uint8, RGB."""
+
+    start_s: float  # of the first frame, in the source's own time
+    shot: int  # counts from 0 within the source
+    frames: np.ndarray
+    evidence: Evidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reject:
+    """A stretch of video (or all of it, start_s None) that gave no clip."""
+
+    start_s: float | None
+    stage: str
+    reason: str
+    detail: str = ""
+
+
+def clip_id(source_id: str, start_s: float, config_digest: str) -> str:
+    """Stable name of a clip: 16 hex digits of SHA-256 over its source, start (to the millisecond) and settings."""
+    return hashlib.sha256(f"{source_id}|{start_s:.3f}|{config_digest}".encode()).hexdigest()[:16]
