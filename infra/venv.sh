@@ -24,7 +24,10 @@ else
     || { pip install uv && "$venv/bin/uv" --quiet pip install --python "$venv/bin/python" --torch-backend cpu "torch==$torch"; } \
     || pip install "torch==$torch"
 fi
-echo "set-up: torch $("$venv/bin/python" -c 'import torch; print(torch.__version__)'), now the locked packages"
+echo "set-up: $("$venv/bin/python" -m pip list 2>/dev/null | grep '^torch ' | tr -s ' '), now the locked packages"
 pip install --no-deps --require-hashes -r requirements.lock
 pip install --no-deps --no-build-isolation --editable .
 pip check
+echo "set-up: building DeepSpeed's CPU communication"
+DS_ACCELERATOR=cpu "$venv/bin/python" -c 'from cluster.engines import build_ops; build_ops()' >/dev/null
+echo "set-up: ready"

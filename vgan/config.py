@@ -5,6 +5,7 @@ Shape legend of the whole project: B batch, C channel, T time, H height, W width
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +17,8 @@ def option(default: Any, meaning: str) -> Any:
     return field(default=default, metadata={"help": meaning})
 
 
-def section(kind: type, meaning: str) -> Any:
-    """A nested group of options, made fresh with its defaults."""
+def section(kind: Callable[[], Any], meaning: str) -> Any:
+    """A nested group of options: its dataclass, or a function that makes one with other defaults."""
     return field(default_factory=kind, metadata={"help": meaning})
 
 
@@ -45,7 +46,8 @@ class ClipSpec:
         if not 0 < self.fps <= 240:
             raise ValueError(f"clip.fps must be above 0 and at most 240, got {self.fps}")
         if self.stride < 1 or self.max_per_video < 1:
-            raise ValueError(f"clip.stride and clip.max_per_video must be at least 1, got {self.stride} and {self.max_per_video}")
+            got = f"got {self.stride} and {self.max_per_video}"
+            raise ValueError(f"clip.stride and clip.max_per_video must be at least 1, {got}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +57,29 @@ class DecodeConfig:
     backend: str = option("auto", "auto, pyav or decord; auto decodes with pyav and falls back to decord")
     size: int = option(128, "short side frames are reduced to while decoding, pixels; never enlarged")
     min_fps: float = option(15.0, "slower sources are rejected: repeated frames would look like stillness")
-    max_gap_s: float = option(0.5, "a longer hole between frames ends the shot, seconds")
+    # 0.2 s is two lost frames in a row at the slowest rate accepted (3 / 15 s).
+    max_gap_s: float = option(0.2, "a longer hole between frames ends the shot, seconds")
     timeout_s: float = option(60.0, "a decoder that gives nothing for this long is killed, seconds")
+    # An 8K picture is 50 MB and H.264 keeps at most 16 of them: 4 GB leaves room and still stops a runaway.
+    memory_gb: float = option(4.0, "private memory of the decoding process at most, 2^30 bytes")
 
     def __post_init__(self) -> None:
         check_choice("decode.backend", self.backend, ("auto", "pyav", "decord"))
         if self.size < 32:
             raise ValueError(f"decode.size must be at least 32 pixels, got {self.size}")
+        for name in ("min_fps", "max_gap_s", "timeout_s", "memory_gb"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"decode.{name} must be above 0, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShotConfig:
     """Where one shot ends and the next begins."""
 
-    max_difference: float = option(30.0, "mean absolute difference of two neighbouring 64 px frames that makes a cut, 0..255")
+    min_difference: float = option(25.0, "mean difference of two neighbouring 64 px frames that can be a cut, 0..255")
+    # The weakest true cut seen stood out of fast motion 3.1 times; uncut sports clips stay below 2.
+    ratio: float = option(2.5, "a cut also differs this many times more than the median of the frames before it")
+    history: int = option(12, "differences that median is taken over, frames (half a second at 25 a second)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,19 +87,25 @@ class StabilizeConfig:
     """Camera motion removal: SIFT, RANSAC similarity to the clip's first frame, warp, fill (paper section 3.1)."""
 
     preset: str = option("paper", "paper: 4-DoF similarity with a re-projection test; off: crop only")
-    keep_failed: bool = option(False, "keep a clip that cannot be registered, unstabilized, as the original did for UCF101")
+    keep_failed: bool = option(False, "keep clips that cannot be registered as they are (the original's UCF101)")
     size: int = option(128, "short side at which frames are registered, pixels")
     num_features: int = option(200, "SIFT keypoints kept a frame")
     ratio: float = option(0.7, "Lowe's ratio test: best match over second best")
     min_matches: int = option(8, "fewer matches between neighbouring frames reject the clip")
     ransac_px: float = option(2.0, "RANSAC inlier threshold at registration size, pixels")
-    max_residual_px: float = option(1.5, "RMS re-projection error of inliers above this rejects the clip, pixels at registration size")
+    max_residual_px: float = option(1.5, "RMS inlier error above this rejects the clip, pixels at registration size")
     min_inlier_ratio: float = option(0.3, "inliers over matches below this reject the clip")
-    max_photometric: float = option(30.0, "mean absolute difference of neighbouring frames after warping above this rejects the clip, 0..255")
+    # A fast zoom doubles the picture in half a second: 1.06 a frame. Models fitted across cuts shrink it to nothing.
+    max_scale_step: float = option(1.1, "zoom from frame to frame above this, or below its inverse, rejects the clip")
+    max_photometric: float = option(30.0, "difference of neighbours after warping above this rejects the clip, 0..255")
     max_filled: float = option(0.5, "share of a frame without pixels of its own above this rejects the clip, 0..1")
 
     def __post_init__(self) -> None:
         check_choice("stabilize.preset", self.preset, ("paper", "off"))
+        if self.min_matches < 3:  # two always fit exactly
+            raise ValueError(f"stabilize.min_matches must be at least 3, got {self.min_matches}")
+        if self.max_scale_step <= 1:
+            raise ValueError(f"stabilize.max_scale_step must be above 1, got {self.max_scale_step}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,100 @@
+"""Shards to batches, in an order that any number of workers agrees on.
+
+The clips of epoch after epoch form one endless sequence, a pure function of (dataset digest, seed). Step k takes
+positions k*B .. (k+1)*B of it, and rank r of N its share of those. The state is the number of clips consumed: it
+does not depend on N, so a run continues with the same clips at another number of workers.
+
+Within an epoch, row groups are permuted and taken in windows; clips are permuted inside a window. Packing has
+shuffled all clips already, so this is as good as a global shuffle and reads whole row groups.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from cluster import storage
+from cluster.shards import ROWS_PER_GROUP, Manifest, to_frames
+from vgan.errors import BadInput
+
+WINDOW = 8  # row groups: 512 clips, 200 MB raw
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A rank's share of a global batch: ids, and frames (B, T, H, W, 3) uint8."""
+
+    clip_ids: list[str]
+    frames: Tensor
+
+
+def group_table(manifest: Manifest) -> np.ndarray:
+    """Every row group of a dataset as (shard, group within it, first clip, clips), int64 (G, 4)."""
+    rows, first = [], 0
+    for shard, entry in enumerate(manifest.shards):
+        for group, start in enumerate(range(0, entry.rows, ROWS_PER_GROUP)):
+            count = min(ROWS_PER_GROUP, entry.rows - start)
+            rows.append((shard, group, first, count))
+            first += count
+    return np.array(rows, np.int64)
+
+
+def epoch_order(groups: np.ndarray, digest: str, seed: int, epoch: int) -> np.ndarray:
+    """All clips of one epoch as (index of the row group, row in it), int64 (clips, 2). Each occurs once."""
+    rng = np.random.default_rng([int(digest[:15], 16), seed, epoch])
+    shuffled = rng.permutation(len(groups))
+    windows = []
+    for start in range(0, len(shuffled), WINDOW):
+        window = np.concatenate([np.stack([np.full(groups[g, 3], g), np.arange(groups[g, 3])], 1) for g in shuffled[start : start + WINDOW]])
+        windows.append(rng.permutation(window))
+    return np.concatenate(windows)
+
+
+class ClipReader:
+    """Reads a rank's share of every global batch."""
+
+    def __init__(self, url: str, manifest: Manifest, *, seed: int, batch_size: int, rank: int, world_size: int) -> None:
+        """Args: `batch_size` is global and must be a multiple of `world_size`."""
+        if batch_size % world_size:
+            raise BadInput(f"batch_size={batch_size} must be a multiple of workers={world_size}")
+        self.url, self.manifest, self.seed = url, manifest, seed
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self.groups = group_table(manifest)
+        self._cache: OrderedDict[int, tuple[list[str], np.ndarray]] = OrderedDict()
+
+    def batches(self, consumed: int) -> Iterator[Batch]:
+        """Batches without end, from the position after `consumed` clips of the sequence."""
+        num_clips = int(self.groups[:, 3].sum())
+        share = self.batch_size // self.world_size
+        epoch, order = -1, np.empty((0, 2), np.int64)
+        while True:
+            ids, frames = [], []
+            for position in range(consumed + self.rank * share, consumed + (self.rank + 1) * share):
+                if position // num_clips != epoch:
+                    epoch = position // num_clips
+                    order = epoch_order(self.groups, self.manifest.digest, self.seed, epoch)
+                group, row = order[position % num_clips]
+                group_ids, group_frames = self._group(int(group))
+                ids.append(group_ids[row])
+                frames.append(group_frames[row])
+            yield Batch(ids, torch.from_numpy(np.stack(frames)))
+            consumed += self.batch_size
+
+    def _group(self, index: int) -> tuple[list[str], np.ndarray]:
+        """Clip ids and frames (N, T, H, W, 3) of a row group; the last two windows stay in memory."""
+        if index not in self._cache:
+            shard, group = (int(v) for v in self.groups[index, :2])
+            fs, path = storage.filesystem(storage.join(self.url, self.manifest.shards[shard].path))
+            with fs.open(path, "rb") as file:
+                table = pq.ParquetFile(file).read_row_group(group, columns=["clip_id", "frames"])
+            self._cache[index] = (table["clip_id"].to_pylist(), to_frames(table["frames"], self.manifest.clip))
+            if len(self._cache) > 2 * WINDOW:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(index)
+        return self._cache[index]

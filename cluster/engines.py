@@ -1,0 +1,150 @@
+"""Two networks under DeepSpeed, one engine each. The only module that imports deepspeed.
+
+Ray Train has made the process group by the time this runs; DeepSpeed wraps it. Optimizer state is sharded (ZeRO-1)
+or not (ZeRO-0): at 28 M parameters there is nothing for the higher stages to save, and they reject two networks
+that share a graph.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from vgan.config import ModelConfig, ObjectiveConfig
+from vgan.errors import BadInput
+from vgan.models.discriminator import Discriminator
+from vgan.models.generator import TwoStreamGenerator
+
+STALE_LOCK_S = 300.0  # the one build takes about 30 s on two cores
+TAG = "engine"  # DeepSpeed's name for the one state in a checkpoint folder
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Engines:
+    """Generator and discriminator with their optimizers, and the generator's moving average (fp32, on every rank)."""
+
+    G: Any  # deepspeed.DeepSpeedEngine
+    D: Any
+    G_ema: nn.Module
+    device: torch.device
+
+
+def make_engines(model: ModelConfig, objective: ObjectiveConfig, *, batch_size: int, zero_stage: int, precision: str) -> Engines:
+    """Build both networks under DeepSpeed, in a process group that already exists.
+
+    Args:
+        model: the networks.
+        objective: the optimizer's settings.
+        batch_size: clips a rank sees in a step.
+        zero_stage: 0 or 1.
+        precision: fp32, or bf16 for autocast around each forward pass; parameters and batch-norm buffers stay fp32.
+    """
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    G, D = TwoStreamGenerator(model).to(device), Discriminator(model).to(device)
+    G_ema = copy.deepcopy(G).requires_grad_(False)
+    if device.type == "cuda" and dist.get_world_size() > 1:  # gloo has no synchronized batch norm
+        G, D = (nn.SyncBatchNorm.convert_sync_batchnorm(net) for net in (G, D))
+    if precision == "bf16":
+        for net in (G, D):
+            # DeepSpeed's own autocast wraps engine(...) only, and the exact update pair calls engine.module(...)
+            net.forward = torch.autocast(device.type, torch.bfloat16)(net.forward)  # type: ignore[method-assign]
+    config = {
+        "train_micro_batch_size_per_gpu": batch_size,
+        "gradient_accumulation_steps": 1,
+        "zero_optimization": {"stage": zero_stage},
+        "steps_per_print": None,
+    }
+    engine_G, engine_D = (_engine(net, objective, config) for net in (G, D))
+    return Engines(engine_G, engine_D, G_ema, device)
+
+
+def _engine(net: nn.Module, objective: ObjectiveConfig, config: dict[str, Any]) -> Any:
+    import deepspeed
+
+    optimizer = torch.optim.Adam(
+        net.parameters(), lr=objective.learning_rate, betas=(objective.beta1, objective.beta2), foreach=True
+    )
+    engine, *_ = deepspeed.initialize(model=net, optimizer=optimizer, config=copy.deepcopy(config))
+    return engine
+
+
+def prepare_ops() -> None:
+    """Choose DeepSpeed's device and make sure that its CPU operator can be built: call before any engine is made.
+
+    DeepSpeed compiles one C++ extension at first use, here into the environment's own folder. A build that was killed
+    leaves a lock file on which every later process would wait for ever: one older than any build is removed.
+
+    Raises:
+        BadInput: no C++ compiler.
+    """
+    if torch.cuda.is_available():
+        return
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    extensions = Path(os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions")))
+    if shutil.which(os.environ.get("CXX", "c++")) is None:
+        raise BadInput("no C++ compiler found; DeepSpeed builds its CPU communication with one: install g++")
+    for lock in extensions.glob("*/lock"):
+        if time.time() - lock.stat().st_mtime > STALE_LOCK_S:
+            lock.unlink(missing_ok=True)
+
+
+def build_ops() -> None:
+    """Compile DeepSpeed's CPU operator now, as set-up does, so that no training run waits for it (about 30 s)."""
+    prepare_ops()
+    if torch.cuda.is_available():
+        return
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+    ShareMemCommBuilder().load(verbose=False)
+
+
+def average_buffers(modules: Sequence[nn.Module]) -> None:
+    """Give every rank the mean of all ranks' batch-norm statistics; integer counters are equal already.
+
+    DeepSpeed synchronizes parameters only. Called before a checkpoint, so that what is saved does not depend on which
+    rank saves it.
+    """
+    if dist.get_world_size() == 1:
+        return
+    buffers = [b for module in modules for b in module.buffers() if b.is_floating_point()]
+    flat = torch.cat([b.reshape(-1) for b in buffers])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+        buffer.copy_(mean.view_as(buffer))
+
+
+def mean_over_ranks(metrics: dict[str, Tensor]) -> dict[str, float]:
+    """Scalars averaged over the ranks, in one collective call. Every rank must call it."""
+    values = torch.stack([value.detach().float().reshape(()) for value in metrics.values()])
+    dist.all_reduce(values)
+    return dict(zip(metrics, (values / dist.get_world_size()).tolist(), strict=True))
+
+
+def save_engines(engines: Engines, folder: Path) -> None:
+    """Write this rank's part of both engines' state below `folder` (G/ and D/). Every rank must call it."""
+    for name, engine in (("G", engines.G), ("D", engines.D)):
+        target = folder / name
+        (target / TAG).mkdir(parents=True, exist_ok=True)  # DeepSpeed makes it on rank 0 only
+        engine.save_checkpoint(str(target), tag=TAG)
+
+
+def load_engines(engines: Engines, folder: Path) -> None:
+    """Restore both engines from a folder that save_engines filled. DeepSpeed unpickles: own runs only."""
+    for name, engine in (("G", engines.G), ("D", engines.D)):
+        path, _ = engine.load_checkpoint(str(folder / name), tag=TAG)
+        assert path is not None, f"DeepSpeed found no state in {folder / name}"

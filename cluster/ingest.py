@@ -1,0 +1,199 @@
+"""Sources to dataset, in two phases.
+
+Phase 1, on Ray Data: one task a video decodes, stabilizes and cuts it, writes its clips under a name of this attempt,
+then one commit record, put only if there is none. Videos without clips commit too. Phase 2 packs the committed clips,
+shuffled, into shards, and writes the manifest last. A killed job, run again, skips what is committed.
+
+Every video is accepted (it gave clips) or rejected (with a reason): the sum is asserted before the manifest is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+from tqdm import tqdm
+
+from cluster import storage
+from cluster.pack import pack
+from cluster.shards import (
+    MANIFEST,
+    Manifest,
+    clip_row,
+    clip_schema,
+    config_digest,
+    frame_bytes,
+    read_manifest,
+    table_bytes,
+    write_manifest,
+)
+from cluster.sources import Source
+from vgan.config import VideoConfig
+from vgan.errors import BadInput, BadVideo
+from vgan.records import Clip, Reject, clip_id
+from vgan.video.child import isolated_frames
+from vgan.video.clips import clips_from_video
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One video's place in the work: its name follows from the video and the settings, never from its position."""
+
+    id: str
+    source: Source
+
+
+def prepare(sources: list[Source], out: str, config: VideoConfig, *, seed: int, shard_mb: int) -> Manifest:
+    """Make the dataset at `out` from `sources`, or finish it if an earlier run was cut off.
+
+    Args:
+        sources: videos, each with a unique source_id.
+        out: url of the dataset's folder.
+        config: decode, shots, stabilization and clip settings.
+        seed: of the shuffle that packs clips into shards.
+        shard_mb: raw size of a shard, MB.
+
+    Raises:
+        BadInput: no video gave a clip, or `out` holds a dataset made with other settings.
+    """
+    digest = config_digest(config)
+    units = [Unit(unit_id(s, digest), s) for s in sources]
+    shard_rows = max(1, shard_mb * 1_000_000 // frame_bytes(config.clip))
+    inputs = hashlib.sha256(storage.json_bytes([sorted(u.id for u in units), seed, shard_rows])).hexdigest()[:16]
+    finished = _finished(out, digest)
+    if finished and finished.config["inputs"] == inputs:
+        print(f"already prepared: {out}", flush=True)
+        return finished
+    done = _committed(out, units)
+    _run_units([u for u in units if u.id not in done], out, config, already=len(done))
+    records = _read_commits(out, units)
+    manifest = pack(records, out, config, seed=seed, shard_rows=shard_rows, inputs=inputs)
+    write_manifest(manifest, out)
+    return manifest
+
+
+def unit_id(source: Source, digest: str) -> str:
+    """Name of the work on one video: changes with its uri, its size and the settings."""
+    key = f"{source.source_id}|{source.uri}|{source.bytes}|{source.label}|{source.split}|{digest}"
+    return hashlib.sha256(key.encode()).hexdigest()[:20]
+
+
+# ---- phase 1: one video ------------------------------------------------------------------------------------------
+
+
+def _run_units(units: list[Unit], out: str, config: VideoConfig, already: int) -> None:
+    """Commit every unit, on Ray Data, showing progress."""
+    if already:
+        print(f"{already} videos are committed by an earlier run; {len(units)} to go", flush=True)
+    if not units:
+        return
+    rows = ray.data.from_items(
+        [{"unit_id": u.id, **asdict(u.source)} for u in units], override_num_blocks=min(len(units), 4096)
+    )  # a block is a task: one video each, up to the number of blocks Ray Data schedules with ease
+    results = rows.map(commit_video, fn_args=(out, config), num_cpus=1, max_retries=2)  # 1:1, decode and SIFT bound
+    with tqdm(total=len(units), unit="video", desc="prepare", mininterval=1) as bar:
+        clips = seconds = 0.0
+        for row in results.iter_rows():
+            clips, seconds = clips + row["clips"], seconds + row["video_s"]
+            bar.update()
+            bar.set_postfix_str(f"{int(clips)} clips, {seconds / 3600:.3f} h of video")
+
+
+def commit_video(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str, Any]:
+    """Turn one source row into committed clips; suitable for `Dataset.map`. Returns counts for the progress bar."""
+    started = time.monotonic()
+    source = Source(**{k: row[k] for k in Source.__dataclass_fields__})
+    clips: list[Clip] = []
+    rejects: list[Reject] = []
+    try:
+        with local_copy(source.uri) as path:
+            for item in clips_from_video(isolated_frames(path, config.decode), config):
+                (clips if isinstance(item, Clip) else rejects).append(item)  # type: ignore[arg-type]
+    except BadVideo as fault:  # from fetching: clips_from_video turns its own into rejects
+        rejects.append(Reject(start_s=None, stage=fault.stage, reason=fault.reason, detail=fault.detail))
+    record = {
+        "unit_id": row["unit_id"],
+        "source": asdict(source),
+        "rejects": [asdict(r) for r in rejects],
+        "seconds": round(time.monotonic() - started, 3),
+        **_write_unit(row["unit_id"], source, clips, out, config),
+    }
+    storage.write_new(_commit_url(out, row["unit_id"]), storage.json_bytes(record))
+    video_s = sum(len(c.frames) for c in clips) / config.clip.fps
+    return {"unit_id": row["unit_id"], "clips": len(clips), "video_s": video_s}
+
+
+@contextmanager
+def local_copy(uri: str) -> Iterator[Path]:
+    """The video as a local file, for the length of the block. Decoders need to seek.
+
+    Raises:
+        BadVideo: the bytes cannot be had.
+    """
+    fs, path = storage.filesystem(uri)
+    try:
+        if "file" in fs.protocol:
+            with open(path, "rb"):
+                pass
+            yield Path(path)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / "video"
+            fs.get_file(path, str(local))
+            yield local
+    except OSError as fault:
+        raise BadVideo("fetch", "unreadable", str(fault)) from fault
+
+
+def _write_unit(name: str, source: Source, clips: list[Clip], out: str, config: VideoConfig) -> dict[str, Any]:
+    """Write one video's clips under a name of this attempt; the commit record says which attempt counts."""
+    if not clips:
+        return {"data": None, "clip_ids": []}
+    digest = config_digest(config)
+    lineage = {"source_id": source.source_id, "source_uri": source.uri, "label": source.label, "split": source.split}
+    ids = [clip_id(source.source_id, clip.start_s, digest) for clip in clips]
+    rows = [clip_row(clip, clip_id=i, **lineage) for i, clip in zip(ids, clips, strict=True)]
+    data = f"work/units/{name}-{uuid.uuid4().hex[:8]}.parquet"
+    storage.write_bytes(storage.join(out, data), table_bytes(pa.Table.from_pylist(rows, clip_schema(config.clip))))
+    return {"data": data, "clip_ids": ids}
+
+
+# ---- commit records ----------------------------------------------------------------------------------------------
+
+
+def _commit_url(out: str, name: str) -> str:
+    return storage.join(out, "work", "commits", f"{name}.json")
+
+
+def _committed(out: str, units: list[Unit]) -> set[str]:
+    names = {os.path.basename(url)[: -len(".json")] for url in storage.list_files(storage.join(out, "work", "commits"), ".json")}
+    return names & {u.id for u in units}
+
+
+def _read_commits(out: str, units: list[Unit]) -> list[dict[str, Any]]:
+    """Commit records of exactly these units, in source order."""
+    return [storage.read_json(_commit_url(out, u.id)) for u in sorted(units, key=lambda u: u.source.source_id)]
+
+
+def _finished(out: str, digest: str) -> Manifest | None:
+    """The dataset that stands at `out`, if any.
+
+    Raises:
+        BadInput: it was made with other settings.
+    """
+    if not storage.exists(storage.join(out, MANIFEST)):
+        return None
+    manifest = read_manifest(out)
+    if manifest.config["digest"] != digest:
+        raise BadInput(f"{out!r} holds a dataset made with other settings: choose another out= or remove it")
+    return manifest

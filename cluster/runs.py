@@ -1,0 +1,59 @@
+"""Runs that continue: a record in the run's folder holds its key and the settings that a restart must share."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import uuid
+from pathlib import Path
+from typing import Any
+
+from cluster import storage
+from vgan.errors import BadInput
+
+RECORD = "run.json"
+
+
+def claim(url: str, name: str, settings: dict[str, Any]) -> str:
+    """The key of the run in the folder `url`, made at its first start and the same at every later one.
+
+    Args:
+        url: folder of the run.
+        name: what the user calls it; begins the key.
+        settings: what a restart may not change; nested.
+
+    Raises:
+        BadInput: the run was started with other settings; says which.
+    """
+    record_url = storage.join(url, RECORD)
+    storage.write_new(record_url, storage.json_bytes({"key": f"{name}-{uuid.uuid4().hex}", "settings": settings}))
+    record = storage.read_json(record_url)
+    was, now = flatten(record["settings"]), flatten(settings)
+    changed = [f"{k} was {was.get(k)!r}, now {now.get(k)!r}" for k in sorted(was | now) if was.get(k) != now.get(k)]
+    if changed:
+        raise BadInput(f"{name!r} in {url!r} was started with other settings ({'; '.join(changed)}): choose another name=")
+    return record["key"]
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError unless a run's name is safe in folders and queries."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+        raise ValueError(f"name may hold letters, digits, dot, dash and underscore, got {name!r}")
+
+
+def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as {"model.base": 64, ...}."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= flatten(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return flat
+
+
+def git_commit() -> str:
+    """The checkout's commit, or "" outside of one."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=Path(__file__).parent)  # noqa: S607
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("GIT_COMMIT", "")
+    return found.stdout.strip()

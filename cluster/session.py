@@ -1,0 +1,43 @@
+"""Where a job runs: the Ray cluster it was submitted to, or a local Ray that it starts and stops itself."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from vgan.errors import BadInput
+
+
+@contextmanager
+def ray_session(address: str = "") -> Iterator[None]:
+    """Connect to Ray for the length of a job.
+
+    Args:
+        address: a cluster's address. Empty: the cluster this job was submitted to, else a new local Ray.
+
+    Raises:
+        BadInput: nothing answers at the address.
+    """
+    if ray.is_initialized():  # a caller's session, not ours to end
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS", "")
+    if address:
+        try:
+            ray.init(address=address, log_to_driver=True)
+        except (ConnectionError, ValueError, RuntimeError) as fault:
+            raise BadInput(f"no Ray cluster answers at address={address!r}: {fault}") from fault
+    else:
+        # Token authentication stays on even here: other users of the machine can reach a local port.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        print("no Ray cluster given: starting a local one for this job", flush=True)
+        ray.init(include_dashboard=False, logging_level="WARNING", log_to_driver=True)
+    try:
+        yield
+    finally:
+        ray.shutdown()

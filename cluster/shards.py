@@ -1,0 +1,158 @@
+"""The dataset on storage: Parquet shards of clip rows, and the manifest that makes them a dataset.
+
+Frames are a plain fixed-size binary column: a Ray tensor column of uint8 takes 4 times the bytes and reads 27 times
+slower, because Parquet has no 8-bit type.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster import storage
+from vgan.config import ClipSpec, VideoConfig
+from vgan.errors import BadInput
+from vgan.records import SCHEMA_VERSION, Clip, Evidence
+
+ROWS_PER_GROUP = 64  # 25 MB raw: what one ranged read of an object store should fetch, and the unit of shuffling
+MANIFEST = "manifest.json"
+REJECTS_SCHEMA = pa.schema(
+    [
+        pa.field("source_id", pa.string(), nullable=False),
+        pa.field("source_uri", pa.string(), nullable=False),
+        pa.field("start_s", pa.float64()),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string()),
+    ]
+)
+
+
+def clip_schema(spec: ClipSpec) -> pa.Schema:
+    """Columns of a shard; the footer says how to read `frames`."""
+    kinds = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_()}
+    footer = {
+        "schema_version": str(SCHEMA_VERSION),
+        "frames": f"uint8 THWC {spec.num_frames}x{spec.size}x{spec.size}x3 RGB",
+        "fps": str(spec.fps),
+    }
+    return pa.schema(
+        [
+            pa.field("clip_id", pa.string(), nullable=False),
+            pa.field("source_id", pa.string(), nullable=False),
+            pa.field("source_uri", pa.string(), nullable=False),
+            pa.field("start_s", pa.float64(), nullable=False),
+            pa.field("shot", pa.int64(), nullable=False),
+            pa.field("label", pa.string()),
+            pa.field("split", pa.string()),
+            *(pa.field(f.name, kinds[str(f.type)], nullable=False) for f in fields(Evidence)),
+            pa.field("frames", pa.binary(frame_bytes(spec)), nullable=False),
+        ],
+        metadata=footer,
+    )
+
+
+def frame_bytes(spec: ClipSpec) -> int:
+    """Bytes of one clip's frames."""
+    return spec.num_frames * spec.size * spec.size * 3
+
+
+def clip_row(clip: Clip, **lineage: Any) -> dict[str, Any]:
+    """A shard row from a clip and its lineage (clip_id, source_id, source_uri, label, split)."""
+    row = {"start_s": clip.start_s, "shot": clip.shot, **asdict(clip.evidence), **lineage}
+    return row | {"frames": np.ascontiguousarray(clip.frames).tobytes()}
+
+
+def to_frames(column: pa.ChunkedArray | pa.Array, spec: ClipSpec) -> np.ndarray:
+    """The `frames` column as uint8 (N, T, H, W, 3), without a copy where it is one chunk."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    size = frame_bytes(spec)
+    flat = np.frombuffer(array.buffers()[1], np.uint8, count=len(array) * size, offset=array.offset * size)
+    return flat.reshape(len(array), spec.num_frames, spec.size, spec.size, 3)
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """A shard file's bytes; the same table always gives the same bytes."""
+    scalars = [name for name in table.column_names if name != "frames"]
+    buffer = io.BytesIO()
+    pq.write_table(
+        table,
+        buffer,
+        row_group_size=ROWS_PER_GROUP,
+        compression="lz4",
+        use_dictionary=scalars,
+        write_statistics=scalars,  # minima of pixels are of no use
+        write_page_checksum=True,
+        data_page_size=8 << 20,  # one value is 384 KiB
+    )
+    return buffer.getvalue()
+
+
+def config_digest(config: VideoConfig) -> str:
+    """16 hex digits that change whenever the same video would give other clips."""
+    return hashlib.sha256(storage.json_bytes([SCHEMA_VERSION, asdict(config)])).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One file of the dataset."""
+
+    path: str  # below the dataset's folder
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a dataset is. `digest` names its content: same sources and settings, same digest, whenever it was made."""
+
+    clip: ClipSpec
+    config: dict[str, Any]
+    counts: dict[str, Any]  # sources, accepted, rejected, clips, rejects by reason, labels
+    shards: list[Shard]
+    schema_version: int = SCHEMA_VERSION
+    digest: str = ""
+    created: str = ""
+    git_commit: str = ""
+
+    def content_digest(self) -> str:
+        """SHA-256 over everything but when and by which commit it was made."""
+        content = {k: v for k, v in asdict(self).items() if k not in ("digest", "created", "git_commit")}
+        return hashlib.sha256(storage.json_bytes(content)).hexdigest()
+
+
+def write_manifest(manifest: Manifest, url: str) -> None:
+    """Write manifest.json into a dataset's folder, at once: it is what makes the shards a dataset."""
+    storage.write_json(storage.join(url, MANIFEST), asdict(manifest))
+
+
+def read_manifest(url: str) -> Manifest:
+    """The manifest of the dataset at a folder's url.
+
+    Raises:
+        BadInput: no manifest (an unfinished or no dataset), or one of another version.
+    """
+    path = storage.join(url, MANIFEST)
+    if not storage.exists(path):
+        raise BadInput(f"no dataset at {url!r}: {MANIFEST} is missing; make it (or finish it) with `python -m jobs.prepare`")
+    value = storage.read_json(path)
+    if value.get("schema_version") != SCHEMA_VERSION:
+        raise BadInput(
+            f"{path!r} has schema version {value.get('schema_version')}, this code reads {SCHEMA_VERSION}: prepare it again"
+        )
+    return Manifest(**value | {"clip": ClipSpec(**value["clip"]), "shards": [Shard(**s) for s in value["shards"]]})
+
+
+def read_clips(url: str, manifest: Manifest, columns: list[str] | None = None) -> pa.Table:
+    """Rows of a whole dataset, in stored order. For datasets that fit in memory."""
+    fs, root = storage.arrow_filesystem(url)
+    return pa.concat_tables(
+        [pq.read_table(f"{root}/{shard.path}", columns=columns, filesystem=fs, partitioning=None) for shard in manifest.shards]
+    )

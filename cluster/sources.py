@@ -1,0 +1,106 @@
+"""The sources manifest: one row a video, whatever it came from."""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import io
+import posixpath
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster import storage
+from vgan.errors import BadInput
+
+VIDEO_SUFFIXES = frozenset(
+    ".3gp .asf .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mxf .ogv .ts .webm .wmv".split()
+)
+SCHEMA = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),  # where the bytes are
+        pa.field("source_id", pa.string(), nullable=False),  # stable name inside the corpus
+        pa.field("bytes", pa.int64()),  # size when listed; a change under the same name is a new source
+        pa.field("label", pa.string()),
+        pa.field("split", pa.string()),  # train or test
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One video to prepare."""
+
+    uri: str
+    source_id: str
+    bytes: int | None = None
+    label: str | None = None
+    split: str | None = None
+
+
+def list_folder(url: str) -> tuple[list[Source], int]:
+    """Videos below a folder (by suffix), sorted by name, and how many other files were passed over.
+
+    Raises:
+        BadInput: no such folder.
+    """
+    fs, root = storage.filesystem(url)
+    if not fs.isdir(root):
+        raise BadInput(f"no folder at {url!r}: give an existing folder of videos")
+    found = fs.find(root, detail=True)
+    sources = []
+    for path in sorted(found):
+        name = posixpath.relpath(path, root)
+        if posixpath.splitext(path)[1].lower() in VIDEO_SUFFIXES:
+            sources.append(Source(uri=storage.join(url, name), source_id=name, bytes=found[path]["size"]))
+    return sources, len(found) - len(sources)
+
+
+def read_sources(url: str) -> list[Source]:
+    """Sources named by a manifest (.parquet), a list (.txt, .csv with a `uri` column), a folder or a glob.
+
+    Raises:
+        BadInput: nothing there, no video in it, or a file that does not hold what its name says.
+    """
+    if "*" in url:
+        folder, _, pattern = url.rpartition("/")
+        sources = [s for s in list_folder(folder or ".")[0] if fnmatch.fnmatch(s.source_id, pattern)]
+    elif url.endswith((".parquet", ".txt", ".csv")):
+        sources = _read_manifest(url)
+    else:
+        sources, _ = list_folder(url)
+    if not sources:
+        raise BadInput(f"no video in {url!r}: known suffixes are {' '.join(sorted(VIDEO_SUFFIXES))}")
+    twice = len(sources) - len({s.source_id for s in sources})
+    if twice:
+        raise BadInput(f"{twice} source_id values in {url!r} occur more than once: they name videos and must be unique")
+    return sources
+
+
+def write_sources(sources: list[Source], url: str) -> None:
+    """Write the manifest as Parquet, at once."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([asdict(s) for s in sources], SCHEMA), buffer)
+    storage.write_bytes(url, buffer.getvalue())
+
+
+def _read_manifest(url: str) -> list[Source]:
+    if not storage.exists(url):
+        raise BadInput(f"no sources manifest at {url!r}: make one with `python -m jobs.acquire`")
+    data = storage.read_bytes(url)
+    if url.endswith(".parquet"):
+        try:
+            rows = pq.read_table(io.BytesIO(data)).to_pylist()
+        except pa.ArrowInvalid as fault:
+            raise BadInput(f"{url!r} is not a Parquet file: {fault}") from fault
+    else:
+        text = data.decode("utf-8", errors="replace")
+        if url.endswith(".txt"):
+            rows = [{"uri": line.strip()} for line in text.splitlines() if line.strip()]
+        else:
+            rows = [{k: v or None for k, v in row.items()} for row in csv.DictReader(io.StringIO(text))]
+    if rows and "uri" not in rows[0]:
+        raise BadInput(f"{url!r} has no column `uri`; its columns are {', '.join(map(str, rows[0]))}")
+    fields = SCHEMA.names
+    return [Source(**{"source_id": r["uri"], **{k: r[k] for k in fields if r.get(k) is not None}}) for r in rows]

@@ -1,0 +1,114 @@
+"""Files by url: the one storage layer, fsspec everywhere (file, s3, gs, http, memory)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.core import url_to_fs
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+from vgan.errors import BadInput
+
+
+def absolute(url: str) -> str:
+    """A url as it is, a local path made absolute: workers run in other folders than the driver."""
+    return url if "://" in url else str(Path(url).expanduser().absolute())
+
+
+def join(url: str, *parts: str) -> str:
+    """A url below another."""
+    return "/".join([url.rstrip("/"), *parts])
+
+
+def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of a url and the path inside it.
+
+    Raises:
+        BadInput: a protocol that no installed package speaks.
+    """
+    try:
+        return url_to_fs(url)
+    except (ValueError, ImportError) as fault:
+        raise BadInput(f"cannot use the url {url!r}: {fault}") from fault
+
+
+def arrow_filesystem(url: str) -> tuple[PyFileSystem, str]:
+    """The same as `filesystem`, for pyarrow and Ray."""
+    fs, path = filesystem(url)
+    return PyFileSystem(FSSpecHandler(fs)), path
+
+
+def exists(url: str) -> bool:
+    fs, path = filesystem(url)
+    return fs.exists(path)
+
+
+def list_files(url: str, suffix: str = "") -> list[str]:
+    """Urls of the files directly inside a folder, sorted; empty where the folder is missing."""
+    fs, path = filesystem(url)
+    fs.invalidate_cache()  # s3fs would answer from an old listing
+    if not fs.isdir(path):
+        return []
+    names = [info["name"] for info in fs.ls(path, detail=True) if info["type"] == "file"]
+    return sorted(join(url, os.path.basename(name)) for name in names if name.endswith(suffix))
+
+
+def read_bytes(url: str) -> bytes:
+    fs, path = filesystem(url)
+    return fs.cat_file(path)
+
+
+def write_bytes(url: str, data: bytes) -> None:
+    """Write a whole file at once: a reader sees the old content or the new, never a part."""
+    fs, path = filesystem(url)
+    fs.makedirs(os.path.dirname(path), exist_ok=True)
+    if "file" not in fs.protocol:
+        fs.pipe_file(path, data)  # object stores publish an object when it is complete
+        return
+    draft = f"{path}.{os.getpid()}.tmp"
+    fs.pipe_file(draft, data)
+    os.replace(draft, path)
+
+
+def write_new(url: str, data: bytes) -> bool:
+    """Write a whole file only if there is none yet. False: another writer was first, and its file stands."""
+    fs, path = filesystem(url)
+    fs.makedirs(os.path.dirname(path), exist_ok=True)
+    if "file" not in fs.protocol:
+        try:
+            fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+    draft = f"{path}.{os.getpid()}.tmp"
+    fs.pipe_file(draft, data)
+    try:
+        os.link(draft, path)  # fails if the name exists, and never shows half a file
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(draft)
+    return True
+
+
+def read_json(url: str) -> Any:
+    return json.loads(read_bytes(url))
+
+
+def write_json(url: str, value: Any) -> None:
+    write_bytes(url, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Canonical JSON: the same value always gives the same bytes."""
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+
+
+def remove(url: str) -> None:
+    fs, path = filesystem(url)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)

@@ -1,0 +1,267 @@
+"""The label-fraction sweep: one MLflow parent run, one child run per (init, fraction, seed, split), in parallel on Ray."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from tqdm import tqdm
+
+from cluster import checkpoints, runs, storage
+from cluster.tracking import Run, Tracker, TrackingConfig
+from cluster.transfer import LabelledClips, dataset_url, load_split, prepare_labelled
+from vgan.config import ClipSpec, FinetuneConfig, ModelConfig, StabilizeConfig, VideoConfig, check_choice, option, section
+from vgan.errors import BadInput
+from vgan.models.classifier import Classifier
+from vgan.transfer.finetune import FinetuneResult, finetune
+from vgan.transfer.fractions import ids_digest, subset
+from vgan.viz.figures import label_fraction_figure
+
+INITS = ("vgan", "random")
+
+
+def _labelled_video() -> VideoConfig:
+    """One clip a video, kept even where its camera cannot be followed, as the original did for UCF101."""
+    return VideoConfig(clip=ClipSpec(max_per_video=1), stabilize=StabilizeConfig(keep_failed=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """One sweep over label fractions."""
+
+    ucf101: str = option("", "folder that holds UCF-101/ and ucfTrainTestlist/ (required)")
+    checkpoint: str = option("", "a GAN run's folder or checkpoint, for init vgan; random takes its network's size")
+    out: str = option("out/finetune", "folder for the labelled clips and the results")
+    name: str = option("sweep", "name of the sweep; the same name in the same folder continues")
+    dataset: str = option("ucf101", "name of the labelled set in metric names")
+    inits: list[str] = option(["vgan", "random"], "vgan: the GAN discriminator's trunk; random: PyTorch's default initialization")
+    fractions: list[float] = option([0.125, 0.25, 0.5, 1.0], "shares of each class's training clips, nested")
+    seeds: list[int] = option([0, 1], "each draws its own subsets, order and head")
+    splits: list[int] = option([1], "official splits, 1 to 3")
+    seed: int = option(0, "of the clips' packing order")
+    address: str = option("", "Ray cluster; empty: the one this job was submitted to, else a local one")
+    finetune: FinetuneConfig = section(FinetuneConfig, "optimization")
+    model: ModelConfig = section(ModelConfig, "the network where no checkpoint is given")
+    video: VideoConfig = section(_labelled_video, "video to clips")
+    tracking: TrackingConfig = section(TrackingConfig, "MLflow")
+
+    def __post_init__(self) -> None:
+        for init in self.inits:
+            check_choice("inits", init, INITS)
+        if any(not 0 < f <= 1 for f in self.fractions):
+            raise ValueError(f"fractions must be above 0 and at most 1, got {self.fractions}")
+        if any(s not in (1, 2, 3) for s in self.splits):
+            raise ValueError(f"splits must be among 1, 2, 3, got {self.splits}")
+        if not (self.inits and self.fractions and self.seeds and self.splits):
+            raise ValueError("inits, fractions, seeds and splits must each name at least one value")
+        runs.check_name(self.name)
+
+
+@dataclass(frozen=True, order=True)
+class Child:
+    """One fine-tuning."""
+
+    split: int
+    init: str
+    fraction: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.init}-f{self.fraction:g}-seed{self.seed}-split{self.split}"
+
+
+def sweep(config: SweepConfig) -> list[dict[str, Any]]:
+    """Run every child that has no result yet, and return all results as rows.
+
+    Raises:
+        BadInput: missing data, no checkpoint for init vgan, or one whose shape does not fit the clips.
+        RuntimeError: children failed; the others' results are kept.
+    """
+    source = _checkpoint(config)
+    clips_url = dataset_url(config.out)
+    manifest = prepare_labelled(config.ucf101, config.splits, clips_url, config.video, seed=config.seed)
+    data = {s: load_split(config.ucf101, s, clips_url, manifest, config.dataset) for s in config.splits}
+    for number, clips in data.items():
+        print(
+            f"split {number}: {len(clips.classes)} classes, {clips.train.sum()} training and {(~clips.train).sum()} test clips; "
+            f"{clips.num_missing} listed videos not on disk, {clips.num_rejected} without a clip",
+            flush=True,
+        )
+    tracker = Tracker(config.tracking.uri, config.tracking.experiment or "transfer")
+    results_url = storage.join(config.out, config.name)
+    key = runs.claim(results_url, config.name, _pinned(config, manifest.digest, source))
+    lineage = {
+        "sweep_id": key,
+        "dataset_hash": manifest.digest,
+        "checkpoint_uri": source.url if source else "",
+        "pretraining_dataset_hash": source.dataset_digest if source else "",
+        "git_commit": runs.git_commit(),
+    }
+    parent = tracker.start(key, name=config.name, params=runs.flatten(asdict(config)), tags={"kind": "sweep", **lineage})
+    parent.dataset(name=config.dataset, digest=manifest.digest, url=clips_url, context="transfer")
+    status = "FAILED"
+    try:
+        rows, failed = [], []
+        for child, outcome in _outcomes(config, source, data, results_url):
+            if isinstance(outcome, BaseException):
+                failed.append(f"{child.name}: {outcome}")
+                continue
+            _log_child(tracker, parent, child, outcome, key, lineage, data[child.split])
+            rows.append(asdict(child) | {k: outcome[k] for k in ("accuracy", "protocol")})
+            _log_results(parent, rows, data[child.split])
+        if failed:
+            raise RuntimeError(f"{len(failed)} of {len(_children(config))} children failed:\n" + "\n".join(failed))
+        status = "FINISHED"
+    finally:
+        parent.finish(status)
+    return sorted(rows, key=lambda r: (r["split"], r["init"], r["fraction"], r["seed"]))
+
+
+def _children(config: SweepConfig) -> list[Child]:
+    return [
+        Child(split, init, fraction, seed)
+        for split in config.splits
+        for fraction in config.fractions
+        for seed in config.seeds
+        for init in config.inits
+    ]
+
+
+def _outcomes(
+    config: SweepConfig, source: checkpoints.Checkpoint | None, data: dict[int, LabelledClips], results_url: str
+) -> Iterator[tuple[Child, Any]]:
+    """Each child with its result, or the error that ended it; earlier results first, then as they finish."""
+    model = source.model if source else config.model
+    shared = {number: ray.put(clips) for number, clips in data.items()}
+    train = ray.remote(num_cpus=1, max_retries=2)(run_child)
+    waiting: dict[Any, Child] = {}
+    children = _children(config)
+    with tqdm(total=len(children), unit="run", desc="sweep", mininterval=1) as bar:
+        for child in children:
+            url = storage.join(results_url, f"{child.name}.json")
+            if storage.exists(url):
+                bar.update()
+                yield child, storage.read_json(url)
+            else:
+                waiting[train.remote(child, shared[child.split], model, config.finetune, source)] = child
+        while waiting:
+            (ready, *_), _ = ray.wait(list(waiting), num_returns=1)
+            child = waiting.pop(ready)
+            bar.update()
+            try:
+                outcome = ray.get(ready)
+            except ray.exceptions.RayError as fault:
+                yield child, fault
+                continue
+            bar.set_postfix_str(f"{child.name} {outcome['accuracy']:.1%}")
+            storage.write_json(storage.join(results_url, f"{child.name}.json"), outcome)
+            yield child, outcome
+
+
+def run_child(
+    child: Child, clips: LabelledClips, model: ModelConfig, config: FinetuneConfig, source: checkpoints.Checkpoint | None
+) -> dict[str, Any]:
+    """Fine-tune and test one child; suitable for `ray.remote`. Returns plain values for JSON."""
+    torch.manual_seed(child.seed)
+    network = Classifier(model, len(clips.classes), config.dropout)
+    if child.init == "vgan":
+        assert source is not None
+        checkpoints.load_weights(source, "discriminator", network.trunk, prefix="trunk.")
+    else:
+        network.trunk.apply(_reset)
+    pool = np.flatnonzero(clips.train)
+    chosen = pool[subset(clips.labels[pool], child.fraction, child.seed)]
+    test = np.flatnonzero(~clips.train)
+    frames, labels = clips.frames, torch.from_numpy(clips.labels)
+    result: FinetuneResult = finetune(
+        network,
+        torch.from_numpy(frames[chosen]),
+        labels[chosen],
+        torch.from_numpy(frames[test]),
+        labels[test],
+        config,
+        seed=child.seed,
+        protocol=clips.protocol,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
+    return {
+        "accuracy": result.accuracy,
+        "protocol": result.protocol,
+        "metrics": result.metrics,
+        "losses": list(result.losses),
+        "confusion": result.confusion.tolist(),
+        "num_train": len(chosen),
+        "subset": sorted(clips.clip_ids[chosen].tolist()),
+    }
+
+
+def _reset(module: torch.nn.Module) -> None:
+    if hasattr(module, "reset_parameters"):
+        module.reset_parameters()
+
+
+def _checkpoint(config: SweepConfig) -> checkpoints.Checkpoint | None:
+    if not config.checkpoint:
+        if "vgan" in config.inits:
+            raise BadInput("inits names vgan, so checkpoint= is required; or give inits=[random]")
+        return None
+    found = checkpoints.open_checkpoint(config.checkpoint)
+    for key in ("num_frames", "size"):
+        ours, theirs = getattr(config.video.clip, key), getattr(found.model, key)
+        if ours != theirs:
+            raise BadInput(f"the checkpoint {found.url!r} was made for {key}={theirs}: set video.clip.{key}={theirs}, got {ours}")
+    return found
+
+
+def _pinned(config: SweepConfig, digest: str, source: checkpoints.Checkpoint | None) -> dict[str, Any]:
+    """What every child of a sweep shares."""
+    model = asdict(source.model if source else config.model)
+    return {"finetune": asdict(config.finetune), "data": digest, "checkpoint": source.url if source else "", "model": model}
+
+
+# ---- tracking ----------------------------------------------------------------------------------------------------
+
+
+def _log_child(
+    tracker: Tracker, parent: Run, child: Child, outcome: dict[str, Any], key: str, lineage: dict[str, str], clips: LabelledClips
+) -> None:
+    tags = {name: str(value) for name, value in asdict(child).items()}
+    if tracker.finished(f"{key}-{child.name}"):
+        return
+    run = tracker.start(
+        f"{key}-{child.name}",
+        name=child.name,
+        parent=parent.id,
+        params={"label_fraction": child.fraction, **tags},
+        tags={"kind": "child", **tags, **lineage},
+    )
+    digest = ids_digest(outcome["subset"])
+    run.dataset(name=f"{clips.protocol}-f{child.fraction:g}-seed{child.seed}", digest=digest, url=parent.id, context="finetune")
+    run.text("\n".join(outcome["subset"]) + "\n", "subset.txt")
+    run.curve("loss/finetune", outcome["losses"])
+    counts = {"data/label_fraction": child.fraction, "data/num_labelled_clips": outcome["num_train"]}
+    run.metrics(outcome["metrics"] | counts)
+    run.finish()
+
+
+def _log_results(parent: Run, rows: list[dict[str, Any]], clips: LabelledClips) -> None:
+    """Redraw the parent's figure, table and native curves from the results so far."""
+    columns = ["split", "init", "fraction", "seed", "accuracy", "protocol"]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    parent.text(buffer.getvalue(), "label_fractions.csv")
+    protocol = rows[-1]["protocol"]
+    parent.figure(label_fraction_figure([r for r in rows if r["protocol"] == protocol], protocol=protocol, chance=1 / len(clips.classes)), f"figures/label_fractions_{protocol}.png")
+    cells = {(r["init"], r["fraction"]) for r in rows}
+    for init, fraction in sorted(cells):
+        accuracies = [r["accuracy"] for r in rows if (r["init"], r["fraction"]) == (init, fraction)]
+        parent.metrics({f"curve/accuracy_{init}": float(np.mean(accuracies))}, step=round(100 * fraction))

@@ -1,0 +1,159 @@
+"""MLflow, and nothing else knows it. Runs are found again by name, so a restarted job continues its run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing leaves the machine unasked
+logging.getLogger("alembic").setLevel(logging.WARNING)  # the first use of a database prints a page of migrations
+
+import mlflow
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.utils.time import get_current_time_millis
+
+from vgan.config import option
+from vgan.errors import BadInput
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+RUN_KEY = "run_key"  # tag that names a run across restarts
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """Where metrics go."""
+
+    uri: str = option("", "MLflow server or database; empty: MLFLOW_TRACKING_URI, else mlflow.db in this folder")
+    experiment: str = option("", "MLflow experiment; empty: the job's own")
+
+
+class Tracker:
+    """One MLflow server or database and one experiment in it. Cheap to pickle: workers make their own client."""
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+        self.experiment = experiment
+        self._client: mlflow.MlflowClient | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tracker, (self.uri, self.experiment)
+
+    @property
+    def client(self) -> mlflow.MlflowClient:
+        if self._client is None:
+            self._client = mlflow.MlflowClient(tracking_uri=self.uri)
+        return self._client
+
+    def experiment_id(self) -> str:
+        """The experiment, made if it is new; a local database keeps its artifacts beside itself.
+
+        Raises:
+            BadInput: the tracking server does not answer or refuses.
+        """
+        try:
+            found = self.client.get_experiment_by_name(self.experiment)
+            if found is not None:
+                return found.experiment_id
+            folder = None
+            if self.uri.startswith("sqlite:///"):
+                folder = (Path(self.uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
+            return self.client.create_experiment(self.experiment, artifact_location=folder)
+        except mlflow.MlflowException as fault:
+            raise BadInput(f"MLflow at tracking.uri={self.uri!r} cannot be used: {fault.message}") from fault
+
+    def start(self, key: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str], parent: str = "") -> Run:
+        """Continue the run that carries `key`, or start it.
+
+        Args:
+            key: what names the run across restarts, unique in the experiment; without quotes.
+            name: what a person reads.
+            params: settings, logged once; a continued run keeps those it has.
+            tags: lineage and labels.
+            parent: id of the run this one belongs to.
+        """
+        experiment = self.experiment_id()
+        found = self._find(key)
+        if found:
+            run_id = found.info.run_id
+            self.client.update_run(run_id, status="RUNNING")
+        else:
+            links = {"mlflow.parentRunId": parent} if parent else {}
+            created = self.client.create_run(experiment, run_name=name, tags={RUN_KEY: key, **tags, **links})
+            run_id = created.info.run_id
+            self.client.log_batch(run_id, params=[Param(k, str(v)[:6000]) for k, v in params.items()])
+        return Run(self, run_id)
+
+    def finished(self, key: str) -> bool:
+        """Whether the run that carries `key` has ended well."""
+        found = self._find(key)
+        return found is not None and found.info.status == "FINISHED"
+
+    def _find(self, key: str) -> mlflow.entities.Run | None:
+        found = self.client.search_runs([self.experiment_id()], f"tags.{RUN_KEY} = '{key}'", max_results=1)
+        return found[0] if found else None
+
+
+class Run:
+    """One MLflow run."""
+
+    def __init__(self, tracker: Tracker, run_id: str) -> None:
+        self.tracker = tracker
+        self.id = run_id
+
+    @property
+    def client(self) -> mlflow.MlflowClient:
+        return self.tracker.client
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        now = get_current_time_millis()
+        self.client.log_batch(self.id, metrics=[Metric(k, float(v), now, step) for k, v in values.items()])
+
+    def curve(self, name: str, values: Sequence[float]) -> None:
+        """Log a series whose steps count from 1."""
+        now = get_current_time_millis()
+        points = [Metric(name, float(v), now, step) for step, v in enumerate(values, start=1)]
+        for start in range(0, len(points), 1000):  # the most that a server takes at once
+            self.client.log_batch(self.id, metrics=points[start : start + 1000])
+
+    def tag(self, **tags: str) -> None:
+        for name, value in tags.items():
+            self.client.set_tag(self.id, name, value)
+
+    def dataset(self, *, name: str, digest: str, url: str, context: str, profile: str = "") -> None:
+        """Log a dataset as the run's input. MLflow cuts digests at 36 characters; the tag `dataset_hash` holds all."""
+        source = f'{{"uri": "{url}"}}'
+        entity = Dataset(name=name, digest=digest[:36], source_type="uri", source=source, profile=profile or None)
+        tags = [InputTag("mlflow.data.context", context), InputTag("dataset_hash", digest)]
+        self.client.log_inputs(self.id, [DatasetInput(entity, tags)])
+
+    def image(self, pixels: np.ndarray, key: str, step: int) -> None:
+        """Log an image uint8 (H, W, 3) that the UI shows as a series over steps."""
+        self.client.log_image(self.id, pixels, key=key, step=step)
+
+    def figure(self, figure: Figure, path: str) -> None:
+        self.client.log_figure(self.id, figure, path)
+
+    def text(self, text: str, path: str) -> None:
+        self.client.log_text(self.id, text, path)
+
+    def file(self, path: Path, folder: str = "") -> None:
+        self.client.log_artifact(self.id, str(path), folder or None)
+
+    def data(self, data: bytes, path: str) -> None:
+        """Log bytes as an artifact at a relative path."""
+        with tempfile.TemporaryDirectory() as scratch:
+            local = Path(scratch) / Path(path).name
+            local.write_bytes(data)
+            self.file(local, str(Path(path).parent) if "/" in path else "")
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """End the run: FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(self.id, status)

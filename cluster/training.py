@@ -1,0 +1,264 @@
+"""Adversarial training on Ray Train workers: the driver's side (fit) and each worker's loop (train_worker)."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray.train
+import torch
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from torch import Tensor
+
+from cluster import checkpoints, engines, runs, storage
+from cluster.batches import Batch, ClipReader
+from cluster.shards import Manifest, read_manifest
+from cluster.tracking import Run, Tracker, TrackingConfig
+from vgan import gan
+from vgan.config import ModelConfig, ObjectiveConfig, check_choice, option, section
+from vgan.errors import BadInput
+from vgan.video.pixels import batch_from_model_range, batch_to_model_range
+from vgan.viz.panels import strip
+
+PINNED = ("model", "objective", "batch_size", "seed", "zero_stage", "precision", "ema_decay")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run."""
+
+    data: str = option("", "url of a prepared dataset's folder (required)")
+    out: str = option("out/runs", "url of the folder that holds runs")
+    name: str = option("gan", "name of the run; the same name in the same folder continues")
+    steps: int = option(1000, "steps of both networks to reach, counted from the run's start")
+    batch_size: int = option(64, "clips a step over all workers; a multiple of workers")
+    workers: int = option(1, "Ray Train workers, each with a copy of both networks")
+    use_gpu: bool = option(False, "one GPU a worker; otherwise one CPU core")
+    zero_stage: int = option(0, "DeepSpeed ZeRO: 0 nothing sharded; 1 optimizer state sharded, worker count then fixed")
+    precision: str = option("fp32", "fp32 or bf16 (autocast)")
+    ema_decay: float = option(0.999, "decay a step of the generator's moving average")
+    checkpoint_every: int = option(200, "steps between checkpoints; the last step always makes one")
+    checkpoints_kept: int = option(3, "newest checkpoints kept")
+    log_every: int = option(10, "steps between progress lines and metrics")
+    sample_every: int = option(200, "steps between sample grids in MLflow")
+    max_failures: int = option(2, "worker failures after which the run gives up")
+    seed: int = option(0, "of weights, noise and the order of clips")
+    address: str = option("", "Ray cluster; empty: the one this job was submitted to, else a local one")
+    model: ModelConfig = section(ModelConfig, "the networks")
+    objective: ObjectiveConfig = section(ObjectiveConfig, "losses and optimizer")
+    tracking: TrackingConfig = section(TrackingConfig, "MLflow")
+
+    def __post_init__(self) -> None:
+        check_choice("precision", self.precision, ("fp32", "bf16"))
+        if self.zero_stage not in (0, 1):
+            raise ValueError(f"zero_stage must be 0 or 1, got {self.zero_stage}")
+        for key in ("steps", "batch_size", "workers", "checkpoint_every", "checkpoints_kept", "log_every", "sample_every"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
+        if self.batch_size % self.workers:
+            raise ValueError(f"batch_size={self.batch_size} must be a multiple of workers={self.workers}")
+        runs.check_name(self.name)
+
+
+def fit(config: TrainConfig) -> checkpoints.Checkpoint:
+    """Train to `config.steps`, continuing the run of that name if there is one.
+
+    Raises:
+        BadInput: no dataset, a model that does not fit it, or settings that differ from the run's.
+    """
+    manifest = read_manifest(config.data)
+    _check_fits(config, manifest)
+    run_url = storage.join(config.out, config.name)
+    tracker = Tracker(config.tracking.uri, config.tracking.experiment or "gan")
+    tracker.experiment_id()  # a tracking server that cannot be used is told before anything is written
+    run = tracker.start(
+        runs.claim(run_url, config.name, _pinned(config, manifest)),
+        name=config.name,
+        params=runs.flatten(asdict(config)),
+        tags={"dataset_hash": manifest.digest, "run_url": run_url, "git_commit": runs.git_commit()},
+    )
+    run.dataset(name="clips", digest=manifest.digest, url=config.data, context="training")
+    status = "FAILED"
+    try:
+        fs, path = storage.arrow_filesystem(config.out)
+        TorchTrainer(
+            train_worker,
+            train_loop_config={"config": config, "manifest": manifest, "tracker": tracker, "run_id": run.id},
+            scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=config.use_gpu),
+            run_config=RunConfig(
+                name=config.name,
+                storage_path=path,
+                storage_filesystem=fs,
+                checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoints_kept),
+                failure_config=FailureConfig(max_failures=config.max_failures),
+            ),
+        ).fit()
+        result = checkpoints.open_checkpoint(run_url)
+        run.tag(checkpoint_uri=result.url)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        run.finish(status)
+    return result
+
+
+def _check_fits(config: TrainConfig, manifest: Manifest) -> None:
+    for key in ("num_frames", "size"):
+        ours, theirs = getattr(config.model, key), getattr(manifest.clip, key)
+        if ours != theirs:
+            raise BadInput(f"model.{key}={ours} but the clips of {config.data!r} have {theirs}: set model.{key}={theirs}")
+
+
+def _pinned(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
+    """What a run keeps for life. ZeRO-1 checkpoints fit one number of workers."""
+    workers = {"workers": config.workers} if config.zero_stage else {}
+    return {k: v for k, v in asdict(config).items() if k in PINNED} | {"data": manifest.digest} | workers
+
+
+# ---- worker ------------------------------------------------------------------------------------------------------
+
+
+def train_worker(loop: dict[str, Any]) -> None:
+    """One worker's life: build, resume, step, report. Every rank reports equally often; rank 0 alone logs."""
+    config: TrainConfig = loop["config"]
+    manifest: Manifest = loop["manifest"]
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    run = Run(loop["tracker"], loop["run_id"]) if rank == 0 else None
+
+    engines.prepare_ops()
+    torch.manual_seed(config.seed)
+    nets = engines.make_engines(
+        config.model,
+        config.objective,
+        batch_size=config.batch_size // world_size,
+        zero_stage=config.zero_stage,
+        precision=config.precision,
+    )
+    start = _resume(nets)
+    reader = ClipReader(
+        config.data, manifest, seed=config.seed, batch_size=config.batch_size, rank=rank, world_size=world_size
+    )
+    feed = reader.batches(consumed=start * config.batch_size)
+    if rank == 0:
+        _say(f"training {config.name!r} from step {start} to {config.steps} on {world_size} workers, {nets.device}")
+    clock = _Clock()
+    for step in range(start + 1, config.steps + 1):
+        batch, wait_s = _timed_next(feed)
+        real = batch_to_model_range(batch.frames.to(nets.device))  # (B, 3, T, H, W)
+        z = noise(config.seed, step, config.batch_size, config.model.z_size)
+        share = z.chunk(world_size)[rank].to(nets.device)
+        metrics = gan.update(nets.G, nets.D, real, share, config.objective.mask_weight)
+        gan.update_average(nets.G_ema, nets.G.module, config.ema_decay)
+        clock.tick(wait_s)
+        if step % config.log_every == 0 or step == config.steps:
+            values = engines.mean_over_ranks(metrics)
+            if run:
+                _log_progress(run, values | clock.rates(config.batch_size), step, config)
+        if run and (step % config.sample_every == 0 or step == config.steps):
+            run.image(sample_grid(nets.G_ema, config.seed, config.model.z_size, nets.device), "samples", step)
+        if step % config.checkpoint_every == 0 or step == config.steps:
+            _save(nets, step, loop, rank, world_size)
+
+
+def noise(seed: int, step: int, batch_size: int, z_size: int) -> Tensor:
+    """z (B, Z) of a whole global batch, the same however many workers share it."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    return torch.randn(batch_size, z_size, generator=generator)
+
+
+@torch.no_grad()
+def sample_grid(G: torch.nn.Module, seed: int, z_size: int, device: torch.device, num: int = 8) -> np.ndarray:
+    """Film strips of `num` samples from fixed noise, below each other: uint8 (H, W, 3)."""
+    z = torch.randn(num, z_size, generator=torch.Generator().manual_seed(seed)).to(device)
+    clips = batch_from_model_range(G.eval()(z).video).cpu().numpy()
+    return np.concatenate([strip(clip) for clip in clips])
+
+
+def _resume(nets: engines.Engines) -> int:
+    """Restore the newest checkpoint, if any; the step it was taken at."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return 0
+    with checkpoint.as_directory() as folder:
+        engines.load_engines(nets, Path(folder))
+        found = checkpoints.open_checkpoint(folder)
+        checkpoints.load_weights(found, "generator_ema", nets.G_ema)
+    return found.step
+
+
+def _save(nets: engines.Engines, step: int, loop: dict[str, Any], rank: int, world_size: int) -> None:
+    """Write this rank's files and report them; Ray merges the ranks' folders into one checkpoint."""
+    config: TrainConfig = loop["config"]
+    engines.average_buffers([nets.G.module, nets.D.module, nets.G_ema])
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        engines.save_engines(nets, folder)
+        if rank == 0:
+            state = {
+                "step": step,
+                "clips_seen": step * config.batch_size,
+                "model": asdict(config.model),
+                "config": asdict(config),
+                "dataset_url": config.data,
+                "dataset_digest": loop["manifest"].digest,
+                "mlflow_run_id": loop["run_id"],
+                "world_size": world_size,
+            }
+            weights = {"generator": nets.G.module, "generator_ema": nets.G_ema, "discriminator": nets.D.module}
+            checkpoints.write_state(folder, state, weights)
+        holds_files = any(p.is_file() for p in folder.rglob("*"))  # under ZeRO-0 only rank 0 writes
+        ray.train.report(
+            {"step": step},
+            checkpoint=ray.train.Checkpoint.from_directory(scratch) if holds_files else None,
+            checkpoint_dir_name=f"step_{step:08d}_{uuid.uuid4().hex[:6]}",  # rank 0's counts; never a failed attempt's
+        )
+
+
+def _timed_next(feed: Iterator[Batch]) -> tuple[Batch, float]:
+    started = time.perf_counter()
+    return next(feed), time.perf_counter() - started
+
+
+class _Clock:
+    """Steps and waiting since the last progress line."""
+
+    def __init__(self) -> None:
+        self.began, self.steps, self.waited_s = time.perf_counter(), 0, 0.0
+
+    def tick(self, wait_s: float) -> None:
+        self.steps, self.waited_s = self.steps + 1, self.waited_s + wait_s
+
+    def rates(self, batch_size: int) -> dict[str, float]:
+        seconds, steps, waited_s = time.perf_counter() - self.began, self.steps, self.waited_s
+        self.__init__()  # type: ignore[misc]
+        return {
+            "throughput/clips_per_s": steps * batch_size / seconds,
+            "throughput/step_s": seconds / steps,
+            "data/wait_s": waited_s / steps,
+        }
+
+
+def _log_progress(run: Run, values: dict[str, float], step: int, config: TrainConfig) -> None:
+    run.metrics(values | {"progress/clips_seen": step * config.batch_size}, step)
+    left_s = (config.steps - step) * values["throughput/step_s"]
+    _say(
+        f"step {step}/{config.steps}  D {values['loss/discriminator']:.3f}  G {values['loss/generator']:.3f}  "
+        f"mask {values['mask/mean']:.2f}  {values['throughput/clips_per_s']:.1f} clips/s  "
+        f"wait {values['data/wait_s'] * 1000:.0f} ms  {left_s / 60:.1f} min left"
+    )
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")  # Ray Train repeats what goes through print()
+    sys.stdout.flush()

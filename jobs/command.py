@@ -1,0 +1,182 @@
+"""The command line of every job: defaults < config=FILE.yaml < key=value, strict, with help."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cluster import storage
+from vgan.errors import BadInput
+
+T = TypeVar("T")
+BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
+
+
+def run(job: Callable[[T], None], kind: type[T], about: str, argv: Sequence[str] | None = None) -> int:
+    """Run a job from the command line and return its exit code.
+
+    Args:
+        job: what to do with the settings.
+        kind: the settings' dataclass.
+        about: what the job is for, with examples; heads `--help`.
+        argv: `key=value` words; None for the process's own.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help", "help"} & set(words):
+        print(help_text(kind, about))
+        return 0
+    try:
+        config = load(kind, words)
+        print(f"settings:\n{yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)}", end="", flush=True)  # type: ignore[call-overload]
+        job(config)
+    except BadInput as fault:
+        print(f"error: {fault}", file=sys.stderr, flush=True)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        return INTERRUPTED
+    except Exception as fault:  # noqa: BLE001 - a remote worker's BadInput arrives wrapped
+        cause = _bad_input_inside(fault)
+        if cause is None:
+            traceback.print_exc()
+            return 1
+        print(f"error: {cause}", file=sys.stderr, flush=True)
+        return BAD_INPUT
+    return 0
+
+
+def load(kind: type[T], words: Sequence[str]) -> T:
+    """Settings from `config=FILE` (first, optional) and `key=value` words over the defaults.
+
+    Raises:
+        BadInput: an unknown key, a value of the wrong kind or out of bounds, an unreadable file.
+    """
+    config = OmegaConf.structured(kind)
+    OmegaConf.set_readonly(config, False)  # frozen dataclasses make read-only configs
+    _thaw(config)
+    kinds = {key: hint for key, hint, _, _ in options(kind)}
+    words = list(words)
+    if words and words[0].startswith("config="):
+        values = _flatten(_read_yaml(words.pop(0).removeprefix("config=")))
+    else:
+        values = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise BadInput(f"{word!r} is not key=value; see --help")
+        values[key] = value if kinds.get(key) is str else _parse(value)
+    for key, value in values.items():
+        if key not in kinds:
+            close = difflib.get_close_matches(key, kinds, n=1, cutoff=0.5)
+            raise BadInput(f"unknown key {key!r}{f'; did you mean {close[0]!r}?' if close else ''} (--help lists them all)")
+        try:
+            OmegaConf.update(config, key, value)
+        except OmegaConfBaseException as fault:
+            raise BadInput(f"{key}={value!r}: {str(fault).splitlines()[0]}") from fault
+    try:
+        return OmegaConf.to_object(config)  # type: ignore[return-value]
+    except (ValueError, OmegaConfBaseException) as fault:
+        raise BadInput(str(fault).splitlines()[0]) from fault
+
+
+def require(config: Any, *keys: str) -> None:
+    """Raise BadInput unless each of these options was given."""
+    for key in keys:
+        if not getattr(config, key):
+            raise BadInput(f"{key}= is required; see --help")
+
+
+def save(config: Any, url: str) -> None:
+    """Keep the resolved settings beside the output."""
+    storage.write_bytes(url, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False).encode())
+
+
+def options(kind: type, prefix: str = "") -> list[tuple[str, Any, Any, str]]:
+    """Every option below a dataclass as (dotted key, type, default, meaning)."""
+    found: list[tuple[str, Any, Any, str]] = []
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        key, hint = f"{prefix}{field.name}", hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            found += options(hint, f"{key}.")  # type: ignore[arg-type]
+        else:
+            default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+            found.append((key, hint, default, field.metadata.get("help", "")))
+    return found
+
+
+def help_text(kind: type, about: str) -> str:
+    """What --help prints: the job's purpose, then every option with default, type and meaning."""
+    rows = [(f"{key}={_shown(default)}", _type_name(hint), meaning) for key, hint, default, meaning in options(kind)]
+    width = min(44, max(len(first) for first, _, _ in rows))
+    lines = [f"  {first:<{width}}  {meaning} [{name}]" for first, name, meaning in rows]
+    return "\n".join([about.strip(), "", "options, given as key=value after an optional config=FILE.yaml:", *lines])
+
+
+def _bad_input_inside(fault: BaseException | None) -> BadInput | None:
+    """The BadInput that a Ray error carries, if that is what went wrong on the worker."""
+    seen = 0
+    while fault is not None and seen < 10:
+        for inner in (fault, *getattr(fault, "worker_failures", {}).values(), getattr(fault, "cause", None)):
+            if isinstance(inner, BadInput):
+                return BadInput(inner.args[0] if inner.args else str(inner))
+        fault, seen = fault.__cause__ or getattr(fault, "cause", None), seen + 1
+    return None
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(Path(path).read_text())
+    except OSError as fault:
+        raise BadInput(f"cannot read config={path!r}: {fault.strerror}") from fault
+    except (yaml.YAMLError, UnicodeDecodeError) as fault:
+        raise BadInput(f"config={path!r} is not YAML: {fault}") from fault
+    if not isinstance(value, dict):
+        raise BadInput(f"config={path!r} must hold `key: value` lines")
+    return value
+
+
+def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flatten(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return flat
+
+
+def _parse(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text  # the type check that follows says what was expected
+
+
+def _thaw(config: Any) -> None:
+    for key in config:
+        if OmegaConf.is_config(config[key]):
+            OmegaConf.set_readonly(config[key], False)
+            if OmegaConf.is_dict(config[key]):
+                _thaw(config[key])
+
+
+def _shown(value: Any) -> str:
+    return "" if value in ("", None) else json.dumps(value) if isinstance(value, list | bool) else str(value)
+
+
+def _type_name(hint: Any) -> str:
+    return getattr(hint, "__name__", str(hint)) if not hasattr(hint, "__args__") else str(hint)
+
+
+def in_submitted_job() -> bool:
+    """Whether this process is the entrypoint of `ray job submit`."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ

@@ -1,0 +1,92 @@
+"""Draw videos from a trained generator."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from cluster import checkpoints, storage
+from jobs import command
+from vgan.config import check_choice, option
+from vgan.errors import BadInput
+from vgan.models.generator import TwoStreamGenerator
+from vgan.video.encode import write_gif, write_mp4
+from vgan.video.pixels import batch_from_model_range
+from vgan.viz.panels import sample_grid, stream_panels
+
+ABOUT = """Sample a trained generator: one file a clip, a grid of all, and panels of composite, foreground, mask, background.
+
+  python -m jobs.generate checkpoint=out/runs/gan out=out/samples num=16 format=mp4
+"""
+PANEL_ROWS = 4  # clips shown stream by stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """What to draw."""
+
+    checkpoint: str = option("", "a run's folder or one of its checkpoints (required)")
+    out: str = option("out/samples", "url of the folder for the videos")
+    num: int = option(16, "clips to draw")
+    format: str = option("mp4", "mp4 or gif")
+    panels: bool = option(True, "also the streams side by side, as the paper's figure 3")
+    ema: bool = option(True, "draw from the moving average of the generator")
+    fps: float = option(25.0, "frames a second of the files")
+    seed: int = option(0, "of the noise")
+
+    def __post_init__(self) -> None:
+        check_choice("format", self.format, ("mp4", "gif"))
+        if self.num < 1:
+            raise ValueError(f"num must be at least 1, got {self.num}")
+
+
+def main(config: GenerateConfig) -> None:
+    """Sample and write the files."""
+    command.require(config, "checkpoint", "out")
+    source = checkpoints.open_checkpoint(storage.absolute(config.checkpoint))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    G = TwoStreamGenerator(source.model)
+    checkpoints.load_weights(source, "generator_ema" if config.ema else "generator", G)
+    streams = draw(G.to(device).eval(), config.num, source.model.z_size, config.seed, device)
+    out = storage.absolute(config.out)
+    for index, clip in enumerate(streams["composite"]):
+        _write(clip, storage.join(out, f"sample-{index:04d}.{config.format}"), config)
+    _write(sample_grid(streams["composite"]), storage.join(out, f"grid.{config.format}"), config)
+    if config.panels:
+        few = {name: clips[:PANEL_ROWS] for name, clips in streams.items()}
+        _write(stream_panels(few, scale=2), storage.join(out, f"panels.{config.format}"), config)
+    command.save(config, storage.join(out, "settings.yaml"))
+    mask = float(np.mean(streams["mask"]))
+    print(f"{config.num} clips from step {source.step}, mask mean {mask:.2f} -> {out}")
+
+
+@torch.no_grad()
+def draw(G: TwoStreamGenerator, num: int, z_size: int, seed: int, device: str) -> dict[str, np.ndarray]:
+    """Streams of `num` samples: composite, foreground (N, T, H, W, 3), background (N, 1, H, W, 3) uint8, mask (N, T, H, W) in [0, 1]."""
+    z = torch.randn(num, z_size, generator=torch.Generator().manual_seed(seed))
+    parts: dict[str, list[np.ndarray]] = {"composite": [], "foreground": [], "background": [], "mask": []}
+    for batch in z.to(device).split(16):  # 16 clips take about 1 GB at base 64
+        s = G(batch)
+        parts["mask"].append(s.mask[:, 0].float().cpu().numpy())
+        for name, clips in (("composite", s.video), ("foreground", s.foreground), ("background", s.background)):
+            parts[name].append(batch_from_model_range(clips).cpu().numpy())
+    return {name: np.concatenate(batches) for name, batches in parts.items()}
+
+
+def _write(frames: np.ndarray, url: str, config: GenerateConfig) -> None:
+    with TemporaryDirectory() as scratch:  # encoders seek, object stores do not
+        path = Path(scratch) / os.path.basename(url)
+        (write_mp4 if config.format == "mp4" else write_gif)(frames, path, config.fps)
+        try:
+            storage.write_bytes(url, path.read_bytes())
+        except OSError as fault:
+            raise BadInput(f"cannot write {url!r}: {fault}") from fault
+
+
+if __name__ == "__main__":
+    raise SystemExit(command.run(main, GenerateConfig, ABOUT))

@@ -1,0 +1,29 @@
+"""Train the video GAN on a prepared dataset."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cluster import storage
+from cluster.session import ray_session
+from cluster.training import TrainConfig, fit
+from jobs import command
+
+ABOUT = """Train the two-stream video GAN, data-parallel, on Ray Train workers running DeepSpeed. The same name continues.
+
+  python -m jobs.train data=out/clips out=out/runs name=gan workers=2 model.base=16 batch_size=16 steps=500
+"""
+
+
+def main(config: TrainConfig) -> None:
+    """Train, and print where the last checkpoint is."""
+    command.require(config, "data", "out")
+    config = replace(config, data=storage.absolute(config.data), out=storage.absolute(config.out))
+    with ray_session(config.address):
+        checkpoint = fit(config)
+    command.save(config, storage.join(config.out, config.name, "settings.yaml"))
+    print(f"step {checkpoint.step}, {checkpoint.clips_seen} clips seen -> {checkpoint.url}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(command.run(main, TrainConfig, ABOUT))

@@ -1,0 +1,60 @@
+"""Label fractions are nested, stratified and reproducible."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vgan.transfer.fractions import FRACTIONS, ids_digest, subset
+
+
+def random_labels(seed: int) -> np.ndarray:
+    """Labels (N,) of 2 to 12 classes of 1 to 130 clips, shuffled."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 131, size=rng.integers(2, 13))
+    return rng.permutation(np.repeat(rng.permutation(101)[: len(sizes)], sizes))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_subset_smaller_fraction_is_inside_larger(seed: int) -> None:
+    labels = random_labels(seed)
+    nested = [set(subset(labels, fraction, seed)) for fraction in FRACTIONS]
+    assert nested[0] <= nested[1] <= nested[2] <= nested[3]
+    assert nested[3] == set(range(len(labels)))
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.125, 0.25, 0.5, 0.9])
+@pytest.mark.parametrize("seed", range(4))
+def test_subset_takes_the_share_of_every_class_and_at_least_one(fraction: float, seed: int) -> None:
+    labels = random_labels(seed)
+    indices = subset(labels, fraction, seed)
+    assert np.all(np.diff(indices) > 0)
+    for label in np.unique(labels):
+        taken, whole = np.sum(labels[indices] == label), np.sum(labels == label)
+        assert taken >= 1
+        assert taken == 1 or abs(taken - fraction * whole) <= 0.5
+
+
+def test_subset_same_seed_same_clips_other_seed_others() -> None:
+    labels = random_labels(3)
+    np.testing.assert_array_equal(subset(labels, 0.25, 7), subset(list(labels), 0.25, 7))
+    assert set(subset(labels, 0.25, 7)) != set(subset(labels, 0.25, 8))
+
+
+def test_subset_does_not_change_when_a_class_is_added() -> None:
+    labels = np.repeat([4, 9], 40)
+    more = np.concatenate([labels, np.full(25, 6)])
+    both = subset(more, 0.25, 1)
+    np.testing.assert_array_equal(both[both < 80], subset(labels, 0.25, 1))
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.5, 1.01])
+def test_subset_fraction_out_of_range_is_refused(fraction: float) -> None:
+    with pytest.raises(ValueError, match="fraction"):
+        subset([0, 1], fraction, 0)
+
+
+def test_ids_digest_depends_on_the_clips_and_not_on_their_order() -> None:
+    assert ids_digest(["b", "a", "c"]) == ids_digest(iter(["a", "b", "c"]))
+    assert ids_digest(["a", "b"]) != ids_digest(["a", "c"])
+    assert ids_digest(["ab", "c"]) != ids_digest(["a", "bc"])

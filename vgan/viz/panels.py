@@ -1,0 +1,167 @@
+"""Contact sheets and video grids out of uint8 clips, for reports and trackers. Pure numpy, cv2 and pillow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+STREAMS = ("composite", "foreground", "mask", "background")
+_INK, _PAPER = (38, 42, 51), (255, 255, 255)
+_GAP = 4  # pixels between tiles
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A clip before and after stabilization, for `before_after_sheet`."""
+
+    title: str  # e.g. the source's name and what was measured
+    before: np.ndarray  # (T, H, W, 3) uint8
+    after: np.ndarray  # (T, H, W, 3) uint8
+
+
+def strip(frames: np.ndarray, every: int = 4, gap: int = _GAP) -> np.ndarray:
+    """Every `every`-th frame of (T, H, W, 3) side by side on white: (H, W', 3) uint8."""
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}")
+    tiles = list(_pictures(frames)[::every])
+    return _row(tiles, gap)
+
+
+def before_after_sheet(pairs: Sequence[Pair], every: int = 4, tile: int = 96) -> np.ndarray:
+    """One labelled block a pair, its strip before above its strip after: (H', W', 3) uint8.
+
+    The last tile of each strip is the mean over time: sharp where the camera stood
+    still. Tiles are `tile` pixels high.
+    """
+    if not pairs:
+        raise ValueError("before_after_sheet needs at least one pair")
+    blocks = []
+    for pair in pairs:
+        rows = [
+            np.hstack([_label(name, 62, tile), _row([*_tiles(clip[::every], tile), _mean_tile(clip, tile)], _GAP)])
+            for name, clip in (("before", _pictures(pair.before)), ("after", _pictures(pair.after)))
+        ]
+        rows = _same_width(rows)
+        width = rows[0].shape[1]
+        space = np.full((_GAP, width, 3), 255, np.uint8)
+        blocks += [_label(pair.title, width, 22, bold=True), rows[0], space, rows[1], _label("", width, 14)]
+    return np.vstack(_same_width(blocks[:-1]))
+
+
+def sample_grid(clips: np.ndarray, columns: int | None = None, scale: int = 1) -> np.ndarray:
+    """Clips (N, T, H, W, 3) uint8 as one video (T, H', W', 3) uint8, row by row.
+
+    As square as it goes unless `columns` says. Sides are padded to even numbers, which video codecs need; `scale`
+    enlarges by whole pixels.
+    """
+    if clips.ndim != 5 or clips.dtype != np.uint8 or not len(clips):
+        raise ValueError(f"clips must be (N, T, H, W, 3) uint8 with N above 0, got {clips.shape} {clips.dtype}")
+    num, length, height, width, _ = clips.shape
+    columns = columns or int(np.ceil(np.sqrt(num)))
+    rows = -(-num // columns)
+    cell_h, cell_w = height * scale + _GAP, width * scale + _GAP
+    grid = np.full((length, rows * cell_h + _GAP, columns * cell_w + _GAP, 3), 255, np.uint8)
+    for n, clip in enumerate(clips):
+        top, left = _GAP + n // columns * cell_h, _GAP + n % columns * cell_w
+        grid[:, top : top + height * scale, left : left + width * scale] = clip.repeat(scale, 1).repeat(scale, 2)
+    return _even(grid)
+
+
+def stream_panels(streams: Mapping[str, np.ndarray], scale: int = 1, heat: bool = False) -> np.ndarray:
+    """The paper's figure 3 as a video (T, H', W', 3) uint8: a row a clip, a labelled column a stream of `STREAMS`.
+
+    Args:
+        streams: clips (N, T, H, W, 3) uint8 under "composite" and "foreground"; "mask" (N, T, H, W) or (N, T, H, W, 1),
+            uint8 or float in [0, 1]; "background" (N, T or 1, H, W, 3) uint8, repeated over time when it has one frame.
+        heat: masks in colours (viridis) instead of gray.
+
+    Raises:
+        ValueError: a stream is missing or its shape does not fit.
+    """
+    absent = [name for name in STREAMS if name not in streams]
+    if absent:
+        raise ValueError(f"streams lack {', '.join(absent)}")
+    shape = streams["composite"].shape
+    columns = []
+    for name in STREAMS:
+        clips = _mask_pictures(streams[name], heat) if name == "mask" else streams[name]
+        if clips.ndim == 5 and clips.shape[1] == 1:
+            clips = np.broadcast_to(clips, shape)
+        if clips.shape != shape or clips.dtype != np.uint8:
+            raise ValueError(f"{name} must be {shape} uint8, got {clips.shape} {clips.dtype}")
+        grid = sample_grid(clips, columns=1, scale=scale)
+        header = np.broadcast_to(_label(name, grid.shape[2], 20, centred=True), (len(grid), 20, grid.shape[2], 3))
+        columns.append(np.concatenate([header, grid], axis=1))
+    return _even(np.concatenate(columns, axis=2))
+
+
+def _pictures(frames: np.ndarray) -> np.ndarray:
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
+        raise ValueError(f"frames must be (T, H, W, 3) uint8 with T above 0, got {frames.shape} {frames.dtype}")
+    return frames
+
+
+def _mask_pictures(masks: np.ndarray, heat: bool) -> np.ndarray:
+    """Masks (N, T, H, W[, 1]), uint8 or float in [0, 1], as pictures (N, T, H, W, 3) uint8."""
+    values = masks[..., 0] if masks.ndim == 5 and masks.shape[-1] in (1, 3) else masks
+    if values.dtype != np.uint8:
+        values = np.clip(np.rint(values * 255.0), 0, 255).astype(np.uint8)
+    if not heat:
+        return np.repeat(values[..., None], 3, axis=-1)
+    table = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]  # BGR to RGB
+    return table[values]
+
+
+def _tiles(frames: np.ndarray, height: int) -> list[np.ndarray]:
+    width = max(1, round(frames.shape[2] * height / frames.shape[1]))
+    shrink = height < frames.shape[1]
+    how = cv2.INTER_AREA if shrink else cv2.INTER_NEAREST
+    return [cv2.resize(frame, (width, height), interpolation=how) for frame in frames]
+
+
+def _mean_tile(frames: np.ndarray, height: int) -> np.ndarray:
+    mean = np.rint(frames.mean(axis=0)).astype(np.uint8)
+    tile = _tiles(mean[None], height)[0]
+    picture = Image.fromarray(tile)
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((0, 0, 37, 14), fill=_INK)
+    draw.text((4, 1), "mean", fill=_PAPER, font=_font(11))
+    return np.asarray(picture)
+
+
+def _row(tiles: Sequence[np.ndarray], gap: int) -> np.ndarray:
+    space = np.full((tiles[0].shape[0], gap, 3), 255, np.uint8)
+    parts = [part for tile in tiles for part in (tile, space)][:-1]
+    return np.hstack(parts)
+
+
+def _same_width(rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+    width = max(row.shape[1] for row in rows)
+    return [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+
+
+def _even(video: np.ndarray) -> np.ndarray:
+    return np.pad(video, ((0, 0), (0, video.shape[1] % 2), (0, video.shape[2] % 2), (0, 0)), constant_values=255)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)  # pillow's own outline font: the same on every machine
+
+
+def _label(text: str, width: int, height: int, *, bold: bool = False, centred: bool = False) -> np.ndarray:
+    """Dark text on white, (height, width, 3) uint8, cut with an ellipsis where it does not fit."""
+    font = _font(13 if bold else 12)
+    picture = Image.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(picture)
+    shown = text
+    while len(shown) > 1 and draw.textlength(shown, font=font) > width - 4:
+        shown = shown.rstrip("…")[:-1] + "…"
+    left = (width - draw.textlength(shown, font=font)) / 2 if centred else 2
+    draw.text((left, height / 2), shown, fill=_INK, font=font, anchor="lm")
+    if bold:
+        draw.text((left + 0.5, height / 2), shown, fill=_INK, font=font, anchor="lm")
+    return np.asarray(picture)
