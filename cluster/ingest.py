@@ -14,6 +14,7 @@ import os
 import tempfile
 import time
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,10 +23,11 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from tqdm import tqdm
+from ray.util.annotations import RayDeprecationWarning
 
 from cluster import storage
 from cluster.pack import pack
+from cluster.progress import progress_bar, quiet_ray_data
 from cluster.shards import (
     MANIFEST,
     Manifest,
@@ -97,11 +99,14 @@ def _run_units(units: list[Unit], out: str, config: VideoConfig, already: int) -
         print(f"{already} videos are committed by an earlier run; {len(units)} to go", flush=True)
     if not units:
         return
+    quiet_ray_data()
     rows = ray.data.from_items(
         [{"unit_id": u.id, **asdict(u.source)} for u in units], override_num_blocks=min(len(units), 4096)
     )  # a block is a task: one video each, up to the number of blocks Ray Data schedules with ease
-    results = rows.map(commit_video, fn_args=(out, config), num_cpus=1, max_retries=2)  # 1:1, decode and SIFT bound
-    with tqdm(total=len(units), unit="video", desc="prepare", mininterval=1) as bar:
+    with warnings.catch_warnings():  # the argument that bounds retries has no successor yet; the default is for ever
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        results = rows.map(commit_video, fn_args=(out, config), num_cpus=1, max_retries=2)  # 1:1, decode and SIFT bound
+    with progress_bar(total=len(units), unit="video", desc="prepare") as bar:
         clips = seconds = 0.0
         for row in results.iter_rows():
             clips, seconds = clips + row["clips"], seconds + row["video_s"]

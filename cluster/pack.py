@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-from tqdm import tqdm
 
 from cluster import storage
+from cluster.progress import progress_bar
 from cluster.runs import git_commit
 from cluster.shards import MANIFEST, REJECTS_SCHEMA, Manifest, Shard, clip_schema, config_digest, table_bytes
 from vgan.config import VideoConfig
@@ -51,7 +51,11 @@ def pack(
     for number, start in enumerate(range(0, len(refs), shard_rows)):
         chosen = [refs[i][1:] for i in order[start : start + shard_rows]]
         tasks.append(write.remote(chosen, out, f"shards/shard-{number:06d}.parquet", config))
-    shards = [ray.get(task) for task in tqdm(tasks, unit="shard", desc="pack", mininterval=1)]
+    shards = []
+    with progress_bar(total=len(tasks), unit="shard", desc="pack") as bar:
+        for task in tasks:
+            shards.append(ray.get(task))
+            bar.update()
     _write_rejects(records, out)
     manifest = Manifest(
         clip=config.clip,

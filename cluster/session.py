@@ -28,15 +28,16 @@ def ray_session(address: str = "") -> Iterator[None]:
     address = address or os.environ.get("RAY_ADDRESS", "")
     if address:
         try:
-            ray.init(address=address, log_to_driver=True)
+            ray.init(address=address, logging_level="ERROR", log_to_driver=True)
         except (ConnectionError, ValueError, RuntimeError) as fault:
             raise BadInput(f"no Ray cluster answers at address={address!r}: {fault}") from fault
     else:
-        # Token authentication stays on even here: other users of the machine can reach a local port.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        # Ray turns token authentication on by itself; a token of this job alone spares the one it would keep, readable
+        # by everyone, in the home folder.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         print("no Ray cluster given: starting a local one for this job", flush=True)
-        ray.init(include_dashboard=False, logging_level="WARNING", log_to_driver=True)
+        # Ray Train watches its controller through the dashboard's state API, so the dashboard runs, on this host only
+        ray.init(include_dashboard=True, dashboard_host="127.0.0.1", logging_level="ERROR", log_to_driver=True)
     try:
         yield
     finally:

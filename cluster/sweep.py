@@ -5,25 +5,29 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 import torch
-from tqdm import tqdm
 
 from cluster import checkpoints, runs, storage
+from cluster.progress import progress_bar
 from cluster.tracking import Run, Tracker, TrackingConfig
+from cluster.session import ray_session
+from cluster.shards import Manifest
 from cluster.transfer import LabelledClips, dataset_url, load_split, prepare_labelled
 from vgan.config import ClipSpec, FinetuneConfig, ModelConfig, StabilizeConfig, VideoConfig, check_choice, option, section
 from vgan.errors import BadInput
 from vgan.models.classifier import Classifier
 from vgan.transfer.finetune import FinetuneResult, finetune
 from vgan.transfer.fractions import ids_digest, subset
+from vgan.transfer.ucf101 import read_split
 from vgan.viz.figures import label_fraction_figure
 
-INITS = ("vgan", "random")
+INITS = ("vgan", "untrained", "random")
 
 
 def _labelled_video() -> VideoConfig:
@@ -40,7 +44,10 @@ class SweepConfig:
     out: str = option("out/finetune", "folder for the labelled clips and the results")
     name: str = option("sweep", "name of the sweep; the same name in the same folder continues")
     dataset: str = option("ucf101", "name of the labelled set in metric names")
-    inits: list[str] = option(["vgan", "random"], "vgan: the GAN discriminator's trunk; random: PyTorch's default initialization")
+    inits: list[str] = option(
+        ["vgan", "untrained", "random"],
+        "vgan: the trained GAN's trunk; untrained: weights as GAN training starts with; random: PyTorch's default",
+    )
     fractions: list[float] = option([0.125, 0.25, 0.5, 1.0], "shares of each class's training clips, nested")
     seeds: list[int] = option([0, 1], "each draws its own subsets, order and head")
     splits: list[int] = option([1], "official splits, 1 to 3")
@@ -85,15 +92,21 @@ def sweep(config: SweepConfig) -> list[dict[str, Any]]:
         RuntimeError: children failed; the others' results are kept.
     """
     source = _checkpoint(config)
-    clips_url = dataset_url(config.out)
-    manifest = prepare_labelled(config.ucf101, config.splits, clips_url, config.video, seed=config.seed)
-    data = {s: load_split(config.ucf101, s, clips_url, manifest, config.dataset) for s in config.splits}
-    for number, clips in data.items():
-        print(
-            f"split {number}: {len(clips.classes)} classes, {clips.train.sum()} training and {(~clips.train).sum()} test clips; "
-            f"{clips.num_missing} listed videos not on disk, {clips.num_rejected} without a clip",
-            flush=True,
-        )
+    for number in config.splits:
+        read_split(Path(config.ucf101), number)  # a folder that is not UCF101 is told before Ray starts
+    with ray_session(config.address):
+        clips_url = dataset_url(config.out)
+        manifest = prepare_labelled(config.ucf101, config.splits, clips_url, config.video, seed=config.seed)
+        data = {s: load_split(config.ucf101, s, clips_url, manifest, config.dataset) for s in config.splits}
+        for number, clips in data.items():
+            print(f"split {number}: {clips.summary()}", flush=True)
+        return _run_children(config, source, manifest, data)
+
+
+def _run_children(
+    config: SweepConfig, source: checkpoints.Checkpoint | None, manifest: Manifest, data: dict[int, LabelledClips]
+) -> list[dict[str, Any]]:
+    """Run the children under one MLflow parent run."""
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "transfer")
     results_url = storage.join(config.out, config.name)
     key = runs.claim(results_url, config.name, _pinned(config, manifest.digest, source))
@@ -105,10 +118,10 @@ def sweep(config: SweepConfig) -> list[dict[str, Any]]:
         "git_commit": runs.git_commit(),
     }
     parent = tracker.start(key, name=config.name, params=runs.flatten(asdict(config)), tags={"kind": "sweep", **lineage})
-    parent.dataset(name=config.dataset, digest=manifest.digest, url=clips_url, context="transfer")
-    status = "FAILED"
-    try:
-        rows, failed = [], []
+    parent.dataset(name=config.dataset, digest=manifest.digest, url=dataset_url(config.out), context="transfer")
+    rows: list[dict[str, Any]] = []
+    failed = []
+    with parent.ending():
         for child, outcome in _outcomes(config, source, data, results_url):
             if isinstance(outcome, BaseException):
                 failed.append(f"{child.name}: {outcome}")
@@ -118,9 +131,6 @@ def sweep(config: SweepConfig) -> list[dict[str, Any]]:
             _log_results(parent, rows, data[child.split])
         if failed:
             raise RuntimeError(f"{len(failed)} of {len(_children(config))} children failed:\n" + "\n".join(failed))
-        status = "FINISHED"
-    finally:
-        parent.finish(status)
     return sorted(rows, key=lambda r: (r["split"], r["init"], r["fraction"], r["seed"]))
 
 
@@ -143,7 +153,7 @@ def _outcomes(
     train = ray.remote(num_cpus=1, max_retries=2)(run_child)
     waiting: dict[Any, Child] = {}
     children = _children(config)
-    with tqdm(total=len(children), unit="run", desc="sweep", mininterval=1) as bar:
+    with progress_bar(total=len(children), unit="run", desc="sweep") as bar:
         for child in children:
             url = storage.join(results_url, f"{child.name}.json")
             if storage.exists(url):
@@ -174,12 +184,12 @@ def run_child(
     if child.init == "vgan":
         assert source is not None
         checkpoints.load_weights(source, "discriminator", network.trunk, prefix="trunk.")
-    else:
+    elif child.init == "random":
         network.trunk.apply(_reset)
     pool = np.flatnonzero(clips.train)
     chosen = pool[subset(clips.labels[pool], child.fraction, child.seed)]
     test = np.flatnonzero(~clips.train)
-    frames, labels = clips.frames, torch.from_numpy(clips.labels)
+    frames, labels = clips.frames, torch.tensor(clips.labels)
     result: FinetuneResult = finetune(
         network,
         torch.from_numpy(frames[chosen]),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing leaves the machine unasked
-logging.getLogger("alembic").setLevel(logging.WARNING)  # the first use of a database prints a page of migrations
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # the first use of a database prints its migrations
+logging.getLogger("alembic").setLevel(logging.WARNING)
 
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
@@ -153,6 +155,19 @@ class Run:
             local = Path(scratch) / Path(path).name
             local.write_bytes(data)
             self.file(local, str(Path(path).parent) if "/" in path else "")
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """End the run with the block: FINISHED, KILLED where a person stopped it, else FAILED."""
+        status = "FAILED"
+        try:
+            yield
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            self.finish(status)
 
     def finish(self, status: str = "FINISHED") -> None:
         """End the run: FINISHED, FAILED or KILLED."""

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cluster import checkpoints, engines, runs, storage
 from cluster.batches import Batch, ClipReader
+from cluster.session import ray_session
 from cluster.shards import Manifest, read_manifest
 from cluster.tracking import Run, Tracker, TrackingConfig
 from vgan import gan
@@ -86,29 +87,23 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
         tags={"dataset_hash": manifest.digest, "run_url": run_url, "git_commit": runs.git_commit()},
     )
     run.dataset(name="clips", digest=manifest.digest, url=config.data, context="training")
-    status = "FAILED"
-    try:
-        fs, path = storage.arrow_filesystem(config.out)
-        TorchTrainer(
-            train_worker,
-            train_loop_config={"config": config, "manifest": manifest, "tracker": tracker, "run_id": run.id},
-            scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=config.use_gpu),
-            run_config=RunConfig(
-                name=config.name,
-                storage_path=path,
-                storage_filesystem=fs,
-                checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoints_kept),
-                failure_config=FailureConfig(max_failures=config.max_failures),
-            ),
-        ).fit()
+    fs, path = storage.arrow_filesystem(config.out)
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"config": config, "manifest": manifest, "tracker": tracker, "run_id": run.id},
+        scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=config.use_gpu),
+        run_config=RunConfig(
+            name=config.name,
+            storage_path=path,
+            storage_filesystem=fs,
+            checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoints_kept),
+            failure_config=FailureConfig(max_failures=config.max_failures),
+        ),
+    )
+    with run.ending(), ray_session(config.address):
+        trainer.fit()
         result = checkpoints.open_checkpoint(run_url)
         run.tag(checkpoint_uri=result.url)
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        run.finish(status)
     return result
 
 

@@ -28,6 +28,13 @@ class LabelledClips:
     num_missing: int  # listed videos that are not on disk
     num_rejected: int  # videos on disk without a clip
 
+    def summary(self) -> str:
+        """Counts for a person, what is missing included."""
+        return (
+            f"{len(self.classes)} classes, {self.train.sum()} training and {(~self.train).sum()} test clips; "
+            f"{self.num_missing} listed videos not on disk, {self.num_rejected} without a clip"
+        )
+
 
 def prepare_labelled(root: str, splits: list[int], out: str, config: VideoConfig, *, seed: int, shard_mb: int = 400) -> Manifest:
     """Make (or find) the dataset of every video that any of the splits lists."""

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from cluster import storage
-from cluster.session import ray_session
 from cluster.sweep import SweepConfig, sweep
 from jobs import command
 
@@ -23,8 +22,7 @@ def main(config: SweepConfig) -> None:
     command.require(config, "ucf101", "out")
     paths = {key: storage.absolute(getattr(config, key)) for key in ("ucf101", "out", "checkpoint") if getattr(config, key)}
     config = replace(config, **paths)
-    with ray_session(config.address):
-        rows = sweep(config)
+    rows = sweep(config)
     command.save(config, storage.join(config.out, config.name, "settings.yaml"))
     storage.write_json(storage.join(config.out, config.name, "results.json"), rows)
     print(table(rows))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cluster import storage
-from cluster.session import ray_session
 from cluster.training import TrainConfig, fit
 from jobs import command
 
@@ -19,8 +18,7 @@ def main(config: TrainConfig) -> None:
     """Train, and print where the last checkpoint is."""
     command.require(config, "data", "out")
     config = replace(config, data=storage.absolute(config.data), out=storage.absolute(config.out))
-    with ray_session(config.address):
-        checkpoint = fit(config)
+    checkpoint = fit(config)
     command.save(config, storage.join(config.out, config.name, "settings.yaml"))
     print(f"step {checkpoint.step}, {checkpoint.clips_seen} clips seen -> {checkpoint.url}")
 

@@ -1,8 +1,8 @@
 """A drawn action set in UCF101's exact layout: real .avi files whose classes differ by motion alone.
 
-Object, background and camera shake come from the same distribution in every class, and group g shows the same object
-on the same background in every class, so a single frame tells little and only the motion names the class. As in
-UCF101, the clips of a group share their appearance and no group is on both sides of a split.
+Clip c of group g begins with the same picture and shakes the same way in every class, so the first frame tells
+nothing and only the motion names the class. As in UCF101, the clips of a group share their appearance and no group is
+on both sides of a split.
 """
 
 from __future__ import annotations

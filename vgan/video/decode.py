@@ -66,7 +66,7 @@ def reduced_size(height: int, width: int, short_side: int) -> tuple[int, int]:
 
 def _pyav_frames(path: str | Path, short_side: int) -> Iterator[Frame]:
     """`frames` by PyAV."""
-    started = False
+    opened = started = False
     last_pts_s = -np.inf
     try:
         with av.open(
@@ -77,6 +77,9 @@ def _pyav_frames(path: str | Path, short_side: int) -> Iterator[Frame]:
             if not container.streams.video:
                 raise BadVideo("decode", "no_video_stream", f"{len(container.streams)} other streams")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise BadVideo("decode", "cannot_open", "no decoder for this codec")
+            opened = True
             stream.thread_type = "NONE"  # many decoders share a machine, one core each
             stream.codec_context.thread_count = 1
             clock = _Clock(has_pts=container.format.name != "avi")
@@ -89,7 +92,6 @@ def _pyav_frames(path: str | Path, short_side: int) -> Iterator[Frame]:
     except MemoryError as fault:
         raise BadVideo("decode", "out_of_memory", str(fault)) from fault
     except (av.FFmpegError, ValueError) as fault:  # PyAV raises ValueError for pixel formats it cannot convert
-        opened = last_pts_s > -np.inf or "stream" in locals()
         reason = "corrupt" if started else "no_frames" if opened else "cannot_open"
         raise BadVideo("decode", reason, _first_line(fault)) from fault
     if not started:

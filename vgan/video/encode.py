@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 MAX_RATE_DENOMINATOR = 1001  # exact for whole rates and for NTSC's n * 1000 / 1001
-FF_QP2LAMBDA = 118  # FFmpeg counts global quality in these units a quantizer step
 
 
 def write_mp4(frames: np.ndarray, path: str | Path, fps: float) -> None:
@@ -24,7 +23,7 @@ def write_avi(frames: np.ndarray, path: str | Path, fps: float, quality: int = 3
     """Write `frames` (T, H, W, 3) uint8 RGB as XVID (MPEG-4 part 2); `quality` is the quantizer, 1 best to 31."""
     if not 1 <= quality <= 31:
         raise ValueError(f"quality must be 1 to 31, got {quality}")
-    options = {"flags": "+qscale", "global_quality": str(quality * FF_QP2LAMBDA)}
+    options = {"qmin": str(quality), "qmax": str(quality)}  # pins the quantizer; PyAV cannot set it frame by frame
     _write(frames, path, fps, "avi", "mpeg4", options, {}, tag="XVID")
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -19,9 +18,9 @@ def split_shots(frames: Iterable[tuple[int, Frame]], config: ShotConfig) -> Iter
     """(run, frame) becomes (shot, frame); shots count from 0 and end at a new run, a cut or a change of picture size.
 
     A cut is a mean absolute RGB difference at 64x64 of at least `config.min_difference` that is also `config.ratio`
-    times the median of the last `config.history` differences, so that fast motion and flicker, which differ much all
-    the time, do not cut. The frame after it must differ as much from the frame before it, so a flash does not cut
-    either; for that, a frame in doubt is held back until the next one is seen. Fades and dissolves are not found here.
+    times the second largest of the last `config.history` differences, so that fast motion and flicker, which differ
+    much all the time, do not cut. The frame after it must differ as much from the frame before it, so a flash does not
+    cut either; for that, a frame in doubt is held back until the next one is seen. Fades and dissolves are not found.
     """
     history: deque[float] = deque(maxlen=config.history)
     shot, last_run = 0, 0
@@ -51,7 +50,7 @@ def split_shots(frames: Iterable[tuple[int, Frame]], config: ShotConfig) -> Iter
         elif last is not None:
             change = difference(settled, small)
             bound = cut_bound(history, config)
-            history.append(change)  # a cut's too: the median forgives one, and a run of them is flicker
+            history.append(change)  # a cut's too: one outlier is forgiven, a run of them is flicker
             if change >= bound:
                 doubtful, doubtful_small = [frame], small
         last, last_run = frame, run
@@ -67,7 +66,8 @@ def difference(before: np.ndarray, after: np.ndarray) -> float:
     return float(cv2.norm(before, after, cv2.NORM_L1)) / before.size
 
 
-def cut_bound(history: Iterable[float], config: ShotConfig) -> float:
+def cut_bound(history: Sequence[float], config: ShotConfig) -> float:
     """The smallest difference (0..255) that is a cut after the differences `history`."""
-    values = list(history)
-    return max(config.min_difference, config.ratio * statistics.median(values) if values else 0.0)
+    if len(history) < 2:
+        return config.min_difference
+    return max(config.min_difference, config.ratio * sorted(history)[-2])

@@ -150,7 +150,7 @@ def render_report(report: Report) -> str:
 
 def duration_text(seconds: float) -> str:
     """Seconds as a person says them: 4.2 s, 3 min 05 s, 2 h 10 min."""
-    if seconds < 60:
+    if seconds < 59.95:  # else it would round to 60.0
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

@@ -64,7 +64,7 @@ def report() -> Report:
 def test_report_shows_every_figure_it_was_given(report: Report) -> None:
     text = " ".join(Page(render_report(report)).text.split())
     for shown in (
-        "3 min 05 s", "SUCCEEDED", "1,200", "few_matches", "caption of sheet", "ucf101-split1_1clip", "20\xa0%",
+        "3 min 05 s", "SUCCEEDED", "1,200", "few_matches", "caption of sheet", "ucf101-split1_1clip", "chance is 20 %",
         "30.0", "25.0 to 35.0, 2 runs", "1 run", "mlflow ui --backend-store-uri", "abc123", "file:///ckpt",
     ):  # fmt: skip
         assert shown in text
@@ -113,11 +113,8 @@ def test_report_escapes_hostile_text_everywhere() -> None:
 
 
 def test_report_of_a_run_that_stopped_early_leaves_empty_sections_out() -> None:
-    page = Page(
-        render_report(
-            Report(title="Demo", created="today", stages=(Stage(name="prepare", status="FAILED", seconds=2),))
-        )
-    )
+    failed = Stage(name="prepare", status="FAILED", seconds=2)
+    page = Page(render_report(Report(title="Demo", created="today", stages=(failed,))))
     assert len(page.named("section")) == 1
     assert "bad" in (page.named("span")[0]["class"] or "")
 
@@ -137,7 +134,7 @@ def test_accuracy_table_averages_runs_of_a_cell(report: Report) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.04, "0.0 s"), (59.94, "59.9 s"), (60, "1 min 00 s"), (3599.6, "1 h 00 min"), (7800, "2 h 10 min")],
+    [(0.04, "0.0 s"), (59.94, "59.9 s"), (59.97, "1 min 00 s"), (3599.6, "1 h 00 min"), (7800, "2 h 10 min")],
 )
 def test_duration_text_reads_as_said(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text

@@ -1,0 +1,135 @@
+"""The whole line on frames in memory: which clips come out, and what is said of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from moving_pictures import camera, film, make_texture, shaky_cameras
+
+from vgan.config import ClipSpec, DecodeConfig, StabilizeConfig, VideoConfig
+from vgan.errors import BadVideo
+from vgan.records import Clip, Reject
+from vgan.video.clips import clips_from_video
+from vgan.video.decode import Frame, frames
+
+SHORT = ClipSpec(num_frames=16, stride=16)
+
+
+def timed(images: np.ndarray, fps: float = 25.0) -> list[Frame]:
+    return [Frame(10 + i / fps, image) for i, image in enumerate(images)]
+
+
+def still(seed: int, num_frames: int) -> np.ndarray:
+    return film([make_texture(seed)] * num_frames, [camera((t / 8, 0)) for t in range(num_frames)])
+
+
+def test_clips_back_to_back_with_their_start_times():
+    results = list(clips_from_video(timed(still(0, 50)), VideoConfig(clip=SHORT)))
+    assert [type(result) for result in results] == [Clip] * 3
+    assert [result.start_s for result in results] == pytest.approx([10, 10.64, 11.28])
+    assert all(result.frames.shape == (16, 64, 64, 3) for result in results)
+
+
+@pytest.mark.parametrize(("stride", "starts"), [(8, [0, 8, 16, 24]), (20, [0, 20])])
+def test_clips_stride_overlaps_or_skips(stride, starts):
+    config = VideoConfig(clip=ClipSpec(num_frames=16, stride=stride), stabilize=StabilizeConfig(preset="off"))
+    results = list(clips_from_video(timed(still(0, 40)), config))
+    assert [result.start_s for result in results] == pytest.approx([10 + start / 25 for start in starts])
+
+
+def test_clips_of_a_splice_never_span_the_cut():
+    images = np.concatenate([still(0, 41), still(1, 40), still(2, 10)])
+    config = VideoConfig(clip=SHORT, stabilize=StabilizeConfig(preset="off"))  # nothing else could refuse them
+    results = list(clips_from_video(timed(images), config))
+    clips = [result for result in results if isinstance(result, Clip)]
+    spans = [(round((clip.start_s - 10) * 25), clip.shot) for clip in clips]
+    assert spans == [(0, 0), (16, 0), (41, 1), (57, 1)]
+    assert [(r.stage, r.reason) for r in results if isinstance(r, Reject)] == [("shots", "too_short")]
+
+
+def test_clips_gap_in_time_ends_a_shot():
+    source = timed(still(0, 20)) + [Frame(frame.pts_s + 3, frame.image) for frame in timed(still(0, 20))]
+    results = list(clips_from_video(source, VideoConfig(clip=SHORT)))
+    assert [(result.shot, result.start_s) for result in results] == [(0, 10), (1, 13)]
+
+
+def test_clips_failed_window_is_rejected_where_it_is():
+    images = still(0, 48)
+    images[16:32] = 127  # no texture: SIFT has nothing to hold on to
+    results = list(clips_from_video(timed(images), VideoConfig(clip=SHORT)))
+    rejects = [result for result in results if isinstance(result, Reject)]
+    assert [(r.stage, r.reason) for r in rejects] == [("stabilize", "too_few_matches")]
+    assert rejects[0].start_s == pytest.approx(10.64)
+
+
+def test_clips_source_that_breaks_keeps_clips_and_says_why():
+    def breaking() -> Iterator[Frame]:
+        yield from timed(still(0, 36))
+        raise BadVideo("decode", "corrupt", "the disk was full")
+
+    *clips, last = clips_from_video(breaking(), VideoConfig(clip=SHORT))
+    assert [type(result) for result in clips] == [Clip] * 2
+    assert last == Reject(start_s=None, stage="decode", reason="corrupt", detail="the disk was full")
+
+
+def test_clips_stop_at_the_cap_and_close_the_source():
+    taken, closed = [], []
+
+    def endless() -> Iterator[Frame]:
+        try:
+            for frame in timed(np.tile(still(0, 1), (2000, 1, 1, 1))):
+                taken.append(frame.pts_s)
+                yield frame
+        finally:
+            closed.append(True)
+
+    results = list(clips_from_video(endless(), VideoConfig(clip=ClipSpec(num_frames=16, max_per_video=2))))
+    assert len(results) == 2
+    assert len(taken) < 60
+    assert closed
+
+
+@pytest.mark.parametrize(
+    ("images", "fps", "reason"),
+    [(still(0, 10), 25, "too_short"), (still(0, 40)[:, :40], 25, "too_small"), (still(0, 60), 10, "low_frame_rate")],
+)
+def test_clips_unusable_video_gives_one_reject(images, fps, reason):
+    config = VideoConfig(clip=ClipSpec(num_frames=32, stride=32))
+    assert [result.reason for result in clips_from_video(timed(images, fps), config)] == [reason]
+
+
+def test_clips_stretch_that_slows_down_is_rejected():
+    steady = np.arange(32) / 25
+    slow = steady[-1] + 0.18 * np.arange(1, 12)  # 5.6 a second, each gap still below the longest allowed
+    source = [Frame(pts_s, image) for pts_s, image in zip([*steady, *slow], still(0, 43), strict=True)]
+    results = list(clips_from_video(source, VideoConfig(clip=SHORT)))
+    assert [type(result) for result in results[:2]] == [Clip] * 2
+    assert {result.reason for result in results[2:]} == {"low_frame_rate"}
+
+
+def test_clips_of_real_shaky_video_are_steadier_than_the_video(shared):
+    path = shared / "data/shaky/adialbum1/in_vid.mp4"
+    clip = ClipSpec(max_per_video=6)
+    plain = VideoConfig(clip=clip, stabilize=StabilizeConfig(preset="off"))
+    before = list(clips_from_video(frames(path, DecodeConfig()), plain))
+    after = list(clips_from_video(frames(path, DecodeConfig()), VideoConfig(clip=clip)))
+    assert len(before) == len(after) == 6
+    shaky, steady = (np.array([clip.evidence.motion for clip in clips]) for clips in (before, after))
+    assert (steady < shaky).all()
+    assert steady.mean() < 0.3 * shaky.mean()
+
+
+def test_clips_twice_gives_the_same_bytes():
+    source = timed(film([make_texture(3)] * 40, shaky_cameras(3, 40, shift_px=2.0)))
+    first, second = (
+        [
+            result.frames.tobytes()
+            for result in clips_from_video(source, VideoConfig(clip=SHORT))
+            if isinstance(result, Clip)
+        ]
+        for _ in range(2)
+    )
+    assert first == second
+    assert len(first) == 2
