@@ -51,7 +51,9 @@ def epoch_order(groups: np.ndarray, digest: str, seed: int, epoch: int) -> np.nd
     shuffled = rng.permutation(len(groups))
     windows = []
     for start in range(0, len(shuffled), WINDOW):
-        window = np.concatenate([np.stack([np.full(groups[g, 3], g), np.arange(groups[g, 3])], 1) for g in shuffled[start : start + WINDOW]])
+        window = np.concatenate(
+            [np.stack([np.full(groups[g, 3], g), np.arange(groups[g, 3])], 1) for g in shuffled[start : start + WINDOW]]
+        )
         windows.append(rng.permutation(window))
     return np.concatenate(windows)
 

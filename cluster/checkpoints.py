@@ -97,7 +97,8 @@ def load_weights(checkpoint: Checkpoint, name: str, network: nn.Module, prefix: 
     if wanted != found:
         odd = next(k for k in sorted(wanted.keys() | found.keys()) if wanted.get(k) != found.get(k))
         raise BadInput(
-            f"{path!r} does not fit the network: {odd} is {_shape(found.get(odd))} in the file, {_shape(wanted.get(odd))} here"
+            f"{path!r} does not fit the network: "
+            f"{odd} is {_shape(found.get(odd))} in the file, {_shape(wanted.get(odd))} here"
         )
     network.load_state_dict(tensors)
 

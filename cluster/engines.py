@@ -43,7 +43,9 @@ class Engines:
     device: torch.device
 
 
-def make_engines(model: ModelConfig, objective: ObjectiveConfig, *, batch_size: int, zero_stage: int, precision: str) -> Engines:
+def make_engines(
+    model: ModelConfig, objective: ObjectiveConfig, *, batch_size: int, zero_stage: int, precision: str
+) -> Engines:
     """Build both networks under DeepSpeed, in a process group that already exists.
 
     Args:

@@ -110,8 +110,8 @@ def _run_units(units: list[Unit], out: str, config: VideoConfig, already: int) -
         clips = seconds = 0.0
         for row in results.iter_rows():
             clips, seconds = clips + row["clips"], seconds + row["video_s"]
+            bar.set_postfix_str(f"{int(clips)} clips, {seconds / 3600:.3f} h of clips", refresh=False)
             bar.update()
-            bar.set_postfix_str(f"{int(clips)} clips, {seconds / 3600:.3f} h of video")
 
 
 def commit_video(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str, Any]:
@@ -181,7 +181,10 @@ def _commit_url(out: str, name: str) -> str:
 
 
 def _committed(out: str, units: list[Unit]) -> set[str]:
-    names = {os.path.basename(url)[: -len(".json")] for url in storage.list_files(storage.join(out, "work", "commits"), ".json")}
+    names = {
+        os.path.basename(url)[: -len(".json")]
+        for url in storage.list_files(storage.join(out, "work", "commits"), ".json")
+    }
     return names & {u.id for u in units}
 
 

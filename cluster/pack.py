@@ -86,7 +86,9 @@ def count(records: list[dict[str, Any]]) -> dict[str, Any]:
     """
     accepted = [r for r in records if r["clip_ids"]]
     rejected = Counter(
-        Counter(j["reason"] for j in r["rejects"]).most_common(1)[0][0] for r in records if not r["clip_ids"] and r["rejects"]
+        Counter(j["reason"] for j in r["rejects"]).most_common(1)[0][0]
+        for r in records
+        if not r["clip_ids"] and r["rejects"]
     )
     counts = {
         "sources": len(records),
@@ -95,7 +97,9 @@ def count(records: list[dict[str, Any]]) -> dict[str, Any]:
         "rejected_by_reason": dict(sorted(rejected.items())),
         "clips": sum(len(r["clip_ids"]) for r in records),
         "segments_rejected": sum(len(r["rejects"]) for r in records),
-        "segments_rejected_by_reason": dict(sorted(Counter(j["reason"] for r in records for j in r["rejects"]).items())),
+        "segments_rejected_by_reason": dict(
+            sorted(Counter(j["reason"] for r in records for j in r["rejects"]).items())
+        ),
     }
     assert counts["sources"] == counts["accepted"] + counts["rejected"], counts
     return counts

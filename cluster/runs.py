@@ -32,7 +32,9 @@ def claim(url: str, name: str, settings: dict[str, Any]) -> str:
     was, now = flatten(record["settings"]), flatten(settings)
     changed = [f"{k} was {was.get(k)!r}, now {now.get(k)!r}" for k in sorted(was | now) if was.get(k) != now.get(k)]
     if changed:
-        raise BadInput(f"{name!r} in {url!r} was started with other settings ({'; '.join(changed)}): choose another name=")
+        raise BadInput(
+            f"{name!r} in {url!r} was started with other settings ({'; '.join(changed)}): choose another name="
+        )
     return record["key"]
 
 
@@ -53,7 +55,9 @@ def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def git_commit() -> str:
     """The checkout's commit, or "" outside of one."""
     try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=Path(__file__).parent)  # noqa: S607
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+        )
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("GIT_COMMIT", "")
     return found.stdout.strip()

@@ -141,12 +141,13 @@ def read_manifest(url: str) -> Manifest:
     """
     path = storage.join(url, MANIFEST)
     if not storage.exists(path):
-        raise BadInput(f"no dataset at {url!r}: {MANIFEST} is missing; make it (or finish it) with `python -m jobs.prepare`")
+        raise BadInput(
+            f"no dataset at {url!r}: {MANIFEST} is missing; make it (or finish it) with `python -m jobs.prepare`"
+        )
     value = storage.read_json(path)
     if value.get("schema_version") != SCHEMA_VERSION:
-        raise BadInput(
-            f"{path!r} has schema version {value.get('schema_version')}, this code reads {SCHEMA_VERSION}: prepare it again"
-        )
+        found = value.get("schema_version")
+        raise BadInput(f"{path!r} has schema version {found}, this code reads {SCHEMA_VERSION}: prepare it again")
     return Manifest(**value | {"clip": ClipSpec(**value["clip"]), "shards": [Shard(**s) for s in value["shards"]]})
 
 
@@ -154,5 +155,8 @@ def read_clips(url: str, manifest: Manifest, columns: list[str] | None = None) -
     """Rows of a whole dataset, in stored order. For datasets that fit in memory."""
     fs, root = storage.arrow_filesystem(url)
     return pa.concat_tables(
-        [pq.read_table(f"{root}/{shard.path}", columns=columns, filesystem=fs, partitioning=None) for shard in manifest.shards]
+        [
+            pq.read_table(f"{root}/{shard.path}", columns=columns, filesystem=fs, partitioning=None)
+            for shard in manifest.shards
+        ]
     )

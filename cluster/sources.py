@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 from cluster import storage
 from vgan.errors import BadInput
 
-VIDEO_SUFFIXES = frozenset(
-    ".3gp .asf .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mxf .ogv .ts .webm .wmv".split()
-)
+VIDEO_KINDS = "3gp asf avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mxf ogv ts webm wmv"
+VIDEO_SUFFIXES = frozenset(f".{kind}" for kind in VIDEO_KINDS.split())
 SCHEMA = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),  # where the bytes are
@@ -71,7 +70,7 @@ def read_sources(url: str) -> list[Source]:
     else:
         sources, _ = list_folder(url)
     if not sources:
-        raise BadInput(f"no video in {url!r}: known suffixes are {' '.join(sorted(VIDEO_SUFFIXES))}")
+        raise BadInput(f"no video in {url!r}: known kinds are {VIDEO_KINDS}")
     twice = len(sources) - len({s.source_id for s in sources})
     if twice:
         raise BadInput(f"{twice} source_id values in {url!r} occur more than once: they name videos and must be unique")

@@ -1,4 +1,4 @@
-"""The label-fraction sweep: one MLflow parent run, one child run per (init, fraction, seed, split), in parallel on Ray."""
+"""The label-fraction sweep: an MLflow parent run, a child run per (init, fraction, seed, split), in parallel on Ray."""
 
 from __future__ import annotations
 
@@ -15,11 +15,20 @@ import torch
 
 from cluster import checkpoints, runs, storage
 from cluster.progress import progress_bar
-from cluster.tracking import Run, Tracker, TrackingConfig
 from cluster.session import ray_session
 from cluster.shards import Manifest
+from cluster.tracking import Run, Tracker, TrackingConfig
 from cluster.transfer import LabelledClips, dataset_url, load_split, prepare_labelled
-from vgan.config import ClipSpec, FinetuneConfig, ModelConfig, StabilizeConfig, VideoConfig, check_choice, option, section
+from vgan.config import (
+    ClipSpec,
+    FinetuneConfig,
+    ModelConfig,
+    StabilizeConfig,
+    VideoConfig,
+    check_choice,
+    option,
+    section,
+)
 from vgan.errors import BadInput
 from vgan.models.classifier import Classifier
 from vgan.transfer.finetune import FinetuneResult, finetune
@@ -117,7 +126,9 @@ def _run_children(
         "pretraining_dataset_hash": source.dataset_digest if source else "",
         "git_commit": runs.git_commit(),
     }
-    parent = tracker.start(key, name=config.name, params=runs.flatten(asdict(config)), tags={"kind": "sweep", **lineage})
+    parent = tracker.start(
+        key, name=config.name, params=runs.flatten(asdict(config)), tags={"kind": "sweep", **lineage}
+    )
     parent.dataset(name=config.dataset, digest=manifest.digest, url=dataset_url(config.out), context="transfer")
     rows: list[dict[str, Any]] = []
     failed = []
@@ -127,7 +138,7 @@ def _run_children(
                 failed.append(f"{child.name}: {outcome}")
                 continue
             _log_child(tracker, parent, child, outcome, key, lineage, data[child.split])
-            rows.append(asdict(child) | {k: outcome[k] for k in ("accuracy", "protocol")})
+            rows.append(asdict(child) | {k: outcome[k] for k in ("accuracy", "protocol", "chance")})
             _log_results(parent, rows, data[child.split])
         if failed:
             raise RuntimeError(f"{len(failed)} of {len(_children(config))} children failed:\n" + "\n".join(failed))
@@ -164,19 +175,24 @@ def _outcomes(
         while waiting:
             (ready, *_), _ = ray.wait(list(waiting), num_returns=1)
             child = waiting.pop(ready)
-            bar.update()
             try:
                 outcome = ray.get(ready)
             except ray.exceptions.RayError as fault:
+                bar.update()
                 yield child, fault
                 continue
-            bar.set_postfix_str(f"{child.name} {outcome['accuracy']:.1%}")
+            bar.set_postfix_str(f"{child.name} {outcome['accuracy']:.1%}", refresh=False)
+            bar.update()
             storage.write_json(storage.join(results_url, f"{child.name}.json"), outcome)
             yield child, outcome
 
 
 def run_child(
-    child: Child, clips: LabelledClips, model: ModelConfig, config: FinetuneConfig, source: checkpoints.Checkpoint | None
+    child: Child,
+    clips: LabelledClips,
+    model: ModelConfig,
+    config: FinetuneConfig,
+    source: checkpoints.Checkpoint | None,
 ) -> dict[str, Any]:
     """Fine-tune and test one child; suitable for `ray.remote`. Returns plain values for JSON."""
     torch.manual_seed(child.seed)
@@ -203,6 +219,7 @@ def run_child(
     )
     return {
         "accuracy": result.accuracy,
+        "chance": 1 / len(clips.classes),
         "protocol": result.protocol,
         "metrics": result.metrics,
         "losses": list(result.losses),
@@ -226,21 +243,34 @@ def _checkpoint(config: SweepConfig) -> checkpoints.Checkpoint | None:
     for key in ("num_frames", "size"):
         ours, theirs = getattr(config.video.clip, key), getattr(found.model, key)
         if ours != theirs:
-            raise BadInput(f"the checkpoint {found.url!r} was made for {key}={theirs}: set video.clip.{key}={theirs}, got {ours}")
+            raise BadInput(
+                f"the checkpoint {found.url!r} was made for {key}={theirs}: set video.clip.{key}={theirs}, got {ours}"
+            )
     return found
 
 
 def _pinned(config: SweepConfig, digest: str, source: checkpoints.Checkpoint | None) -> dict[str, Any]:
     """What every child of a sweep shares."""
     model = asdict(source.model if source else config.model)
-    return {"finetune": asdict(config.finetune), "data": digest, "checkpoint": source.url if source else "", "model": model}
+    return {
+        "finetune": asdict(config.finetune),
+        "data": digest,
+        "checkpoint": source.url if source else "",
+        "model": model,
+    }
 
 
 # ---- tracking ----------------------------------------------------------------------------------------------------
 
 
 def _log_child(
-    tracker: Tracker, parent: Run, child: Child, outcome: dict[str, Any], key: str, lineage: dict[str, str], clips: LabelledClips
+    tracker: Tracker,
+    parent: Run,
+    child: Child,
+    outcome: dict[str, Any],
+    key: str,
+    lineage: dict[str, str],
+    clips: LabelledClips,
 ) -> None:
     tags = {name: str(value) for name, value in asdict(child).items()}
     if tracker.finished(f"{key}-{child.name}"):
@@ -253,7 +283,9 @@ def _log_child(
         tags={"kind": "child", **tags, **lineage},
     )
     digest = ids_digest(outcome["subset"])
-    run.dataset(name=f"{clips.protocol}-f{child.fraction:g}-seed{child.seed}", digest=digest, url=parent.id, context="finetune")
+    run.dataset(
+        name=f"{clips.protocol}-f{child.fraction:g}-seed{child.seed}", digest=digest, url=parent.id, context="finetune"
+    )
     run.text("\n".join(outcome["subset"]) + "\n", "subset.txt")
     run.curve("loss/finetune", outcome["losses"])
     counts = {"data/label_fraction": child.fraction, "data/num_labelled_clips": outcome["num_train"]}
@@ -265,12 +297,17 @@ def _log_results(parent: Run, rows: list[dict[str, Any]], clips: LabelledClips) 
     """Redraw the parent's figure, table and native curves from the results so far."""
     columns = ["split", "init", "fraction", "seed", "accuracy", "protocol"]
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns)
+    writer = csv.DictWriter(buffer, columns, extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
     parent.text(buffer.getvalue(), "label_fractions.csv")
     protocol = rows[-1]["protocol"]
-    parent.figure(label_fraction_figure([r for r in rows if r["protocol"] == protocol], protocol=protocol, chance=1 / len(clips.classes)), f"figures/label_fractions_{protocol}.png")
+    parent.figure(
+        label_fraction_figure(
+            [r for r in rows if r["protocol"] == protocol], protocol=protocol, chance=1 / len(clips.classes)
+        ),
+        f"figures/label_fractions_{protocol}.png",
+    )
     cells = {(r["init"], r["fraction"]) for r in rows}
     for init, fraction in sorted(cells):
         accuracies = [r["accuracy"] for r in rows if (r["init"], r["fraction"]) == (init, fraction)]

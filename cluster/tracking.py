@@ -71,7 +71,9 @@ class Tracker:
         except mlflow.MlflowException as fault:
             raise BadInput(f"MLflow at tracking.uri={self.uri!r} cannot be used: {fault.message}") from fault
 
-    def start(self, key: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str], parent: str = "") -> Run:
+    def start(
+        self, key: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str], parent: str = ""
+    ) -> Run:
         """Continue the run that carries `key`, or start it.
 
         Args:

@@ -61,7 +61,15 @@ class TrainConfig:
         check_choice("precision", self.precision, ("fp32", "bf16"))
         if self.zero_stage not in (0, 1):
             raise ValueError(f"zero_stage must be 0 or 1, got {self.zero_stage}")
-        for key in ("steps", "batch_size", "workers", "checkpoint_every", "checkpoints_kept", "log_every", "sample_every"):
+        for key in (
+            "steps",
+            "batch_size",
+            "workers",
+            "checkpoint_every",
+            "checkpoints_kept",
+            "log_every",
+            "sample_every",
+        ):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
         if self.batch_size % self.workers:
@@ -111,7 +119,9 @@ def _check_fits(config: TrainConfig, manifest: Manifest) -> None:
     for key in ("num_frames", "size"):
         ours, theirs = getattr(config.model, key), getattr(manifest.clip, key)
         if ours != theirs:
-            raise BadInput(f"model.{key}={ours} but the clips of {config.data!r} have {theirs}: set model.{key}={theirs}")
+            raise BadInput(
+                f"model.{key}={ours} but the clips of {config.data!r} have {theirs}: set model.{key}={theirs}"
+            )
 
 
 def _pinned(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:

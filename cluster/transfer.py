@@ -36,7 +36,9 @@ class LabelledClips:
         )
 
 
-def prepare_labelled(root: str, splits: list[int], out: str, config: VideoConfig, *, seed: int, shard_mb: int = 400) -> Manifest:
+def prepare_labelled(
+    root: str, splits: list[int], out: str, config: VideoConfig, *, seed: int, shard_mb: int = 400
+) -> Manifest:
     """Make (or find) the dataset of every video that any of the splits lists."""
     videos = {v.path: v for number in splits for v in read_split(Path(root), number).videos}
     sources = [

@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
@@ -79,7 +78,11 @@ def load(kind: type[T], words: Sequence[str]) -> T:
     for key, value in values.items():
         if key not in kinds:
             close = difflib.get_close_matches(key, kinds, n=1, cutoff=0.5)
-            raise BadInput(f"unknown key {key!r}{f'; did you mean {close[0]!r}?' if close else ''} (--help lists them all)")
+            raise BadInput(
+                f"unknown key {key!r}{f'; did you mean {close[0]!r}?' if close else ''} (--help lists them all)"
+            )
+        if get_origin(kinds[key]) is list and not isinstance(value, list):
+            value = [value]  # seeds=3 means seeds=[3]
         try:
             OmegaConf.update(config, key, value)
         except OmegaConfBaseException as fault:
@@ -175,8 +178,3 @@ def _shown(value: Any) -> str:
 
 def _type_name(hint: Any) -> str:
     return getattr(hint, "__name__", str(hint)) if not hasattr(hint, "__args__") else str(hint)
-
-
-def in_submitted_job() -> bool:
-    """Whether this process is the entrypoint of `ray job submit`."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ

@@ -10,17 +10,20 @@ from cluster import storage
 from cluster.sweep import SweepConfig, sweep
 from jobs import command
 
-ABOUT = """Fine-tune the discriminator's trunk for each (init, label fraction, seed, split); one MLflow parent run, one child each.
-Run again after an interruption: finished children are not run twice.
+ABOUT = """Fine-tune the discriminator's trunk for each (init, label fraction, seed, split): one MLflow parent run, a child
+each. Run again after an interruption: finished children are not run twice.
 
-  python -m jobs.finetune ucf101=/data/ucf101 checkpoint=out/runs/gan out=out/finetune fractions=[0.125,0.5,1] seeds=[0,1,2]
+  python -m jobs.finetune ucf101=/data/ucf101 checkpoint=out/runs/gan out=out/finetune
+  python -m jobs.finetune ucf101=/data/ucf101 inits=random fractions=[0.125,1] seeds=[0,1,2] model.base=16
 """
 
 
 def main(config: SweepConfig) -> None:
     """Run the sweep and print its table."""
     command.require(config, "ucf101", "out")
-    paths = {key: storage.absolute(getattr(config, key)) for key in ("ucf101", "out", "checkpoint") if getattr(config, key)}
+    paths = {
+        key: storage.absolute(getattr(config, key)) for key in ("ucf101", "out", "checkpoint") if getattr(config, key)
+    }
     config = replace(config, **paths)
     rows = sweep(config)
     command.save(config, storage.join(config.out, config.name, "settings.yaml"))
@@ -34,7 +37,10 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         cells[row["protocol"], row["init"]][row["fraction"]].append(100 * row["accuracy"])
     fractions = sorted({row["fraction"] for row in rows})
-    lines = ["accuracy, % (lowest-highest seed)", f"{'protocol':<36}{'init':<10}" + "".join(f"{f:>20g}" for f in fractions)]
+    lines = [
+        "accuracy, % (lowest-highest seed)",
+        f"{'protocol':<36}{'init':<10}" + "".join(f"{f:>20g}" for f in fractions),
+    ]
     for (protocol, init), by_fraction in sorted(cells.items()):
         shown = [by_fraction.get(f, []) for f in fractions]
         text = "".join(f"{f'{sum(a) / len(a):.1f} ({min(a):.1f}-{max(a):.1f})' if a else '':>20}" for a in shown)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,10 +18,11 @@ from vgan.video.encode import write_gif, write_mp4
 from vgan.video.pixels import batch_from_model_range
 from vgan.viz.panels import sample_grid, stream_panels
 
-ABOUT = """Sample a trained generator: one file a clip, a grid of all, and panels of composite, foreground, mask, background.
+ABOUT = """Sample a trained generator: one file a clip, a grid of all, and its streams side by side.
 
   python -m jobs.generate checkpoint=out/runs/gan out=out/samples num=16 format=mp4
 """
+WRITERS = {"mp4": write_mp4, "gif": write_gif}
 PANEL_ROWS = 4  # clips shown stream by stream
 
 
@@ -33,14 +33,15 @@ class GenerateConfig:
     checkpoint: str = option("", "a run's folder or one of its checkpoints (required)")
     out: str = option("out/samples", "url of the folder for the videos")
     num: int = option(16, "clips to draw")
-    format: str = option("mp4", "mp4 or gif")
+    format: list[str] = option(["mp4"], "mp4, gif, or both: [mp4,gif]")
     panels: bool = option(True, "also the streams side by side, as the paper's figure 3")
     ema: bool = option(True, "draw from the moving average of the generator")
     fps: float = option(25.0, "frames a second of the files")
     seed: int = option(0, "of the noise")
 
     def __post_init__(self) -> None:
-        check_choice("format", self.format, ("mp4", "gif"))
+        for kind in self.format:
+            check_choice("format", kind, tuple(WRITERS))
         if self.num < 1:
             raise ValueError(f"num must be at least 1, got {self.num}")
 
@@ -55,11 +56,11 @@ def main(config: GenerateConfig) -> None:
     streams = draw(G.to(device).eval(), config.num, source.model.z_size, config.seed, device)
     out = storage.absolute(config.out)
     for index, clip in enumerate(streams["composite"]):
-        _write(clip, storage.join(out, f"sample-{index:04d}.{config.format}"), config)
-    _write(sample_grid(streams["composite"]), storage.join(out, f"grid.{config.format}"), config)
+        _write(clip, storage.join(out, f"sample-{index:04d}"), config)
+    _write(sample_grid(streams["composite"]), storage.join(out, "grid"), config)
     if config.panels:
         few = {name: clips[:PANEL_ROWS] for name, clips in streams.items()}
-        _write(stream_panels(few, scale=2), storage.join(out, f"panels.{config.format}"), config)
+        _write(stream_panels(few, scale=2), storage.join(out, "panels"), config)
     command.save(config, storage.join(out, "settings.yaml"))
     mask = float(np.mean(streams["mask"]))
     print(f"{config.num} clips from step {source.step}, mask mean {mask:.2f} -> {out}")
@@ -67,7 +68,11 @@ def main(config: GenerateConfig) -> None:
 
 @torch.no_grad()
 def draw(G: TwoStreamGenerator, num: int, z_size: int, seed: int, device: str) -> dict[str, np.ndarray]:
-    """Streams of `num` samples: composite, foreground (N, T, H, W, 3), background (N, 1, H, W, 3) uint8, mask (N, T, H, W) in [0, 1]."""
+    """Streams of `num` samples by name.
+
+    Returns:
+        composite and foreground (N, T, H, W, 3) uint8, background (N, 1, H, W, 3) uint8, mask (N, T, H, W) in [0, 1].
+    """
     z = torch.randn(num, z_size, generator=torch.Generator().manual_seed(seed))
     parts: dict[str, list[np.ndarray]] = {"composite": [], "foreground": [], "background": [], "mask": []}
     for batch in z.to(device).split(16):  # 16 clips take about 1 GB at base 64
@@ -79,13 +84,15 @@ def draw(G: TwoStreamGenerator, num: int, z_size: int, seed: int, device: str) -
 
 
 def _write(frames: np.ndarray, url: str, config: GenerateConfig) -> None:
-    with TemporaryDirectory() as scratch:  # encoders seek, object stores do not
-        path = Path(scratch) / os.path.basename(url)
-        (write_mp4 if config.format == "mp4" else write_gif)(frames, path, config.fps)
-        try:
-            storage.write_bytes(url, path.read_bytes())
-        except OSError as fault:
-            raise BadInput(f"cannot write {url!r}: {fault}") from fault
+    """Write frames (T, H, W, 3) uint8 in every format asked for, each with its suffix."""
+    for kind in config.format:
+        with TemporaryDirectory() as scratch:  # encoders seek, object stores do not
+            path = Path(scratch) / f"video.{kind}"
+            WRITERS[kind](frames, path, config.fps)
+            try:
+                storage.write_bytes(f"{url}.{kind}", path.read_bytes())
+            except OSError as fault:
+                raise BadInput(f"cannot write {url}.{kind}: {fault}") from fault
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from jobs import command
 from vgan.config import ClipSpec, DecodeConfig, ShotConfig, StabilizeConfig, VideoConfig, option, section
 from vgan.errors import BadInput
 
-ABOUT = """Decode, cut into shots, stabilize and pack videos into a dataset. Run again after any interruption: it goes on.
+ABOUT = """Decode, cut into shots, stabilize and pack videos into a dataset. Interrupted, run it again: it goes on.
 
   python -m jobs.prepare sources=out/sources.parquet out=out/clips
   python -m jobs.prepare sources=/videos out=s3://bucket/clips stabilize.preset=off
@@ -52,7 +52,9 @@ def main(config: PrepareConfig) -> None:
     print(summary(manifest, out))
     rejected = manifest.counts["rejected"] / manifest.counts["sources"]
     if rejected > config.max_reject_fraction:
-        raise BadInput(f"{rejected:.0%} of the videos were rejected, more than max_reject_fraction={config.max_reject_fraction}")
+        raise BadInput(
+            f"{rejected:.0%} of the videos were rejected, more than max_reject_fraction={config.max_reject_fraction}"
+        )
 
 
 def track(config: PrepareConfig, manifest: Manifest, out: str) -> None:

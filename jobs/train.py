@@ -8,7 +8,7 @@ from cluster import storage
 from cluster.training import TrainConfig, fit
 from jobs import command
 
-ABOUT = """Train the two-stream video GAN, data-parallel, on Ray Train workers running DeepSpeed. The same name continues.
+ABOUT = """Train the two-stream video GAN on Ray Train workers running DeepSpeed. The same name continues its run.
 
   python -m jobs.train data=out/clips out=out/runs name=gan workers=2 model.base=16 batch_size=16 steps=500
 """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,3 +21,15 @@ def shared() -> Path:
             pytest.fail(f"{message}; in CI these tests must run")
         pytest.skip(message)
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """The one local Ray of the session, on two cores. Tests that use it carry the mark `ray`."""
+    import ray  # the default tier does without it
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray keeps one, readable by all, in the home folder
+        ray.init(num_cpus=2, include_dashboard=True, dashboard_host="127.0.0.1", logging_level="ERROR")
+        yield
+        ray.shutdown()

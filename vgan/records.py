@@ -12,7 +12,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """How well a clip's frames were registered, worst over the clip. Stored with the clip so that it can be judged later."""
+    """How well a clip's frames were registered, worst over the clip; stored with it, so that it can be judged later."""
 
     residual_px: float = 0.0  # RMS re-projection error of the inliers of the worst pair, at registration size
     inlier_ratio: float = 1.0  # of the worst pair

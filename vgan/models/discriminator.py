@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from torch import Tensor, nn
 
 from vgan.config import ModelConfig
@@ -18,7 +19,7 @@ class Discriminator(nn.Module):
         widths = [config.base * w for w in reversed(WIDTHS)]
         self.trunk = nn.Sequential(
             down3d(3, widths[0], norm=False),
-            *(down3d(cin, cout, norm=True) for cin, cout in zip(widths, widths[1:], strict=False)),
+            *(down3d(cin, cout, norm=True) for cin, cout in pairwise(widths)),
         )
         self.head = nn.Conv3d(widths[-1], 2, (config.num_frames // 16, config.size // 16, config.size // 16))
         self.apply(initialize)

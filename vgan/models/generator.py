@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class TwoStreamGenerator(nn.Module):
             nn.ConvTranspose3d(config.z_size, widths[0], stem),
             nn.BatchNorm3d(widths[0]),
             nn.ReLU(inplace=True),
-            *(up3d(cin, cout) for cin, cout in zip(widths, widths[1:], strict=False)),
+            *(up3d(cin, cout) for cin, cout in pairwise(widths)),
         )
         self.rgb = nn.Sequential(nn.ConvTranspose3d(widths[-1], 3, 4, 2, 1), nn.Tanh())
         self.mask = nn.Sequential(nn.ConvTranspose3d(widths[-1], 1, 4, 2, 1), nn.Sigmoid())
@@ -42,7 +43,7 @@ class TwoStreamGenerator(nn.Module):
             nn.ConvTranspose2d(config.z_size, widths[0], stem[1:]),
             nn.BatchNorm2d(widths[0]),
             nn.ReLU(inplace=True),
-            *(up2d(cin, cout) for cin, cout in zip(widths, widths[1:], strict=False)),
+            *(up2d(cin, cout) for cin, cout in pairwise(widths)),
             nn.ConvTranspose2d(widths[-1], 3, 4, 2, 1),
             nn.Tanh(),
         )

@@ -1,0 +1,138 @@
+"""What a dataset, a run and a sweep have to show, gathered from storage for a report."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pyarrow.parquet as pq
+
+from cluster import storage
+from cluster.checkpoints import open_checkpoint
+from cluster.ingest import local_copy
+from cluster.shards import Manifest, read_clips, read_manifest, to_frames
+from cluster.transfer import dataset_url
+from vgan.config import ClipSpec, DecodeConfig, ShotConfig, StabilizeConfig, VideoConfig
+from vgan.records import Clip
+from vgan.video.child import isolated_frames
+from vgan.video.clips import clips_from_video
+from vgan.viz.figures import figure_png, label_fraction_figure
+from vgan.viz.panels import Pair, before_after_sheet
+from vgan.viz.report import Media, RejectCount, Report, Stage
+
+
+def overview(
+    *,
+    title: str,
+    clips_url: str,
+    run_url: str,
+    samples: Path,
+    sweep_url: str,
+    tracking_uri: str,
+    stages: Sequence[Stage],
+) -> Report:
+    """The report of one pass through the whole line.
+
+    Args:
+        title: heads the page.
+        clips_url: the unlabelled dataset.
+        run_url: the training run's folder.
+        samples: folder that jobs.generate filled.
+        sweep_url: out= of the sweep named "sweep".
+        tracking_uri: MLflow's.
+        stages: the jobs with their times; figures are filled in here.
+    """
+    manifest, labelled = read_manifest(clips_url), read_manifest(dataset_url(sweep_url))
+    checkpoint = open_checkpoint(run_url)
+    rows = storage.read_json(storage.join(sweep_url, "sweep", "results.json"))
+    protocol, chance = rows[0]["protocol"], rows[0]["chance"]
+    counts = manifest.counts
+    figures = {
+        "acquire": {"videos": counts["sources"]},
+        "prepare": {name: counts[name] for name in ("accepted", "rejected", "clips")},
+        "train": {"steps": checkpoint.step, "clips seen": checkpoint.clips_seen},
+        "generate": {"clips": len(list(samples.glob("sample-*.mp4")))},
+        "finetune": {"runs": len(rows), "test protocol": protocol},
+    }
+    pairs = stabilization_pairs(clips_url, manifest, 3) + stabilization_pairs(dataset_url(sweep_url), labelled, 2)
+    sheet = cv2.imencode(".png", cv2.cvtColor(before_after_sheet(pairs), cv2.COLOR_RGB2BGR))[1].tobytes()
+    plot = figure_png(label_fraction_figure(rows, protocol=protocol, chance=chance))
+    return Report(
+        title=title,
+        created=f"{datetime.datetime.now():%Y-%m-%d %H:%M}, version {importlib.metadata.version('scene-dynamics')}",
+        summary="Real video, stabilized and cut into 32-frame clips; a two-stream video GAN trained on them with two "
+        "DeepSpeed engines on two Ray Train workers; its discriminator fine-tuned on labelled actions.",
+        stages=tuple(
+            replace(stage, figures=tuple((k, str(v)) for k, v in figures.get(stage.name, {}).items()))
+            for stage in stages
+        ),
+        funnel=tuple((name, counts[name]) for name in ("sources", "accepted", "clips")),
+        rejects=reject_counts(clips_url),
+        stabilization=(Media(data=sheet, media_type="image/png", alt="Clips before and after stabilization"),),
+        samples=(Media.from_file(samples / "grid.mp4", alt="Generated clips"),),
+        streams=(Media.from_file(samples / "panels.mp4", alt="Generated clips, foreground, mask and background"),),
+        accuracy_figure=Media(data=plot, media_type="image/png", alt="Accuracy against label fraction"),
+        accuracy=tuple(rows),
+        protocol=protocol,
+        chance=chance,
+        accuracy_note="vgan starts from the trained discriminator, untrained from the weights that its training started "
+        "with, random from PyTorch's default initialization. After minutes of training on minutes of video, differences "
+        "here show that the line works, not how well the method does.",
+        mlflow_command=f"{Path(sys.executable).with_name('mlflow')} ui --backend-store-uri {tracking_uri}",
+        lineage=(
+            ("unlabelled dataset", manifest.digest),
+            ("labelled dataset", labelled.digest),
+            ("checkpoint", checkpoint.url),
+            ("MLflow run of the training", checkpoint.mlflow_run_id),
+        ),
+    )
+
+
+def stabilization_pairs(url: str, manifest: Manifest, num: int) -> list[Pair]:
+    """Clips whose camera moved most, one a source, before (decoded again, only cropped) and after stabilization."""
+    columns = ["source_id", "source_uri", "start_s", "jitter_px", "residual_px", "stabilized", "frames"]
+    table = read_clips(url, manifest, columns)
+    rows = table.drop_columns(["frames"]).to_pylist()
+    order = sorted(range(len(rows)), key=lambda i: -rows[i]["jitter_px"])
+    chosen: dict[str, int] = {}
+    for i in order:
+        if rows[i]["stabilized"]:
+            chosen.setdefault(rows[i]["source_id"], i)
+    pairs = []
+    for source, i in list(chosen.items())[:num]:
+        row = rows[i]
+        removed, left = row["jitter_px"], row["residual_px"]
+        title = f"{source} at {row['start_s']:.1f} s: {removed:.1f} px a frame removed, {left:.2f} px left"
+        before = _cropped_only(row["source_uri"], row["start_s"], manifest.config["video"])
+        pairs.append(
+            Pair(title=title, before=before.frames, after=to_frames(table["frames"].slice(i, 1), manifest.clip)[0])
+        )
+    return pairs
+
+
+def reject_counts(url: str) -> tuple[RejectCount, ...]:
+    """Stretches of video turned away, by stage and reason, most frequent first."""
+    fs, root = storage.arrow_filesystem(url)
+    rows = pq.read_table(f"{root}/rejects.parquet", columns=["stage", "reason"], filesystem=fs).to_pylist()
+    counted = Counter((r["stage"], r["reason"]) for r in rows)
+    return tuple(RejectCount(stage=stage, reason=reason, count=n) for (stage, reason), n in counted.most_common())
+
+
+def _cropped_only(uri: str, start_s: float, settings: dict[str, Any]) -> Clip:
+    """The clip that starts at `start_s`, not stabilized."""
+    config = VideoConfig(
+        clip=ClipSpec(**settings["clip"]),
+        decode=DecodeConfig(**settings["decode"]),
+        shots=ShotConfig(**settings["shots"]),
+        stabilize=StabilizeConfig(**settings["stabilize"] | {"preset": "off"}),
+    )
+    with local_copy(uri) as path:
+        clips = clips_from_video(isolated_frames(path, config.decode), config)
+        return next(c for c in clips if isinstance(c, Clip) and abs(c.start_s - start_s) < 1e-3)

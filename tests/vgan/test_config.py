@@ -1,0 +1,98 @@
+"""Settings: bounds are checked once, by name, and every option explains itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Any, get_type_hints
+
+import pytest
+
+from vgan import config
+from vgan.config import (
+    ClipSpec,
+    DecodeConfig,
+    FinetuneConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    ShotConfig,
+    StabilizeConfig,
+    VideoConfig,
+)
+
+KINDS = (VideoConfig, ModelConfig, ObjectiveConfig, FinetuneConfig)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        (ClipSpec, "num_frames", 0),
+        (ClipSpec, "num_frames", 24),
+        (ClipSpec, "size", 48),
+        (ClipSpec, "fps", 0.0),
+        (ClipSpec, "fps", float("nan")),
+        (ClipSpec, "stride", 0),
+        (ClipSpec, "max_per_video", 0),
+        (DecodeConfig, "backend", "ffmpeg"),
+        (DecodeConfig, "size", 16),
+        (DecodeConfig, "timeout_s", 0.0),
+        (DecodeConfig, "memory_gb", -1.0),
+        (ShotConfig, "history", 1),
+        (StabilizeConfig, "preset", "fast"),
+        (StabilizeConfig, "min_matches", 2),
+        (StabilizeConfig, "max_scale_step", 1.0),
+        (ModelConfig, "kind", "one"),
+        (ModelConfig, "base", 0),
+        (ModelConfig, "num_frames", 40),
+        (ModelConfig, "size", 256),
+        (FinetuneConfig, "iterations", 0),
+        (FinetuneConfig, "batch_size", 1),
+        (FinetuneConfig, "dropout", 1.0),
+    ],
+)
+def test_settings_out_of_bounds_are_refused_by_name_and_value(kind: Any, key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"\.{key}\b.*{re.escape(str(value))}"):
+        kind(**{key: value})
+
+
+def test_settings_replaced_are_checked_again() -> None:
+    assert dataclasses.replace(ClipSpec(), size=32).size == 32
+    with pytest.raises(ValueError, match="33"):
+        dataclasses.replace(ClipSpec(), size=33)
+
+
+def test_settings_do_not_change_after_they_are_made() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ClipSpec().size = 32  # type: ignore[misc]
+
+
+def test_defaults_are_the_papers() -> None:
+    video, model, objective = VideoConfig(), ModelConfig(), ObjectiveConfig()
+    assert (video.clip.num_frames, video.clip.size, video.clip.fps) == (32, 64, 25.0)
+    assert (model.base, model.z_size, model.num_frames, model.size) == (64, 100, 32, 64)
+    assert (objective.learning_rate, objective.beta1, objective.mask_weight) == (2e-4, 0.5, 0.1)
+    assert FinetuneConfig().dropout == 0.5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_option_says_what_it_means(kind: type) -> None:
+    def fields(kind: type) -> Iterator[tuple[type, dataclasses.Field[Any]]]:
+        hints = get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            yield kind, field
+            if dataclasses.is_dataclass(hints[field.name]):
+                yield from fields(hints[field.name])
+
+    silent = [f"{owner.__name__}.{f.name}" for owner, f in fields(kind) if len(f.metadata.get("help", "")) < 8]
+    assert not silent
+
+
+def test_option_gives_every_instance_its_own_list() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Sizes:
+        values: list[int] = config.option([1, 2], "some sizes")
+
+    one, other = Sizes(), Sizes()
+    one.values.append(3)
+    assert other.values == [1, 2]
