@@ -67,6 +67,7 @@ def make_engines(
     config = {
         "train_micro_batch_size_per_gpu": batch_size,
         "gradient_accumulation_steps": 1,
+        "gradient_clipping": 0.0,  # DeepSpeed clips to a norm of 1 unless told not to; the paper does not clip
         "zero_optimization": {"stage": zero_stage},
         "steps_per_print": None,
     }

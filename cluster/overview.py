@@ -82,9 +82,9 @@ def overview(
         accuracy=tuple(rows),
         protocol=protocol,
         chance=chance,
-        accuracy_note="vgan starts from the trained discriminator, untrained from the weights that its training started "
-        "with, random from PyTorch's default initialization. After minutes of training on minutes of video, differences "
-        "here show that the line works, not how well the method does.",
+        accuracy_note="vgan starts from the trained discriminator, untrained from the weights it was trained from, "
+        "random from PyTorch's default initialization. After minutes of training on minutes of video, differences here "
+        "show that the line works, not how well the method does.",
         mlflow_command=f"{Path(sys.executable).with_name('mlflow')} ui --backend-store-uri {tracking_uri}",
         lineage=(
             ("unlabelled dataset", manifest.digest),

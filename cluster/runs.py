@@ -55,9 +55,8 @@ def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def git_commit() -> str:
     """The checkout's commit, or "" outside of one."""
     try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
-        )
+        command = ["git", "rev-parse", "HEAD"]
+        found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("GIT_COMMIT", "")
     return found.stdout.strip()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +15,8 @@ from cluster import checkpoints, runs, storage
 from cluster.progress import progress_bar
 from cluster.session import ray_session
 from cluster.shards import Manifest
-from cluster.tracking import Run, Tracker, TrackingConfig
+from cluster.sweep_record import Child, log_child, log_curves, log_results
+from cluster.tracking import Tracker, TrackingConfig
 from cluster.transfer import LabelledClips, dataset_url, load_split, prepare_labelled
 from vgan.config import (
     ClipSpec,
@@ -32,9 +31,8 @@ from vgan.config import (
 from vgan.errors import BadInput
 from vgan.models.classifier import Classifier
 from vgan.transfer.finetune import FinetuneResult, finetune
-from vgan.transfer.fractions import ids_digest, subset
+from vgan.transfer.fractions import subset
 from vgan.transfer.ucf101 import read_split
-from vgan.viz.figures import label_fraction_figure
 
 INITS = ("vgan", "untrained", "random")
 
@@ -77,20 +75,6 @@ class SweepConfig:
         if not (self.inits and self.fractions and self.seeds and self.splits):
             raise ValueError("inits, fractions, seeds and splits must each name at least one value")
         runs.check_name(self.name)
-
-
-@dataclass(frozen=True, order=True)
-class Child:
-    """One fine-tuning."""
-
-    split: int
-    init: str
-    fraction: float
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.init}-f{self.fraction:g}-seed{self.seed}-split{self.split}"
 
 
 def sweep(config: SweepConfig) -> list[dict[str, Any]]:
@@ -137,11 +121,12 @@ def _run_children(
             if isinstance(outcome, BaseException):
                 failed.append(f"{child.name}: {outcome}")
                 continue
-            _log_child(tracker, parent, child, outcome, key, lineage, data[child.split])
+            log_child(tracker, parent, child, outcome, key, lineage)
             rows.append(asdict(child) | {k: outcome[k] for k in ("accuracy", "protocol", "chance")})
-            _log_results(parent, rows, data[child.split])
+            log_results(parent, rows)
         if failed:
             raise RuntimeError(f"{len(failed)} of {len(_children(config))} children failed:\n" + "\n".join(failed))
+        log_curves(parent, rows)
     return sorted(rows, key=lambda r: (r["split"], r["init"], r["fraction"], r["seed"]))
 
 
@@ -230,8 +215,9 @@ def run_child(
 
 
 def _reset(module: torch.nn.Module) -> None:
-    if hasattr(module, "reset_parameters"):
-        module.reset_parameters()
+    reset = getattr(module, "reset_parameters", None)
+    if callable(reset):
+        reset()
 
 
 def _checkpoint(config: SweepConfig) -> checkpoints.Checkpoint | None:
@@ -258,57 +244,3 @@ def _pinned(config: SweepConfig, digest: str, source: checkpoints.Checkpoint | N
         "checkpoint": source.url if source else "",
         "model": model,
     }
-
-
-# ---- tracking ----------------------------------------------------------------------------------------------------
-
-
-def _log_child(
-    tracker: Tracker,
-    parent: Run,
-    child: Child,
-    outcome: dict[str, Any],
-    key: str,
-    lineage: dict[str, str],
-    clips: LabelledClips,
-) -> None:
-    tags = {name: str(value) for name, value in asdict(child).items()}
-    if tracker.finished(f"{key}-{child.name}"):
-        return
-    run = tracker.start(
-        f"{key}-{child.name}",
-        name=child.name,
-        parent=parent.id,
-        params={"label_fraction": child.fraction, **tags},
-        tags={"kind": "child", **tags, **lineage},
-    )
-    digest = ids_digest(outcome["subset"])
-    run.dataset(
-        name=f"{clips.protocol}-f{child.fraction:g}-seed{child.seed}", digest=digest, url=parent.id, context="finetune"
-    )
-    run.text("\n".join(outcome["subset"]) + "\n", "subset.txt")
-    run.curve("loss/finetune", outcome["losses"])
-    counts = {"data/label_fraction": child.fraction, "data/num_labelled_clips": outcome["num_train"]}
-    run.metrics(outcome["metrics"] | counts)
-    run.finish()
-
-
-def _log_results(parent: Run, rows: list[dict[str, Any]], clips: LabelledClips) -> None:
-    """Redraw the parent's figure, table and native curves from the results so far."""
-    columns = ["split", "init", "fraction", "seed", "accuracy", "protocol"]
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    parent.text(buffer.getvalue(), "label_fractions.csv")
-    protocol = rows[-1]["protocol"]
-    parent.figure(
-        label_fraction_figure(
-            [r for r in rows if r["protocol"] == protocol], protocol=protocol, chance=1 / len(clips.classes)
-        ),
-        f"figures/label_fractions_{protocol}.png",
-    )
-    cells = {(r["init"], r["fraction"]) for r in rows}
-    for init, fraction in sorted(cells):
-        accuracies = [r["accuracy"] for r in rows if (r["init"], r["fraction"]) == (init, fraction)]
-        parent.metrics({f"curve/accuracy_{init}": float(np.mean(accuracies))}, step=round(100 * fraction))

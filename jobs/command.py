@@ -65,11 +65,9 @@ def load(kind: type[T], words: Sequence[str]) -> T:
     OmegaConf.set_readonly(config, False)  # frozen dataclasses make read-only configs
     _thaw(config)
     kinds = {key: hint for key, hint, _, _ in options(kind)}
-    words = list(words)
+    words, values = list(words), dict[str, Any]()
     if words and words[0].startswith("config="):
         values = _flatten(_read_yaml(words.pop(0).removeprefix("config=")))
-    else:
-        values = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
@@ -81,14 +79,13 @@ def load(kind: type[T], words: Sequence[str]) -> T:
             raise BadInput(
                 f"unknown key {key!r}{f'; did you mean {close[0]!r}?' if close else ''} (--help lists them all)"
             )
-        if get_origin(kinds[key]) is list and not isinstance(value, list):
-            value = [value]  # seeds=3 means seeds=[3]
+        alone = get_origin(kinds[key]) is list and not isinstance(value, list)
         try:
-            OmegaConf.update(config, key, value)
+            OmegaConf.update(config, key, [value] if alone else value)  # seeds=3 means seeds=[3]
         except OmegaConfBaseException as fault:
             raise BadInput(f"{key}={value!r}: {str(fault).splitlines()[0]}") from fault
     try:
-        return OmegaConf.to_object(config)  # type: ignore[return-value]
+        return OmegaConf.to_object(config)
     except (ValueError, OmegaConfBaseException) as fault:
         raise BadInput(str(fault).splitlines()[0]) from fault
 
@@ -114,7 +111,8 @@ def options(kind: type, prefix: str = "") -> list[tuple[str, Any, Any, str]]:
         if dataclasses.is_dataclass(hint):
             found += options(hint, f"{key}.")  # type: ignore[arg-type]
         else:
-            default = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+            factory = field.default_factory
+            default = field.default if factory is dataclasses.MISSING else factory()
             found.append((key, hint, default, field.metadata.get("help", "")))
     return found
 

@@ -10,8 +10,8 @@ from cluster import storage
 from cluster.sweep import SweepConfig, sweep
 from jobs import command
 
-ABOUT = """Fine-tune the discriminator's trunk for each (init, label fraction, seed, split): one MLflow parent run, a child
-each. Run again after an interruption: finished children are not run twice.
+ABOUT = """Fine-tune the discriminator's trunk for each (init, label fraction, seed, split): an MLflow parent run, a child
+run each. Run again after an interruption: finished children are not run twice.
 
   python -m jobs.finetune ucf101=/data/ucf101 checkpoint=out/runs/gan out=out/finetune
   python -m jobs.finetune ucf101=/data/ucf101 inits=random fractions=[0.125,1] seeds=[0,1,2] model.base=16
@@ -21,10 +21,12 @@ each. Run again after an interruption: finished children are not run twice.
 def main(config: SweepConfig) -> None:
     """Run the sweep and print its table."""
     command.require(config, "ucf101", "out")
-    paths = {
-        key: storage.absolute(getattr(config, key)) for key in ("ucf101", "out", "checkpoint") if getattr(config, key)
-    }
-    config = replace(config, **paths)
+    config = replace(
+        config,
+        ucf101=storage.absolute(config.ucf101),
+        out=storage.absolute(config.out),
+        checkpoint=config.checkpoint and storage.absolute(config.checkpoint),
+    )
     rows = sweep(config)
     command.save(config, storage.join(config.out, config.name, "settings.yaml"))
     storage.write_json(storage.join(config.out, config.name, "results.json"), rows)
@@ -37,14 +39,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         cells[row["protocol"], row["init"]][row["fraction"]].append(100 * row["accuracy"])
     fractions = sorted({row["fraction"] for row in rows})
-    lines = [
-        "accuracy, % (lowest-highest seed)",
-        f"{'protocol':<36}{'init':<10}" + "".join(f"{f:>20g}" for f in fractions),
-    ]
+    heads = "".join(f"{fraction:>20g}" for fraction in fractions)
+    lines = ["accuracy, % (lowest-highest seed), by share of labels", f"{'protocol':<40}{'init':<10}{heads}"]
     for (protocol, init), by_fraction in sorted(cells.items()):
         shown = [by_fraction.get(f, []) for f in fractions]
         text = "".join(f"{f'{sum(a) / len(a):.1f} ({min(a):.1f}-{max(a):.1f})' if a else '':>20}" for a in shown)
-        lines.append(f"{protocol:<36}{init:<10}{text}")
+        lines.append(f"{protocol:<40}{init:<10}{text}")
     return "\n".join(lines)
 
 

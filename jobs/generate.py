@@ -57,7 +57,7 @@ def main(config: GenerateConfig) -> None:
     out = storage.absolute(config.out)
     for index, clip in enumerate(streams["composite"]):
         _write(clip, storage.join(out, f"sample-{index:04d}"), config)
-    _write(sample_grid(streams["composite"]), storage.join(out, "grid"), config)
+    _write(sample_grid(streams["composite"], scale=2), storage.join(out, "grid"), config)
     if config.panels:
         few = {name: clips[:PANEL_ROWS] for name, clips in streams.items()}
         _write(stream_panels(few, scale=2), storage.join(out, "panels"), config)

@@ -95,5 +95,5 @@ def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
     """Move an exponential moving average of a network one step: parameters decay, buffers are copied."""
     for slow, fast in zip(average.parameters(), module.parameters(), strict=True):
         slow.lerp_(fast.to(slow.dtype), 1 - decay)
-    for slow, fast in zip(average.buffers(), module.buffers(), strict=True):
-        slow.copy_(fast)
+    for kept, current in zip(average.buffers(), module.buffers(), strict=True):
+        kept.copy_(current)

@@ -1,9 +1,9 @@
 """The update pair under DeepSpeed on two ranks against a plain account of data parallelism, saving, and bf16.
 
-The reference is one process that holds both ranks' replicas and averages their gradients by hand. A full batch would not
-do: batch norm has each rank's own statistics, and biases in front of it have a gradient of rounding noise, which Adam
-turns into steps of the learning rate. Here every gradient comes from the very batch that the rank has, so even those
-agree, and batch norm trains as it does in earnest.
+The reference is one process that holds both ranks' replicas and averages their gradients by hand. One full batch would
+not do, because in train mode batch norm has each rank's own statistics. Adam's epsilon is 1e-3 on both sides: with 1e-8
+it hides a wrong scale of the gradients, and turns those of pure rounding noise (biases in front of a batch norm) into
+steps of +-lr.
 
 The wrong update rules below are what makes the comparison worth its time: measured under ZeRO-1, two backward passes in
 D's step and an unfrozen D in G's step train on without complaint and end up elsewhere.
@@ -32,9 +32,12 @@ from vgan.models.discriminator import FAKE, REAL, Discriminator
 from vgan.models.generator import TwoStreamGenerator
 
 MODEL = ModelConfig(base=4, num_frames=16, size=32)
-OBJECTIVE = ObjectiveConfig(learning_rate=1e-3)
+OBJECTIVE = ObjectiveConfig(learning_rate=3e-3)  # large enough that a wrong gradient shows after four steps
+ADAM_EPS = 1e-3
 RANKS, PER_RANK, STEPS, MASK_WEIGHT = 2, 4, 4, 0.1
 
+States = list[dict[str, Tensor]]  # both networks' tensors by name, a rank each
+Found = list[dict[Any, Any]]  # what `rank_main` kept, a rank each
 Rule = Callable[[Any, Any, Tensor, Tensor], object]
 
 
@@ -83,12 +86,14 @@ def farthest(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 
 @pytest.fixture(scope="module")
-def reference() -> list[dict[str, Tensor]]:
+def reference() -> States:
     """Both replicas after four steps: D on real and fake, then G against the new D, gradients averaged each time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the ranks: sums in the same order
     torch.manual_seed(0)
     G, D = TwoStreamGenerator(MODEL), Discriminator(MODEL)
     replicas = [copy.deepcopy((G, D)) for _ in range(RANKS)]
-    adams = [[torch.optim.Adam(net.parameters(), 1e-3, (0.5, 0.999), foreach=True) for net in r] for r in replicas]
+    adams = [[torch.optim.Adam(net.parameters(), 3e-3, (0.5, 0.999), ADAM_EPS) for net in r] for r in replicas]
     for step in range(STEPS):
         halves = list(zip(*(whole.chunk(RANKS) for whole in batch(step)), strict=True))
         drawn = [g(z) for (g, _), (_, z) in zip(replicas, halves, strict=True)]
@@ -102,6 +107,7 @@ def reference() -> list[dict[str, Tensor]]:
             for (_, d), streams in zip(replicas, drawn, strict=True)
         ]
         step_on_mean(losses, [g for g, _ in replicas], [adam for adam, _ in adams])
+    torch.set_num_threads(threads)
     return [snapshot(*replica) for replica in replicas]
 
 
@@ -119,7 +125,7 @@ def step_on_mean(losses: list[Tensor], networks: list[nn.Module], adams: list[to
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """What each rank found; one pair of processes does all the work, because each imports for seconds."""
     folder = tmp_path_factory.mktemp("ranks")
     torch.multiprocessing.spawn(rank_main, (folder,), nprocs=RANKS)
@@ -146,7 +152,11 @@ def rank_main(rank: int, folder: Path) -> None:
 
 def make(stage: int, seed: int = 0, precision: str = "fp32") -> engines.Engines:
     torch.manual_seed(seed)
-    return engines.make_engines(MODEL, OBJECTIVE, batch_size=PER_RANK, zero_stage=stage, precision=precision)
+    nets = engines.make_engines(MODEL, OBJECTIVE, batch_size=PER_RANK, zero_stage=stage, precision=precision)
+    for engine in (nets.G, nets.D):
+        for group in engine.optimizer.param_groups:
+            group["eps"] = ADAM_EPS
+    return nets
 
 
 def train(nets: engines.Engines, rule: Rule, steps: range, rank: int) -> object:
@@ -193,32 +203,26 @@ def bf16(rank: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("stage", [0, 1])
-def test_update_on_two_ranks_equals_one_process_on_the_full_batch(
-    ranks: list[dict[Any, Any]], reference: dict[str, Tensor], stage: int
+@pytest.mark.parametrize("rank", [0, 1])
+def test_update_on_two_ranks_equals_replicas_with_averaged_gradients(
+    ranks: Found, reference: States, rank: int, stage: int
 ) -> None:
-    assert farthest(ranks[0][stage, "exact"], reference) < 1e-6
-    assert farthest(ranks[1][stage, "exact"], ranks[0][stage, "exact"]) == 0
+    assert farthest(ranks[rank][stage, "exact"], reference[rank]) < 1e-6  # measured: 0
 
 
-def test_update_two_backward_passes_of_d_are_wrong_under_zero_1(
-    ranks: list[dict[Any, Any]], reference: dict[str, Tensor]
-) -> None:
-    assert farthest(ranks[0][0, "two_backward_passes"], reference) < 1e-6  # the same rule, right without sharding
-    assert farthest(ranks[0][1, "two_backward_passes"], reference) > 1e-3
+def test_update_two_backward_passes_of_d_are_wrong_under_zero_1(ranks: Found, reference: States) -> None:
+    assert farthest(ranks[0][0, "two_backward_passes"], reference[0]) < 1e-4  # right without sharding, but for rounding
+    assert farthest(ranks[0][1, "two_backward_passes"], reference[0]) > 1e-3  # measured: 7e-2
 
 
 @pytest.mark.parametrize("stage", [0, 1])
-def test_update_unfrozen_d_in_the_step_of_g_is_wrong(
-    ranks: list[dict[Any, Any]], reference: dict[str, Tensor], stage: int
-) -> None:
-    assert farthest(ranks[0][stage, "unfrozen_discriminator"], reference) > 1e-3
+def test_update_unfrozen_d_in_the_step_of_g_is_wrong(ranks: Found, reference: States, stage: int) -> None:
+    assert farthest(ranks[0][stage, "unfrozen_discriminator"], reference[0]) > 1e-3  # measured: 6e-2
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("stage", [0, 1])
-def test_load_engines_restores_parameters_and_adam_bit_for_bit(
-    ranks: list[dict[Any, Any]], stage: int, rank: int
-) -> None:
+def test_load_engines_restores_parameters_and_adam_bit_for_bit(ranks: Found, stage: int, rank: int) -> None:
     found = ranks[rank][stage, "resume"]
     assert farthest(found["fresh"], found["saved"]) > 1e-3  # there was something to restore
     parameters = {k for k in found["saved"] if "running" not in k}  # those are each rank's own until averaged
@@ -226,7 +230,7 @@ def test_load_engines_restores_parameters_and_adam_bit_for_bit(
         assert farthest(*({k: found[name][k] for k in parameters} for name in (a, b))) == 0
 
 
-def test_average_buffers_gives_every_rank_the_mean_and_leaves_parameters(ranks: list[dict[Any, Any]]) -> None:
+def test_average_buffers_gives_every_rank_the_mean_and_leaves_parameters(ranks: Found) -> None:
     (before0, before1), (after0, after1) = ([r["buffers"][when] for r in ranks] for when in ("before", "after"))
     statistics = [k for k in before0 if k.endswith(("running_mean", "running_var"))]
     assert max(float((before0[k] - before1[k]).abs().max()) for k in statistics) > 1e-4
@@ -236,11 +240,11 @@ def test_average_buffers_gives_every_rank_the_mean_and_leaves_parameters(ranks: 
         torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-8)
 
 
-def test_mean_over_ranks_averages_each_metric(ranks: list[dict[Any, Any]]) -> None:
+def test_mean_over_ranks_averages_each_metric(ranks: Found) -> None:
     assert [r["mean"] for r in ranks] == [{"rank": 0.5, "one": 1.0}] * 2
 
 
-def test_make_engines_bf16_computes_in_bf16_and_keeps_fp32_state(ranks: list[dict[Any, Any]]) -> None:
+def test_make_engines_bf16_computes_in_bf16_and_keeps_fp32_state(ranks: Found) -> None:
     for found in (r["bf16"] for r in ranks):
         assert found["logits"] == "torch.bfloat16"
         floats = [v for k, v in found["state"].items() if not k.endswith("num_batches_tracked")]

@@ -67,9 +67,14 @@ def test_update_after_a_whole_step_leaves_no_gradient_in_d(pair: Pair, batch: Ba
 
 def test_frozen_gives_gradients_back_after_an_error() -> None:
     layer = nn.Linear(2, 2)
-    with pytest.raises(ZeroDivisionError), gan.frozen(layer):
-        assert not any(p.requires_grad for p in layer.parameters())
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with gan.frozen(layer):
+            assert not any(p.requires_grad for p in layer.parameters())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert all(p.requires_grad for p in layer.parameters())
 
 

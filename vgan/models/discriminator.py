@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+
 from torch import Tensor, nn
 
 from vgan.config import ModelConfig

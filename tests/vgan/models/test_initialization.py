@@ -22,6 +22,7 @@ def layers(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[nn.Mo
 
 def assert_normal(sample: Tensor, mean: float, std: float) -> None:
     """Mean and spread within five standard errors, and no tail that a normal distribution does not have."""
+    sample = sample.detach()
     n = sample.numel()
     assert abs(float(sample.mean()) - mean) < 5 * std / n**0.5
     assert abs(float(sample.std()) - std) < 5 * std / (2 * n) ** 0.5
