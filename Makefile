@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 help:   ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
 
-$(READY): requirements.lock pyproject.toml infra/venv.sh
+$(READY): requirements.lock infra/venv.sh
 	PYTHON=$(PYTHON) bash infra/venv.sh $(VENV)
 	@touch $@
 
@@ -26,8 +26,8 @@ check: $(READY)  ## format, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY)  ## the benchmark tables
-	$(BIN)/python -m pytest -q -s tests/benchmarks
+bench: $(READY)  ## rates of every stage on one thread
+	$(BIN)/python tests/benchmarks/line.py
 
 # torch is left out: infra/venv.sh picks its CPU or CUDA build. Its own pure-Python needs are named here instead.
 lock:            ## resolve requirements.lock again (needs uv)

@@ -7,6 +7,7 @@ import fnmatch
 import io
 import posixpath
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -94,12 +95,21 @@ def _read_manifest(url: str) -> list[Source]:
         except pa.ArrowInvalid as fault:
             raise BadInput(f"{url!r} is not a Parquet file: {fault}") from fault
     else:
-        text = data.decode("utf-8", errors="replace")
+        text = data.decode("utf-8-sig", errors="replace")  # spreadsheets begin files with a byte order mark
         if url.endswith(".txt"):
             rows = [{"uri": line.strip()} for line in text.splitlines() if line.strip()]
         else:
             rows = [{k: v or None for k, v in row.items()} for row in csv.DictReader(io.StringIO(text))]
     if rows and "uri" not in rows[0]:
         raise BadInput(f"{url!r} has no column `uri`; its columns are {', '.join(map(str, rows[0]))}")
-    fields = SCHEMA.names
-    return [Source(**{"source_id": r["uri"], **{k: r[k] for k in fields if r.get(k) is not None}}) for r in rows]
+    return [_source(row, f"{url!r}, row {number}") for number, row in enumerate(rows, start=1)]
+
+
+def _source(row: dict[str, Any], where: str) -> Source:
+    given = {k: row[k] for k in SCHEMA.names if row.get(k) is not None}
+    try:
+        return Source(
+            **{"source_id": given["uri"], **given, "bytes": int(given["bytes"]) if "bytes" in given else None}
+        )
+    except (KeyError, ValueError) as fault:
+        raise BadInput(f"{where}: a video needs a `uri`, and `bytes` is a whole number; got {given}") from fault

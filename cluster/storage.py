@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     Raises:
         BadInput: a protocol that no installed package speaks.
     """
+    if "://" not in url:  # fsspec would take "::" in a file's name for a chain of file systems
+        return fsspec.filesystem("file"), absolute(url)
     try:
         return url_to_fs(url)
     except (ValueError, ImportError) as fault:
@@ -69,7 +72,7 @@ def write_bytes(url: str, data: bytes) -> None:
     if "file" not in fs.protocol:
         fs.pipe_file(path, data)  # object stores publish an object when it is complete
         return
-    draft = f"{path}.{os.getpid()}.tmp"
+    draft = f"{path}.{uuid.uuid4().hex}.tmp"  # threads share a process id, and so do containers
     fs.pipe_file(draft, data)
     os.replace(draft, path)
 
@@ -84,7 +87,7 @@ def write_new(url: str, data: bytes) -> bool:
         except FileExistsError:
             return False
         return True
-    draft = f"{path}.{os.getpid()}.tmp"
+    draft = f"{path}.{uuid.uuid4().hex}.tmp"  # threads share a process id, and so do containers
     fs.pipe_file(draft, data)
     try:
         os.link(draft, path)  # fails if the name exists, and never shows half a file

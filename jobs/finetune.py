@@ -10,8 +10,8 @@ from cluster import storage
 from cluster.sweep import SweepConfig, sweep
 from jobs import command
 
-ABOUT = """Fine-tune the discriminator's trunk for each (init, label fraction, seed, split): an MLflow parent run, a child
-run each. Run again after an interruption: finished children are not run twice.
+ABOUT = """Fine-tune the discriminator's trunk for each (init, label fraction, seed, split): an MLflow parent run, one
+child run each. Run again after an interruption: finished children are not run twice.
 
   python -m jobs.finetune ucf101=/data/ucf101 checkpoint=out/runs/gan out=out/finetune
   python -m jobs.finetune ucf101=/data/ucf101 inits=random fractions=[0.125,1] seeds=[0,1,2] model.base=16

@@ -94,7 +94,7 @@ def test_update_is_d_first_then_g_against_the_updated_d_on_the_same_fakes(pair: 
     assert torch.equal(parameters(pair[1]), parameters(D))
     assert torch.equal(parameters(pair[0]), parameters(G))
     expected = {"loss/discriminator": d_loss, "loss/generator": g_loss, "mask/mean": mask.mean()}
-    assert {k: float(metrics[k]) for k in expected} == pytest.approx({k: float(v) for k, v in expected.items()})
+    assert {k: float(metrics[k]) for k in expected} == pytest.approx({k: v.item() for k, v in expected.items()})
 
 
 def test_update_draws_once_and_keeps_real_and_fake_statistics_apart(pair: Pair, batch: Batch) -> None:

@@ -1,0 +1,123 @@
+"""Rates of each stage on one thread, on drawn video, in one run: `make bench`. Prints a table; asserts nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from cluster.batches import ClipReader
+from cluster.shards import Manifest, Shard, clip_row, clip_schema, table_bytes
+from vgan import gan
+from vgan.config import ClipSpec, DecodeConfig, ModelConfig, StabilizeConfig
+from vgan.drawn import draw_clip
+from vgan.models.discriminator import Discriminator
+from vgan.models.generator import TwoStreamGenerator
+from vgan.records import Clip, Evidence
+from vgan.video.child import isolated_frames
+from vgan.video.decode import frames
+from vgan.video.encode import write_avi
+from vgan.video.stabilize import stabilize, unstabilized
+
+REPEATS = 5
+
+
+def rate(units: float, run: Callable[[], object]) -> tuple[float, float, float]:
+    """Units a second: lowest, median and highest of REPEATS runs after one that is not counted."""
+    run()
+    rates = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        run()
+        rates.append(units / (time.perf_counter() - start))
+    low, *_, high = sorted(rates)
+    return low, float(np.median(rates)), high
+
+
+def video_rows(folder: Path) -> list[tuple[str, str, tuple[float, float, float]]]:
+    """Decoding, in this process and in the killable child, and stabilization."""
+    clip = draw_clip("Circle", num_frames=250, size=(240, 320)).frames
+    path = folder / "drawn.avi"
+    write_avi(clip, path, 25)
+    small = np.stack([cv2.resize(f, (170, 128), interpolation=cv2.INTER_AREA) for f in clip[:32]])
+    decode = DecodeConfig()
+    return [
+        ("decode 320x240 mpeg4", "frames/s", rate(250, lambda: sum(1 for _ in frames(path, decode)))),
+        ("  in a child process", "frames/s", rate(250, lambda: sum(1 for _ in isolated_frames(path, decode)))),
+        ("stabilize at 128 px", "frames/s", rate(32, lambda: stabilize(small, StabilizeConfig(), 64))),
+        ("  crop only", "frames/s", rate(32, lambda: unstabilized(small, 64))),
+    ]
+
+
+def reader_rows(folder: Path) -> list[tuple[str, str, tuple[float, float, float]]]:
+    """The training feed against a bare read of the same row groups."""
+    spec = ClipSpec()
+    rng = np.random.default_rng(0)
+    clip = Clip(start_s=0, shot=0, frames=rng.integers(0, 256, (32, 64, 64, 3), np.uint8), evidence=Evidence())
+    ids = dict(source_id="s", source_uri="u", label=None, split=None)
+    rows = [clip_row(clip, clip_id=str(i), **ids) for i in range(256)]
+    data = table_bytes(pa.Table.from_pylist(rows, clip_schema(spec)))
+    (folder / "shard.parquet").write_bytes(data)
+    shard = Shard(path="shard.parquet", rows=256, bytes=len(data), sha256="")
+    manifest = Manifest(clip=spec, config={}, counts={}, shards=[shard], digest="0" * 64)
+
+    def bare() -> None:
+        file = pq.ParquetFile(folder / "shard.parquet")
+        for group in range(file.num_row_groups):
+            file.read_row_group(group, columns=["clip_id", "frames"])
+
+    def fed() -> None:
+        reader = ClipReader(str(folder), manifest, seed=0, batch_size=16, rank=0, world_size=1)
+        for _, _batch in zip(range(16), reader.batches(0), strict=False):
+            pass
+
+    return [("bare row-group read", "clips/s", rate(256, bare)), ("training feed", "clips/s", rate(256, fed))]
+
+
+def step_rows() -> list[tuple[str, str, tuple[float, float, float]]]:
+    """One update of both networks, in fp32 and under bf16 autocast."""
+    torch.set_num_threads(1)
+    rows = []
+    for base, batch in ((8, 8), (16, 8), (64, 2)):
+        model = ModelConfig(base=base)
+        for precision in (torch.float32, torch.bfloat16):
+            G, D = (
+                gan.LocalEngine(net, torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999)))
+                for net in (TwoStreamGenerator(model), Discriminator(model))
+            )
+            real, z = torch.rand(batch, 3, 32, 64, 64) * 2 - 1, torch.randn(batch, 100)
+
+            def step(G: gan.Engine = G, D: gan.Engine = D, real: torch.Tensor = real, z: torch.Tensor = z) -> None:
+                with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16):  # noqa: B023
+                    gan.update(G, D, real, z, 0.1)
+
+            rows.append((f"GAN step, base {base}, {str(precision)[6:]}", "clips/s", rate(batch, step)))
+    return rows
+
+
+def main() -> None:
+    """Measure and print."""
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        rows = video_rows(folder) + reader_rows(folder) + step_rows()
+    print(f"one thread, {REPEATS} runs each, {platform.machine()}, torch {torch.__version__}, {asdict(ClipSpec())}")
+    print(f"{'stage':<30}{'unit':<10}{'lowest':>10}{'median':>10}{'highest':>10}")
+    for name, unit, (low, median, high) in rows:
+        print(f"{name:<30}{unit:<10}{low:>10.1f}{median:>10.1f}{high:>10.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The endless order of clips: complete, and the same for any number of workers and after any restart."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cluster.batches import WINDOW, Batch, ClipReader, epoch_order, group_table
+from cluster.shards import ROWS_PER_GROUP, Manifest, Shard
+from vgan.config import ClipSpec
+from vgan.errors import BadInput
+
+NUM_CLIPS = 150  # two shards of 70 clips, so row groups of 64, 6, 64, 6 and 10
+Reader = Callable[..., ClipReader]
+
+
+@pytest.fixture(scope="module")
+def dataset(write_dataset: Callable[..., Manifest], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Manifest]:
+    url = str(tmp_path_factory.mktemp("clips"))
+    return url, write_dataset(url, NUM_CLIPS, shard_rows=70)
+
+
+@pytest.fixture
+def reader(dataset: tuple[str, Manifest]) -> Reader:
+    def make(rank: int = 0, world_size: int = 1, batch_size: int = 8, seed: int = 0) -> ClipReader:
+        return ClipReader(*dataset, seed=seed, batch_size=batch_size, rank=rank, world_size=world_size)
+
+    return make
+
+
+def take(reader: ClipReader, num: int, consumed: int = 0) -> list[Batch]:
+    return list(itertools.islice(reader.batches(consumed), num))
+
+
+def ids(batches: list[Batch]) -> list[str]:
+    return [clip_id for batch in batches for clip_id in batch.clip_ids]
+
+
+def big_dataset(*shard_rows: int) -> Manifest:
+    """A manifest without files."""
+    shards = [Shard(path=f"{n}", rows=rows, bytes=0, sha256="") for n, rows in enumerate(shard_rows)]
+    return Manifest(clip=ClipSpec(), config={}, counts={}, shards=shards)
+
+
+def test_group_table_covers_every_clip_in_stored_order() -> None:
+    assert group_table(big_dataset(130, 64, 1)).tolist() == [
+        [0, 0, 0, 64],
+        [0, 1, 64, 64],
+        [0, 2, 128, 2],
+        [1, 0, 130, 64],
+        [2, 0, 194, 1],
+    ]
+
+
+@pytest.mark.parametrize("shard_rows", [(1,), (64,), (65, 3), (700, 700, 33), (5000,)])
+def test_epoch_order_holds_every_clip_once(shard_rows: tuple[int, ...]) -> None:
+    groups = group_table(big_dataset(*shard_rows))
+    order = epoch_order(groups, "a" * 64, seed=3, epoch=2)
+    positions = groups[order[:, 0], 2] + order[:, 1]
+    assert sorted(positions.tolist()) == list(range(sum(shard_rows)))
+    assert (order[:, 1] < groups[order[:, 0], 3]).all()
+
+
+def test_epoch_order_reads_few_row_groups_at_a_time_and_mixes_their_clips() -> None:
+    order = epoch_order(group_table(big_dataset(64 * 40)), "a" * 64, seed=0, epoch=0)
+    window = order[: WINDOW * ROWS_PER_GROUP, 0]
+    assert len(np.unique(window)) == WINDOW
+    assert len(np.unique(window[:ROWS_PER_GROUP])) == WINDOW  # not one group after the other
+    assert sorted(np.unique(window)) != list(range(WINDOW))  # and not the first groups
+
+
+def test_epoch_order_changes_with_digest_seed_and_epoch_alone() -> None:
+    groups = group_table(big_dataset(200))
+    keys = [("a" * 64, 0, 0), ("b" * 64, 0, 0), ("a" * 64, 1, 0), ("a" * 64, 0, 1)]
+    orders = {epoch_order(groups, *key).tobytes() for key in keys}
+    assert len(orders) == 4
+    assert epoch_order(groups, *keys[2]).tobytes() in orders
+
+
+def test_batches_hold_every_clip_once_an_epoch(reader: Reader) -> None:
+    stream = ids(take(reader(batch_size=10), 45))
+    everything = sorted(f"clip-{n}" for n in range(NUM_CLIPS))
+    epochs = [stream[n : n + NUM_CLIPS] for n in (0, 150, 300)]
+    assert [sorted(epoch) for epoch in epochs] == [everything] * 3
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("batch_size", [8, 20])
+def test_batches_of_all_ranks_together_do_not_depend_on_their_number(
+    reader: Reader, world_size: int, batch_size: int
+) -> None:
+    alone = take(reader(batch_size=batch_size), 25)
+    shares = [take(reader(rank, world_size, batch_size), 25) for rank in range(world_size)]
+    for step, whole in enumerate(alone):
+        assert ids([share[step] for share in shares]) == whole.clip_ids
+        assert torch.equal(torch.cat([share[step].frames for share in shares]), whole.frames)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("consumed", [0, 8, 5, 144, 148, 150, 152, 304])  # 144 to 152: across the end of an epoch
+def test_batches_after_a_restart_go_on_where_the_sequence_was(reader: Reader, consumed: int, world_size: int) -> None:
+    uninterrupted = ids(take(reader(), 45))
+    shares = [take(reader(rank, world_size), 3, consumed) for rank in range(world_size)]
+    resumed = [clip_id for step in range(3) for share in shares for clip_id in share[step].clip_ids]
+    assert resumed == uninterrupted[consumed : consumed + 24]
+
+
+def test_batches_frames_belong_to_their_ids(reader: Reader) -> None:
+    for batch in take(reader(), 40):
+        assert batch.frames.dtype == torch.uint8
+        assert batch.frames.shape == (8, 16, 32, 32, 3)
+        for clip_id, frames in zip(batch.clip_ids, batch.frames.numpy(), strict=True):
+            number = int(clip_id.removeprefix("clip-"))
+            assert frames[0, 0, 0].tolist() == [0, number // 256, number % 256]
+            assert (frames[1:] == number % 251).all()
+
+
+def test_batches_order_follows_the_seed_and_the_datasets_digest(reader: Reader, dataset: tuple[str, Manifest]) -> None:
+    first = ids(take(reader(), 10))
+    assert ids(take(reader(), 10)) == first
+    assert ids(take(reader(seed=1), 10)) != first
+    url, manifest = dataset
+    other = replace(manifest, digest=manifest.digest[::-1])
+    assert ids(take(ClipReader(url, other, seed=0, batch_size=8, rank=0, world_size=1), 10)) != first
+
+
+def test_batches_larger_than_the_dataset_wrap_into_the_next_epoch(
+    write_dataset: Callable[..., Manifest], tmp_path: Path
+) -> None:
+    reader = ClipReader(str(tmp_path), write_dataset(str(tmp_path), 3), seed=0, batch_size=8, rank=0, world_size=1)
+    stream = ids(take(reader, 3))
+    assert [sorted(stream[n : n + 3]) for n in range(0, 24, 3)] == [["clip-0", "clip-1", "clip-2"]] * 8
+
+
+def test_reader_refuses_a_batch_that_workers_cannot_share(reader: Reader) -> None:
+    with pytest.raises(BadInput, match=r"batch_size=10 .* workers=4"):
+        reader(0, 4, 10)

@@ -1,0 +1,61 @@
+"""A run's folder remembers its key and what a restart must share."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import runs
+from vgan.errors import BadInput
+
+SETTINGS: dict[str, Any] = {"model": {"base": 64, "kind": "two_stream"}, "seed": 0, "inits": ["vgan"], "rate": 2e-4}
+
+
+def test_claim_again_with_the_same_settings_gives_the_same_key(tmp_path: Path) -> None:
+    key = runs.claim(str(tmp_path / "gan"), "gan", SETTINGS)
+    assert runs.claim(str(tmp_path / "gan"), "gan", {**SETTINGS, "model": dict(SETTINGS["model"])}) == key
+    assert key.startswith("gan-")
+    assert runs.claim(str(tmp_path / "other"), "gan", SETTINGS) != key
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": {"base": 16, "kind": "two_stream"}}, r"model\.base was 64, now 16"),
+        ({"seed": 1}, "seed was 0, now 1"),
+        ({"inits": ["random"]}, "inits was .*vgan.* now .*random"),
+        ({"workers": 2}, "workers was None, now 2"),
+        ({"model": {"base": 16}, "seed": 1}, r"model\.base .*; model\.kind .*; seed was"),
+    ],
+)
+def test_claim_with_other_settings_names_each_and_keeps_the_record(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    key = runs.claim(str(tmp_path), "gan", SETTINGS)
+    with pytest.raises(BadInput, match=message):
+        runs.claim(str(tmp_path), "gan", SETTINGS | change)
+    assert runs.claim(str(tmp_path), "gan", SETTINGS) == key
+
+
+def test_claim_of_many_at_once_agrees_on_one_key(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        keys = set(pool.map(lambda _: runs.claim(str(tmp_path), "gan", SETTINGS), range(8)))
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize("name", ["gan", "a.b-c_1", "_x", "7"])
+def test_check_name_allows_plain_names(name: str) -> None:
+    runs.check_name(name)
+
+
+@pytest.mark.parametrize("name", ["", "..", "-x", "a/b", "a b", "a'b", "caf\u00e9", "a\n"])
+def test_check_name_refuses_what_folders_and_queries_cannot_hold(name: str) -> None:
+    with pytest.raises(ValueError, match="name may hold"):
+        runs.check_name(name)
+
+
+def test_flatten_dots_nested_keys() -> None:
+    assert runs.flatten({"a": {"b": {"c": 1}, "d": [1]}, "e": None}) == {"a.b.c": 1, "a.d": [1], "e": None}

@@ -1,0 +1,154 @@
+"""Shards hold what was put in, byte for byte the same each time; a manifest names content and nothing else."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cluster import storage
+from cluster.shards import (
+    Manifest,
+    Shard,
+    clip_row,
+    clip_schema,
+    config_digest,
+    frame_bytes,
+    read_clips,
+    read_manifest,
+    table_bytes,
+    to_frames,
+    write_manifest,
+)
+from vgan.config import ClipSpec, DecodeConfig, VideoConfig
+from vgan.errors import BadInput
+from vgan.records import Clip, Evidence
+
+SPEC = ClipSpec(num_frames=16, size=32)
+
+
+def table(num: int, seed: int = 0) -> tuple[pa.Table, np.ndarray]:
+    """`num` rows of noise, and their frames."""
+    frames = np.random.default_rng(seed).integers(0, 256, (num, 16, 32, 32, 3)).astype(np.uint8)
+    rows = [
+        clip_row(
+            Clip(
+                start_s=n / 8, shot=n, frames=f, evidence=Evidence(residual_px=n / 3, num_matches=n, stabilized=n > 1)
+            ),
+            clip_id=f"c{n}",
+            source_id="a b\u00e9.mp4",
+            source_uri="/v",
+            label=None,
+            split="train",
+        )
+        for n, f in enumerate(frames)
+    ]
+    return pa.Table.from_pylist(rows, clip_schema(SPEC)), frames
+
+
+def reread(data: bytes) -> pa.Table:
+    return pq.read_table(io.BytesIO(data))
+
+
+def test_shard_gives_back_every_value_and_pixel() -> None:
+    written, frames = table(70)
+    read = reread(table_bytes(written))
+    assert read.drop_columns("frames").to_pylist() == written.drop_columns("frames").to_pylist()
+    assert (to_frames(read["frames"], SPEC) == frames).all()
+    assert read.to_pylist()[2] | {"frames": b""} == {
+        "clip_id": "c2", "source_id": "a b\u00e9.mp4", "source_uri": "/v", "start_s": 0.25, "shot": 2, "label": None,
+        "split": "train", "residual_px": 2 / 3, "inlier_ratio": 1.0, "num_matches": 2, "photometric": 0.0,
+        "filled_fraction": 0.0, "motion": 0.0, "jitter_px": 0.0, "stabilized": True, "frames": b"",
+    }  # fmt: skip
+
+
+def test_shard_frames_are_fixed_size_binary_in_groups_of_64_rows() -> None:
+    file = pq.ParquetFile(io.BytesIO(table_bytes(table(130)[0])))
+    assert file.schema_arrow.field("frames").type == pa.binary(frame_bytes(SPEC))
+    assert [file.metadata.row_group(n).num_rows for n in range(3)] == [64, 64, 2]
+    assert file.schema_arrow.metadata[b"frames"] == b"uint8 THWC 16x32x32x3 RGB"
+    assert file.schema_arrow.metadata[b"schema_version"] == b"1"
+
+
+@pytest.mark.parametrize(("start", "length"), [(0, 5), (2, 2), (4, 1), (0, 0)])
+def test_to_frames_reads_slices_of_a_column(start: int, length: int) -> None:
+    written, frames = table(5)
+    column = written["frames"].slice(start, length)
+    assert (to_frames(column, SPEC) == frames[start : start + length]).all()
+    chunked = pa.chunked_array(
+        [written["frames"].chunk(0).slice(n, 1) for n in range(start, start + length)], column.type
+    )
+    assert (to_frames(chunked, SPEC) == frames[start : start + length]).all()
+
+
+def test_clip_row_takes_frames_in_any_memory_layout() -> None:
+    frames = np.arange(16 * 32 * 32 * 3, dtype=np.uint8).reshape(3, 32, 32, 16).transpose(3, 1, 2, 0)
+    row = clip_row(Clip(start_s=0.0, shot=0, frames=frames, evidence=Evidence()))
+    assert row["frames"] == frames.copy(order="C").tobytes()
+
+
+def test_table_bytes_same_table_same_bytes() -> None:
+    one, other = table_bytes(table(70)[0]), table_bytes(table(70)[0])
+    assert one == other
+    assert one != table_bytes(table(70, seed=1)[0])
+    assert table_bytes(reread(one)) == one  # however the table came about
+
+
+def test_config_digest_changes_with_any_setting() -> None:
+    base = VideoConfig()
+    others = [replace(base, clip=replace(base.clip, stride=16)), replace(base, decode=DecodeConfig(max_gap_s=0.3))]
+    assert len({config_digest(c) for c in (base, *others)}) == 3
+    assert config_digest(base) == config_digest(VideoConfig())
+
+
+def manifest() -> Manifest:
+    shards = [Shard(path="shards/0.parquet", rows=3, bytes=10, sha256="ab")]
+    return Manifest(clip=SPEC, config={"seed": 0}, counts={"clips": 3}, shards=shards)
+
+
+def test_manifest_digest_names_content_and_not_when_or_by_which_commit() -> None:
+    one = manifest()
+    digest = one.content_digest()
+    assert replace(one, created="2020-01-01", git_commit="abc", digest="x").content_digest() == digest
+    changed = [
+        replace(one, clip=replace(SPEC, fps=24.0)),
+        replace(one, config={"seed": 1}),
+        replace(one, counts={"clips": 4}),
+        replace(one, shards=[replace(one.shards[0], sha256="cd")]),
+    ]
+    assert len({digest, *(other.content_digest() for other in changed)}) == 5
+
+
+def test_manifest_survives_storage(tmp_path: Path) -> None:
+    one = replace(manifest(), digest="d" * 64, created="now", git_commit="abc")
+    write_manifest(one, str(tmp_path))
+    assert read_manifest(str(tmp_path)) == one
+
+
+def test_read_manifest_of_no_dataset_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no dataset at .*nowhere.*jobs\.prepare"):
+        read_manifest(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("version", [0, 2, None])
+def test_read_manifest_of_another_version_names_both(tmp_path: Path, version: int | None) -> None:
+    write_manifest(manifest(), str(tmp_path))
+    value = json.loads((tmp_path / "manifest.json").read_text()) | {"schema_version": version}
+    storage.write_json(str(tmp_path / "manifest.json"), value)
+    with pytest.raises(BadInput, match=rf"schema version {version}, this code reads 1"):
+        read_manifest(str(tmp_path))
+
+
+def test_read_clips_joins_the_shards_in_stored_order(write_dataset: Callable[..., Manifest], tmp_path: Path) -> None:
+    written = write_dataset(str(tmp_path), num_clips=12, shard_rows=5)
+    whole = read_clips(str(tmp_path), written, columns=["clip_id", "frames"])
+    assert whole.column_names == ["clip_id", "frames"]
+    assert whole["clip_id"].to_pylist() == [f"clip-{n}" for n in range(12)]
+    assert to_frames(whole["frames"], written.clip)[:, 0, 0, 0, 2].tolist() == list(range(12))

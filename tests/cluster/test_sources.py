@@ -1,0 +1,106 @@
+"""Whatever names videos becomes one list of sources, or one line that says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cluster.sources import Source, list_folder, read_sources, write_sources
+from vgan.errors import BadInput
+
+HOSTILE = ("-i.mp4", "a b\u00e9.mp4", "100%.avi", "a#b?.mov", "x[1].mp4", "a::b.mp4", "$(touch x).mkv", "UPPER.MP4")
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    """A folder with three videos, one of them deeper, and two files that are none."""
+    folder = tmp_path / "videos"
+    for name in ("b.mp4", "a.AVI", "deep/er/c.webm", "notes.txt", "deep/cover.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x" * len(name))
+    return folder
+
+
+def test_list_folder_finds_videos_below_by_suffix_and_counts_the_rest(videos: Path) -> None:
+    sources, others = list_folder(str(videos))
+    assert others == 2
+    assert sources == [
+        Source(uri=f"{videos}/{name}", source_id=name, bytes=len(name)) for name in ("a.AVI", "b.mp4", "deep/er/c.webm")
+    ]
+
+
+def test_list_folder_takes_names_as_they_are(tmp_path: Path) -> None:
+    for name in HOSTILE:
+        (tmp_path / name).write_bytes(b"video")
+    sources, _ = list_folder(f"{tmp_path}/")
+    assert {s.source_id for s in sources} == set(HOSTILE)
+    assert all(Path(s.uri).read_bytes() == b"video" for s in sources)
+
+
+def test_list_folder_that_is_missing_or_a_file_is_bad_input(videos: Path) -> None:
+    for url in (videos / "nowhere", videos / "b.mp4"):
+        with pytest.raises(BadInput, match=f"no folder at '{url}'"):
+            list_folder(str(url))
+
+
+def test_read_sources_takes_a_folder_or_a_glob(videos: Path) -> None:
+    assert [s.source_id for s in read_sources(str(videos))] == ["a.AVI", "b.mp4", "deep/er/c.webm"]
+    assert [s.source_id for s in read_sources(f"{videos}/*.mp4")] == ["b.mp4"]
+    with pytest.raises(BadInput, match=r"no video in .*\*\.mkv"):
+        read_sources(f"{videos}/*.mkv")
+
+
+def test_read_sources_gives_back_what_write_sources_wrote(tmp_path: Path) -> None:
+    written = [
+        Source(uri="s3://b/a b\u00e9.mp4", source_id="a", bytes=7, label="Run", split="train"),
+        Source(uri="/v/-i.mp4", source_id="b"),
+    ]
+    write_sources(written, str(tmp_path / "below" / "sources.parquet"))
+    assert read_sources(str(tmp_path / "below" / "sources.parquet")) == written
+
+
+def test_read_sources_of_a_text_list_names_videos_by_their_uri(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("/v/a.mp4\n\n  s3://b/c\u00e9 d.mp4  \r\n", encoding="utf-8")
+    uris = ["/v/a.mp4", "s3://b/c\u00e9 d.mp4"]
+    assert read_sources(str(tmp_path / "list.txt")) == [Source(uri=u, source_id=u) for u in uris]
+
+
+def test_read_sources_of_a_csv_takes_known_columns_with_their_types(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text('uri,label,bytes,rating\n"/v/a,b.mp4",Run,12,5\n/v/c.mp4,,,\n', encoding="utf-8")
+    assert read_sources(str(tmp_path / "list.csv")) == [
+        Source(uri="/v/a,b.mp4", source_id="/v/a,b.mp4", bytes=12, label="Run"),
+        Source(uri="/v/c.mp4", source_id="/v/c.mp4"),
+    ]
+
+
+Write = Callable[[Path], object]
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("none.parquet", lambda path: path.exists(), r"no sources manifest at .*jobs\.acquire"),
+        ("junk.parquet", lambda path: path.write_bytes(b"not parquet"), "is not a Parquet file"),
+        ("empty.parquet", lambda path: path.write_bytes(b""), "is not a Parquet file"),
+        ("columns.csv", lambda path: path.write_text("url,label\n/a.mp4,x\n"), "no column `uri`; .* url, label"),
+        ("hole.csv", lambda path: path.write_text("uri,label\n,x\n"), "uri"),
+        ("number.csv", lambda path: path.write_text("uri,bytes\n/a.mp4,many\n"), "many"),
+        ("empty.txt", lambda path: path.write_text("\n"), "no video in"),
+        ("empty", lambda path: path.mkdir(), "no video in"),
+        ("twice.txt", lambda path: path.write_text("/a.mp4\n/b.mp4\n/a.mp4\n"), "1 source_id values .* more than once"),
+    ],
+)
+def test_read_sources_that_cannot_work_names_the_file_and_the_fault(
+    tmp_path: Path, name: str, write: Write, message: str
+) -> None:
+    write(tmp_path / name)
+    with pytest.raises(BadInput, match=message) as caught:
+        read_sources(str(tmp_path / name))
+    assert name in str(caught.value)
+
+
+def test_read_sources_csv_from_a_spreadsheet_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("uri\n/v/a.mp4\n", encoding="utf-8-sig")
+    assert read_sources(str(tmp_path / "list.csv")) == [Source(uri="/v/a.mp4", source_id="/v/a.mp4")]

@@ -1,0 +1,130 @@
+"""Files by url: whole or not at all, once where once is asked for, the same on every file system."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from cluster import storage
+from vgan.errors import BadInput
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The url of an empty folder."""
+    if request.param == "local":
+        yield str(tmp_path / "store")
+        return
+    yield "memory://store"
+    fsspec.filesystem("memory").store.clear()
+    fsspec.filesystem("memory").pseudo_dirs[:] = [""]
+
+
+def test_absolute_completes_local_paths_and_leaves_urls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert storage.absolute("out/clips") == f"{tmp_path}/out/clips"
+    assert storage.absolute("~/clips") == "/home/someone/clips"
+    assert storage.absolute("/data") == "/data"
+    assert storage.absolute("s3://bucket/clips") == "s3://bucket/clips"
+
+
+def test_join_puts_exactly_one_slash() -> None:
+    assert storage.join("s3://bucket/a/", "b", "c.json") == storage.join("s3://bucket/a", "b", "c.json")
+    assert storage.join("/a", "b") == "/a/b"
+
+
+def test_filesystem_of_an_unknown_protocol_is_bad_input() -> None:
+    with pytest.raises(BadInput, match="nosuch://x/y"):
+        storage.filesystem("nosuch://x/y")
+
+
+def test_write_bytes_makes_folders_replaces_and_leaves_nothing_else(folder: str) -> None:
+    url = storage.join(folder, "deep", "er", "file.bin")
+    assert not storage.exists(url)
+    storage.write_bytes(url, b"old and long")
+    storage.write_bytes(url, b"new")
+    assert storage.read_bytes(url) == b"new"
+    assert storage.list_files(storage.join(folder, "deep", "er")) == [url]
+
+
+def test_write_bytes_readers_never_see_a_part(tmp_path: Path) -> None:
+    url, contents, stop = str(tmp_path / "file"), {bytes([n]) * 2_000_000 for n in range(2)}, threading.Event()
+    storage.write_bytes(url, next(iter(contents)))
+
+    def write() -> None:
+        while not stop.is_set():
+            for content in contents:
+                storage.write_bytes(url, content)
+
+    with ThreadPoolExecutor(2) as pool:
+        writers = [pool.submit(write) for _ in range(2)]
+        seen = {storage.read_bytes(url) for _ in range(100)}
+        stop.set()
+        for writer in writers:
+            writer.result()
+    assert seen <= contents
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_write_new_keeps_the_first_file(folder: str) -> None:
+    url = storage.join(folder, "commits", "a.json")
+    assert storage.write_new(url, b"first")
+    assert not storage.write_new(url, b"second")
+    assert storage.read_bytes(url) == b"first"
+    assert storage.list_files(storage.join(folder, "commits")) == [url]
+
+
+def test_write_new_of_many_writers_has_one_winner_whose_bytes_stand(tmp_path: Path) -> None:
+    for attempt in range(20):
+        url, gate = str(tmp_path / f"{attempt}"), threading.Barrier(8)
+
+        def claim(writer: int, url: str = url, gate: threading.Barrier = gate) -> bool:
+            gate.wait()
+            return storage.write_new(url, bytes([writer]) * 100_000)
+
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(claim, range(8)))
+        assert won.count(True) == 1
+        assert storage.read_bytes(url) == bytes([won.index(True)]) * 100_000
+    assert len(list(tmp_path.iterdir())) == 20
+
+
+def test_list_files_is_sorted_filtered_and_flat(folder: str) -> None:
+    for name in ("b.json", "a.json", "c.txt", "below/d.json"):
+        storage.write_bytes(storage.join(folder, name), b"")
+    assert storage.list_files(folder, ".json") == [storage.join(folder, n) for n in ("a.json", "b.json")]
+    assert storage.list_files(storage.join(folder, "nothing here")) == []
+
+
+def test_json_bytes_are_canonical_and_survive_storage(folder: str) -> None:
+    value = {"b": [1, 2.5, None], "a": {"ü": True}}
+    assert storage.json_bytes(value) == storage.json_bytes(dict(reversed(value.items())))
+    storage.write_json(storage.join(folder, "x.json"), value)
+    assert storage.read_json(storage.join(folder, "x.json")) == value
+
+
+def test_remove_takes_a_tree_and_forgives_absence(folder: str) -> None:
+    for name in ("gone/a", "gone/b/c", "kept"):
+        storage.write_bytes(storage.join(folder, name), b"")
+    storage.remove(storage.join(folder, "gone"))
+    storage.remove(storage.join(folder, "gone"))
+    assert not storage.exists(storage.join(folder, "gone"))
+    assert storage.exists(storage.join(folder, "kept"))
+
+
+@pytest.mark.parametrize(
+    "name", ["-i.mp4", "a b\u00e9.mp4", "100%.mp4", "a#b?.mp4", "x[1]*.mp4", "a::b.mp4", "a:b.mp4"]
+)
+def test_local_files_with_hostile_names_are_files_like_others(tmp_path: Path, name: str) -> None:
+    url = str(tmp_path / name)
+    storage.write_bytes(url, b"x")
+    assert (tmp_path / name).read_bytes() == storage.read_bytes(url) == b"x"
+    assert storage.exists(url)
+    storage.remove(url)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,149 @@
+"""MLflow runs in a database of the test's own: found again, linked, ended as they ended."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import mlflow
+import numpy as np
+import pytest
+
+from cluster.tracking import Run, Tracker
+from vgan.errors import BadInput
+
+
+@pytest.fixture
+def tracker(tracking_uri: str) -> Tracker:
+    return Tracker(tracking_uri, "gan")
+
+
+def start(tracker: Tracker, key: str = "gan-1", parent: str = "", **params: object) -> Run:
+    return tracker.start(key, name="gan", params=params, tags={"dataset_hash": "d" * 64}, parent=parent)
+
+
+def stored(run: Run) -> mlflow.entities.Run:
+    """The run as a client of its own sees it."""
+    return mlflow.MlflowClient(run.tracker.uri).get_run(run.id)
+
+
+def artifacts(run: Run, folder: str | None = None) -> list[str]:
+    return [f.path for f in mlflow.MlflowClient(run.tracker.uri).list_artifacts(run.id, folder)]
+
+
+def test_start_with_a_known_key_continues_the_run_and_keeps_its_settings(tracker: Tracker) -> None:
+    first = start(tracker, seed=0, steps=10)
+    first.metrics({"loss": 1.0}, step=10)
+    first.finish("FAILED")
+    again = start(tracker, seed=0, steps=20)
+    assert again.id == first.id
+    again.metrics({"loss": 0.5}, step=20)
+    found = stored(again)
+    assert found.info.status == "RUNNING"
+    assert found.data.params == {"seed": "0", "steps": "10"}
+    history = tracker.client.get_metric_history(again.id, "loss")
+    assert [(m.step, m.value) for m in history] == [(10, 1.0), (20, 0.5)]
+
+
+def test_start_with_another_key_or_experiment_is_another_run(tracker: Tracker, tracking_uri: str) -> None:
+    runs = [start(tracker), start(tracker, key="gan-2"), start(Tracker(tracking_uri, "transfer"))]
+    assert len({run.id for run in runs}) == 3
+    assert stored(runs[0]).data.tags["dataset_hash"] == "d" * 64
+    assert stored(runs[0]).info.run_name == "gan"
+
+
+def test_start_with_a_parent_links_the_child_as_the_ui_expects(tracker: Tracker) -> None:
+    parent, other = start(tracker), start(tracker, key="other")
+    children = [start(tracker, key=f"child-{n}", parent=parent.id) for n in range(3)]
+    start(tracker, key="child-of-other", parent=other.id)
+    query = f"tags.`mlflow.parentRunId` = '{parent.id}'"
+    found = tracker.client.search_runs([tracker.experiment_id()], query)
+    assert {run.info.run_id for run in found} == {child.id for child in children}
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/clips", '/data/a "b" \\ c'])
+def test_dataset_is_logged_as_input_with_its_whole_digest(tracker: Tracker, url: str) -> None:
+    run = start(tracker)
+    digest = "0123456789abcdef" * 4
+    run.dataset(name="clips", digest=digest, url=url, context="training")
+    (logged,) = stored(run).inputs.dataset_inputs
+    assert (logged.dataset.name, logged.dataset.digest) == ("clips", digest[:36])
+    assert json.loads(logged.dataset.source)["uri"] == url
+    assert {tag.key: tag.value for tag in logged.tags} == {"mlflow.data.context": "training", "dataset_hash": digest}
+
+
+def test_ending_says_how_the_block_ended(tracker: Tracker) -> None:
+    def fail(run: Run, error: BaseException) -> None:
+        with run.ending():
+            raise error
+
+    fine = start(tracker, key="fine")
+    with fine.ending():
+        assert stored(fine).info.status == "RUNNING"
+    assert stored(fine).info.status == "FINISHED"
+    for error, status in ((RuntimeError("x"), "FAILED"), (KeyboardInterrupt(), "KILLED")):
+        run = start(tracker, key=status)
+        with pytest.raises(type(error)):
+            fail(run, error)
+        assert stored(run).info.status == status
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
+def test_finished_is_true_of_runs_that_ended_well(tracker: Tracker, status: str) -> None:
+    assert not tracker.finished("gan-1")
+    run = start(tracker)
+    assert not tracker.finished("gan-1")
+    run.finish(status)
+    assert tracker.finished("gan-1") == (status == "FINISHED")
+
+
+def test_curve_longer_than_one_request_keeps_every_point(tracker: Tracker) -> None:
+    run = start(tracker)
+    run.curve("loss/finetune", [1 / n for n in range(1, 1203)])
+    history = tracker.client.get_metric_history(run.id, "loss/finetune")
+    assert [(m.step, m.value) for m in sorted(history, key=lambda m: m.step)] == [(n, 1 / n) for n in range(1, 1203)]
+
+
+def test_start_takes_long_values(tracker: Tracker) -> None:
+    run = start(tracker, **{f"key{n}": "x" * 7000 for n in range(3)})
+    assert {len(v) for v in stored(run).data.params.values()} == {6000}
+
+
+def test_artifacts_land_beside_the_database(tracker: Tracker, tmp_path: Path) -> None:
+    run = start(tracker)
+    run.text("a\n", "subset.txt")
+    run.data(b"\x00\x01", "raw/bytes.bin")
+    figure, _ = plt.subplots()
+    run.figure(figure, "figures/curve.png")
+    plt.close(figure)
+    run.image(np.zeros((8, 8, 3), np.uint8), "samples", step=20)
+    assert {"subset.txt", "raw", "figures", "images"} <= set(artifacts(run))
+    assert artifacts(run, "figures") == ["figures/curve.png"]
+    (local,) = (tmp_path / "mlartifacts").rglob("bytes.bin")
+    assert local.read_bytes() == b"\x00\x01"
+
+
+def test_tracker_sent_to_a_worker_writes_to_the_same_run(tracker: Tracker) -> None:
+    run = start(tracker)
+    there = pickle.loads(pickle.dumps(tracker))
+    Run(there, run.id).metrics({"loss/generator": 0.7}, step=3)
+    assert stored(run).data.metrics == {"loss/generator": 0.7}
+    assert start(there).id == run.id
+
+
+def test_tracker_without_a_uri_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
+    assert Tracker("", "gan").uri == "http://tracking:5000"
+    assert Tracker("sqlite:////tmp/x.db", "gan").uri == "sqlite:////tmp/x.db"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.chdir(tmp_path)
+    assert Tracker("", "gan").uri == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "nosuch://server"])
+def test_tracker_that_cannot_be_reached_is_bad_input(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(BadInput, match=rf"tracking\.uri='{uri}'"):
+        Tracker(uri, "gan").experiment_id()
