@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,6 +28,7 @@ def ray_session(address: str = "") -> Iterator[None]:
         return
     address = address or os.environ.get("RAY_ADDRESS", "")
     if address:
+        _check_answers(address)
         try:
             ray.init(address=address, logging_level="ERROR", log_to_driver=True)
         except (ConnectionError, ValueError, RuntimeError) as fault:
@@ -37,8 +39,20 @@ def ray_session(address: str = "") -> Iterator[None]:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         print("no Ray cluster given: starting a local one for this job", flush=True)
         # Ray Train watches its controller through the dashboard's state API, so the dashboard runs, on this host only
-        ray.init(include_dashboard=True, dashboard_host="127.0.0.1", logging_level="ERROR", log_to_driver=True)
+        # "local": without it Ray joins any cluster that was ever started on this machine
+        ray.init("local", include_dashboard=True, dashboard_host="127.0.0.1", logging_level="ERROR", log_to_driver=True)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise BadInput unless something listens at "host:port": Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # "auto" and its like; Ray knows at once
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as fault:
+        raise BadInput(f"no Ray cluster answers at address={address!r}: {fault}") from fault

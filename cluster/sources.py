@@ -75,6 +75,8 @@ def read_sources(url: str) -> list[Source]:
     twice = len(sources) - len({s.source_id for s in sources})
     if twice:
         raise BadInput(f"{twice} source_id values in {url!r} occur more than once: they name videos and must be unique")
+    for uri in {s.uri.partition("://")[0]: s.uri for s in sources if "://" in s.uri}.values():
+        storage.filesystem(uri)  # a protocol that no worker will speak is told now
     return sources
 
 

@@ -45,6 +45,22 @@ def arrow_filesystem(url: str) -> tuple[PyFileSystem, str]:
     return PyFileSystem(FSSpecHandler(fs)), path
 
 
+def make_folder(url: str) -> None:
+    """Make a folder for output.
+
+    Raises:
+        BadInput: it cannot be made or written to.
+    """
+    fs, path = filesystem(url)
+    probe = f"{path.rstrip('/')}/.writable-{os.getpid()}"
+    try:
+        fs.makedirs(path, exist_ok=True)
+        fs.pipe_file(probe, b"")
+        fs.rm_file(probe)
+    except OSError as fault:
+        raise BadInput(f"cannot write to {url!r}: {fault}") from fault
+
+
 def exists(url: str) -> bool:
     fs, path = filesystem(url)
     return fs.exists(path)

@@ -87,6 +87,7 @@ def sweep(config: SweepConfig) -> list[dict[str, Any]]:
     source = _checkpoint(config)
     for number in config.splits:
         read_split(Path(config.ucf101), number)  # a folder that is not UCF101 is told before Ray starts
+    storage.make_folder(config.out)
     with ray_session(config.address):
         clips_url = dataset_url(config.out)
         manifest = prepare_labelled(config.ucf101, config.splits, clips_url, config.video, seed=config.seed)

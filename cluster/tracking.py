@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import tempfile
@@ -133,7 +134,7 @@ class Run:
 
     def dataset(self, *, name: str, digest: str, url: str, context: str, profile: str = "") -> None:
         """Log a dataset as the run's input. MLflow cuts digests at 36 characters; the tag `dataset_hash` holds all."""
-        source = f'{{"uri": "{url}"}}'
+        source = json.dumps({"uri": url})
         entity = Dataset(name=name, digest=digest[:36], source_type="uri", source=source, profile=profile or None)
         tags = [InputTag("mlflow.data.context", context), InputTag("dataset_hash", digest)]
         self.client.log_inputs(self.id, [DatasetInput(entity, tags)])
@@ -165,7 +166,7 @@ class Run:
         try:
             yield
             status = "FINISHED"
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into the latter
             status = "KILLED"
             raise
         finally:

@@ -86,19 +86,28 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
     manifest = read_manifest(config.data)
     _check_fits(config, manifest)
     run_url = storage.join(config.out, config.name)
+    storage.make_folder(run_url)
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "gan")
-    tracker.experiment_id()  # a tracking server that cannot be used is told before anything is written
-    run = tracker.start(
-        runs.claim(run_url, config.name, _pinned(config, manifest)),
-        name=config.name,
-        params=runs.flatten(asdict(config)),
-        tags={"dataset_hash": manifest.digest, "run_url": run_url, "git_commit": runs.git_commit()},
-    )
-    run.dataset(name="clips", digest=manifest.digest, url=config.data, context="training")
+    with ray_session(config.address):
+        run = tracker.start(
+            runs.claim(run_url, config.name, _pinned(config, manifest)),
+            name=config.name,
+            params=runs.flatten(asdict(config)),
+            tags={"dataset_hash": manifest.digest, "run_url": run_url, "git_commit": runs.git_commit()},
+        )
+        with run.ending():
+            run.dataset(name="clips", digest=manifest.digest, url=config.data, context="training")
+            _trainer(config, manifest, tracker, run.id).fit()
+            result = checkpoints.open_checkpoint(run_url)
+            run.tag(checkpoint_uri=result.url)
+    return result
+
+
+def _trainer(config: TrainConfig, manifest: Manifest, tracker: Tracker, run_id: str) -> TorchTrainer:
     fs, path = storage.arrow_filesystem(config.out)
-    trainer = TorchTrainer(
+    return TorchTrainer(
         train_worker,
-        train_loop_config={"config": config, "manifest": manifest, "tracker": tracker, "run_id": run.id},
+        train_loop_config={"config": config, "manifest": manifest, "tracker": tracker, "run_id": run_id},
         scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=config.use_gpu),
         run_config=RunConfig(
             name=config.name,
@@ -108,11 +117,6 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
             failure_config=FailureConfig(max_failures=config.max_failures),
         ),
     )
-    with run.ending(), ray_session(config.address):
-        trainer.fit()
-        result = checkpoints.open_checkpoint(run_url)
-        run.tag(checkpoint_uri=result.url)
-    return result
 
 
 def _check_fits(config: TrainConfig, manifest: Manifest) -> None:

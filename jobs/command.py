@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -35,23 +36,24 @@ def run(job: Callable[[T], None], kind: type[T], about: str, argv: Sequence[str]
     if {"-h", "--help", "help"} & set(words):
         print(help_text(kind, about))
         return 0
+    # A stopped job ends like an interrupted one: runs are closed, and what was started is stopped.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         config = load(kind, words)
         print(f"settings:\n{yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)}", end="", flush=True)  # type: ignore[call-overload]
         job(config)
-    except BadInput as fault:
-        print(f"error: {fault}", file=sys.stderr, flush=True)
-        return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         return INTERRUPTED
-    except Exception as fault:  # noqa: BLE001 - a remote worker's BadInput arrives wrapped
+    except Exception as fault:  # noqa: BLE001 - a remote worker's BadInput arrives wrapped, and Ray's is a BadInput too
         cause = _bad_input_inside(fault)
         if cause is None:
             traceback.print_exc()
             return 1
-        print(f"error: {cause}", file=sys.stderr, flush=True)
+        print(f"error: {' '.join(line.strip() for line in str(cause).splitlines())}", file=sys.stderr, flush=True)
         return BAD_INPUT
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 
@@ -102,18 +104,16 @@ def save(config: Any, url: str) -> None:
     storage.write_bytes(url, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False).encode())
 
 
-def options(kind: type, prefix: str = "") -> list[tuple[str, Any, Any, str]]:
-    """Every option below a dataclass as (dotted key, type, default, meaning)."""
+def options(kind: type, prefix: str = "", made: Any = None) -> list[tuple[str, Any, Any, str]]:
+    """Every option below a dataclass as (dotted key, type, default, meaning); `made` holds a section's own defaults."""
     found: list[tuple[str, Any, Any, str]] = []
-    hints = get_type_hints(kind)
+    hints, made = get_type_hints(kind), made or kind()
     for field in dataclasses.fields(kind):
         key, hint = f"{prefix}{field.name}", hints[field.name]
         if dataclasses.is_dataclass(hint):
-            found += options(hint, f"{key}.")  # type: ignore[arg-type]
+            found += options(hint, f"{key}.", getattr(made, field.name))  # type: ignore[arg-type]
         else:
-            factory = field.default_factory
-            default = field.default if factory is dataclasses.MISSING else factory()
-            found.append((key, hint, default, field.metadata.get("help", "")))
+            found.append((key, hint, getattr(made, field.name), field.metadata.get("help", "")))
     return found
 
 

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cluster import storage
 from cluster.head import Head, local_head
 from cluster.overview import overview
 from jobs import command
@@ -70,6 +71,7 @@ def main(config: DemoConfig) -> None:
     """Run every stage, then write and print the summary."""
     places = _places(config)
     _check_inputs(config, places)
+    storage.make_folder(str(places.root))
     if not config.ucf101:
         _draw_actions(places.labelled)
     started = time.monotonic()

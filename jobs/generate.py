@@ -12,7 +12,6 @@ import torch
 from cluster import checkpoints, storage
 from jobs import command
 from vgan.config import check_choice, option
-from vgan.errors import BadInput
 from vgan.models.generator import TwoStreamGenerator
 from vgan.video.encode import write_gif, write_mp4
 from vgan.video.pixels import batch_from_model_range
@@ -50,11 +49,12 @@ def main(config: GenerateConfig) -> None:
     """Sample and write the files."""
     command.require(config, "checkpoint", "out")
     source = checkpoints.open_checkpoint(storage.absolute(config.checkpoint))
+    out = storage.absolute(config.out)
+    storage.make_folder(out)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     G = TwoStreamGenerator(source.model)
     checkpoints.load_weights(source, "generator_ema" if config.ema else "generator", G)
     streams = draw(G.to(device).eval(), config.num, source.model.z_size, config.seed, device)
-    out = storage.absolute(config.out)
     for index, clip in enumerate(streams["composite"]):
         _write(clip, storage.join(out, f"sample-{index:04d}"), config)
     _write(sample_grid(streams["composite"], scale=2), storage.join(out, "grid"), config)
@@ -89,10 +89,7 @@ def _write(frames: np.ndarray, url: str, config: GenerateConfig) -> None:
         with TemporaryDirectory() as scratch:  # encoders seek, object stores do not
             path = Path(scratch) / f"video.{kind}"
             WRITERS[kind](frames, path, config.fps)
-            try:
-                storage.write_bytes(f"{url}.{kind}", path.read_bytes())
-            except OSError as fault:
-                raise BadInput(f"cannot write {url}.{kind}: {fault}") from fault
+            storage.write_bytes(f"{url}.{kind}", path.read_bytes())
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ def main(config: PrepareConfig) -> None:
     out = storage.absolute(config.out)
     sources = read_sources(storage.absolute(config.sources))
     video = VideoConfig(clip=config.clip, decode=config.decode, shots=config.shots, stabilize=config.stabilize)
+    storage.make_folder(out)
     with ray_session(config.address):
         manifest = prepare(sources, out, video, seed=config.seed, shard_mb=config.shard_mb)
     command.save(config, storage.join(out, "settings.yaml"))

@@ -1,0 +1,181 @@
+"""Videos to a dataset, on the session's Ray: complete accounts, no work done twice, the same bytes each time."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.ingest import prepare
+from cluster.shards import Manifest, read_clips, read_manifest, to_frames
+from cluster.sources import Source, list_folder
+from vgan.config import ClipSpec, DecodeConfig, StabilizeConfig, VideoConfig
+from vgan.drawn import draw_clip
+from vgan.errors import BadInput
+from vgan.video.encode import write_mp4
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+# 11 clips a video at this stride, so that two videos fill one shard of 20 clips and begin a second
+VIDEO = VideoConfig(
+    clip=ClipSpec(num_frames=16, size=32, stride=4),
+    decode=DecodeConfig(size=96),
+    stabilize=StabilizeConfig(size=96),
+)
+GOOD = ("-i spin.mp4", "b\u00f6unce.mp4")
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
+    """Two videos that give clips, and three that cannot: noise bytes, no bytes, no file."""
+    folder = tmp_path_factory.mktemp("videos")
+    for name, kind in zip(GOOD, ("Spin", "Bounce"), strict=True):
+        write_mp4(draw_clip(kind, num_frames=56, size=(96, 128)).frames, folder / name, 25.0)
+    (folder / "garbage.mp4").write_bytes(hashlib.sha512(b"not a video").digest() * 100)
+    (folder / "empty.mp4").write_bytes(b"")
+    found, _ = list_folder(str(folder))
+    labelled = [replace(s, label="Moving", split="train") if s.source_id in GOOD else s for s in found]
+    return [*labelled, Source(uri=str(folder / "missing.mp4"), source_id="missing.mp4")]
+
+
+def run(sources: list[Source], out: Path, seed: int = 0, config: VideoConfig = VIDEO) -> Manifest:
+    return prepare(sources, str(out), config, seed=seed, shard_mb=1)
+
+
+@pytest.fixture(scope="module")
+def dataset(sources: list[Source], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared dataset; tests that change it work on a copy."""
+    out = tmp_path_factory.mktemp("clips")
+    run(sources, out)
+    return out
+
+
+@pytest.fixture
+def copy(dataset: Path, tmp_path: Path) -> Path:
+    for path in dataset.rglob("*"):
+        if path.is_file():
+            target = tmp_path / path.relative_to(dataset)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def decoded(out: Path) -> dict[str, int]:
+    """What phase 1 has written: clip files and commit records, each with when."""
+    return {str(p.relative_to(out)): p.stat().st_mtime_ns for p in (out / "work").rglob("*") if p.is_file()}
+
+
+def test_prepare_accounts_for_every_source(dataset: Path) -> None:
+    counts = read_manifest(str(dataset)).counts
+    assert counts["sources"] == counts["accepted"] + counts["rejected"] == 5
+    assert (counts["accepted"], counts["rejected"], counts["clips"]) == (2, 3, 22)
+    assert sum(counts["rejected_by_reason"].values()) == 3
+    rows = pq.read_table(dataset / "rejects.parquet").to_pylist()
+    assert {row["source_id"] for row in rows} == {"garbage.mp4", "empty.mp4", "missing.mp4"}
+    assert all(row["reason"] and row["stage"] for row in rows)
+    (missing,) = (row for row in rows if row["source_id"] == "missing.mp4")
+    assert (missing["stage"], missing["reason"]) == ("fetch", "unreadable")
+
+
+def test_prepare_shards_are_what_the_manifest_says(dataset: Path, sources: list[Source]) -> None:
+    manifest = read_manifest(str(dataset))
+    assert [shard.rows for shard in manifest.shards] == [20, 2]
+    for shard in manifest.shards:
+        data = (dataset / shard.path).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (shard.bytes, shard.sha256)
+    table = read_clips(str(dataset), manifest)
+    rows = table.drop_columns("frames").to_pylist()
+    assert len({row["clip_id"] for row in rows}) == 22
+    uris = {s.source_id: s.uri for s in sources}
+    assert {row["source_id"] for row in rows} == set(GOOD)
+    assert all(
+        (row["source_uri"], row["label"], row["split"]) == (uris[row["source_id"]], "Moving", "train") for row in rows
+    )
+    starts = sorted(row["start_s"] for row in rows if row["source_id"] == GOOD[0])
+    assert starts == pytest.approx([0.16 * n for n in range(11)])
+    assert all(row["stabilized"] and row["motion"] > 0 for row in rows)
+    assert to_frames(table["frames"], manifest.clip).std(axis=(1, 2, 3, 4)).min() > 5  # pictures, not blanks
+    assert manifest.digest == manifest.content_digest()
+
+
+def test_prepare_again_does_nothing(copy: Path, sources: list[Source]) -> None:
+    before, manifest = decoded(copy), read_manifest(str(copy))
+    assert run(sources, copy) == manifest
+    assert run(sources[::-1], copy) == manifest  # the order in a manifest of sources means nothing
+    assert decoded(copy) == before
+
+
+def test_prepare_after_a_kill_finishes_the_same_dataset(copy: Path, sources: list[Source]) -> None:
+    before, manifest = decoded(copy), read_manifest(str(copy))
+    (copy / "manifest.json").unlink()
+    (copy / manifest.shards[0].path).write_bytes(b"half a sh")
+    (copy / manifest.shards[1].path).unlink()
+    lost = sorted((copy / "work" / "commits").iterdir())[::2]  # their clip files stay, as after a kill between the two
+    for commit in lost:
+        commit.unlink()
+    assert run(sources, copy).digest == manifest.digest
+    assert shard_bytes(copy) == {s.path: s.sha256 for s in manifest.shards}
+    kept = {k: v for k, v in before.items() if not k.endswith(tuple(p.name for p in lost))}
+    assert decoded(copy).items() >= kept.items()  # nothing committed was done again
+
+
+def shard_bytes(out: Path) -> dict[str, str]:
+    return {f"shards/{p.name}": hashlib.sha256(p.read_bytes()).hexdigest() for p in (out / "shards").iterdir()}
+
+
+def test_prepare_elsewhere_gives_the_same_bytes(dataset: Path, sources: list[Source], tmp_path: Path) -> None:
+    manifest = run(sources, tmp_path / "other")
+    assert manifest.digest == read_manifest(str(dataset)).digest
+    assert shard_bytes(tmp_path / "other") == shard_bytes(dataset)
+
+
+def test_prepare_with_another_seed_packs_anew_without_decoding(copy: Path, sources: list[Source]) -> None:
+    before, manifest = decoded(copy), read_manifest(str(copy))
+    orders = [read_clips(str(copy), manifest, ["clip_id"])["clip_id"].to_pylist()]
+    other = run(sources, copy, seed=1)
+    orders.append(read_clips(str(copy), other, ["clip_id"])["clip_id"].to_pylist())
+    assert decoded(copy) == before
+    assert other.digest != manifest.digest
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
+
+
+def test_prepare_with_one_source_less_or_more_decodes_only_what_is_new(copy: Path, sources: list[Source]) -> None:
+    whole, before = read_manifest(str(copy)), decoded(copy)
+    fewer = run([s for s in sources if s.source_id != GOOD[1]], copy)
+    assert (fewer.counts["sources"], fewer.counts["clips"]) == (4, 11)
+    assert set(read_clips(str(copy), fewer, ["source_id"])["source_id"].to_pylist()) == {GOOD[0]}
+    assert decoded(copy) == before
+    twin = Source(uri=next(s.uri for s in sources if s.source_id == GOOD[0]), source_id="twin.mp4")
+    more = run([*sources, twin], copy)
+    assert more.counts["clips"] == whole.counts["clips"] + 11
+    assert len(decoded(copy)) == len(before) + 2  # its clips and its commit record
+
+
+def test_prepare_with_other_settings_into_the_same_folder_is_refused(copy: Path, sources: list[Source]) -> None:
+    before = {p: p.stat().st_mtime_ns for p in copy.rglob("*")}
+    with pytest.raises(BadInput, match="made with other settings"):
+        run(sources, copy, config=replace(VIDEO, clip=replace(VIDEO.clip, stride=8)))
+    assert {p: p.stat().st_mtime_ns for p in copy.rglob("*")} == before
+
+
+def test_prepare_where_no_video_gives_a_clip_says_why_and_makes_no_dataset(
+    sources: list[Source], tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match=r"none of the 3 videos gave a clip \(.*unreadable"):
+        run([s for s in sources if s.source_id not in GOOD], tmp_path)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_prepare_writes_through_any_file_system_url(sources: list[Source], tmp_path: Path) -> None:
+    manifest = prepare(
+        sources[-1:] + [s for s in sources if s.source_id == GOOD[0]],
+        f"file://{tmp_path}/clips",
+        VIDEO,
+        seed=0,
+        shard_mb=1,
+    )
+    assert read_manifest(f"{tmp_path}/clips") == manifest

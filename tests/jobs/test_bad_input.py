@@ -1,0 +1,211 @@
+"""What a user can get wrong, job by job: exit code 2, one line that names it, and nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import save_file
+
+from cluster.checkpoints import write_state
+from cluster.shards import Manifest, write_manifest
+from cluster.sweep import SweepConfig
+from cluster.training import TrainConfig
+from jobs import acquire, command, finetune, generate, prepare, train
+from jobs.acquire import AcquireConfig
+from jobs.generate import GenerateConfig
+from jobs.prepare import PrepareConfig
+from vgan.config import ClipSpec, ModelConfig
+from vgan.drawn import draw_action_set
+from vgan.models.discriminator import Discriminator
+from vgan.models.generator import TwoStreamGenerator
+
+KINDS = {
+    acquire: AcquireConfig,
+    prepare: PrepareConfig,
+    train: TrainConfig,
+    generate: GenerateConfig,
+    finetune: SweepConfig,
+}
+MODEL = ModelConfig(base=2, z_size=5, num_frames=16, size=32)
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refused:
+    """Runs a job that must refuse, with out= below a folder that must stay empty; gives its one line back."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(job: Any, *words: str) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        assert command.run(job.main, KINDS[job], job.ABOUT, [f"out={tmp_path}/out/here", *words]) == command.BAD_INPUT
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        assert sorted(tmp_path.rglob("*")) == before
+        return error
+
+    return run
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A checkpoint of a tiny GAN."""
+    folder = tmp_path / "step_00000001_abcdef"
+    state = {
+        "step": 1,
+        "clips_seen": 4,
+        "model": asdict(MODEL),
+        "dataset_url": "/x",
+        "dataset_digest": "d",
+        "mlflow_run_id": "r",
+    }
+    G = TwoStreamGenerator(MODEL)
+    write_state(folder, state, {"generator": G, "generator_ema": G, "discriminator": Discriminator(MODEL)})
+    return folder
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """The manifest of a dataset of 16 frames and 32 pixels."""
+    spec = ClipSpec(num_frames=16, size=32)
+    write_manifest(Manifest(clip=spec, config={}, counts={}, shards=[], digest="d" * 64), str(tmp_path / "clips"))
+    return tmp_path / "clips"
+
+
+@pytest.mark.parametrize("job", KINDS, ids=lambda job: job.__name__)
+def test_job_with_an_unknown_key_suggests_the_right_one(refused: Refused, job: Any) -> None:
+    key = command.options(KINDS[job])[0][0]
+    assert f"unknown key '{key}x'; did you mean '{key}'?" in refused(job, f"{key}x=1")
+
+
+@pytest.mark.parametrize(("job", "key"), [(acquire, "folder"), (prepare, "sources")], ids=["acquire", "prepare"])
+def test_job_on_a_folder_that_is_missing_or_empty(refused: Refused, job: Any, key: str, tmp_path: Path) -> None:
+    assert f"no folder at '{tmp_path}/nowhere'" in refused(job, f"{key}={tmp_path}/nowhere")
+    (tmp_path / "videos").mkdir()
+    assert f"{tmp_path}/videos" in refused(job, f"{key}={tmp_path}/videos")
+    (tmp_path / "videos" / "notes.txt").write_text("no video")
+    assert "no video" in refused(job, f"{key}={tmp_path}/videos")
+    assert "nosuch://bucket" in refused(job, f"{key}=nosuch://bucket")
+
+
+def test_acquire_takes_exactly_one_origin(refused: Refused, tmp_path: Path) -> None:
+    assert "exactly one of folder= and ucf101=" in refused(acquire, f"folder={tmp_path}", f"ucf101={tmp_path}")
+
+
+@pytest.mark.parametrize("job", [acquire, finetune], ids=["acquire", "finetune"])
+def test_job_on_a_folder_that_is_not_ucf101_says_what_belongs_there(refused: Refused, job: Any, tmp_path: Path) -> None:
+    more = ["inits=random"] if job is finetune else []
+    assert "UCF-101/<Class>/*.avi" in refused(job, f"ucf101={tmp_path}/nowhere", *more)
+    (tmp_path / "ucf").mkdir()
+    assert "UCF-101/<Class>/*.avi" in refused(job, f"ucf101={tmp_path}/ucf", *more)
+
+
+@pytest.mark.parametrize(
+    "words", [("clip.size=50",), ("clip.num_frames=20",), ("decode.backend=ffmpeg",), ("stabilize.preset=x",)]
+)
+def test_prepare_out_of_bounds_names_key_and_value(refused: Refused, words: tuple[str], tmp_path: Path) -> None:
+    key, value = words[0].split("=")
+    error = refused(prepare, f"sources={tmp_path}", *words)
+    assert key in error
+    assert value in error
+
+
+def test_prepare_from_a_manifest_that_is_missing_or_broken(refused: Refused, tmp_path: Path) -> None:
+    assert "jobs.acquire" in refused(prepare, f"sources={tmp_path}/none.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    assert "broken.parquet' is not a Parquet file" in refused(prepare, f"sources={tmp_path}/broken.parquet")
+
+
+def test_prepare_from_a_list_with_an_unknown_protocol_names_the_video(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("/v/a.mp4\nnosuch://bucket/b.mp4\n")
+    assert "nosuch://bucket/b.mp4" in refused(prepare, f"sources={tmp_path}/list.txt")
+
+
+def test_train_without_a_dataset_says_how_to_make_one(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "clips" / "shards").mkdir(parents=True)  # preparation that was cut off
+    assert "python -m jobs.prepare" in refused(train, f"data={tmp_path}/clips")
+
+
+def test_train_with_a_model_of_another_size_than_the_clips(refused: Refused, dataset: Path) -> None:
+    assert "set model.num_frames=16" in refused(train, f"data={dataset}", "model.size=32")
+    assert "set model.size=32" in refused(train, f"data={dataset}", "model.num_frames=16")
+
+
+@pytest.mark.parametrize(
+    ("word", "named"),
+    [
+        ("batch_size=7", "batch_size=7 must be a multiple of workers=2"),
+        ("steps=0", "steps must be at least 1, got 0"),
+        ("zero_stage=2", "zero_stage must be 0 or 1, got 2"),
+        ("precision=fp16", "precision must be one of fp32, bf16; got 'fp16'"),
+        ("name=../gan", "'../gan'"),
+        ("model.base=wide", "model.base='wide'"),
+    ],
+)
+def test_train_out_of_bounds_names_key_and_value(refused: Refused, dataset: Path, word: str, named: str) -> None:
+    assert named in refused(train, f"data={dataset}", "workers=2", word)
+
+
+def test_train_with_tracking_that_cannot_be_used_writes_nothing(refused: Refused, dataset: Path) -> None:
+    words = [f"data={dataset}", "model.num_frames=16", "model.size=32", "tracking.uri=nosuch://server"]
+    assert "tracking.uri='nosuch://server'" in refused(train, *words)
+
+
+def test_generate_without_a_checkpoint_says_what_to_give(refused: Refused, tmp_path: Path) -> None:
+    assert "no checkpoint at" in refused(generate, f"checkpoint={tmp_path}/nowhere")
+    assert "no checkpoint at" in refused(generate, f"checkpoint={tmp_path}")
+
+
+def test_generate_from_weights_of_another_shape_names_the_tensor(refused: Refused, checkpoint: Path) -> None:
+    other = TwoStreamGenerator(replace(MODEL, base=4)).state_dict()
+    save_file(other, checkpoint / "weights" / "generator_ema.safetensors")
+    error = refused(generate, f"checkpoint={checkpoint}")
+    assert "background.0.bias is 32 in the file, 16 here" in error
+    (checkpoint / "weights" / "generator_ema.safetensors").write_bytes(b"junk")
+    assert "cannot read weights" in refused(generate, f"checkpoint={checkpoint}")
+
+
+@pytest.mark.parametrize(
+    ("word", "named"), [("format=webm", "format must be one of mp4, gif"), ("num=0", "num must be at least 1")]
+)
+def test_generate_out_of_bounds_names_key_and_value(refused: Refused, checkpoint: Path, word: str, named: str) -> None:
+    assert named in refused(generate, f"checkpoint={checkpoint}", word)
+
+
+@pytest.fixture
+def actions(tmp_path: Path) -> Path:
+    draw_action_set(tmp_path / "actions", ("Grow",), groups=3, num_frames=2, size=(32, 32))
+    return tmp_path / "actions"
+
+
+def test_finetune_from_the_gan_needs_a_checkpoint_that_is_there(
+    refused: Refused, actions: Path, tmp_path: Path
+) -> None:
+    assert "checkpoint= is required" in refused(finetune, f"ucf101={actions}")
+    assert "no checkpoint at" in refused(finetune, f"ucf101={actions}", f"checkpoint={tmp_path}/nowhere")
+
+
+def test_finetune_from_a_checkpoint_of_another_shape(refused: Refused, actions: Path, checkpoint: Path) -> None:
+    error = refused(finetune, f"ucf101={actions}", f"checkpoint={checkpoint}")
+    assert "num_frames=16" in error
+    assert "got 32" in error
+    words = [f"ucf101={actions}", f"checkpoint={checkpoint}", "video.clip.num_frames=16"]
+    assert "set video.clip.size=32" in refused(finetune, *words)
+
+
+@pytest.mark.parametrize(
+    ("word", "named"),
+    [
+        ("inits=[best]", "inits must be one of vgan, untrained, random; got 'best'"),
+        ("fractions=[0, 1]", "above 0 and at most 1"),
+        ("splits=[4]", "splits must be among 1, 2, 3, got [4]"),
+        ("seeds=[]", "at least one value"),
+        ("finetune.batch_size=1", "finetune.batch_size at least 2"),
+    ],
+)
+def test_finetune_out_of_bounds_names_key_and_value(refused: Refused, actions: Path, word: str, named: str) -> None:
+    assert named in refused(finetune, f"ucf101={actions}", word)

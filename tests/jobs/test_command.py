@@ -1,0 +1,238 @@
+"""The command line: precedence, strictness, one line for whoever typed it wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster.sweep import SweepConfig
+from cluster.training import TrainConfig
+from jobs import acquire, command, finetune, generate, prepare, train
+from jobs.acquire import AcquireConfig
+from jobs.generate import GenerateConfig
+from jobs.prepare import PrepareConfig
+from vgan.config import option, section
+from vgan.errors import BadInput
+
+JOBS = [
+    (acquire, AcquireConfig),
+    (prepare, PrepareConfig),
+    (train, TrainConfig),
+    (generate, GenerateConfig),
+    (finetune, SweepConfig),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Oven:
+    """A group of options."""
+
+    heat_c: float = option(180.0, "temperature, degrees Celsius")
+    fan: bool = option(False, "air moves")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.heat_c <= 300:
+            raise ValueError(f"oven.heat_c must be above 0 and at most 300, got {self.heat_c}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cake:
+    """Every kind of option that jobs have."""
+
+    name: str = option("cake", "what it is called")
+    layers: int = option(2, "how many")
+    toppings: list[str] = option(["nuts"], "from the bottom up")
+    rises: list[float] = option([0.5, 1.0], "heights, cm")
+    oven: Oven = section(lambda: Oven(heat_c=200.0), "heat")
+
+
+def fails(capsys: pytest.CaptureFixture[str], *words: str, kind: type = Cake) -> str:
+    """Run a job that must not start; the one line it leaves on stderr."""
+
+    def job(config: Any) -> None:
+        pytest.fail(f"the job started with {config}")
+
+    assert command.run(job, kind, "about", words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_load_without_words_gives_the_defaults_of_the_group_too() -> None:
+    assert command.load(Cake, []) == Cake()
+    assert command.load(Cake, []).oven.heat_c == 200.0
+
+
+def test_load_takes_words_over_the_file_over_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "cake.yaml").write_text("layers: 3\noven:\n  heat_c: 150\n  fan: true\ntoppings: [figs, nuts]\n")
+    found = command.load(Cake, [f"config={tmp_path}/cake.yaml", "oven.heat_c=160", "rises=[2, 3.5]"])
+    expected = Cake(layers=3, toppings=["figs", "nuts"], rises=[2.0, 3.5], oven=Oven(heat_c=160.0, fan=True))
+    assert found == expected
+    assert isinstance(found.oven, Oven)
+
+
+def test_load_the_last_of_two_words_wins() -> None:
+    assert command.load(Cake, ["layers=3", "layers=5"]).layers == 5
+
+
+@pytest.mark.parametrize(
+    "text", ["7", "true", "null", "1e-3", "[x]", "a: b", "a=b", " ", "-", "\u00fc", "#x", "s3://b/c?d=e"]
+)
+def test_load_keeps_text_as_it_was_typed(text: str) -> None:
+    assert command.load(Cake, [f"name={text}"]).name == text
+
+
+@pytest.mark.parametrize(
+    ("word", "key", "value"), [("rises=[1e-3]", "rises", [1e-3]), ("toppings=figs", "toppings", ["figs"])]
+)
+def test_load_reads_numbers_with_exponents_and_single_items(word: str, key: str, value: Any) -> None:
+    assert getattr(command.load(Cake, [word]), key) == value
+
+
+def test_load_gives_frozen_settings() -> None:
+    config = command.load(Cake, ["layers=3"])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.layers = 4  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("word", "named"),
+    [
+        ("layer=3", "'layer'; did you mean 'layers'?"),
+        ("oven.heat=3", "'oven.heat'; did you mean 'oven.heat_c'?"),
+        ("xyzzy=3", "unknown key 'xyzzy' (--help"),
+        ("oven=3", "unknown key 'oven'"),
+        ("layers=many", "layers='many'"),
+        ("layers=1.5", "layers=1.5"),
+        ("layers=", "layers=None"),
+        ("layers=[1]", "layers=[1]"),
+        ("oven.fan=maybe", "oven.fan='maybe'"),
+        ("rises=[tall]", "rises=['tall']"),
+        ("oven.heat_c=301", "oven.heat_c must be above 0 and at most 300, got 301"),
+        ("name=${nowhere}", "nowhere"),
+        ("layers", "'layers' is not key=value"),
+        ("--layers=3", "'--layers'; did you mean 'layers'?"),
+        ("config=nowhere.yaml", "nowhere.yaml"),
+    ],
+)
+def test_run_with_a_wrong_word_names_it_in_one_line_and_exits_2(
+    capsys: pytest.CaptureFixture[str], word: str, named: str
+) -> None:
+    assert named in fails(capsys, word)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("layers: [1\nname: x", "is not YAML"),
+        ("- 1\n- 2\n", "must hold `key: value` lines"),
+        ("", "must hold `key: value` lines"),
+        ("oven:\n  heet_c: 3\n", "'oven.heet_c'; did you mean 'oven.heat_c'?"),
+        ("oven: 3\n", "unknown key 'oven'"),
+        ("layers: two\n", "layers='two'"),
+        ("name: null\n", "name=None"),
+    ],
+)
+def test_run_with_a_wrong_file_names_it_in_one_line_and_exits_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, named: str
+) -> None:
+    (tmp_path / "cake.yaml").write_text(text)
+    assert named in fails(capsys, f"config={tmp_path}/cake.yaml")
+
+
+def test_run_prints_settings_that_can_be_given_back(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    seen: list[Cake] = []
+    assert command.run(seen.append, Cake, "about", ["layers=4", "oven.fan=true"]) == 0
+    text = capsys.readouterr().out.removeprefix("settings:\n")
+    (tmp_path / "again.yaml").write_text(text)
+    assert (
+        command.load(Cake, [f"config={tmp_path}/again.yaml"])
+        == seen[0]
+        == Cake(layers=4, oven=Oven(heat_c=200.0, fan=True))
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "lines"),
+    [(BadInput("no\nsuch\nfile"), 2, 1), (KeyboardInterrupt(), 130, 1), (RuntimeError("a bug"), 1, 4)],
+)
+def test_run_exit_code_and_stderr_say_who_is_to_blame(
+    capsys: pytest.CaptureFixture[str], fault: BaseException, code: int, lines: int
+) -> None:
+    def job(_: Cake) -> None:
+        raise fault
+
+    assert command.run(job, Cake, "about", []) == code
+    error = capsys.readouterr().err
+    assert ("Traceback" in error) == (code == 1)
+    assert (error.count("\n") == 1) == (lines == 1)
+
+
+@pytest.mark.parametrize("word", ["--help", "-h", "help"])
+def test_run_help_lists_every_option_with_its_real_default(capsys: pytest.CaptureFixture[str], word: str) -> None:
+    assert command.run(lambda config: pytest.fail(str(config)), Cake, "Bake a cake.", ["layers=x", word]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Bake a cake."
+    shown = {line.split()[0]: line for line in lines if line.startswith("  ")}
+    assert set(shown) == {
+        "name=cake",
+        "layers=2",
+        'toppings=["nuts"]',
+        "rises=[0.5,",
+        "oven.heat_c=200.0",
+        "oven.fan=false",
+    }
+    assert shown["oven.heat_c=200.0"].endswith("temperature, degrees Celsius [float]")
+
+
+@pytest.mark.parametrize(("job", "kind"), JOBS, ids=[job.__name__ for job, _ in JOBS])
+def test_every_job_explains_itself_and_each_of_its_options(
+    capsys: pytest.CaptureFixture[str], job: Any, kind: type
+) -> None:
+    assert command.run(job.main, kind, job.ABOUT, ["--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"python -m {job.__name__} " in text
+    defaults = command.load(kind, [])
+    for key, _, default, meaning in command.options(kind):
+        value: Any = defaults
+        for part in key.split("."):
+            value = getattr(value, part)
+        assert value == default, key
+        assert f"  {key}=" in text
+        assert meaning
+
+
+@pytest.mark.parametrize(("job", "kind"), JOBS, ids=[job.__name__ for job, _ in JOBS])
+def test_every_job_says_what_it_needs(
+    capsys: pytest.CaptureFixture[str], job: Any, kind: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command.run(job.main, kind, job.ABOUT, []) == 2
+    error = capsys.readouterr().err
+    assert "= is required" in error or "give exactly one of folder= and ucf101=" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(command.__file__).parent / "configs").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_named_configs_are_settings_of_the_job_that_their_first_line_runs(path: Path) -> None:
+    first = path.read_text().splitlines()[0]
+    (kind,) = (kind for job, kind in JOBS if f"-m {job.__name__} " in first)
+    values = yaml.safe_load(path.read_text())
+    config = command.load(kind, [f"config={path}"])
+    assert {
+        key: getattr(config, key) for key, value in values.items() if not isinstance(value, dict)
+    }.items() <= values.items()
+
+
+def test_save_keeps_settings_that_load_again(tmp_path: Path) -> None:
+    config = command.load(TrainConfig, ["steps=7", "model.base=4", "name=x"])
+    command.save(config, str(tmp_path / "below" / "settings.yaml"))
+    assert command.load(TrainConfig, [f"config={tmp_path}/below/settings.yaml"]) == config

@@ -1,0 +1,389 @@
+"""Every job once, in the order a user runs them, on tiny data: what they leave on disk and in MLflow."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import av
+import mlflow
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import ray
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from cluster.checkpoints import Checkpoint, open_checkpoint
+from cluster.shards import Manifest, read_manifest
+from cluster.sweep import SweepConfig
+from cluster.training import TrainConfig
+from jobs import acquire, command, finetune, generate, prepare, train
+from jobs.acquire import AcquireConfig
+from jobs.generate import GenerateConfig
+from jobs.prepare import PrepareConfig
+from vgan.drawn import draw_action_set, draw_clip
+from vgan.errors import BadInput
+from vgan.video.encode import write_mp4
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+KINDS = {
+    acquire: AcquireConfig,
+    prepare: PrepareConfig,
+    train: TrainConfig,
+    generate: GenerateConfig,
+    finetune: SweepConfig,
+}
+SMALL_VIDEO = ("clip.num_frames=16", "clip.size=32", "clip.stride=8", "decode.size=96", "stabilize.size=96")
+
+
+def files(folder: Path) -> dict[Path, int]:
+    """Every file below a folder, with when it was written."""
+    return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def run(job: Any, *words: str) -> int:
+    return command.run(job.main, KINDS[job], job.ABOUT, words)
+
+
+# ---- the chain ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("chain")
+
+
+@pytest.fixture(scope="module")
+def tracking(place: Path) -> str:
+    return f"tracking.uri=sqlite:///{place}/mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def client(tracking: str) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(tracking.partition("=")[2])
+
+
+@pytest.fixture(scope="module")
+def listed(place: Path) -> Path:
+    """A sources manifest of three videos; four files are in the folder."""
+    for kind in ("Spin", "Bounce", "Circle"):
+        path = place / "videos" / kind / "a clip.mp4"
+        path.parent.mkdir(parents=True)
+        write_mp4(draw_clip(kind, num_frames=56, size=(96, 128)).frames, path, 25.0)
+    (place / "videos" / "notes.txt").write_text("no video")
+    assert run(acquire, f"folder={place}/videos", f"out={place}/sources.parquet") == 0
+    return place / "sources.parquet"
+
+
+@pytest.fixture(scope="module")
+def clips(place: Path, listed: Path, tracking: str) -> Path:
+    assert run(prepare, f"sources={listed}", f"out={place}/clips", *SMALL_VIDEO, tracking) == 0
+    return place / "clips"
+
+
+def train_words(place: Path, clips: Path, tracking: str) -> list[str]:
+    model = ["model.base=4", "model.num_frames=16", "model.size=32"]
+    often = ["log_every=1", "checkpoint_every=2", "sample_every=2", "checkpoints_kept=1"]
+    return [f"data={clips}", f"out={place}/runs", "workers=2", "batch_size=8", *model, *often, tracking]
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path, clips: Path, tracking: str) -> list[Checkpoint]:
+    """The run "gan" after two steps, and after the same command with four."""
+    found = []
+    for steps in (2, 4):
+        assert run(train, *train_words(place, clips, tracking), f"steps={steps}") == 0
+        found.append(open_checkpoint(f"{place}/runs/gan"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def actions(place: Path) -> Path:
+    draw_action_set(place / "actions", ("Spin", "Grow"), groups=3, videos_per_group=2, num_frames=24, size=(96, 128))
+    return place / "actions"
+
+
+def finetune_words(place: Path, actions: Path, tracking: str) -> list[str]:
+    video = [f"video.{word}" for word in SMALL_VIDEO]
+    sweep = ["inits=[vgan,random]", "fractions=[0.5,1]", "seeds=0", "finetune.iterations=3", "finetune.batch_size=4"]
+    return [f"ucf101={actions}", f"checkpoint={place}/runs/gan", f"out={place}/finetune", *sweep, *video, tracking]
+
+
+@pytest.fixture(scope="module")
+def swept(place: Path, trained: list[Checkpoint], actions: Path, tracking: str) -> Path:
+    del trained  # only has to be there
+    assert run(finetune, *finetune_words(place, actions, tracking)) == 0
+    return place / "finetune"
+
+
+def runs_of(client: mlflow.MlflowClient, experiment: str, query: str = "") -> list[mlflow.entities.Run]:
+    return list(client.search_runs([client.get_experiment_by_name(experiment).experiment_id], query))
+
+
+# ---- acquire, prepare --------------------------------------------------------------------------------------------
+
+
+def test_acquire_lists_the_videos_of_a_folder(listed: Path) -> None:
+    rows = pq.read_table(listed).to_pylist()
+    assert [row["source_id"] for row in rows] == [f"{kind}/a clip.mp4" for kind in ("Bounce", "Circle", "Spin")]
+    assert all(Path(row["uri"]).stat().st_size == row["bytes"] for row in rows)
+
+
+def test_acquire_lists_a_side_of_a_ucf101_split_with_labels(place: Path, actions: Path) -> None:
+    out = place / "ucf101.parquet"
+    assert run(acquire, f"ucf101={actions}", "split=2", "side=test", f"out={out}") == 0
+    rows = pq.read_table(out).to_pylist()
+    assert [(row["label"], row["split"]) for row in rows] == [("Grow", "test")] * 2 + [("Spin", "test")] * 2
+    assert all("_g02_" in row["uri"] for row in rows)
+
+
+def test_prepare_leaves_a_dataset_and_a_run_that_carries_its_digest(clips: Path, client: mlflow.MlflowClient) -> None:
+    manifest = read_manifest(str(clips))
+    assert manifest.counts["sources"] == manifest.counts["accepted"] == 3
+    assert manifest.counts["clips"] == 18
+    config = command.load(PrepareConfig, [f"config={clips}/settings.yaml"])
+    assert (config.clip.size, config.clip.stride, config.out) == (32, 8, str(clips))
+    (found,) = runs_of(client, "prepare")
+    assert found.info.status == "FINISHED"
+    assert found.data.tags["dataset_hash"] == manifest.digest
+    assert found.data.metrics["counts/clips"] == 18
+    assert [f.path for f in client.list_artifacts(found.info.run_id)] == ["manifest.json"]
+
+
+def test_prepare_again_finds_its_work_and_its_run(
+    listed: Path,
+    clips: Path,
+    tracking: str,
+    client: mlflow.MlflowClient,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = {p: p.stat().st_mtime_ns for folder in ("shards", "work") for p in (clips / folder).rglob("*")}
+    assert run(prepare, f"sources={listed}", f"out={clips}", *SMALL_VIDEO, tracking) == 0
+    output = capsys.readouterr().out
+    assert "already prepared" in output
+    assert "sources = accepted + rejected: 3 = 3 + 0" in output
+    assert {p: p.stat().st_mtime_ns for folder in ("shards", "work") for p in (clips / folder).rglob("*")} == before
+    assert len(runs_of(client, "prepare")) == 1
+
+
+def test_prepare_fails_where_too_many_videos_are_rejected(
+    place: Path, tracking: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = place / "half"
+    folder.mkdir()
+    (folder / "good.mp4").write_bytes((place / "videos" / "Spin" / "a clip.mp4").read_bytes())
+    (folder / "bad.mp4").write_bytes(b"no video")
+    words = [f"sources={folder}", f"out={place}/half-clips", *SMALL_VIDEO, tracking]
+    assert run(prepare, *words, "max_reject_fraction=0.4") == 2
+    assert "50% of the videos were rejected, more than max_reject_fraction=0.4" in capsys.readouterr().err
+    assert run(prepare, *words, "max_reject_fraction=0.5") == 0
+
+
+# ---- train -------------------------------------------------------------------------------------------------------
+
+
+def test_train_again_under_its_name_continues_the_same_run(
+    trained: list[Checkpoint], clips: Path, client: mlflow.MlflowClient
+) -> None:
+    assert [(c.step, c.clips_seen) for c in trained] == [(2, 16), (4, 32)]
+    assert trained[0].mlflow_run_id == trained[1].mlflow_run_id
+    (found,) = runs_of(client, "gan", "tags.`mlflow.runName` = 'gan'")
+    assert (found.info.run_id, found.info.status) == (trained[0].mlflow_run_id, "FINISHED")
+    for name in ("loss/discriminator", "loss/generator", "mask/mean", "data/wait_s", "throughput/clips_per_s"):
+        history = client.get_metric_history(found.info.run_id, name)
+        assert [point.step for point in history] == [1, 2, 3, 4]
+        assert np.isfinite([point.value for point in history]).all()
+    digest = read_manifest(str(clips)).digest
+    assert found.data.tags["dataset_hash"] == trained[1].dataset_digest == digest
+    assert found.data.tags["checkpoint_uri"] == trained[1].url
+    assert {d.dataset.digest for d in found.inputs.dataset_inputs} == {digest[:36]}
+    assert found.data.params["model.base"] == "4"
+    assert "images" in [f.path for f in client.list_artifacts(found.info.run_id)]
+
+
+def test_train_leaves_weights_that_moved_and_only_the_checkpoints_asked_for(
+    place: Path, trained: list[Checkpoint]
+) -> None:
+    folders = [p for p in (place / "runs" / "gan").iterdir() if p.name.startswith("step_")]
+    assert [str(p) for p in folders] == [trained[1].url]
+    weights = {p.stem: load_file(p) for p in (folders[0] / "weights").iterdir()}
+    assert set(weights) == {"generator", "generator_ema", "discriminator"}
+    moved = [(weights["generator"][k] - v).abs().max() for k, v in weights["generator_ema"].items()]
+    assert max(moved) > 1e-5
+    assert all(torch.isfinite(v).all() for tensors in weights.values() for v in tensors.values())
+
+
+def test_train_interrupted_ends_where_an_uninterrupted_run_ends(
+    place: Path, clips: Path, trained: list[Checkpoint], tracking: str
+) -> None:
+    words = [*train_words(place, clips, tracking), "name=straight", "zero_stage=1", "steps=4"]
+    assert run(train, *words) == 0
+    straight = open_checkpoint(f"{place}/runs/straight")
+    for name in ("generator", "generator_ema", "discriminator"):
+        one, other = (load_file(Path(c.url) / "weights" / f"{name}.safetensors") for c in (trained[1], straight))
+        assert max(float((one[k].double() - other[k].double()).abs().max()) for k in one) < 1e-6, name
+
+
+def test_train_under_a_name_with_other_settings_is_refused_and_changes_nothing(
+    place: Path, clips: Path, trained: list[Checkpoint], tracking: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files(place / "runs")
+    assert run(train, *train_words(place, clips, tracking), "steps=9", "model.base=8", "seed=3") == 2
+    error = capsys.readouterr().err
+    assert "model.base was 4, now 8" in error
+    assert "seed was 0, now 3" in error
+    assert files(place / "runs") == before
+    assert open_checkpoint(f"{place}/runs/gan") == trained[1]
+
+
+# ---- generate ----------------------------------------------------------------------------------------------------
+
+
+def read_video(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.fixture(scope="module")
+def lively(place: Path, trained: list[Checkpoint]) -> str:
+    """The trained checkpoint with larger weights: after four steps of training its clips are all the same gray."""
+    folder = place / "lively"
+    shutil.copytree(trained[1].url, folder)
+    for number, path in enumerate((folder / "weights").glob("generator*")):
+        torch.manual_seed(number)
+        save_file(
+            {k: v + torch.randn_like(v).abs() if v.is_floating_point() else v for k, v in load_file(path).items()}, path
+        )
+    return f"checkpoint={folder}"
+
+
+def test_generate_reads_the_newest_checkpoint_of_a_run(
+    place: Path, trained: list[Checkpoint], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(generate, f"checkpoint={place}/runs/gan", f"out={place}/gray", "num=1") == 0
+    assert f"1 clips from step {trained[1].step}, " in capsys.readouterr().out
+
+
+def test_generate_writes_videos_that_play(place: Path, lively: str) -> None:
+    out = place / "samples"
+    assert run(generate, lively, f"out={out}", "num=5", "seed=1") == 0
+    names = {f"sample-{n:04d}.mp4" for n in range(5)} | {"grid.mp4", "panels.mp4", "settings.yaml"}
+    assert {p.name for p in out.iterdir()} == names
+    samples = [read_video(out / f"sample-{n:04d}.mp4") for n in range(5)]
+    assert {s.shape for s in samples} == {(16, 32, 32, 3)}
+    assert len({s.tobytes() for s in samples}) == 5
+    for name in ("grid", "panels"):
+        video = read_video(out / f"{name}.mp4")
+        assert len(video) == 16
+        assert min(video.shape[1:3]) > 64
+
+
+def test_generate_is_a_function_of_seed_and_weights(place: Path, lively: str) -> None:
+    variants = {"a": (), "b": (), "seed": ("seed=2",), "raw": ("ema=false",)}
+    for name, more in variants.items():
+        assert run(generate, lively, "num=1", "format=gif", "panels=false", *more, f"out={place}/gifs/{name}") == 0
+    drawn = {name: (place / "gifs" / name / "sample-0000.gif").read_bytes() for name in variants}
+    assert drawn["a"] == drawn["b"]
+    assert len(set(drawn.values())) == 3
+    assert not (place / "gifs" / "a" / "panels.gif").exists()
+    with Image.open(place / "gifs" / "raw" / "sample-0000.gif") as gif:
+        assert (gif.n_frames, gif.size) == (16, (32, 32))
+
+
+# ---- finetune ----------------------------------------------------------------------------------------------------
+
+
+def children(client: mlflow.MlflowClient) -> tuple[mlflow.entities.Run, list[mlflow.entities.Run]]:
+    (parent,) = runs_of(client, "transfer", "tags.kind = 'sweep'")
+    return parent, runs_of(client, "transfer", f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+
+
+def test_finetune_has_a_parent_and_a_child_for_each_combination(
+    swept: Path, trained: list[Checkpoint], client: mlflow.MlflowClient
+) -> None:
+    parent, found = children(client)
+    digest = read_manifest(str(swept / "clips")).digest
+    combinations = {(r.data.tags["init"], r.data.tags["fraction"], r.data.tags["seed"]) for r in found}
+    assert combinations == {(i, f, "0") for i in ("vgan", "random") for f in ("0.5", "1.0")}
+    assert len(found) == 4
+    for entry in (parent, *found):
+        assert entry.info.status == "FINISHED"
+        assert entry.data.tags["dataset_hash"] == digest
+        assert entry.data.tags["pretraining_dataset_hash"] == trained[1].dataset_digest
+        assert entry.data.tags["checkpoint_uri"] == trained[1].url
+    for child in found:
+        (accuracy,) = (v for k, v in child.data.metrics.items() if k.startswith("accuracy/"))
+        assert accuracy in (0.0, 0.25, 0.5, 0.75, 1.0)  # of four test videos
+        share = {"0.5": 4, "1.0": 8}[child.data.tags["fraction"]]
+        assert child.data.metrics["data/num_labelled_clips"] == share
+        assert [p.step for p in client.get_metric_history(child.info.run_id, "loss/finetune")] == [1, 2, 3]
+        subset = Path(client.download_artifacts(child.info.run_id, "subset.txt")).read_text().split()
+        assert len(subset) == share
+        assert child.inputs.dataset_inputs
+
+
+def test_finetune_leaves_the_figure_on_the_parent_and_the_results_on_disk(
+    swept: Path, client: mlflow.MlflowClient
+) -> None:
+    parent, found = children(client)
+    figures = [f.path for f in client.list_artifacts(parent.info.run_id, "figures")]
+    assert len(figures) == 1
+    with Image.open(client.download_artifacts(parent.info.run_id, figures[0])) as image:
+        assert min(image.size) > 100
+    rows = json.loads((swept / "sweep" / "results.json").read_text())
+    logged = {c.data.tags["init"] + c.data.tags["fraction"]: c for c in found}
+    for row in rows:
+        assert logged[f"{row['init']}{row['fraction']}"].data.metrics[f"accuracy/{row['protocol']}"] == row["accuracy"]
+    table = finetune.table(rows)
+    assert all(word in table for word in ("vgan", "random", rows[0]["protocol"]))
+
+
+def test_finetune_again_runs_no_child_twice(
+    place: Path, swept: Path, actions: Path, tracking: str, client: mlflow.MlflowClient
+) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (swept / "sweep").glob("*-*.json")}
+    ended = {r.info.run_id: r.info.end_time for r in children(client)[1]}
+    assert len(before) == len(ended) == 4
+    (swept / "sweep" / "results.json").unlink()
+    assert run(finetune, *finetune_words(place, actions, tracking)) == 0
+    assert {p: p.stat().st_mtime_ns for p in (swept / "sweep").glob("*-*.json")} == before
+    assert {r.info.run_id: r.info.end_time for r in children(client)[1]} == ended
+    assert (swept / "sweep" / "results.json").exists()
+
+
+def test_finetune_under_a_name_with_other_settings_is_refused(
+    place: Path, swept: Path, actions: Path, tracking: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files(swept)
+    assert run(finetune, *finetune_words(place, actions, tracking), "finetune.iterations=5") == 2
+    assert "finetune.iterations was 3, now 5" in capsys.readouterr().err
+    assert files(swept) == before
+
+
+# ---- faults that come from a worker ------------------------------------------------------------------------------
+
+
+def test_run_prints_a_workers_bad_input_as_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    @ray.remote
+    def refuse() -> None:
+        raise BadInput("the clips of 's3://x' are gone")
+
+    def job(_: GenerateConfig) -> None:
+        ray.get(refuse.remote())
+
+    assert command.run(job, GenerateConfig, "about", []) == 2
+    assert capsys.readouterr().err == "error: the clips of 's3://x' are gone\n"
+
+
+@pytest.mark.usefixtures("swept")
+def test_chain_lineage_leads_from_a_child_back_to_the_clips(clips: Path, client: mlflow.MlflowClient) -> None:
+    manifest: Manifest = read_manifest(str(clips))
+    child = children(client)[1][0]
+    (pretraining,) = runs_of(client, "gan", f"tags.checkpoint_uri = '{child.data.tags['checkpoint_uri']}'")
+    (dataset,) = runs_of(client, "prepare", f"tags.dataset_hash = '{pretraining.data.tags['dataset_hash']}'")
+    assert dataset.data.tags["dataset_hash"] == manifest.digest
