@@ -44,7 +44,13 @@ class Engines:
 
 
 def make_engines(
-    model: ModelConfig, objective: ObjectiveConfig, *, batch_size: int, zero_stage: int, precision: str
+    model: ModelConfig,
+    objective: ObjectiveConfig,
+    *,
+    batch_size: int,
+    zero_stage: int,
+    precision: str,
+    use_gpu: bool = False,
 ) -> Engines:
     """Build both networks under DeepSpeed, in a process group that already exists.
 
@@ -53,9 +59,10 @@ def make_engines(
         objective: the optimizer's settings.
         batch_size: clips a rank sees in a step.
         zero_stage: 0 or 1.
+        use_gpu: put the networks on this process's CUDA device.
         precision: fp32, or bf16 for autocast around each forward pass; parameters and batch-norm buffers stay fp32.
     """
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    device = torch.device("cuda", torch.cuda.current_device()) if use_gpu else torch.device("cpu")
     G, D = TwoStreamGenerator(model).to(device), Discriminator(model).to(device)
     G_ema = copy.deepcopy(G).requires_grad_(False)
     if device.type == "cuda" and dist.get_world_size() > 1:  # gloo has no synchronized batch norm
@@ -85,7 +92,7 @@ def _engine(net: nn.Module, objective: ObjectiveConfig, config: dict[str, Any]) 
     return engine
 
 
-def prepare_ops() -> None:
+def prepare_ops(use_gpu: bool = False) -> None:
     """Choose DeepSpeed's device and make sure that its CPU operator can be built: call before any engine is made.
 
     DeepSpeed compiles one C++ extension at first use, here into the environment's own folder. A build that was killed
@@ -94,9 +101,12 @@ def prepare_ops() -> None:
     Raises:
         BadInput: no C++ compiler.
     """
-    if torch.cuda.is_available():
+    if use_gpu:
         return
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray does not hide GPUs from workers that asked for none
     os.environ["DS_ACCELERATOR"] = "cpu"
+    # torch looks for ninja, which comes with DeepSpeed, on the PATH
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     extensions = Path(os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions")))
     if shutil.which(os.environ.get("CXX", "c++")) is None:
         raise BadInput("no C++ compiler found; DeepSpeed builds its CPU communication with one: install g++")
@@ -108,8 +118,6 @@ def prepare_ops() -> None:
 def build_ops() -> None:
     """Compile DeepSpeed's CPU operator now, as set-up does, so that no training run waits for it (about 30 s)."""
     prepare_ops()
-    if torch.cuda.is_available():
-        return
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 
     ShareMemCommBuilder().load(verbose=False)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 import ray.train
 import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from cluster import checkpoints, engines, runs, storage
 from cluster.batches import Batch, ClipReader
-from cluster.session import ray_session
+from cluster.session import grows, ray_session
 from cluster.shards import Manifest, read_manifest
 from cluster.tracking import Run, Tracker, TrackingConfig
 from vgan import gan
@@ -86,9 +87,12 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
     manifest = read_manifest(config.data)
     _check_fits(config, manifest)
     run_url = storage.join(config.out, config.name)
-    storage.make_folder(run_url)
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "gan")
+    tracker.experiment_id()  # a tracking server that cannot be used is told before anything is written
+    storage.make_folder(run_url)
+    engines.prepare_ops(config.use_gpu)
     with ray_session(config.address):
+        _check_room(config)
         run = tracker.start(
             runs.claim(run_url, config.name, _pinned(config, manifest)),
             name=config.name,
@@ -101,6 +105,14 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
             result = checkpoints.open_checkpoint(run_url)
             run.tag(checkpoint_uri=result.url)
     return result
+
+
+def _check_room(config: TrainConfig) -> None:
+    """Raise BadInput if a cluster that cannot grow has too few CPUs or GPUs: Ray would wait for ever."""
+    kind = "GPU" if config.use_gpu else "CPU"
+    there = int(ray.cluster_resources().get(kind, 0))
+    if there < config.workers and not grows():
+        raise BadInput(f"workers={config.workers} need a {kind} each, and there are {there}: lower workers=")
 
 
 def _trainer(config: TrainConfig, manifest: Manifest, tracker: Tracker, run_id: str) -> TorchTrainer:
@@ -145,7 +157,7 @@ def train_worker(loop: dict[str, Any]) -> None:
     rank, world_size = context.get_world_rank(), context.get_world_size()
     run = Run(loop["tracker"], loop["run_id"]) if rank == 0 else None
 
-    engines.prepare_ops()
+    engines.prepare_ops(config.use_gpu)
     torch.manual_seed(config.seed)
     nets = engines.make_engines(
         config.model,
@@ -153,23 +165,28 @@ def train_worker(loop: dict[str, Any]) -> None:
         batch_size=config.batch_size // world_size,
         zero_stage=config.zero_stage,
         precision=config.precision,
+        use_gpu=config.use_gpu,
     )
     start = _resume(nets)
     reader = ClipReader(
         config.data, manifest, seed=config.seed, batch_size=config.batch_size, rank=rank, world_size=world_size
     )
     feed = reader.batches(consumed=start * config.batch_size)
+    if start >= config.steps:
+        return
     if rank == 0:
         _say(f"training {config.name!r} from step {start} to {config.steps} on {world_size} workers, {nets.device}")
     clock = _Clock()
     for step in range(start + 1, config.steps + 1):
+        began = time.perf_counter()
         batch, wait_s = _timed_next(feed)
         real = batch_to_model_range(batch.frames.to(nets.device))  # (B, 3, T, H, W)
         z = noise(config.seed, step, config.batch_size, config.model.z_size)
         share = z.chunk(world_size)[rank].to(nets.device)
         metrics = gan.update(nets.G, nets.D, real, share, config.objective.mask_weight)
+        _check_finite(metrics, step, rank)
         gan.update_average(nets.G_ema, nets.G.module, config.ema_decay)
-        clock.tick(wait_s)
+        clock.tick(began, wait_s)
         if step % config.log_every == 0 or step == config.steps:
             values = engines.mean_over_ranks(metrics)
             if run:
@@ -234,26 +251,39 @@ def _save(nets: engines.Engines, step: int, loop: dict[str, Any], rank: int, wor
         )
 
 
+def _check_finite(metrics: dict[str, Tensor], step: int, rank: int) -> None:
+    """Stop a run that has diverged, before it is saved over what was good.
+
+    Raises:
+        FloatingPointError: a loss is not finite; names it, the step and the rank.
+    """
+    bad = [name for name, value in metrics.items() if not torch.isfinite(value)]
+    if bad:
+        raise FloatingPointError(f"{', '.join(bad)} not finite at step {step} on rank {rank}")
+
+
 def _timed_next(feed: Iterator[Batch]) -> tuple[Batch, float]:
     started = time.perf_counter()
     return next(feed), time.perf_counter() - started
 
 
 class _Clock:
-    """Steps and waiting since the last progress line."""
+    """Time spent on steps and on waiting for clips since the last progress line."""
 
     def __init__(self) -> None:
-        self.began, self.steps, self.waited_s = time.perf_counter(), 0, 0.0
+        self.steps, self.busy_s, self.waited_s = 0, 0.0, 0.0
 
-    def tick(self, wait_s: float) -> None:
+    def tick(self, began: float, wait_s: float) -> None:
         self.steps, self.waited_s = self.steps + 1, self.waited_s + wait_s
+        self.busy_s += time.perf_counter() - began
 
     def rates(self, batch_size: int) -> dict[str, float]:
-        seconds, steps, waited_s = time.perf_counter() - self.began, self.steps, self.waited_s
-        self.__init__()  # type: ignore[misc]
+        """Rates a step, checkpoints and pictures left out; starts anew."""
+        steps, busy_s, waited_s = self.steps, self.busy_s, self.waited_s
+        self.steps, self.busy_s, self.waited_s = 0, 0.0, 0.0
         return {
-            "throughput/clips_per_s": steps * batch_size / seconds,
-            "throughput/step_s": seconds / steps,
+            "throughput/clips_per_s": steps * batch_size / busy_s,
+            "throughput/step_s": busy_s / steps,
             "data/wait_s": waited_s / steps,
         }
 

@@ -49,11 +49,11 @@ def main(config: GenerateConfig) -> None:
     """Sample and write the files."""
     command.require(config, "checkpoint", "out")
     source = checkpoints.open_checkpoint(storage.absolute(config.checkpoint))
-    out = storage.absolute(config.out)
-    storage.make_folder(out)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     G = TwoStreamGenerator(source.model)
     checkpoints.load_weights(source, "generator_ema" if config.ema else "generator", G)
+    out = storage.absolute(config.out)
+    storage.make_folder(out)
     streams = draw(G.to(device).eval(), config.num, source.model.z_size, config.seed, device)
     for index, clip in enumerate(streams["composite"]):
         _write(clip, storage.join(out, f"sample-{index:04d}"), config)

@@ -254,11 +254,11 @@ def lively(place: Path, trained: list[Checkpoint]) -> str:
     """The trained checkpoint with larger weights: after four steps of training its clips are all the same gray."""
     folder = place / "lively"
     shutil.copytree(trained[1].url, folder)
-    for number, path in enumerate((folder / "weights").glob("generator*")):
+    for number, path in enumerate(sorted((folder / "weights").glob("generator*"))):
         torch.manual_seed(number)
-        save_file(
-            {k: v + torch.randn_like(v).abs() if v.is_floating_point() else v for k, v in load_file(path).items()}, path
-        )
+        tensors = load_file(path)
+        larger = {k: v + 0.1 * torch.randn_like(v) for k, v in tensors.items() if k.endswith(("weight", "bias"))}
+        save_file(tensors | larger, path)
     return f"checkpoint={folder}"
 
 

@@ -55,7 +55,7 @@ def test_classifier_trunk_starts_as_the_discriminators_and_the_head_as_pytorchs(
     for layer in layers(network.trunk, CONVOLUTIONS):
         assert_normal(layer.weight, 0.0, 0.01)
     bound = network.head.weight[0].numel() ** -0.5
-    weight = network.head.weight
+    weight = network.head.weight.detach()
     assert 0.99 * bound < float(weight.abs().max()) <= bound
     assert float(weight.std()) == pytest.approx(bound / 3**0.5, rel=0.02)  # uniform, not normal
     assert (network.head.bias != 0).all()

@@ -52,7 +52,7 @@ def test_losses_of_a_sure_discriminator_stay_finite_with_useful_gradients(dtype:
     sure_real, sure_fake = decided(1e4, -1e4), decided(-1e4, 1e4)
     right = discriminator_loss(sure_real.to(dtype), sure_fake.to(dtype))
     wrong = discriminator_loss(sure_fake.to(dtype), sure_real.to(dtype))
-    assert float(right) == 0.0
+    assert right.item() == 0.0
     assert float(wrong) == pytest.approx(4e4, rel=0.01)
     assert right.dtype == wrong.dtype == torch.float32
     fooled = generator_loss(sure_fake.to(dtype))
