@@ -25,7 +25,8 @@ from cluster.runs import git_commit
 from vgan.errors import BadInput
 
 RAY = str(Path(sys.executable).with_name("ray"))
-ROOT = Path(__file__).resolve().parents[1]  # what a job needs: the three packages
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("vgan", "cluster", "jobs")  # what a job needs
 START_TIMEOUT_S, STOP_TIMEOUT_S = 90.0, 20.0
 
 
@@ -40,23 +41,21 @@ class Head:
         """What a client needs to be let in."""
         return {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
 
-    def submit_command(self, name: str, words: Sequence[str], exclude: Sequence[str] = ()) -> list[str]:
-        """The `ray job submit` line for `python -m jobs.<words>`; `exclude` names folders not to upload."""
+    def submit_command(self, name: str, words: Sequence[str]) -> list[str]:
+        """The `ray job submit` line for `python -m <words>`; only the three packages are uploaded."""
         env: dict[str, Any] = {
             "working_dir": str(ROOT),
-            "excludes": list(exclude),
+            "excludes": ["/*", *(f"!/{package}" for package in PACKAGES)],
             "env_vars": {"GIT_COMMIT": git_commit()},
         }
         submit = [RAY, "job", "submit", "--address", self.address, "--submission-id", name]
         return [*submit, "--runtime-env-json", json.dumps(env), "--", sys.executable, "-m", *words]
 
-    def submit(
-        self, name: str, words: Sequence[str], log: Path, on_line: Callable[[str], None], exclude: Sequence[str] = ()
-    ) -> bool:
+    def submit(self, name: str, words: Sequence[str], log: Path, on_line: Callable[[str], None]) -> bool:
         """Submit a job, follow its output to its end, and say whether it succeeded."""
         with open(log, "w", encoding="utf-8") as file:
             process = subprocess.Popen(
-                self.submit_command(name, words, exclude),
+                self.submit_command(name, words),
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -87,6 +86,7 @@ class Head:
         env |= {"RAY_AUTH_MODE": "disabled", "HOME": "/nonexistent"}
         found = subprocess.run(
             [RAY, "job", "submit", "--address", self.address, "--", "true"],
+            timeout=60,
             env=env,
             capture_output=True,
             text=True,
@@ -110,13 +110,12 @@ def local_head(folder: Path, *, num_cpus: int, dashboard_port: int = 0) -> Itera
     Raises:
         BadInput: the port is taken, or the head does not come up.
     """
+    check_port(dashboard_port)
     folder.mkdir(parents=True, exist_ok=True)
     token_file = folder / "token"
     token_file.unlink(missing_ok=True)
     with open(os.open(token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
-    if dashboard_port and not _is_free(dashboard_port):
-        raise BadInput(f"dashboard_port={dashboard_port} is taken: give a free one, or 0 to have one picked")
     port, dashboard, client, agent = _free_ports(4)
     dashboard = dashboard_port or dashboard
     head = Head(f"http://127.0.0.1:{dashboard}", token_file)
@@ -161,27 +160,38 @@ def _wait_until_up(process: subprocess.Popen[Any], head: Head, log: Path) -> Non
             return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.5)
-    raise BadInput(f"the local Ray head did not come up within {START_TIMEOUT_S:.0f} s; its log is {log}")
+    why = (
+        f"ended with code {process.poll()}"
+        if process.poll() is not None
+        else f"gave no sign for {START_TIMEOUT_S:.0f} s"
+    )
+    raise BadInput(f"the local Ray head did not come up, it {why}; its log is {log}")
 
 
 def _end(process: subprocess.Popen[Any]) -> None:
     """End a process and its group: asked first, killed if it does not listen. `ray start` ends its own children."""
-    if process.poll() is None:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_TIMEOUT_S)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    impatient = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave the rest running
+    try:
+        if process.poll() is None:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_TIMEOUT_S)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    finally:
+        signal.signal(signal.SIGINT, impatient)
 
 
-def _is_free(port: int) -> bool:
+def check_port(port: int) -> None:
+    """Raise BadInput unless `port` is 0 (pick one) or free."""
+    if not 0 <= port < 65536:
+        raise BadInput(f"dashboard_port={port} is no port: give 1 to 65535, or 0 to have a free one picked")
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
+        except OSError as fault:
+            raise BadInput(f"dashboard_port={port} is taken: give a free one, or 0 to have one picked") from fault
 
 
 def _free_ports(count: int) -> list[int]:

@@ -10,6 +10,7 @@ Every video is accepted (it gave clips) or rejected (with a reason): the sum is 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import tempfile
 import time
@@ -21,8 +22,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pyarrow as pa
 import ray
+from fsspec import AbstractFileSystem
 from ray.util.annotations import RayDeprecationWarning
 
 from cluster import storage
@@ -46,6 +49,11 @@ from vgan.records import Clip, Reject, clip_id
 from vgan.video.child import isolated_frames
 from vgan.video.clips import clips_from_video
 
+FETCH_ATTEMPTS = 3
+HTTP_FINAL = frozenset({403, 404, 410, 451})  # forbidden, missing, gone, unavailable for legal reasons
+
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -55,7 +63,9 @@ class Unit:
     source: Source
 
 
-def prepare(sources: list[Source], out: str, config: VideoConfig, *, seed: int, shard_mb: int) -> Manifest:
+def prepare(
+    sources: list[Source], out: str, config: VideoConfig, *, seed: int, shard_mb: int, replace: bool = False
+) -> Manifest:
     """Make the dataset at `out` from `sources`, or finish it if an earlier run was cut off.
 
     Args:
@@ -64,9 +74,10 @@ def prepare(sources: list[Source], out: str, config: VideoConfig, *, seed: int, 
         config: decode, shots, stabilization and clip settings.
         seed: of the shuffle that packs clips into shards.
         shard_mb: raw size of a shard, MB.
+        replace: a finished dataset of other sources or order may be replaced.
 
     Raises:
-        BadInput: no video gave a clip, or `out` holds a dataset made with other settings.
+        BadInput: no video gave a clip, or `out` holds another dataset.
     """
     digest = config_digest(config)
     units = [Unit(unit_id(s, digest), s) for s in sources]
@@ -76,6 +87,10 @@ def prepare(sources: list[Source], out: str, config: VideoConfig, *, seed: int, 
     if finished and finished.config["inputs"] == inputs:
         print(f"already prepared: {out}", flush=True)
         return finished
+    if finished and not replace:
+        raise BadInput(
+            f"{out!r} holds a dataset of other sources, seed or shard size: choose another out= or replace=true"
+        )
     done = _committed(out, units)
     _run_units([u for u in units if u.id not in done], out, config, already=len(done))
     records = _read_commits(out, units)
@@ -143,21 +158,46 @@ def local_copy(uri: str) -> Iterator[Path]:
     """The video as a local file, for the length of the block. Decoders need to seek.
 
     Raises:
-        BadVideo: the bytes cannot be had.
+        BadVideo: there is no such file, or this one may not be read. That is final: it becomes a reject.
+        OSError: anything else that goes wrong while fetching, after FETCH_ATTEMPTS. It ends the job with the video
+            uncommitted, for credentials that ran out or a network that went down must not reject a corpus.
     """
     fs, path = storage.filesystem(uri)
-    try:
-        if "file" in fs.protocol:
+    if "file" in fs.protocol:
+        try:
             with open(path, "rb"):
                 pass
-            yield Path(path)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            local = Path(folder) / "video"
+        except FileNotFoundError as fault:
+            raise BadVideo("fetch", "missing", str(fault)) from fault
+        except (IsADirectoryError, PermissionError, ValueError) as fault:  # ValueError: a NUL in the name
+            raise BadVideo("fetch", "unreadable", str(fault)) from fault
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / "video"
+        _fetch(fs, path, local)
+        yield local
+
+
+def _fetch(fs: AbstractFileSystem, path: str, local: Path) -> None:
+    """Copy a remote file, trying again where the fault may pass."""
+    for attempt in range(1, FETCH_ATTEMPTS + 1):
+        try:
             fs.get_file(path, str(local))
-            yield local
-    except OSError as fault:
-        raise BadVideo("fetch", "unreadable", str(fault)) from fault
+            return
+        except FileNotFoundError as fault:
+            raise BadVideo("fetch", "missing", str(fault)) from fault
+        except aiohttp.ClientResponseError as fault:
+            if fault.status in HTTP_FINAL:
+                raise BadVideo("fetch", f"http_{fault.status}", fault.message) from fault
+            last: Exception = fault
+        except PermissionError:  # of an object store: the job's credentials, not this video
+            raise
+        except (OSError, aiohttp.ClientError) as fault:
+            last = fault
+        log.warning("fetching %s failed (%s), attempt %d of %d", path, last, attempt, FETCH_ATTEMPTS)
+        time.sleep(2**attempt)
+    raise OSError(f"fetching {storage.redact(path)} failed {FETCH_ATTEMPTS} times: {last}")
 
 
 def _write_unit(name: str, source: Source, clips: list[Clip], out: str, config: VideoConfig) -> dict[str, Any]:
@@ -166,7 +206,7 @@ def _write_unit(name: str, source: Source, clips: list[Clip], out: str, config: 
         return {"data": None, "clip_ids": []}
     digest = config_digest(config)
     lineage = {"source_id": source.source_id, "source_uri": source.uri, "label": source.label, "split": source.split}
-    ids = [clip_id(source.source_id, clip.start_s, digest) for clip in clips]
+    ids = [clip_id(source.source_id, number, clip.start_s, digest) for number, clip in enumerate(clips)]
     rows = [clip_row(clip, clip_id=i, **lineage) for i, clip in zip(ids, clips, strict=True)]
     data = f"work/units/{name}-{uuid.uuid4().hex[:8]}.parquet"
     storage.write_bytes(storage.join(out, data), table_bytes(pa.Table.from_pylist(rows, clip_schema(config.clip))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -85,7 +86,9 @@ def overview(
         accuracy_note="vgan starts from the trained discriminator, untrained from the weights it was trained from, "
         "random from PyTorch's default initialization. After minutes of training on minutes of video, differences here "
         "show that the line works, not how well the method does.",
-        mlflow_command=f"{Path(sys.executable).with_name('mlflow')} ui --backend-store-uri {tracking_uri}",
+        mlflow_command=shlex.join(
+            [str(Path(sys.executable).with_name("mlflow")), "ui", "--backend-store-uri", tracking_uri]
+        ),
         lineage=(
             ("unlabelled dataset", manifest.digest),
             ("labelled dataset", labelled.digest),
@@ -128,7 +131,7 @@ def reject_counts(url: str) -> tuple[RejectCount, ...]:
 def _cropped_only(uri: str, start_s: float, settings: dict[str, Any]) -> Clip:
     """The clip that starts at `start_s`, not stabilized."""
     config = VideoConfig(
-        clip=ClipSpec(**settings["clip"]),
+        clip=ClipSpec(**settings["clip"] | {"max_per_video": 1_000_000}),  # rejected windows count here, too
         decode=DecodeConfig(**settings["decode"]),
         shots=ShotConfig(**settings["shots"]),
         stabilize=StabilizeConfig(**settings["stabilize"] | {"preset": "off"}),

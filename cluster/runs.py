@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import uuid
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,17 @@ def claim(url: str, name: str, settings: dict[str, Any]) -> str:
             f"{name!r} in {url!r} was started with other settings ({'; '.join(changed)}): choose another name="
         )
     return record["key"]
+
+
+def public_settings(config: Any) -> dict[str, Any]:
+    """A config's values as plain data, fit to be shown and kept: passwords in urls are blanked."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: clean(item) for key, item in value.items()}
+        return storage.redact(value) if isinstance(value, str) else value
+
+    return clean(asdict(config))
 
 
 def check_name(name: str) -> None:

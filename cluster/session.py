@@ -14,17 +14,20 @@ from vgan.errors import BadInput
 
 
 @contextmanager
-def ray_session(address: str = "") -> Iterator[None]:
+def ray_session(address: str = "") -> Iterator[bool]:
     """Connect to Ray for the length of a job.
 
     Args:
         address: a cluster's address. Empty: the cluster this job was submitted to, else a new local Ray.
 
+    Yields:
+        Whether it is a local Ray of this job's own, which cannot get more nodes.
+
     Raises:
         BadInput: nothing answers at the address.
     """
     if ray.is_initialized():  # a caller's session, not ours to end
-        yield
+        yield False
         return
     address = address or os.environ.get("RAY_ADDRESS", "")
     if address:
@@ -42,7 +45,7 @@ def ray_session(address: str = "") -> Iterator[None]:
         # "local": without it Ray joins any cluster that was ever started on this machine
         ray.init("local", include_dashboard=True, dashboard_host="127.0.0.1", logging_level="ERROR", log_to_driver=True)
     try:
-        yield
+        yield not address
     finally:
         ray.shutdown()
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +20,27 @@ from vgan.errors import BadInput
 
 
 def absolute(url: str) -> str:
-    """A url as it is, a local path made absolute: workers run in other folders than the driver."""
-    return url if "://" in url else str(Path(url).expanduser().absolute())
+    """A url as it is, a local path made absolute: workers run in other folders than the driver.
+
+    Raises:
+        BadInput: a relative path in a submitted job, which runs in a copy of the code that Ray deletes.
+    """
+    if "://" in url:
+        return url
+    path = Path(url).expanduser()
+    if not path.is_absolute() and in_submitted_job():
+        raise BadInput(f"{url!r} is relative, and a submitted job's folder is deleted: give an absolute path or a url")
+    return str(path.absolute())
+
+
+def in_submitted_job() -> bool:
+    """Whether this process is the entrypoint of `ray job submit`."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def redact(text: str) -> str:
+    """A url without the user name and password that it may carry, for logs and records."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "***@", text)
 
 
 def join(url: str, *parts: str) -> str:
@@ -88,9 +111,8 @@ def write_bytes(url: str, data: bytes) -> None:
     if "file" not in fs.protocol:
         fs.pipe_file(path, data)  # object stores publish an object when it is complete
         return
-    draft = f"{path}.{uuid.uuid4().hex}.tmp"  # threads share a process id, and so do containers
-    fs.pipe_file(draft, data)
-    os.replace(draft, path)
+    with _draft(fs, path, data) as draft:
+        os.replace(draft, path)
 
 
 def write_new(url: str, data: bytes) -> bool:
@@ -103,15 +125,32 @@ def write_new(url: str, data: bytes) -> bool:
         except FileExistsError:
             return False
         return True
-    draft = f"{path}.{uuid.uuid4().hex}.tmp"  # threads share a process id, and so do containers
-    fs.pipe_file(draft, data)
-    try:
-        os.link(draft, path)  # fails if the name exists, and never shows half a file
-    except FileExistsError:
-        return False
-    finally:
-        os.unlink(draft)
+    with _draft(fs, path, data) as draft:
+        try:
+            os.link(draft, path)  # fails if the name exists, and never shows half a file
+        except FileExistsError:
+            return False
     return True
+
+
+@contextmanager
+def _draft(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> Iterator[str]:
+    """A file beside `path` that holds `data` and is gone after the block, whatever happens.
+
+    Raises:
+        BadInput: the disk is full.
+    """
+    draft = f"{path}.{uuid.uuid4().hex}.tmp"  # threads share a process id, and so do containers
+    try:
+        fs.pipe_file(draft, data)
+        yield draft
+    except OSError as fault:
+        if fault.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BadInput(f"no space left to write {path!r}: free some and run the same command again") from fault
+        raise
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(draft)
 
 
 def read_json(url: str) -> Any:

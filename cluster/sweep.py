@@ -59,6 +59,7 @@ class SweepConfig:
     seeds: list[int] = option([0, 1], "each draws its own subsets, order and head")
     splits: list[int] = option([1], "official splits, 1 to 3")
     seed: int = option(0, "of the clips' packing order")
+    use_gpu: bool = option(False, "one GPU a run; otherwise one CPU core")
     address: str = option("", "Ray cluster; empty: the one this job was submitted to, else a local one")
     finetune: FinetuneConfig = section(FinetuneConfig, "optimization")
     model: ModelConfig = section(ModelConfig, "the network where no checkpoint is given")
@@ -72,6 +73,9 @@ class SweepConfig:
             raise ValueError(f"fractions must be above 0 and at most 1, got {self.fractions}")
         if any(s not in (1, 2, 3) for s in self.splits):
             raise ValueError(f"splits must be among 1, 2, 3, got {self.splits}")
+        for key in ("inits", "fractions", "seeds", "splits"):
+            if len(set(getattr(self, key))) < len(getattr(self, key)):
+                raise ValueError(f"{key} must name each value once, got {getattr(self, key)}")
         if not (self.inits and self.fractions and self.seeds and self.splits):
             raise ValueError("inits, fractions, seeds and splits must each name at least one value")
         runs.check_name(self.name)
@@ -87,6 +91,8 @@ def sweep(config: SweepConfig) -> list[dict[str, Any]]:
     source = _checkpoint(config)
     for number in config.splits:
         read_split(Path(config.ucf101), number)  # a folder that is not UCF101 is told before Ray starts
+    tracker = Tracker(config.tracking.uri, config.tracking.experiment or "transfer")
+    tracker.experiment_id()  # a tracking server that cannot be used is told before the work, not after
     storage.make_folder(config.out)
     with ray_session(config.address):
         clips_url = dataset_url(config.out)
@@ -94,14 +100,17 @@ def sweep(config: SweepConfig) -> list[dict[str, Any]]:
         data = {s: load_split(config.ucf101, s, clips_url, manifest, config.dataset) for s in config.splits}
         for number, clips in data.items():
             print(f"split {number}: {clips.summary()}", flush=True)
-        return _run_children(config, source, manifest, data)
+        return _run_children(config, tracker, source, manifest, data)
 
 
 def _run_children(
-    config: SweepConfig, source: checkpoints.Checkpoint | None, manifest: Manifest, data: dict[int, LabelledClips]
+    config: SweepConfig,
+    tracker: Tracker,
+    source: checkpoints.Checkpoint | None,
+    manifest: Manifest,
+    data: dict[int, LabelledClips],
 ) -> list[dict[str, Any]]:
     """Run the children under one MLflow parent run."""
-    tracker = Tracker(config.tracking.uri, config.tracking.experiment or "transfer")
     results_url = storage.join(config.out, config.name)
     key = runs.claim(results_url, config.name, _pinned(config, manifest.digest, source))
     lineage = {
@@ -112,7 +121,7 @@ def _run_children(
         "git_commit": runs.git_commit(),
     }
     parent = tracker.start(
-        key, name=config.name, params=runs.flatten(asdict(config)), tags={"kind": "sweep", **lineage}
+        key, name=config.name, params=runs.flatten(runs.public_settings(config)), tags={"kind": "sweep", **lineage}
     )
     parent.dataset(name=config.dataset, digest=manifest.digest, url=dataset_url(config.out), context="transfer")
     rows: list[dict[str, Any]] = []
@@ -147,7 +156,7 @@ def _outcomes(
     """Each child with its result, or the error that ended it; earlier results first, then as they finish."""
     model = source.model if source else config.model
     shared = {number: ray.put(clips) for number, clips in data.items()}
-    train = ray.remote(num_cpus=1, max_retries=2)(run_child)
+    train = ray.remote(num_cpus=1, num_gpus=int(config.use_gpu), max_retries=2)(run_child)
     waiting: dict[Any, Child] = {}
     children = _children(config)
     with progress_bar(total=len(children), unit="run", desc="sweep") as bar:
@@ -157,7 +166,9 @@ def _outcomes(
                 bar.update()
                 yield child, storage.read_json(url)
             else:
-                waiting[train.remote(child, shared[child.split], model, config.finetune, source)] = child
+                waiting[train.remote(child, shared[child.split], model, config.finetune, source, config.use_gpu)] = (
+                    child
+                )
         while waiting:
             (ready, *_), _ = ray.wait(list(waiting), num_returns=1)
             child = waiting.pop(ready)
@@ -179,6 +190,7 @@ def run_child(
     model: ModelConfig,
     config: FinetuneConfig,
     source: checkpoints.Checkpoint | None,
+    use_gpu: bool = False,
 ) -> dict[str, Any]:
     """Fine-tune and test one child; suitable for `ray.remote`. Returns plain values for JSON."""
     torch.manual_seed(child.seed)
@@ -201,7 +213,7 @@ def run_child(
         config,
         seed=child.seed,
         protocol=clips.protocol,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device="cuda" if use_gpu else "cpu",
     )
     return {
         "accuracy": result.accuracy,
@@ -222,17 +234,22 @@ def _reset(module: torch.nn.Module) -> None:
 
 
 def _checkpoint(config: SweepConfig) -> checkpoints.Checkpoint | None:
-    if not config.checkpoint:
-        if "vgan" in config.inits:
-            raise BadInput("inits names vgan, so checkpoint= is required; or give inits=[random]")
-        return None
-    found = checkpoints.open_checkpoint(config.checkpoint)
+    """The checkpoint of init vgan, after a look that its weights load and its network fits the clips.
+
+    Raises:
+        BadInput: it is missing or does not fit.
+    """
+    if not config.checkpoint and "vgan" in config.inits:
+        raise BadInput("inits names vgan, so checkpoint= is required; or give inits=[random]")
+    found = checkpoints.open_checkpoint(config.checkpoint) if config.checkpoint else None
+    model = found.model if found else config.model
     for key in ("num_frames", "size"):
-        ours, theirs = getattr(config.video.clip, key), getattr(found.model, key)
+        ours, theirs = getattr(config.video.clip, key), getattr(model, key)
         if ours != theirs:
-            raise BadInput(
-                f"the checkpoint {found.url!r} was made for {key}={theirs}: set video.clip.{key}={theirs}, got {ours}"
-            )
+            raise BadInput(f"the network takes clips of {key}={theirs}: set video.clip.{key}={theirs}, got {ours}")
+    if found:
+        trunk = Classifier(model, 2, config.finetune.dropout).trunk
+        checkpoints.load_weights(found, "discriminator", trunk, prefix="trunk.")
     return found
 
 

@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing leaves the machine unasked
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # the first use of a database prints its migrations
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # the default keeps silent for minutes
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.utils.time import get_current_time_millis
+from sqlalchemy.exc import SQLAlchemyError
 
+from cluster import storage
 from vgan.config import option
 from vgan.errors import BadInput
 
@@ -42,7 +46,7 @@ class Tracker:
     """One MLflow server or database and one experiment in it. Cheap to pickle: workers make their own client."""
 
     def __init__(self, uri: str, experiment: str) -> None:
-        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').absolute()}"
+        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.absolute('mlflow.db')}"
         self.experiment = experiment
         self._client: mlflow.MlflowClient | None = None
 
@@ -69,8 +73,8 @@ class Tracker:
             if self.uri.startswith("sqlite:///"):
                 folder = (Path(self.uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
             return self.client.create_experiment(self.experiment, artifact_location=folder)
-        except mlflow.MlflowException as fault:
-            raise BadInput(f"MLflow at tracking.uri={self.uri!r} cannot be used: {fault.message}") from fault
+        except (mlflow.MlflowException, SQLAlchemyError, OSError) as fault:
+            raise BadInput(f"MLflow at tracking.uri={storage.redact(self.uri)!r} cannot be used: {fault}") from fault
 
     def start(
         self, key: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str], parent: str = ""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cluster import checkpoints, engines, runs, storage
 from cluster.batches import Batch, ClipReader
-from cluster.session import grows, ray_session
+from cluster.session import ray_session
 from cluster.shards import Manifest, read_manifest
 from cluster.tracking import Run, Tracker, TrackingConfig
 from vgan import gan
@@ -91,12 +91,13 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
     tracker.experiment_id()  # a tracking server that cannot be used is told before anything is written
     storage.make_folder(run_url)
     engines.prepare_ops(config.use_gpu)
-    with ray_session(config.address):
-        _check_room(config)
+    with ray_session(config.address) as alone:
+        if alone:
+            _check_room(config)
         run = tracker.start(
             runs.claim(run_url, config.name, _pinned(config, manifest)),
             name=config.name,
-            params=runs.flatten(asdict(config)),
+            params=runs.flatten(runs.public_settings(config)),
             tags={"dataset_hash": manifest.digest, "run_url": run_url, "git_commit": runs.git_commit()},
         )
         with run.ending():
@@ -108,10 +109,10 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
 
 
 def _check_room(config: TrainConfig) -> None:
-    """Raise BadInput if a cluster that cannot grow has too few CPUs or GPUs: Ray would wait for ever."""
+    """Raise BadInput if a Ray that cannot grow has too few CPUs or GPUs: it would wait for ever."""
     kind = "GPU" if config.use_gpu else "CPU"
     there = int(ray.cluster_resources().get(kind, 0))
-    if there < config.workers and not grows():
+    if there < config.workers:
         raise BadInput(f"workers={config.workers} need a {kind} each, and there are {there}: lower workers=")
 
 
@@ -235,7 +236,7 @@ def _save(nets: engines.Engines, step: int, loop: dict[str, Any], rank: int, wor
                 "step": step,
                 "clips_seen": step * config.batch_size,
                 "model": asdict(config.model),
-                "config": asdict(config),
+                "config": runs.public_settings(config),
                 "dataset_url": config.data,
                 "dataset_digest": loop["manifest"].digest,
                 "mlflow_run_id": loop["run_id"],

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cluster import storage
+from cluster.runs import flatten, public_settings
 from vgan.errors import BadInput
 
 T = TypeVar("T")
@@ -37,12 +38,12 @@ def run(job: Callable[[T], None], kind: type[T], about: str, argv: Sequence[str]
         print(help_text(kind, about))
         return 0
     # A stopped job ends like an interrupted one: runs are closed, and what was started is stopped.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {s: signal.signal(s, signal.default_int_handler) for s in (signal.SIGTERM, signal.SIGHUP)}
     try:
         config = load(kind, words)
-        print(f"settings:\n{yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)}", end="", flush=True)  # type: ignore[call-overload]
+        print(f"settings:\n{yaml.safe_dump(public_settings(config), sort_keys=False)}", end="", flush=True)
         job(config)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Ray turns a signal into the latter
         print("interrupted", file=sys.stderr, flush=True)
         return INTERRUPTED
     except Exception as fault:  # noqa: BLE001 - a remote worker's BadInput arrives wrapped, and Ray's is a BadInput too
@@ -53,7 +54,8 @@ def run(job: Callable[[T], None], kind: type[T], about: str, argv: Sequence[str]
         print(f"error: {' '.join(line.strip() for line in str(cause).splitlines())}", file=sys.stderr, flush=True)
         return BAD_INPUT
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
 
 
@@ -69,7 +71,7 @@ def load(kind: type[T], words: Sequence[str]) -> T:
     kinds = {key: hint for key, hint, _, _ in options(kind)}
     words, values = list(words), dict[str, Any]()
     if words and words[0].startswith("config="):
-        values = _flatten(_read_yaml(words.pop(0).removeprefix("config=")))
+        values = flatten(_read_yaml(words.pop(0).removeprefix("config=")))
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
@@ -101,7 +103,7 @@ def require(config: Any, *keys: str) -> None:
 
 def save(config: Any, url: str) -> None:
     """Keep the resolved settings beside the output."""
-    storage.write_bytes(url, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False).encode())
+    storage.write_bytes(url, yaml.safe_dump(public_settings(config), sort_keys=False).encode())
 
 
 def options(kind: type, prefix: str = "", made: Any = None) -> list[tuple[str, Any, Any, str]]:
@@ -146,13 +148,6 @@ def _read_yaml(path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadInput(f"config={path!r} must hold `key: value` lines")
     return value
-
-
-def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flatten(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
-    return flat
 
 
 def _parse(text: str) -> Any:

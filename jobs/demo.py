@@ -9,12 +9,13 @@ import os
 import re
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import storage
-from cluster.head import Head, local_head
+from cluster.head import Head, check_port, local_head
 from cluster.overview import overview
+from cluster.sources import read_sources
 from jobs import command
 from vgan.config import option
 from vgan.drawn import draw_action_set
@@ -50,27 +51,25 @@ class DemoConfig:
     keep: bool = option(False, "leave the Ray head up after the report, until Ctrl-C")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Places:
-    """Where each stage writes. Folders of other inputs carry a digest of the input's path, so that demos do not mix."""
+    """Where each stage reads and writes. Names carry a digest of what they depend on, so that demos never mix."""
 
     root: Path
     videos: Path
     labelled: Path
     dataset: str  # the labelled set's name in metrics
-    clips: str
+    clips: Path
     runs: Path
     run: str
-    samples: str
-    finetune: str
+    samples: Path
+    finetune: Path
     tracking: str
-    stages: list[Stage] = field(default_factory=list)
 
 
 def main(config: DemoConfig) -> None:
     """Run every stage, then write and print the summary."""
     places = _places(config)
-    _check_inputs(config, places)
     storage.make_folder(str(places.root))
     if not config.ucf101:
         _draw_actions(places.labelled)
@@ -79,12 +78,11 @@ def main(config: DemoConfig) -> None:
     print(f"demo: starting a Ray head with {num_cpus} CPUs and token authentication", flush=True)
     with local_head(places.root / "ray", num_cpus=num_cpus, dashboard_port=config.dashboard_port) as head:
         print(f"demo: its dashboard and jobs API: {head.address}", flush=True)
+        stages = []
         for name, settings in _stages(config, places).items():
             words = [f"jobs.{name}", *(f"{key}={value}" for key, value in settings.items())]
-            places.stages.append(_run_stage(head, name, words, places.root))
-        jobs = head.jobs()
-        refused = head.refuses_without_token()
-        _finish(places, jobs, refused, time.monotonic() - started)
+            stages.append(_run_stage(head, name, words, places.root))
+        _finish(places, stages, head, time.monotonic() - started)
         if config.keep:
             print(f"demo: the head stays up until Ctrl-C; its token is in {head.token_file}", flush=True)
             while True:
@@ -92,24 +90,40 @@ def main(config: DemoConfig) -> None:
 
 
 def _places(config: DemoConfig) -> Places:
+    """Check the inputs before anything is started or written, and name the outputs.
+
+    Raises:
+        BadInput: an input is missing or empty, or a setting cannot work.
+    """
+    check_port(config.dashboard_port)
+    if config.batch_size % 2:
+        raise BadInput(f"batch_size={config.batch_size} must be even: two workers share it")
+    if shutil.which("c++") is None:
+        raise BadInput("no C++ compiler found; DeepSpeed builds its CPU communication with one: install g++")
     root = Path(config.out).expanduser().absolute()
-    mark_v, mark_l = _mark(config.videos), _mark(config.ucf101)
+    videos = Path(config.videos).expanduser().absolute() if config.videos else packaged_videos()
+    sources = read_sources(str(videos))
+    labelled = Path(config.ucf101).expanduser().absolute() if config.ucf101 else root / "actions"
+    if config.ucf101:
+        read_split(labelled, 1)
+    clips = _digest(videos, [(s.source_id, s.bytes) for s in sources])
+    run = _digest(clips, config.base, config.batch_size)
     return Places(
         root=root,
-        videos=Path(config.videos).expanduser().absolute() if config.videos else packaged_videos(),
-        labelled=Path(config.ucf101).expanduser().absolute() if config.ucf101 else root / "actions",
+        videos=videos,
+        labelled=labelled,
         dataset="ucf101" if config.ucf101 else "drawn",
-        clips=str(root / f"clips{mark_v}"),
+        clips=root / f"clips-{clips}",
         runs=root / "runs",
-        run=f"gan{mark_v}",
-        samples=str(root / f"samples{mark_v}"),
-        finetune=str(root / f"finetune{mark_v}{mark_l}"),
+        run=f"gan-{run}",
+        samples=root / f"samples-{run}",
+        finetune=root / f"finetune-{_digest(run, config.steps, labelled, config.iterations)}",
         tracking=f"sqlite:///{root / 'mlflow.db'}",
     )
 
 
-def _mark(path: str) -> str:
-    return f"-{hashlib.sha256(str(Path(path).expanduser().absolute()).encode()).hexdigest()[:6]}" if path else ""
+def _digest(*inputs: object) -> str:
+    return hashlib.sha256(repr([str(i) for i in inputs]).encode()).hexdigest()[:6]
 
 
 def packaged_videos() -> Path:
@@ -130,18 +144,6 @@ def packaged_videos() -> Path:
     return videos[0].parent
 
 
-def _check_inputs(config: DemoConfig, places: Places) -> None:
-    """Raise BadInput before anything is started or written."""
-    if not places.videos.is_dir():
-        raise BadInput(f"no folder at videos={config.videos!r}: give an existing folder of videos")
-    if config.ucf101:
-        read_split(places.labelled, 1)
-    if config.batch_size % 2:
-        raise BadInput(f"batch_size={config.batch_size} must be even: two workers share it")
-    if shutil.which("c++") is None:
-        raise BadInput("no C++ compiler found; DeepSpeed builds its CPU communication with one: install g++")
-
-
 def _draw_actions(folder: Path) -> None:
     """The labelled set of a demo without UCF101: moving textured objects, the motion being the label."""
     if (folder / "ucfTrainTestlist" / "classInd.txt").exists():
@@ -159,8 +161,8 @@ def _stages(config: DemoConfig, places: Places) -> dict[str, dict[str, object]]:
     track = {"tracking.uri": places.tracking}
     return {
         "acquire": {"folder": places.videos, "out": sources},
-        # Overlapping clips: four short videos give too few otherwise.
-        "prepare": {"sources": sources, "out": places.clips, "clip.stride": 4, **track},
+        # Overlapping clips: the four short videos of the package give too few otherwise.
+        "prepare": {"sources": sources, "out": places.clips, "clip.stride": 32 if config.videos else 4, **track},
         "train": {
             "data": places.clips,
             "out": places.runs,
@@ -207,8 +209,7 @@ def _run_stage(head: Head, name: str, words: list[str], root: Path) -> Stage:
             print(f"  {text}", flush=True)
 
     started = time.monotonic()
-    exclude = [str(root.relative_to(Path.cwd()))] if root.is_relative_to(Path.cwd()) else []
-    succeeded = head.submit(f"{name}-{datetime.datetime.now():%H%M%S}", words, logs / f"{name}.log", show, exclude)
+    succeeded = head.submit(f"{name}-{datetime.datetime.now():%H%M%S}", words, logs / f"{name}.log", show)
     seconds = time.monotonic() - started
     print(f"  {'done' if succeeded else 'FAILED'} in {duration_text(seconds)}", flush=True)
     if not succeeded:
@@ -219,23 +220,25 @@ def _run_stage(head: Head, name: str, words: list[str], root: Path) -> Stage:
     return Stage(name=name, status="SUCCEEDED", seconds=seconds)
 
 
-def _finish(places: Places, jobs: list[dict[str, object]], refused: bool, seconds: float) -> None:
+def _finish(places: Places, stages: list[Stage], head: Head, seconds: float) -> None:
     """Write report.html and print the summary table."""
     report = overview(
         title="Scene Dynamics demo",
-        clips_url=places.clips,
+        clips_url=str(places.clips),
         run_url=str(places.runs / places.run),
-        samples=Path(places.samples),
-        sweep_url=places.finetune,
+        samples=places.samples,
+        sweep_url=str(places.finetune),
         tracking_uri=places.tracking,
-        stages=places.stages,
+        stages=stages,
     )
     page = places.root / "report.html"
     page.write_text(render_report(report), encoding="utf-8")
     print("\nray job list")
-    for job in jobs:
+    for job in head.jobs():
         print(f"  {job['submission_id']:<24}{job['status']}")
-    print(f"  the same submission without the token: {'refused' if refused else 'ACCEPTED, which is wrong'}")
+    if not head.refuses_without_token():
+        raise RuntimeError("the Ray head accepted a job without its token")
+    print("  the same submission without the token: refused")
     print("\nsummary")
     for stage in report.stages:
         print(

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from cluster import storage
 from cluster.ingest import prepare
-from cluster.runs import flatten
+from cluster.runs import flatten, public_settings
 from cluster.session import ray_session
 from cluster.shards import Manifest
 from cluster.sources import read_sources
@@ -30,6 +30,7 @@ class PrepareConfig:
     out: str = option("out/clips", "url of the dataset's folder")
     max_reject_fraction: float = option(1.0, "fail if a larger share of the videos is rejected, 0..1")
     shard_mb: int = option(400, "raw size of a shard, MB")
+    replace: bool = option(False, "replace a finished dataset of other sources, seed or shard size")
     seed: int = option(0, "of the shuffle into shards")
     address: str = option("", "Ray cluster; empty: the one this job was submitted to, else a local one")
     clip: ClipSpec = section(ClipSpec, "shape of a clip")
@@ -38,6 +39,12 @@ class PrepareConfig:
     stabilize: StabilizeConfig = section(StabilizeConfig, "camera motion removal")
     tracking: TrackingConfig = section(TrackingConfig, "MLflow")
 
+    def __post_init__(self) -> None:
+        if self.shard_mb < 1:
+            raise ValueError(f"shard_mb must be at least 1, got {self.shard_mb}")
+        if not 0 <= self.max_reject_fraction <= 1:
+            raise ValueError(f"max_reject_fraction must be in 0..1, got {self.max_reject_fraction}")
+
 
 def main(config: PrepareConfig) -> None:
     """Prepare the dataset, log its counts, print them."""
@@ -45,11 +52,13 @@ def main(config: PrepareConfig) -> None:
     out = storage.absolute(config.out)
     sources = read_sources(storage.absolute(config.sources))
     video = VideoConfig(clip=config.clip, decode=config.decode, shots=config.shots, stabilize=config.stabilize)
+    tracker = Tracker(config.tracking.uri, config.tracking.experiment or "prepare")
+    tracker.experiment_id()  # a tracking server that cannot be used is told before the work, not after
     storage.make_folder(out)
     with ray_session(config.address):
-        manifest = prepare(sources, out, video, seed=config.seed, shard_mb=config.shard_mb)
+        manifest = prepare(sources, out, video, seed=config.seed, shard_mb=config.shard_mb, replace=config.replace)
     command.save(config, storage.join(out, "settings.yaml"))
-    track(config, manifest, out)
+    track(tracker, config, manifest, out)
     print(summary(manifest, out))
     rejected = manifest.counts["rejected"] / manifest.counts["sources"]
     if rejected > config.max_reject_fraction:
@@ -58,17 +67,18 @@ def main(config: PrepareConfig) -> None:
         )
 
 
-def track(config: PrepareConfig, manifest: Manifest, out: str) -> None:
+def track(tracker: Tracker, config: PrepareConfig, manifest: Manifest, out: str) -> None:
     """One MLflow run for the dataset, found again by its digest."""
-    tracker = Tracker(config.tracking.uri, config.tracking.experiment or "prepare")
     tags = {"dataset_hash": manifest.digest, "dataset_url": out, "git_commit": manifest.git_commit}
-    run = tracker.start(f"prepare-{manifest.digest}", name="prepare", params=flatten(asdict(config)), tags=tags)
-    run.dataset(name="clips", digest=manifest.digest, url=out, context="prepare")
+    run = tracker.start(
+        f"prepare-{manifest.digest}", name="prepare", params=flatten(public_settings(config)), tags=tags
+    )
     counts = {f"counts/{k}": v for k, v in manifest.counts.items() if not isinstance(v, dict)}
     reasons = {f"rejects/{k}": v for k, v in manifest.counts["segments_rejected_by_reason"].items()}
-    run.metrics(counts | reasons)
-    run.text(storage.json_bytes(asdict(manifest)).decode(), "manifest.json")
-    run.finish()
+    with run.ending():
+        run.dataset(name="clips", digest=manifest.digest, url=out, context="prepare")
+        run.metrics(counts | reasons)
+        run.text(storage.json_bytes(asdict(manifest)).decode(), "manifest.json")
 
 
 def summary(manifest: Manifest, out: str) -> str:

@@ -44,6 +44,9 @@ class Reject:
     detail: str = ""
 
 
-def clip_id(source_id: str, start_s: float, config_digest: str) -> str:
-    """Stable name of a clip: 16 hex digits of SHA-256 over its source, start (to the millisecond) and settings."""
-    return hashlib.sha256(f"{source_id}|{start_s:.3f}|{config_digest}".encode()).hexdigest()[:16]
+def clip_id(source_id: str, number: int, start_s: float, config_digest: str) -> str:
+    """Stable name of a clip: 16 hex digits of SHA-256 over its source, number in it, start and settings.
+
+    The number tells clips apart that start at the same frame, as close ones do where a slow source repeats frames.
+    """
+    return hashlib.sha256(f"{source_id}|{number}|{start_s:.3f}|{config_digest}".encode()).hexdigest()[:16]
