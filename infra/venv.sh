@@ -9,6 +9,9 @@ torch=2.13.0
 fail() { echo "error: $1" >&2; exit 2; }
 "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
   || fail "$("$python" --version 2>&1) found, Python 3.11 or 3.12 needed; name one: make PYTHON=python3.11 ..."
+[ "$(uname -sm)" = "Linux x86_64" ] || fail "$(uname -sm) found, Linux x86_64 needed: decord has no other wheels"
+"$python" -c 'import sys, sysconfig, os; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' \
+  || fail "the headers of $("$python" --version) are missing; DeepSpeed builds an extension with them: install python3-dev"
 command -v c++ >/dev/null || fail "no C++ compiler found; DeepSpeed builds its CPU communication with one: install g++"
 
 echo "set-up: $venv ($("$python" --version))"
@@ -21,8 +24,9 @@ if nvidia-smi >/dev/null 2>&1; then
   pip install "torch==$torch"
 else
   pip install "torch==$torch+cpu" 2>/dev/null \
+    || { echo "set-up: the package index has no CPU build of torch; asking PyTorch's own"; false; } \
     || { pip install uv && "$venv/bin/uv" --quiet pip install --python "$venv/bin/python" --torch-backend cpu "torch==$torch"; } \
-    || pip install "torch==$torch"
+    || { echo "set-up: not reached; taking the default build, which is larger"; pip install "torch==$torch"; }
 fi
 echo "set-up: $("$venv/bin/python" -m pip list 2>/dev/null | grep '^torch ' | tr -s ' '), now the locked packages"
 pip install --no-deps --require-hashes -r requirements.lock
