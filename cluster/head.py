@@ -38,8 +38,8 @@ class Head:
     token_file: Path
 
     def environment(self) -> dict[str, str]:
-        """What a client needs to be let in."""
-        return {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
+        """What a client needs to be let in; another cluster's address and token would be in the way."""
+        return {**_without_ray(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
 
     def submit_command(self, name: str, words: Sequence[str]) -> list[str]:
         """The `ray job submit` line for `python -m <words>`; only the three packages are uploaded."""
@@ -82,8 +82,7 @@ class Head:
 
     def refuses_without_token(self) -> bool:
         """Whether the same `ray job submit` without the token is turned away."""
-        env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
-        env |= {"RAY_AUTH_MODE": "disabled", "HOME": "/nonexistent"}
+        env = {**_without_ray(), "RAY_AUTH_MODE": "disabled", "HOME": "/nonexistent"}
         found = subprocess.run(
             [RAY, "job", "submit", "--address", self.address, "--", "true"],
             timeout=60,
@@ -96,6 +95,10 @@ class Head:
 
     def _bearer(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token_file.read_text().strip()}"}
+
+
+def _without_ray() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS" and not k.startswith("RAY_AUTH")}
 
 
 @contextmanager

@@ -49,7 +49,7 @@ from vgan.records import Clip, Reject, clip_id
 from vgan.video.child import isolated_frames
 from vgan.video.clips import clips_from_video
 
-FETCH_ATTEMPTS = 3
+FETCH_ATTEMPTS, BACKOFF_S = 3, 1.0
 HTTP_FINAL = frozenset({403, 404, 410, 451})  # forbidden, missing, gone, unavailable for legal reasons
 
 log = logging.getLogger(__name__)
@@ -196,7 +196,7 @@ def _fetch(fs: AbstractFileSystem, path: str, local: Path) -> None:
         except (OSError, aiohttp.ClientError) as fault:
             last = fault
         log.warning("fetching %s failed (%s), attempt %d of %d", path, last, attempt, FETCH_ATTEMPTS)
-        time.sleep(2**attempt)
+        time.sleep(BACKOFF_S * 2**attempt)
     raise OSError(f"fetching {storage.redact(path)} failed {FETCH_ATTEMPTS} times: {last}")
 
 

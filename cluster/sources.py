@@ -40,7 +40,9 @@ class Source:
 
 
 def list_folder(url: str) -> tuple[list[Source], int]:
-    """Videos below a folder (by suffix), sorted by name, and how many other files were passed over.
+    """Videos below a folder, sorted by name, and how many files were passed over.
+
+    A video is known by its suffix; a name that is not UTF-8 cannot stand in a manifest.
 
     Raises:
         BadInput: no such folder.
@@ -52,9 +54,17 @@ def list_folder(url: str) -> tuple[list[Source], int]:
     sources = []
     for path in sorted(found):
         name = posixpath.relpath(path, root)
-        if posixpath.splitext(path)[1].lower() in VIDEO_SUFFIXES:
+        if posixpath.splitext(path)[1].lower() in VIDEO_SUFFIXES and _is_utf8(name):
             sources.append(Source(uri=storage.join(url, name), source_id=name, bytes=found[path]["size"]))
     return sources, len(found) - len(sources)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_sources(url: str) -> list[Source]:

@@ -31,7 +31,7 @@ from vgan.config import (
 from vgan.errors import BadInput
 from vgan.models.classifier import Classifier
 from vgan.transfer.finetune import FinetuneResult, finetune
-from vgan.transfer.fractions import subset
+from vgan.transfer.fractions import FRACTIONS, subset
 from vgan.transfer.ucf101 import read_split
 
 INITS = ("vgan", "untrained", "random")
@@ -55,7 +55,7 @@ class SweepConfig:
         ["vgan", "untrained", "random"],
         "vgan: the trained GAN's trunk; untrained: weights as GAN training starts with; random: PyTorch's default",
     )
-    fractions: list[float] = option([0.125, 0.25, 0.5, 1.0], "shares of each class's training clips, nested")
+    fractions: list[float] = option(list(FRACTIONS), "shares of each class's training clips, nested")
     seeds: list[int] = option([0, 1], "each draws its own subsets, order and head")
     splits: list[int] = option([1], "official splits, 1 to 3")
     seed: int = option(0, "of the clips' packing order")

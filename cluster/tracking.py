@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -136,10 +135,10 @@ class Run:
         for name, value in tags.items():
             self.client.set_tag(self.id, name, value)
 
-    def dataset(self, *, name: str, digest: str, url: str, context: str, profile: str = "") -> None:
+    def dataset(self, *, name: str, digest: str, url: str, context: str) -> None:
         """Log a dataset as the run's input. MLflow cuts digests at 36 characters; the tag `dataset_hash` holds all."""
         source = json.dumps({"uri": url})
-        entity = Dataset(name=name, digest=digest[:36], source_type="uri", source=source, profile=profile or None)
+        entity = Dataset(name=name, digest=digest[:36], source_type="uri", source=source)
         tags = [InputTag("mlflow.data.context", context), InputTag("dataset_hash", digest)]
         self.client.log_inputs(self.id, [DatasetInput(entity, tags)])
 
@@ -152,16 +151,6 @@ class Run:
 
     def text(self, text: str, path: str) -> None:
         self.client.log_text(self.id, text, path)
-
-    def file(self, path: Path, folder: str = "") -> None:
-        self.client.log_artifact(self.id, str(path), folder or None)
-
-    def data(self, data: bytes, path: str) -> None:
-        """Log bytes as an artifact at a relative path."""
-        with tempfile.TemporaryDirectory() as scratch:
-            local = Path(scratch) / Path(path).name
-            local.write_bytes(data)
-            self.file(local, str(Path(path).parent) if "/" in path else "")
 
     @contextmanager
     def ending(self) -> Iterator[None]:

@@ -73,6 +73,8 @@ class TrainConfig:
         ):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be at least 0 and below 1, got {self.ema_decay}")
         if self.batch_size % self.workers:
             raise ValueError(f"batch_size={self.batch_size} must be a multiple of workers={self.workers}")
         runs.check_name(self.name)

@@ -12,6 +12,7 @@ from cluster.ingest import prepare
 from cluster.shards import Manifest, read_clips, to_frames
 from cluster.sources import Source
 from vgan.config import VideoConfig
+from vgan.transfer.finetune import protocol_name
 from vgan.transfer.ucf101 import Split, read_split
 
 
@@ -67,7 +68,7 @@ def load_split(root: str, number: int, url: str, manifest: Manifest, dataset: st
     videos = [v for v in split.videos if _source_id(v.path) in first]
     rows = np.array([first[_source_id(v.path)] for v in videos])
     return LabelledClips(
-        protocol=f"{_dataset_name(dataset, split)}-split{number}_1clip",
+        protocol=protocol_name(_dataset_name(dataset, split), number),
         classes=split.class_names,
         clip_ids=np.array(table["clip_id"].to_pylist())[rows],
         frames=to_frames(table["frames"], manifest.clip)[rows],

@@ -8,7 +8,7 @@ from pathlib import Path
 from cluster import storage
 from cluster.sources import Source, list_folder, write_sources
 from jobs import command
-from vgan.config import option
+from vgan.config import check_choice, option
 from vgan.errors import BadInput
 from vgan.transfer.ucf101 import read_split
 
@@ -31,6 +31,11 @@ class AcquireConfig:
     limit: int = option(0, "take the first videos only; 0 takes all")
     out: str = option("out/sources.parquet", "url of the manifest")
 
+    def __post_init__(self) -> None:
+        check_choice("side", self.side, ("", "train", "test"))
+        if self.limit < 0:
+            raise ValueError(f"limit must be at least 0, got {self.limit}")
+
 
 def main(config: AcquireConfig) -> None:
     """List the videos and write the manifest."""
@@ -41,6 +46,7 @@ def main(config: AcquireConfig) -> None:
     if not sources:
         raise BadInput(f"no video found in {config.folder or config.ucf101!r}")
     out = storage.absolute(config.out)
+    storage.make_folder(out.rpartition("/")[0])
     write_sources(sources, out)
     print(f"{len(sources)} videos, {sum(s.bytes or 0 for s in sources) / 1e6:.1f} MB -> {out}")
 
@@ -48,7 +54,7 @@ def main(config: AcquireConfig) -> None:
 def _from_folder(config: AcquireConfig) -> list[Source]:
     sources, others = list_folder(storage.absolute(config.folder))
     if others:
-        print(f"{others} files passed over: no video suffix")
+        print(f"{others} files passed over: no video suffix, or a name that is not UTF-8")
     return sources
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -41,6 +41,10 @@ class GenerateConfig:
     def __post_init__(self) -> None:
         for kind in self.format:
             check_choice("format", kind, tuple(WRITERS))
+        if not self.format or not 0 < self.fps <= 240:
+            raise ValueError(
+                f"format must name a kind and fps be above 0, at most 240; got {self.format} and {self.fps}"
+            )
         if self.num < 1:
             raise ValueError(f"num must be at least 1, got {self.num}")
 
@@ -61,7 +65,7 @@ def main(config: GenerateConfig) -> None:
     if config.panels:
         few = {name: clips[:PANEL_ROWS] for name, clips in streams.items()}
         _write(stream_panels(few, scale=2), storage.join(out, "panels"), config)
-    command.save(config, storage.join(out, "settings.yaml"))
+    command.save(replace(config, checkpoint=source.url), storage.join(out, "settings.yaml"))  # which one it was
     mask = float(np.mean(streams["mask"]))
     print(f"{config.num} clips from step {source.step}, mask mean {mask:.2f} -> {out}")
 

@@ -149,11 +149,18 @@ class ObjectiveConfig:
     """Losses and optimizer (paper section 2.4)."""
 
     mask_weight: float = option(
-        0.1, "lambda of the mask's sparsity prior, times the mean of the mask (see README, presets)"
+        0.1, "lambda of the mask's sparsity prior, times the mean of the mask (README says why)"
     )
     learning_rate: float = option(2e-4, "Adam's step size for both networks")
     beta1: float = option(0.5, "Adam's first moment decay (the paper's momentum term)")
     beta2: float = option(0.999, "Adam's second moment decay")
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ValueError(f"objective.learning_rate must be above 0, got {self.learning_rate}")
+        for key in ("beta1", "beta2"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ValueError(f"objective.{key} must be in 0..1 below 1, got {getattr(self, key)}")
 
 
 @dataclass(frozen=True, kw_only=True)

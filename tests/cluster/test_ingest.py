@@ -41,8 +41,10 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
     return [*labelled, Source(uri=str(folder / "missing.mp4"), source_id="missing.mp4")]
 
 
-def run(sources: list[Source], out: Path, seed: int = 0, config: VideoConfig = VIDEO) -> Manifest:
-    return prepare(sources, str(out), config, seed=seed, shard_mb=1)
+def run(
+    sources: list[Source], out: Path, seed: int = 0, config: VideoConfig = VIDEO, replace_old: bool = False
+) -> Manifest:
+    return prepare(sources, str(out), config, seed=seed, shard_mb=1, replace=replace_old)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def test_prepare_accounts_for_every_source(dataset: Path) -> None:
     assert {row["source_id"] for row in rows} == {"garbage.mp4", "empty.mp4", "missing.mp4"}
     assert all(row["reason"] and row["stage"] for row in rows)
     (missing,) = (row for row in rows if row["source_id"] == "missing.mp4")
-    assert (missing["stage"], missing["reason"]) == ("fetch", "unreadable")
+    assert (missing["stage"], missing["reason"]) == ("fetch", "missing")
 
 
 def test_prepare_shards_are_what_the_manifest_says(dataset: Path, sources: list[Source]) -> None:
@@ -135,7 +137,7 @@ def test_prepare_elsewhere_gives_the_same_bytes(dataset: Path, sources: list[Sou
 def test_prepare_with_another_seed_packs_anew_without_decoding(copy: Path, sources: list[Source]) -> None:
     before, manifest = decoded(copy), read_manifest(str(copy))
     orders = [read_clips(str(copy), manifest, ["clip_id"])["clip_id"].to_pylist()]
-    other = run(sources, copy, seed=1)
+    other = run(sources, copy, seed=1, replace_old=True)
     orders.append(read_clips(str(copy), other, ["clip_id"])["clip_id"].to_pylist())
     assert decoded(copy) == before
     assert other.digest != manifest.digest
@@ -143,14 +145,21 @@ def test_prepare_with_another_seed_packs_anew_without_decoding(copy: Path, sourc
     assert sorted(orders[0]) == sorted(orders[1])
 
 
+def test_prepare_of_other_sources_into_a_finished_dataset_is_refused(copy: Path, sources: list[Source]) -> None:
+    before = {p: p.stat().st_mtime_ns for p in copy.rglob("*")}
+    with pytest.raises(BadInput, match="replace=true"):
+        run(sources[:1], copy)
+    assert {p: p.stat().st_mtime_ns for p in copy.rglob("*")} == before
+
+
 def test_prepare_with_one_source_less_or_more_decodes_only_what_is_new(copy: Path, sources: list[Source]) -> None:
     whole, before = read_manifest(str(copy)), decoded(copy)
-    fewer = run([s for s in sources if s.source_id != GOOD[1]], copy)
+    fewer = run([s for s in sources if s.source_id != GOOD[1]], copy, replace_old=True)
     assert (fewer.counts["sources"], fewer.counts["clips"]) == (4, 11)
     assert set(read_clips(str(copy), fewer, ["source_id"])["source_id"].to_pylist()) == {GOOD[0]}
     assert decoded(copy) == before
     twin = Source(uri=next(s.uri for s in sources if s.source_id == GOOD[0]), source_id="twin.mp4")
-    more = run([*sources, twin], copy)
+    more = run([*sources, twin], copy, replace_old=True)
     assert more.counts["clips"] == whole.counts["clips"] + 11
     assert len(decoded(copy)) == len(before) + 2  # its clips and its commit record
 
@@ -165,7 +174,7 @@ def test_prepare_with_other_settings_into_the_same_folder_is_refused(copy: Path,
 def test_prepare_where_no_video_gives_a_clip_says_why_and_makes_no_dataset(
     sources: list[Source], tmp_path: Path
 ) -> None:
-    with pytest.raises(BadInput, match=r"none of the 3 videos gave a clip \(.*unreadable"):
+    with pytest.raises(BadInput, match=r"none of the 3 videos gave a clip \(.*missing"):
         run([s for s in sources if s.source_id not in GOOD], tmp_path)
     assert not (tmp_path / "manifest.json").exists()
 

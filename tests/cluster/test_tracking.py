@@ -114,15 +114,14 @@ def test_start_takes_long_values(tracker: Tracker) -> None:
 def test_artifacts_land_beside_the_database(tracker: Tracker, tmp_path: Path) -> None:
     run = start(tracker)
     run.text("a\n", "subset.txt")
-    run.data(b"\x00\x01", "raw/bytes.bin")
     figure, _ = plt.subplots()
     run.figure(figure, "figures/curve.png")
     plt.close(figure)
     run.image(np.zeros((8, 8, 3), np.uint8), "samples", step=20)
-    assert {"subset.txt", "raw", "figures", "images"} <= set(artifacts(run))
+    assert {"subset.txt", "figures", "images"} <= set(artifacts(run))
     assert artifacts(run, "figures") == ["figures/curve.png"]
-    (local,) = (tmp_path / "mlartifacts").rglob("bytes.bin")
-    assert local.read_bytes() == b"\x00\x01"
+    (local,) = (tmp_path / "mlartifacts").rglob("subset.txt")
+    assert local.read_text() == "a\n"
 
 
 def test_tracker_sent_to_a_worker_writes_to_the_same_run(tracker: Tracker) -> None:

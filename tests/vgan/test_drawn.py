@@ -42,9 +42,9 @@ def test_draw_action_set_is_read_as_ucf101(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         split = read_split(drawn.root, number)
         assert split.missing == ()
-        assert len(split.of_side("test")) == 6
-        assert len(split.of_side("train")) == 18
-        assert {video.group for video in split.of_side("test")} == set(drawn.test_groups[number - 1])
+        test = [video for video in split.videos if video.side == "test"]
+        assert (len(test), len(split.videos)) == (6, 24)
+        assert {video.group for video in test} == set(drawn.test_groups[number - 1])
     assert sorted(path.name for path in (tmp_path / "UCF-101" / "Spin").iterdir())[:2] == [
         "v_Spin_g01_c01.avi",
         "v_Spin_g01_c02.avi",

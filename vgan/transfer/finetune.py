@@ -5,7 +5,7 @@ Pure torch on tensors in memory; what the model is, and where its weights come f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +55,6 @@ def finetune(
     seed: int,
     protocol: str,
     device: torch.device | str = "cpu",
-    on_step: Callable[[int, float], None] | None = None,
 ) -> FinetuneResult:
     """Train `model` in place for `config.iterations` steps of Adam, then score it once on the test clips.
 
@@ -68,7 +67,6 @@ def finetune(
         train_clips: (N, T, H, W, 3) uint8; `test_clips` too.
         train_labels: (N,) int64 in 0..K-1; `test_labels` too.
         protocol: see `protocol_name`.
-        on_step: called after each step with its number from 1 and its loss.
 
     Raises:
         ValueError: clips and labels do not fit each other, or there are none.
@@ -80,7 +78,7 @@ def finetune(
     model.to(target)
     with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
         torch.manual_seed(seed)  # for dropout; the order has a generator of its own
-        losses = _train(model, train_clips, train_labels, config, seed, target, on_step)
+        losses = _train(model, train_clips, train_labels, config, seed, target)
     confusion = confusion_matrix(model, test_clips, test_labels, config.batch_size, target)
     per_class = confusion.sum(axis=1)
     correct = np.diag(confusion)
@@ -138,7 +136,6 @@ def _train(
     config: FinetuneConfig,
     seed: int,
     device: torch.device,
-    on_step: Callable[[int, float], None] | None,
 ) -> list[float]:
     """`config.iterations` steps; the loss of each."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -155,8 +152,6 @@ def _train(
         loss.backward()
         optimizer.step()
         losses.append(value)
-        if on_step is not None:
-            on_step(step, value)
     return losses
 
 

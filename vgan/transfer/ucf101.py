@@ -54,10 +54,6 @@ class Split:
         present = sorted({video.label for video in self.videos})
         return {label: position for position, label in enumerate(present)}
 
-    def of_side(self, side: Side) -> tuple[Video, ...]:
-        """The videos of one side, in the lists' order."""
-        return tuple(video for video in self.videos if video.side == side)
-
 
 def read_classes(lists: Path) -> dict[str, int]:
     """Class name -> label from 0 of `lists`/classInd.txt.

@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
-
-
-def to_model_range(frames: np.ndarray) -> np.ndarray:
-    """Turn uint8 frames (T, H, W, C) in 0..255 into float32 (C, T, H, W) in [-1, 1]."""
-    return np.ascontiguousarray(np.moveaxis(frames, -1, 0), np.float32) / 127.5 - 1.0
-
-
-def from_model_range(clip: np.ndarray) -> np.ndarray:
-    """Turn a float clip (C, T, H, W), clamped to [-1, 1], into uint8 frames (T, H, W, C), rounded to nearest."""
-    levels = np.rint((np.clip(clip, -1, 1) + 1) * 127.5).astype(np.uint8)
-    return np.ascontiguousarray(np.moveaxis(levels, 0, -1))
 
 
 def batch_to_model_range(frames: Tensor) -> Tensor:

@@ -71,13 +71,12 @@ def sample_grid(clips: np.ndarray, columns: int | None = None, scale: int = 1) -
     return _even(grid)
 
 
-def stream_panels(streams: Mapping[str, np.ndarray], scale: int = 1, heat: bool = False) -> np.ndarray:
+def stream_panels(streams: Mapping[str, np.ndarray], scale: int = 1) -> np.ndarray:
     """The paper's figure 3 as a video (T, H', W', 3) uint8: a row a clip, a labelled column a stream of `STREAMS`.
 
     Args:
         streams: clips (N, T, H, W, 3) uint8 under "composite" and "foreground"; "mask" (N, T, H, W) or (N, T, H, W, 1),
             uint8 or float in [0, 1]; "background" (N, T or 1, H, W, 3) uint8, repeated over time when it has one frame.
-        heat: masks in colours (viridis) instead of gray.
 
     Raises:
         ValueError: a stream is missing or its shape does not fit.
@@ -88,7 +87,7 @@ def stream_panels(streams: Mapping[str, np.ndarray], scale: int = 1, heat: bool 
     shape = streams["composite"].shape
     columns = []
     for name in STREAMS:
-        clips = _mask_pictures(streams[name], heat) if name == "mask" else streams[name]
+        clips = _mask_pictures(streams[name]) if name == "mask" else streams[name]
         if clips.ndim == 5 and clips.shape[1] == 1:
             clips = np.broadcast_to(clips, shape)
         if clips.shape != shape or clips.dtype != np.uint8:
@@ -105,15 +104,12 @@ def _pictures(frames: np.ndarray) -> np.ndarray:
     return frames
 
 
-def _mask_pictures(masks: np.ndarray, heat: bool) -> np.ndarray:
+def _mask_pictures(masks: np.ndarray) -> np.ndarray:
     """Masks (N, T, H, W[, 1]), uint8 or float in [0, 1], as pictures (N, T, H, W, 3) uint8."""
     values = masks[..., 0] if masks.ndim == 5 and masks.shape[-1] in (1, 3) else masks
     if values.dtype != np.uint8:
         values = np.clip(np.rint(values * 255.0), 0, 255).astype(np.uint8)
-    if not heat:
-        return np.repeat(values[..., None], 3, axis=-1)
-    table = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]  # BGR to RGB
-    return table[values]
+    return np.repeat(values[..., None], 3, axis=-1)
 
 
 def _tiles(frames: np.ndarray, height: int) -> list[np.ndarray]:

@@ -98,12 +98,6 @@ def test_finetune_frozen_trunk_stays_while_its_batch_norm_statistics_move() -> N
     assert not torch.equal(after["trunk.1.running_mean"], before["trunk.1.running_mean"])
 
 
-def test_finetune_reports_every_step_with_its_loss() -> None:
-    seen: list[tuple[int, float]] = []
-    result = run(iterations=4, on_step=lambda step, loss: seen.append((step, loss)))
-    assert seen == list(enumerate(result.losses, start=1))
-
-
 def test_finetune_non_finite_loss_stops_and_names_the_step() -> None:
     model = TinyClassifier()
     with torch.no_grad():

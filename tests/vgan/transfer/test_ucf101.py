@@ -99,7 +99,7 @@ def test_read_split_partial_copy_keeps_official_labels_and_counts_missing(partia
     )
     assert split.class_names == ("Archery", "HandstandPushups")
     assert split.compact_labels == {0: 0, 2: 1}
-    assert [video.label for video in split.of_side("test")] == [0, 2]
+    assert [video.label for video in split.videos if video.side == "test"] == [0, 2]
 
 
 def test_read_split_missing_folder_names_it_and_what_it_should_hold(tmp_path: Path) -> None:

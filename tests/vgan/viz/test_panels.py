@@ -64,13 +64,10 @@ def test_stream_panels_show_four_columns_with_a_still_background_and_a_gray_mask
         assert video[0, :20, n * column : (n + 1) * column].min() < 128, "every column has a label"
 
 
-def test_stream_panels_mask_may_be_uint8_or_in_colours() -> None:
+def test_stream_panels_mask_may_be_uint8() -> None:
     streams = make_streams()
     levels = np.rint(streams["mask"] * 255).astype(np.uint8)
     np.testing.assert_array_equal(stream_panels({**streams, "mask": levels[..., None]}), stream_panels(streams))
-    heat = stream_panels(streams, heat=True)
-    tile = heat[:, 24:40, 2 * heat.shape[2] // 4 + 4 :][:, :, :16].astype(int)
-    assert np.abs(tile[..., 0] - tile[..., 2]).max() > 50
 
 
 def test_stream_panels_missing_stream_is_named() -> None:
