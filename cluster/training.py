@@ -92,10 +92,10 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "gan")
     tracker.experiment_id()  # a tracking server that cannot be used is told before anything is written
     storage.make_folder(run_url)
-    engines.prepare_ops(config.use_gpu)
     with ray_session(config.address) as alone:
-        if alone:
+        if alone:  # the workers will run here: what they would wait or fail for is told now
             _check_room(config)
+            engines.prepare_ops(config.use_gpu)
         run = tracker.start(
             runs.claim(run_url, config.name, _pinned(config, manifest)),
             name=config.name,
