@@ -128,3 +128,23 @@ def test_local_files_with_hostile_names_are_files_like_others(tmp_path: Path, na
     assert storage.exists(url)
     storage.remove(url)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_redact_blanks_the_password_and_leaves_the_rest() -> None:
+    assert storage.redact("postgresql://user:secret@db:5432/x") == "postgresql://***@db:5432/x"
+    assert storage.redact("s3://bucket/a@b.mp4") == "s3://bucket/a@b.mp4"
+
+
+def test_relative_path_in_a_submitted_job_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(BadInput, match="'out/clips' is relative"):
+        storage.absolute("out/clips")
+    assert storage.absolute("/out/clips") == "/out/clips"
+    assert storage.absolute("s3://bucket/clips") == "s3://bucket/clips"
+
+
+def test_write_that_fails_leaves_no_draft(tmp_path: Path) -> None:
+    (tmp_path / "taken" / "x").mkdir(parents=True)
+    with pytest.raises(OSError, match="taken"):
+        storage.write_bytes(str(tmp_path / "taken"), b"data")
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"]

@@ -1,0 +1,56 @@
+"""The set-up script says what is missing before it makes anything."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def setup_with(python: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    fake = tmp_path / "python"
+    fake.write_text(python)
+    fake.chmod(0o755)
+    return subprocess.run(
+        ["bash", str(ROOT / "infra/venv.sh"), str(tmp_path / "venv")],
+        env={"PATH": "/usr/bin:/bin", "PYTHON": str(fake)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
+@pytest.mark.parametrize(
+    ("python", "message"),
+    [
+        (
+            '#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.1 || exit 1\n',
+            "Python 3.9.1 found, Python 3.11 or 3.12 needed",
+        ),
+        ('#!/bin/sh\ncase "$2" in *Python.h*) exit 1;; esac\n', "install python3-dev"),
+    ],
+    ids=["old python", "no headers"],
+)
+def test_setup_on_a_machine_that_lacks_something_says_so_and_makes_nothing(
+    python: str, message: str, tmp_path: Path
+) -> None:
+    found = setup_with(python, tmp_path)
+    assert found.returncode == 2
+    assert message in found.stderr
+    assert found.stderr.count("\n") == 1
+    assert not (tmp_path / "venv").exists()
+
+
+def test_lock_pins_every_package_by_hash_and_leaves_torch_to_the_script() -> None:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    names = [line.split("==")[0] for line in lines if line and line[0].isalpha()]
+    assert "torch" not in names
+    assert not [name for name in names if name.startswith("nvidia")]
+    assert {"ray", "deepspeed", "mlflow", "decord", "fsspec", "s3fs"} <= set(names)
+    pinned = "\n".join(lines).count("==")
+    assert "\n".join(lines).count(" \\\n    --hash=sha256:") >= len(names)
+    assert pinned >= len(names)

@@ -1,0 +1,53 @@
+"""What the README and the named runs tell people to type is understood."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from cluster.training import TrainConfig
+from jobs import command
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXTS = [ROOT / "README.md", *sorted((ROOT / "jobs").glob("*.py")), *sorted((ROOT / "jobs/configs").glob("*.yaml"))]
+COMMANDS = sorted(
+    {line for path in TEXTS for line in re.findall(r"python -m (jobs\.[a-z]+(?: [\w.]+=[^\s`|]+)+)", path.read_text())}
+)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_documented_command_uses_keys_that_exist(line: str) -> None:
+    module, *words = line.split()
+    names = {"jobs.train": "TrainConfig", "jobs.finetune": "SweepConfig"}
+    job = importlib.import_module(module)
+    kind = getattr(job, names.get(module, f"{module.removeprefix('jobs.').capitalize()}Config"))
+    known = {key for key, *_ in command.options(kind)}
+    keys = [word.partition("=")[0] for word in words]
+    assert [key for key in keys if key not in known | {"config"}] == []
+
+
+def test_commands_were_found_in_the_documents() -> None:
+    assert len(COMMANDS) >= 10
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jobs/configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_named_run_loads_and_its_first_line_is_its_command(path: Path) -> None:
+    config = command.load(TrainConfig, [f"config={path}"])
+    assert config.name == path.stem
+    assert f"config=jobs/configs/{path.name}" in path.read_text().splitlines()[0]
+
+
+def test_readme_names_only_functions_that_exist() -> None:
+    text = (ROOT / "README.md").read_text()
+    line = text[text.index("## The straight line") : text.index("## Jobs")]
+    names = re.findall(r"\b((?:vgan|cluster|jobs)(?:\.\w+)+)", line)
+    assert len(names) > 15
+    for name in names:
+        if name.count(".") == 1:
+            importlib.import_module(name)
+        else:
+            module, _, attribute = name.rpartition(".")
+            assert hasattr(importlib.import_module(module), attribute), name
