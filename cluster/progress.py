@@ -20,6 +20,7 @@ def progress_bar(total: int, unit: str, desc: str) -> Any:
 
 def quiet_ray_data() -> None:
     """Leave progress to our own bar: it counts videos where Ray's counts blocks."""
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # says that its bars are off
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
