@@ -100,9 +100,8 @@ def overview(
 
 def stabilization_pairs(url: str, manifest: Manifest, num: int) -> list[Pair]:
     """Clips whose camera moved most, one a source, before (decoded again, only cropped) and after stabilization."""
-    columns = ["source_id", "source_uri", "start_s", "jitter_px", "residual_px", "stabilized", "frames"]
-    table = read_clips(url, manifest, columns)
-    rows = table.drop_columns(["frames"]).to_pylist()
+    columns = ["source_id", "source_uri", "start_s", "jitter_px", "residual_px", "stabilized", "clip_id"]
+    rows = read_clips(url, manifest, columns).to_pylist()
     order = sorted(range(len(rows)), key=lambda i: -rows[i]["jitter_px"])
     chosen: dict[str, int] = {}
     for i in order:
@@ -114,9 +113,8 @@ def stabilization_pairs(url: str, manifest: Manifest, num: int) -> list[Pair]:
         removed, left = row["jitter_px"], row["residual_px"]
         title = f"{source} at {row['start_s']:.1f} s: {removed:.1f} px a frame removed, {left:.2f} px left"
         before = _cropped_only(row["source_uri"], row["start_s"], manifest.config["video"])
-        pairs.append(
-            Pair(title=title, before=before.frames, after=to_frames(table["frames"].slice(i, 1), manifest.clip)[0])
-        )
+        after = read_clips(url, manifest, ["frames"], only=row["clip_id"])  # a dataset's frames may not fit in memory
+        pairs.append(Pair(title=title, before=before.frames, after=to_frames(after["frames"], manifest.clip)[0]))
     return pairs
 
 

@@ -151,12 +151,12 @@ def read_manifest(url: str) -> Manifest:
     return Manifest(**value | {"clip": ClipSpec(**value["clip"]), "shards": [Shard(**s) for s in value["shards"]]})
 
 
-def read_clips(url: str, manifest: Manifest, columns: list[str] | None = None) -> pa.Table:
-    """Rows of a whole dataset, in stored order. For datasets that fit in memory."""
+def read_clips(url: str, manifest: Manifest, columns: list[str] | None = None, only: str = "") -> pa.Table:
+    """Rows of a dataset in stored order, or the one clip whose id is `only`. What is asked for must fit in memory."""
     fs, root = storage.arrow_filesystem(url)
-    return pa.concat_tables(
-        [
-            pq.read_table(f"{root}/{shard.path}", columns=columns, filesystem=fs, partitioning=None)
-            for shard in manifest.shards
-        ]
-    )
+    filters = [("clip_id", "=", only)] if only else None
+    tables = [
+        pq.read_table(f"{root}/{shard.path}", columns=columns, filesystem=fs, partitioning=None, filters=filters)
+        for shard in manifest.shards
+    ]
+    return pa.concat_tables(tables)

@@ -120,6 +120,7 @@ def _run_children(
         "pretraining_dataset_hash": source.dataset_digest if source else "",
         "git_commit": runs.git_commit(),
     }
+    again = tracker.finished(key)
     parent = tracker.start(
         key, name=config.name, params=runs.flatten(runs.public_settings(config)), tags={"kind": "sweep", **lineage}
     )
@@ -136,7 +137,8 @@ def _run_children(
             log_results(parent, rows)
         if failed:
             raise RuntimeError(f"{len(failed)} of {len(_children(config))} children failed:\n" + "\n".join(failed))
-        log_curves(parent, rows)
+        if not again:
+            log_curves(parent, rows)
     return sorted(rows, key=lambda r: (r["split"], r["init"], r["fraction"], r["seed"]))
 
 
