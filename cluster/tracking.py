@@ -71,7 +71,8 @@ class Tracker:
             folder = None
             if self.uri.startswith("sqlite:///"):
                 folder = (Path(self.uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
-            return self.client.create_experiment(self.experiment, artifact_location=folder)
+            kind = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens on its chat tools
+            return self.client.create_experiment(self.experiment, artifact_location=folder, tags=kind)
         except (mlflow.MlflowException, SQLAlchemyError, OSError) as fault:
             raise BadInput(f"MLflow at tracking.uri={storage.redact(self.uri)!r} cannot be used: {fault}") from fault
 
