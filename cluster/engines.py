@@ -8,7 +8,6 @@ that share a graph.
 from __future__ import annotations
 
 import copy
-import logging
 import os
 import shutil
 import sys
@@ -29,8 +28,6 @@ from vgan.models.generator import TwoStreamGenerator
 
 STALE_LOCK_S = 300.0  # the one build takes about 30 s on two cores
 TAG = "engine"  # DeepSpeed's name for the one state in a checkpoint folder
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -108,11 +105,16 @@ def prepare_ops(use_gpu: bool = False) -> None:
     # torch looks for ninja, which comes with DeepSpeed, on the PATH
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     extensions = Path(os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions")))
-    if shutil.which(os.environ.get("CXX", "c++")) is None:
-        raise BadInput("no C++ compiler found; DeepSpeed builds its CPU communication with one: install g++")
+    check_compiler()
     for lock in extensions.glob("*/lock"):
         if time.time() - lock.stat().st_mtime > STALE_LOCK_S:
             lock.unlink(missing_ok=True)
+
+
+def check_compiler() -> None:
+    """Raise BadInput where DeepSpeed could not build its CPU communication."""
+    if shutil.which(os.environ.get("CXX", "c++")) is None:
+        raise BadInput("no C++ compiler found; DeepSpeed builds its CPU communication with one: install g++")
 
 
 def build_ops() -> None:

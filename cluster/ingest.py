@@ -181,6 +181,7 @@ def local_copy(uri: str) -> Iterator[Path]:
 
 def _fetch(fs: AbstractFileSystem, path: str, local: Path) -> None:
     """Copy a remote file, trying again where the fault may pass."""
+    name = storage.redact(path)
     for attempt in range(1, FETCH_ATTEMPTS + 1):
         try:
             fs.get_file(path, str(local))
@@ -195,9 +196,10 @@ def _fetch(fs: AbstractFileSystem, path: str, local: Path) -> None:
             raise
         except (OSError, aiohttp.ClientError) as fault:
             last = fault
-        log.warning("fetching %s failed (%s), attempt %d of %d", path, last, attempt, FETCH_ATTEMPTS)
-        time.sleep(BACKOFF_S * 2**attempt)
-    raise OSError(f"fetching {storage.redact(path)} failed {FETCH_ATTEMPTS} times: {last}")
+        log.warning("fetching %s failed (%s), attempt %d of %d", name, last, attempt, FETCH_ATTEMPTS)
+        if attempt < FETCH_ATTEMPTS:
+            time.sleep(BACKOFF_S * 2**attempt)
+    raise OSError(f"fetching {name} failed {FETCH_ATTEMPTS} times: {last}")
 
 
 def _write_unit(name: str, source: Source, clips: list[Clip], out: str, config: VideoConfig) -> dict[str, Any]:

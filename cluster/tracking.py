@@ -48,6 +48,7 @@ class Tracker:
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.absolute('mlflow.db')}"
         self.experiment = experiment
         self._client: mlflow.MlflowClient | None = None
+        self._experiment_id = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Tracker, (self.uri, self.experiment)
@@ -64,6 +65,11 @@ class Tracker:
         Raises:
             BadInput: the tracking server does not answer or refuses.
         """
+        if not self._experiment_id:  # asked for several times a run, and it does not change
+            self._experiment_id = self._find_experiment()
+        return self._experiment_id
+
+    def _find_experiment(self) -> str:
         try:
             found = self.client.get_experiment_by_name(self.experiment)
             if found is not None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import storage
+from cluster.engines import check_compiler
 from cluster.head import Head, check_port, local_head
 from cluster.overview import overview
 from cluster.sources import read_sources
@@ -98,8 +99,7 @@ def _places(config: DemoConfig) -> Places:
     check_port(config.dashboard_port)
     if config.batch_size % 2:
         raise BadInput(f"batch_size={config.batch_size} must be even: two workers share it")
-    if shutil.which("c++") is None:
-        raise BadInput("no C++ compiler found; DeepSpeed builds its CPU communication with one: install g++")
+    check_compiler()
     root = Path(config.out).expanduser().absolute()
     videos = Path(config.videos).expanduser().absolute() if config.videos else packaged_videos()
     sources = read_sources(str(videos))
@@ -203,7 +203,7 @@ def _run_stage(head: Head, name: str, words: list[str], root: Path) -> Stage:
     shown: list[str] = []
 
     def show(line: str) -> None:
-        text = re.sub(r"\x1b\[\d+m|^\([^)]*pid=\d+\) ", "", re.sub(r"\x1b\[\d+m", "", line))
+        text = re.sub(r"^\([^)]*pid=\d+\) ", "", re.sub(r"\x1b\[\d+m", "", line))  # without colours and Ray's prefix
         if WORTH_SHOWING.match(text) and text not in shown[-3:]:
             shown.append(text)
             print(f"  {text}", flush=True)
