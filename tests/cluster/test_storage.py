@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import fsspec
@@ -148,3 +153,125 @@ def test_write_that_fails_leaves_no_draft(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="taken"):
         storage.write_bytes(str(tmp_path / "taken"), b"data")
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a file system in memory with the given options; skips where mounting is not permitted."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+
+    def mounted(options: str) -> Path:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
+        if done.returncode:
+            pytest.skip(f"mounting is not permitted here: {done.stderr.decode().strip()}")
+        return folder
+
+    yield mounted
+    if os.path.ismount(folder):
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_full_disk_is_told_and_what_was_written_stands(mount: Callable[[str], Path]) -> None:
+    disk = mount("size=1m")
+    storage.make_folder(str(disk))
+    storage.write_bytes(str(disk / "file"), b"old")
+    for write in (storage.write_bytes, storage.write_new):
+        with pytest.raises(BadInput, match=f"no space left to write '{disk}/.*free some"):
+            write(str(disk / ("file" if write is storage.write_bytes else "other")), bytes(2_000_000))
+    assert storage.read_bytes(str(disk / "file")) == b"old"
+    assert [path.name for path in disk.iterdir()] == ["file"]
+    storage.write_bytes(str(disk / "filler"), bytes(1_000_000))
+    with pytest.raises(BadInput, match="no space left"):
+        storage.make_folder(str(disk / "out"))
+
+
+def test_read_only_file_system_is_told(mount: Callable[[str], Path]) -> None:
+    disk = mount("ro")
+    with pytest.raises(BadInput, match=f"cannot write '{disk}/out', its file system is read-only"):
+        storage.make_folder(str(disk / "out"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_folder_without_permission_is_told(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(BadInput, match="no permission for"):
+        storage.make_folder(str(tmp_path / "closed" / "out"))
+
+
+def test_make_folder_below_a_file_is_bad_input_and_elsewhere_leaves_nothing(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_bytes(b"")
+    with pytest.raises(BadInput, match="taken"):
+        storage.make_folder(str(tmp_path / "taken" / "out"))
+    storage.make_folder(folder)
+    storage.make_folder(folder)
+    assert storage.list_files(folder) == []
+
+
+def test_read_ranges_gives_each_range_and_refuses_what_is_not_there(folder: str) -> None:
+    url = storage.join(folder, "a")
+    storage.write_bytes(url, b"0123456789")
+    assert storage.read_ranges(url, [(3, 5), (0, 10), (9, 10), (4, 4)]) == [b"34", b"0123456789", b"9", b""]
+    assert storage.read_ranges(url, []) == []
+    with pytest.raises(OSError, match="bytes 8 to 12, got 2"):
+        storage.read_ranges(url, [(8, 12)])
+
+
+def test_honours_create_is_true_of_local_folders_and_memory(folder: str) -> None:
+    assert storage.honours_create(folder)
+    assert storage.list_files(folder) == []
+
+
+def test_file_system_without_hard_links_still_keeps_the_first_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")  # what link(2) answers on FAT
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert not storage.honours_create(str(tmp_path))
+    assert storage.write_new(str(tmp_path / "a"), b"first")
+    assert not storage.write_new(str(tmp_path / "a"), b"second")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"first"]
+
+
+def test_listing_version_changes_with_the_file_and_not_with_reading(folder: str) -> None:
+    url = storage.join(folder, "a")
+    storage.write_bytes(url, b"one")
+    fs, path = storage.filesystem(url)
+    first = storage.listing_version(fs.info(path))
+    assert storage.read_bytes(url) == b"one"
+    assert first
+    assert first == storage.listing_version(fs.find(fs._parent(path), detail=True)[path])
+    time.sleep(0.02)  # a coarse clock of the kernel's ticks stamps files
+    storage.write_bytes(url, b"two")
+    assert storage.listing_version(fs.info(path)) not in (None, first)
+
+
+@pytest.mark.parametrize(
+    ("info", "version"),
+    [
+        ({"ETag": '"abc"', "LastModified": datetime(2026, 1, 2, tzinfo=UTC)}, "etag:abc"),
+        ({"ETag": 'W/"abc"'}, "etag:abc"),
+        ({"generation": "17", "md5Hash": "x", "etag": "changes with labels"}, "generation:17"),
+        ({"LastModified": datetime(1970, 1, 1, 0, 0, 9, 500_000, tzinfo=UTC)}, "modified:9"),
+        ({"Last-Modified": "Thu, 01 Jan 1970 00:00:09 GMT"}, "modified:Thu, 01 Jan 1970 00:00:09 GMT"),
+        ({"mtime": 9.25, "created": 8.0}, "modified:9.25"),
+        ({"size": 3}, None),
+    ],
+)
+def test_listing_version_prefers_what_follows_the_content(info: dict[str, object], version: str | None) -> None:
+    assert storage.listing_version(info) == version
+
+
+def test_local_faults_are_not_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(str(tmp_path / "missing"))
+    with pytest.raises(IsADirectoryError):
+        storage.read_bytes(str(tmp_path))
+    assert caplog.text == ""
+
+
+def test_redact_blanks_a_password_with_slashes_and_leaves_ports() -> None:
+    assert storage.redact("s3://KEY:ab/cd+e@bucket/x") == "s3://***@bucket/x"
+    assert storage.redact("http://host:8080/a@b.mp4") == "http://host:8080/a@b.mp4"

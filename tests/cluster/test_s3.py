@@ -1,0 +1,242 @@
+"""Storage on a real S3 server, through the faults that real ones have."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fsspec
+import pytest
+import s3_server
+import s3fs
+from s3_server import SECRET, Faults, environment, failing_proxy, forget_connections
+
+from cluster import storage
+from vgan.errors import BadInput
+
+BUCKET = "clips"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The endpoint of a server with one bucket, and the folder it serves."""
+    reason = s3_server.required_in_ci()
+    if reason:
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("s3") / "served"
+    with s3_server.s3_server(folder, BUCKET) as endpoint:
+        yield endpoint, folder
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Environment variables of a test's own, with which s3fs starts anew."""
+    monkeypatch.setenv("HOME", "/nonexistent")  # nobody's ~/.aws
+    monkeypatch.setattr(storage, "BACKOFF_S", 0.01)
+    forget_connections()
+    yield monkeypatch
+    forget_connections()
+
+
+@pytest.fixture
+def environ(served: tuple[str, Path], use: pytest.MonkeyPatch) -> str:
+    """The environment leads to the server, whose endpoint this is."""
+    for name, value in environment(served[0]).items():
+        use.setenv(name, value)
+    return served[0]
+
+
+@pytest.fixture
+def folder(environ: str) -> str:  # noqa: ARG001 what the url means
+    """The url of an empty folder on the server."""
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def faults(environ: str, use: pytest.MonkeyPatch) -> Iterator[Faults]:
+    """What a proxy does to requests from now on. The libraries try each but once: our trying again is what counts."""
+    made = Faults()
+    with failing_proxy(environ, made) as endpoint:
+        use.setenv("AWS_ENDPOINT_URL", endpoint)
+        use.setenv("AWS_MAX_ATTEMPTS", "1")
+        use.setattr(s3fs.S3FileSystem, "retries", 1)
+        yield made
+
+
+def test_s3_files_are_written_read_listed_and_removed(folder: str, served: tuple[str, Path]) -> None:
+    storage.make_folder(folder)
+    names = ["a b\u00e9.json", "-i.json", "100%.json", "b.json"]
+    for name in (*names, "below/c.json"):
+        storage.write_bytes(storage.join(folder, name), name.encode())
+    assert storage.list_files(folder, ".json") == sorted(storage.join(folder, name) for name in names)
+    assert [storage.read_bytes(storage.join(folder, name)).decode() for name in names] == names
+    assert storage.list_files(storage.join(folder, "nothing")) == []
+    storage.remove(folder)
+    assert not storage.exists(folder)
+    assert list((served[1] / BUCKET).glob("**/*.json")) == []
+
+
+def test_s3_sees_at_once_what_another_process_wrote(folder: str) -> None:
+    storage.write_bytes(storage.join(folder, "a"), b"old")
+    assert storage.list_files(folder) == [storage.join(folder, "a")]
+    other = fsspec.filesystem("s3", skip_instance_cache=True)
+    other.pipe_file(storage.join(folder, "b"), b"new")
+    other.pipe_file(storage.join(folder, "a"), b"new and longer")
+    assert storage.exists(storage.join(folder, "b"))
+    assert storage.read_bytes(storage.join(folder, "a")) == b"new and longer"
+    assert storage.list_files(folder) == [storage.join(folder, "a"), storage.join(folder, "b")]
+
+
+def test_write_new_on_a_store_without_put_if_absent_keeps_the_first_file(folder: str) -> None:
+    assert not storage.honours_create(folder)
+    assert storage.list_files(folder) == []
+    assert storage.write_new(storage.join(folder, "a.json"), b"first")
+    assert not storage.write_new(storage.join(folder, "a.json"), b"second")
+    assert storage.read_bytes(storage.join(folder, "a.json")) == b"first"
+
+
+def test_write_new_on_a_store_with_put_if_absent_has_one_winner(folder: str, faults: Faults) -> None:
+    faults.put_if_absent = True
+    assert storage.honours_create(folder)
+    gate = threading.Barrier(8)
+
+    def claim(writer: int) -> bool:
+        gate.wait()
+        return storage.write_new(storage.join(folder, "a"), bytes([writer]) * 1000)
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(claim, range(8)))
+    assert won.count(True) == 1
+    assert storage.read_bytes(storage.join(folder, "a")) == bytes([won.index(True)]) * 1000
+
+
+def test_write_new_whose_answer_is_lost_leaves_its_own_content(folder: str, faults: Faults) -> None:
+    faults.put_if_absent = True
+    faults.next.extend([None, None, "drop_after"])  # two requests look whether the file is there
+    storage.write_new(storage.join(folder, "a"), b"mine")
+    assert faults.done["drop_after"] == 1
+    assert storage.read_bytes(storage.join(folder, "a")) == b"mine"
+
+
+@pytest.mark.parametrize(("kind", "times"), [("500", 3), ("503", 2), ("drop_before", 2), ("cut_body", 2)])
+def test_s3_operations_outlast_faults_that_pass(folder: str, faults: Faults, kind: str, times: int) -> None:
+    url = storage.join(folder, "a")
+    operations = [
+        lambda: storage.write_bytes(url, b"0123456789"),
+        lambda: storage.read_bytes(url) == b"0123456789",
+        lambda: storage.read_ranges(url, [(2, 5)]) == [b"234"],
+        lambda: storage.list_files(folder) == [url],
+        lambda: storage.exists(url),
+        lambda: not storage.write_new(url, b"other"),
+        lambda: storage.write_new(storage.join(folder, "b"), b"new"),
+        lambda: storage.remove(folder),
+    ]
+    for number, operation in enumerate(operations):
+        if kind != "cut_body" or number in (1, 2, 3):  # else there is no body, or nothing that needs it whole
+            faults.next.extend([kind] * times)
+        assert operation() in (None, True), number
+        assert not faults.next, number
+    assert storage.list_files(folder) == []
+
+
+def test_s3_work_through_a_failing_network_is_complete_and_not_doubled(folder: str, faults: Faults) -> None:
+    faults.rate, faults.put_if_absent = 0.05, True
+    urls = [storage.join(folder, f"{number:03d}") for number in range(60)]
+
+    def work(url: str) -> bytes:
+        storage.write_new(url, url.encode() * 100)
+        storage.write_new(url, b"doubled")
+        return storage.read_bytes(url)
+
+    with ThreadPoolExecutor(4) as pool:
+        read = list(pool.map(work, urls))
+    assert read == [url.encode() * 100 for url in urls]
+    assert storage.list_files(folder) == urls
+    storage.remove(folder)
+    assert storage.list_files(folder) == []
+    assert sum(faults.done.values()) - faults.done["passed"] > 10
+
+
+def test_read_ranges_of_an_object_gives_each_range(folder: str) -> None:
+    data = bytes(range(256)) * 40_000
+    storage.write_bytes(storage.join(folder, "a"), data)
+    ranges = [(0, 10), (5_000_000, 5_300_000), (7, 7), (len(data) - 3, len(data))]
+    assert storage.read_ranges(storage.join(folder, "a"), ranges) == [data[a:b] for a, b in ranges]
+    with pytest.raises(OSError, match="asked for bytes"):
+        storage.read_ranges(storage.join(folder, "a"), [(len(data) - 3, len(data) + 1)])
+
+
+def test_listing_version_of_an_object_is_the_same_wherever_asked_and_changes_with_it(folder: str) -> None:
+    url = storage.join(folder, "a")
+    storage.write_bytes(url, b"one")
+    fs, path = storage.filesystem(url)
+    first = storage.listing_version(fs.info(path))
+    fs.invalidate_cache()
+    assert first == storage.listing_version(fs.ls(storage.filesystem(folder)[1], detail=True)[0])
+    storage.write_bytes(url, b"two")
+    fs.invalidate_cache()
+    assert first != storage.listing_version(fs.info(path))
+    assert first
+    assert first.startswith("etag:")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("AWS_ACCESS_KEY_ID", "no-such-key", "refuses the credentials.*InvalidAccessKeyId.*AWS_ACCESS_KEY_ID"),
+        ("AWS_SECRET_ACCESS_KEY", "wrong-secret", "refuses the credentials.*SignatureDoesNotMatch"),
+        ("AWS_ACCESS_KEY_ID", None, "refuses the credentials.*PartialCredentialsError|NoCredentialsError"),
+        ("AWS_PROFILE", "nobody", "refuses the credentials.*ProfileNotFound"),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:1", "cannot reach the store.*127.0.0.1:1.*AWS_ENDPOINT_URL"),
+        ("AWS_ENDPOINT_URL", "minio:9000", "AWS_ENDPOINT_URL must be like"),
+    ],
+)
+def test_make_folder_tells_what_is_wrong_with_the_environment_and_no_secret(
+    folder: str, use: pytest.MonkeyPatch, variable: str, value: str | None, message: str
+) -> None:
+    use.setenv("AWS_MAX_ATTEMPTS", "1")
+    use.setenv(variable, value) if value else use.delenv(variable)
+    with pytest.raises(BadInput, match=message) as told:
+        storage.make_folder(folder)
+    assert folder in str(told.value)
+    assert "\n" not in str(told.value)
+    assert SECRET not in str(told.value)
+    assert "wrong-secret" not in str(told.value)
+
+
+@pytest.mark.usefixtures("environ")
+def test_make_folder_never_makes_a_bucket(served: tuple[str, Path]) -> None:
+    for act in (storage.make_folder, lambda url: storage.write_bytes(storage.join(url, "a"), b"x")):
+        with pytest.raises(BadInput, match="no bucket for 's3://nosuch/"):
+            act("s3://nosuch/clips")
+    assert not storage.exists("s3://nosuch/clips")
+    assert [path.name for path in served[1].iterdir()] == [BUCKET]
+
+
+def test_wrong_credentials_are_told_by_every_operation_without_trying_again(
+    folder: str, faults: Faults, use: pytest.MonkeyPatch
+) -> None:
+    use.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    url = storage.join(folder, "a")
+    for act in (storage.exists, storage.read_bytes, storage.list_files, storage.remove, storage.read_json):
+        with pytest.raises(BadInput, match="credentials"):
+            act(url)
+    with pytest.raises(BadInput, match="credentials"):
+        storage.write_bytes(url, b"")
+    assert faults.done["passed"] <= 8  # one or two requests each
+
+
+def test_missing_object_is_not_asked_for_again(folder: str, faults: Faults) -> None:
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(storage.join(folder, "missing"))
+    assert faults.done["passed"] <= 3
+
+
+def test_store_in_trouble_for_good_is_told_in_one_line(folder: str, faults: Faults) -> None:
+    faults.rate, faults.kinds = 1.0, ("500",)  # what rclone answers when its disk is full
+    with pytest.raises(BadInput, match=r"keeps answering 500.*disk is full"):
+        storage.write_bytes(storage.join(folder, "a"), b"x")
+    assert faults.done["500"] == storage.ATTEMPTS
