@@ -5,10 +5,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
-import signal
+import re
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 
 from vgan.config import DecodeConfig
 from vgan.errors import BadVideo
-from vgan.video.child import isolated_frames
+from vgan.video.child import Decoder, isolated_frames
 from vgan.video.decode import frames
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -29,21 +30,23 @@ def stub(code: str) -> list[str]:
 
 
 def child_whose_decoder(code: str) -> list[str]:
-    """The real child, with its decoder replaced by the body `code` of a generator over (path, config)."""
+    """The real child, with its decoder replaced by the body `code` of a generator in the place of `decode.frames`."""
     body = textwrap.indent(textwrap.dedent(code), "    ")
     return stub(
         f"import os, sys\nimport numpy as np\nimport vgan.video.child as child\nfrom vgan.video.decode import Frame\n"
         f"picture = np.zeros((4, 6, 3), np.uint8)\n"
-        f"def frames(path, config):\n{body}\nchild.frames = frames\nchild.main(sys.argv[1:])"
+        f"def frames(path, config, start_s, end_s, native, on_skip):\n{body}\n"
+        "child.frames = frames\nchild.main(sys.argv[1:])"
     )
 
 
-def processes_naming(path: Path) -> list[int]:
-    """Ids of live processes with `path` among their arguments."""
+def children_of(parent_id: int) -> list[int]:
+    """Ids of the live children of a process."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if os.fsencode(path) in (folder / "cmdline").read_bytes().split(b"\0"):
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == parent_id and state != "Z":
                 found.append(int(folder.name))
     return found
 
@@ -130,37 +133,38 @@ def test_isolated_frames_child_waits_for_a_slow_reader(tmp_path):
     source = isolated_frames("any.mp4", DecodeConfig(), endless)
     next(source)
     time.sleep(0.5)
-    assert int(counter.read_text()) <= 3
+    assert int(counter.read_text()) <= 16  # 87 KB each: the pipe's MiB and the one being written
     source.close()
 
 
 def test_isolated_frames_closed_early_leave_no_process(make_video):
-    path = make_video(num_frames=200)
-    source = isolated_frames(path, DecodeConfig())
+    before = set(children_of(os.getpid()))
+    source = isolated_frames(make_video(num_frames=200), DecodeConfig())
     next(source)
-    assert len(processes_naming(path)) == 1
+    assert len(set(children_of(os.getpid())) - before) == 1
     source.close()
-    assert processes_naming(path) == []
+    assert set(children_of(os.getpid())) <= before
 
 
-def test_isolated_frames_child_dies_with_its_parent(make_video):
-    path = make_video(num_frames=200)
+def test_decoder_child_dies_with_its_parent(make_video):
     code = (
         "import sys, time\nfrom vgan.config import DecodeConfig\nfrom vgan.video.child import isolated_frames\n"
         "source = isolated_frames(sys.stdin.readline().strip(), DecodeConfig())\n"
-        "next(source)\nprint('ready', flush=True)\ntime.sleep(600)"
+        "next(source)\nprint('ready', flush=True)\ntime.sleep(60)"
     )
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as parent:
-        parent.stdin.write(f"{path}\n")
-        parent.stdin.flush()
-        assert parent.stdout.readline() == "ready\n"
-        assert len(processes_naming(path)) == 1
-        parent.send_signal(signal.SIGKILL)
+        try:
+            parent.stdin.write(f"{make_video(num_frames=200)}\n")
+            parent.stdin.flush()
+            assert parent.stdout.readline() == "ready\n"
+            (child,) = children_of(parent.pid)
+        finally:
+            parent.kill()
     deadline_s = time.monotonic() + 10
-    while processes_naming(path) and time.monotonic() < deadline_s:
+    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline_s:
         time.sleep(0.05)
-    assert processes_naming(path) == []
+    assert not Path(f"/proc/{child}").exists()
 
 
 def test_child_imports_only_what_decoding_needs():
@@ -171,23 +175,266 @@ def test_child_imports_only_what_decoding_needs():
     assert done.stdout.strip() == "[]"
 
 
-def outcome(path: Path) -> tuple[str, int]:
+# ---- one Decoder, many videos ------------------------------------------------------------------------------------
+
+
+def test_decoder_keeps_its_child_from_video_to_video(make_video):
+    path = make_video(num_frames=10)
+    before = set(children_of(os.getpid()))
+    with Decoder(DecodeConfig()) as decoder:
+        seen = set()
+        for _ in range(3):
+            assert len(list(decoder.frames(path))) == 10
+            assert decoder.probe(path).width == 170
+            seen |= set(children_of(os.getpid())) - before
+        assert len(seen) == 1
+        assert decoder.backend.startswith("pyav ")
+        assert "libavcodec" in decoder.backend
+    assert set(children_of(os.getpid())) <= before
+
+
+def test_decoder_bad_video_costs_no_child(make_video, tmp_path):
+    good, bad = make_video(num_frames=10), tmp_path / "empty.mp4"
+    bad.write_bytes(b"")
+    before = set(children_of(os.getpid()))
+    with Decoder(DecodeConfig()) as decoder:
+        list(decoder.frames(good))
+        children = set(children_of(os.getpid())) - before
+        with pytest.raises(BadVideo):
+            list(decoder.frames(bad))
+        with pytest.raises(BadVideo, match="cannot_open"):
+            decoder.probe(bad)
+        assert len(list(decoder.frames(good))) == 10
+        assert set(children_of(os.getpid())) - before == children
+
+
+def test_decoder_child_is_replaced_after_so_many_requests(make_video, monkeypatch):
+    monkeypatch.setattr("vgan.video.child.REQUESTS_A_CHILD", 2)
+    path = make_video(num_frames=3)
+    seen = set()
+    before = set(children_of(os.getpid()))
+    with Decoder(DecodeConfig()) as decoder:
+        for _ in range(4):
+            list(decoder.frames(path))
+            seen |= set(children_of(os.getpid())) - before
+    assert len(seen) == 2
+
+
+def test_decoder_iterator_closed_early_does_not_spoil_the_next_video(make_video):
+    path = make_video(num_frames=40)
+    with Decoder(DecodeConfig()) as decoder:
+        before = set(children_of(os.getpid()))
+        source = decoder.frames(path)
+        next(source)
+        source.close()
+        assert set(children_of(os.getpid())) <= before
+        assert [round(frame.pts_s * 25) for frame in decoder.frames(path)] == list(range(40))
+
+
+def test_decoder_second_request_ends_the_first_iterator_loudly(make_video):
+    path = make_video(num_frames=40)
+    with Decoder(DecodeConfig()) as decoder:
+        source = decoder.frames(path)
+        next(source)
+        assert len(list(decoder.frames(path))) == 40
+        with pytest.raises(RuntimeError, match="another request"):
+            next(source)
+        assert len(list(decoder.frames(path))) == 40
+
+
+def test_decoder_after_a_fork_leaves_the_parents_child_alone(make_video):
+    path = make_video(num_frames=10)
+    with Decoder(DecodeConfig()) as decoder:
+        list(decoder.frames(path))
+        forked = os.fork()
+        if forked == 0:
+            os._exit(len(list(decoder.frames(path))))  # of a child of its own
+        assert os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1]) == 10
+        before = set(children_of(os.getpid()))
+        assert len(list(decoder.frames(path))) == 10
+        assert set(children_of(os.getpid())) == before
+
+
+def test_decoder_in_another_thread_does_not_use_a_child_that_will_die_with_the_first(make_video):
+    path = make_video(num_frames=100)  # 6.5 MB: the pipe holds a sixth
+    done = threading.Event()
+    with Decoder(DecodeConfig(backend="pyav")) as decoder:
+
+        def decode_then_wait() -> None:
+            list(decoder.frames(path))
+            started.set()
+            done.wait(60)
+
+        started = threading.Event()
+        thread = threading.Thread(target=decode_then_wait)
+        thread.start()
+        assert started.wait(60)
+        source = decoder.frames(path)
+        next(source)
+        done.set()
+        thread.join()  # the kernel kills the children that it started
+        assert len(list(source)) == 99
+
+
+def test_decoder_segments_native_frames_and_names_reach_the_child(make_video):
+    odd_name = make_video(name="plain.mp4", num_frames=50)
+    odd_name = odd_name.rename(odd_name.with_name("-a\n:é\udcff.mp4"))
+    config = DecodeConfig(size=64)
+    with Decoder(config) as decoder:
+        assert [round(frame.pts_s * 25) for frame in decoder.frames(odd_name, 0.5, 1.0)] == list(range(13, 25))
+        assert next(decoder.frames(odd_name, native=True)).image.shape == (128, 170, 3)
+        assert next(decoder.frames(odd_name)).image.shape == (64, 85, 3)
+        assert decoder.probe(odd_name).height == 128
+
+
+def test_decoder_child_gets_no_secrets(monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    monkeypatch.setenv("LC_CTYPE", "C.UTF-8")
+    seen = tmp_path / "environment"
+    spy = child_whose_decoder(f"open({str(seen)!r}, 'w').write(chr(10).join(os.environ))\nyield Frame(0.0, picture)")
+    assert len(list(isolated_frames("any.mp4", DecodeConfig(), spy))) == 1
+    names = set(seen.read_text().split("\n"))
+    assert not names & {"AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN"}
+    assert {"PATH", "PYTHONPATH", "LC_CTYPE"} <= names
+    allowed = re.compile("PATH|HOME|LANG|LANGUAGE|LD_LIBRARY_PATH|PYTHONPATH|TMPDIR|TZ|LC_.*|DECORD_.*|O.*_NUM_THREADS")
+    assert [name for name in names if not allowed.fullmatch(name)] == []
+
+
+# ---- fallback ----------------------------------------------------------------------------------------------------
+
+FAULTS = {
+    "crashed": "os.kill(os.getpid(), 11)",
+    "timeout": "import time; time.sleep(600)",
+    "out_of_memory": "raise child.BadVideo('decode', 'out_of_memory', 'none left')",
+    "cannot_open": "raise child.BadVideo('decode', 'cannot_open', 'odd')",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_decoder_first_backend_fails_before_a_frame_second_gets_one_try(fault):
+    code = f"if config.backend == 'pyav':\n    {FAULTS[fault]}\nyield Frame(2.5, picture)"
+    with Decoder(DecodeConfig(timeout_s=2.0), child_whose_decoder(code)) as decoder:
+        assert [frame.pts_s for frame in decoder.frames("any.mp4")] == [2.5]
+        assert decoder.backend.startswith("decord ")
+
+
+def test_decoder_both_backends_fail_reports_the_first_with_the_second_in_detail():
+    code = """
+        if config.backend == 'pyav':
+            os.kill(os.getpid(), 11)
+        raise child.BadVideo('decode', 'no_frames', 'x')
+        yield
+    """
+    fault, _ = failure(child_whose_decoder(code))
+    assert (fault.reason, fault.detail) == ("crashed", "signal 11; decord: no_frames (x)")
+
+
+def test_decoder_named_backend_has_no_fallback():
+    code = "if config.backend == 'pyav':\n    os.kill(os.getpid(), 11)\nyield Frame(0.0, picture)"
+    fault, _ = failure(child_whose_decoder(code), backend="pyav")
+    assert (fault.reason, fault.detail) == ("crashed", "signal 11")
+
+
+# ---- hostile children --------------------------------------------------------------------------------------------
+
+
+HOSTILE = {  # body of a script that runs in place of the child -> reason, part of the detail
+    "writes_garbage": ("os.write(1, b'garbage' * 1000); time.sleep(600)", "crashed", "unknown message"),
+    "closes_its_pipe": ("os.close(1); time.sleep(600)", "timeout", "closed its pipe"),
+    "never_ready": ("time.sleep(600)", "timeout", "no frame"),
+    "is_killed": ("os.kill(os.getpid(), 9)", "killed", "by another process"),
+    "claims_a_huge_frame": ("ready(); send(b'F', 0.0, 2**31, 2**31); time.sleep(600)", "crashed", "a frame of"),
+    "claims_an_empty_frame": ("ready(); send(b'F', 0.0, 0, 5); time.sleep(600)", "crashed", "a frame of"),
+    "stops_in_mid_frame": ("ready(); send(b'F', 0.0, 9, 9, b'x'); time.sleep(600)", "timeout", "no frame"),
+    "dies_in_mid_frame": ("ready(); send(b'F', 0.0, 9, 9, b'x'); os._exit(3)", "crashed", "status 3"),
+    "sends_bad_json": ("ready(); send(b'E', 0.0, 3, 0, b'[1,'); time.sleep(600)", "crashed", "not JSON"),
+    "sends_a_wrong_error": ("ready(); send(b'E', 0.0, 3, 0, b'[1]'); time.sleep(600)", "crashed", "wrong form"),
+    "time_is_no_number": ("ready(); send(b'F', float('nan'), 1, 1, b'xyz'); time.sleep(600)", "crashed", "nan"),
+    "time_stands_still": ("ready()\nwhile True: send(b'F', 1.0, 1, 1, b'xyz')", "crashed", "after one at 1.0"),
+    "time_creeps": (
+        "ready()\nfor i in range(10**9): send(b'F', i * 1e-9, 1, 1, b'xyz'); time.sleep(0.1)",
+        "timeout",
+        "a second of video",
+    ),
+    "skips_for_ever": (
+        "ready()\nfor i in range(10**9): send(b'S', i * 1e-9, 0, 0); time.sleep(0.1)",
+        "timeout",
+        "a second of video",
+    ),
+    "floods": ("ready()\nfor i in range(10**9): send(b'F', i * 1e-9, 1, 1, b'xyz')", "timeout", "a second of video"),
+}
+
+
+def hostile(code: str) -> list[str]:
+    """A child that answers as `code` says: ready() plays the beginning of the protocol, send() writes a message."""
+    return stub(
+        "import os, struct, sys, time\n"
+        "def send(kind, *fields): os.write(1, struct.pack('<cdII', kind, *fields[:3]) + b''.join(fields[3:]))\n"
+        "def ready():\n    send(b'H', 0.0, 0, 0)\n    sys.stdin.readline()\n" + code
+    )
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_decoder_hostile_child_ends_in_a_reason_and_the_next_video_is_served(make_video, tmp_path, name):
+    code, reason, detail = HOSTILE[name]
+    (tmp_path / "hostile").touch()
+    # The command misbehaves for as long as the file is there: the same Decoder must then serve from a fresh child.
+    command = stub(
+        f"import os, sys\nif not os.path.exists({str(tmp_path / 'hostile')!r}):\n"
+        f"    os.execv(sys.executable, [sys.executable, '-P', '-m', 'vgan.video.child', *sys.argv[1:]])\n"
+        f"{hostile(code)[-1]}"
+    )
+    started_s = time.monotonic()
+    with Decoder(DecodeConfig(timeout_s=1.0, backend="pyav"), command) as decoder:
+        with pytest.raises(BadVideo) as caught:
+            for _ in decoder.frames("any.mp4"):
+                pass
+        assert (caught.value.stage, caught.value.reason) == ("decode", reason)
+        assert detail in caught.value.detail
+        assert time.monotonic() - started_s < 20  # of a deadline of 1 s, on a machine that may be busy
+        (tmp_path / "hostile").unlink()
+        assert len(list(decoder.frames(make_video(num_frames=5)))) == 5
+
+
+def test_decoder_time_between_frames_is_the_callers_own():
+    slow_caller = child_whose_decoder("for i in range(4): yield Frame(i * 1e-3, np.zeros((600, 1000, 3), np.uint8))")
+    num_frames = 0
+    for _ in isolated_frames("any.mp4", DecodeConfig(timeout_s=1.5, time_factor=0.01), slow_caller):
+        num_frames += 1
+        time.sleep(0.6)
+    assert num_frames == 4
+
+
+def test_decoder_slow_but_steady_child_earns_its_time():
+    steady = child_whose_decoder("import time\nfor i in range(30): yield Frame(i / 10, picture); time.sleep(0.1)")
+    config = DecodeConfig(timeout_s=1.5, time_factor=30.0)
+    assert len(list(isolated_frames("any.mp4", config, steady))) == 30
+
+
+def test_decoder_talkative_child_cannot_fill_the_disk():
+    noisy = child_whose_decoder("for _ in range(100): os.write(2, b'x' * 2**20)\nyield Frame(0.0, picture)")
+    with pytest.raises((BadVideo, RuntimeError)):
+        list(isolated_frames("any.mp4", DecodeConfig(backend="pyav"), noisy))
+
+
+def outcome(decoder: Decoder, path: Path) -> tuple[str, int]:
     """How decoding `path` ends ("ok" or the reason) and how many frames it gives."""
     num_frames = 0
     try:
-        for _ in isolated_frames(path, DecodeConfig(timeout_s=20)):
+        for _ in decoder.frames(path):
             num_frames += 1
     except BadVideo as fault:
         return fault.reason, num_frames
     return "ok", num_frames
 
 
-@pytest.mark.slow
-def test_isolated_frames_of_every_odd_file_end_in_frames_or_a_reason(shared):
-    """76 files of five projects' test suites, many broken on purpose; 15 to 35 s on one core."""
+def test_decoder_of_every_odd_file_ends_in_frames_or_a_reason(shared):
+    """76 files of five projects' test suites, many broken on purpose, one after the other by one Decoder."""
     folder = shared / "data/odd"
     paths = sorted(each for each in folder.rglob("*") if each.is_file() and each.parent != folder)
-    outcomes = [outcome(path) for path in paths]
+    with Decoder(DecodeConfig(timeout_s=20)) as decoder:
+        outcomes = [outcome(decoder, path) for path in paths]
     assert all((num_frames > 0) == (reason in ("ok", "corrupt")) for reason, num_frames in outcomes)
     counts = collections.Counter(reason for reason, _ in outcomes)
     assert counts == {"ok": 56, "no_frames": 8, "cannot_open": 7, "no_video_stream": 3, "corrupt": 2}

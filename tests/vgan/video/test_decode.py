@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import math
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from encoded_videos import KINDS, write_kind, write_video
 from moving_pictures import camera, film, make_texture, shaky_cameras
 
 from vgan.config import DecodeConfig
 from vgan.errors import BadVideo
-from vgan.video.decode import Frame, frames, reduced_size
+from vgan.video.decode import Frame, frames, probe, reduced_size, square_pixels
 
 BACKENDS = ["pyav", "decord"]
 
@@ -112,7 +117,260 @@ def test_decode_turns_pictures_upright_as_decord_does(shared, name):
 
 
 def test_decode_avi_with_b_frames_keeps_its_even_rate(shared):
-    path = shared / "data/odd/opencv-doc/Megamind.avi"  # PyAV's own times run 1 2 3 5 4 6 8 7 here
+    path = shared / "data/odd/opencv-doc/Megamind.avi"  # PyAV's own times run 1 2 3 5 4 6 8 7 here, the last has none
     times_s = [frame.pts_s for frame in decode(path)]
-    assert len(times_s) == 269  # of 270: the last one leaves the decoder without a usable time
+    assert len(times_s) == 270
     assert np.diff(times_s) == pytest.approx(125 / 2997, abs=1e-6)
+
+
+# Mean error of 0..255: what 4:2:0 (5) and the encoder's quantizer cost; a neighbouring frame differs by 33.
+@pytest.mark.parametrize("kind", KINDS)
+def test_decode_gives_the_frames_that_were_written_in_any_codec(tmp_path, kind):
+    written = film([make_texture(0)] * 50, [camera((3 * t, 0)) for t in range(50)])
+    decoded = decode(write_kind(tmp_path, kind, written))
+    times_s = np.array([frame.pts_s for frame in decoded])
+    assert times_s - times_s[0] == pytest.approx(np.arange(50) / 25, abs=2e-3)  # milliseconds in ASF, FLV and Matroska
+    errors = [
+        np.abs(frame.image.astype(int) - original).mean() for frame, original in zip(decoded, written, strict=True)
+    ]
+    assert max(errors) < 20
+
+
+# ---- shape -------------------------------------------------------------------------------------------------------
+
+
+def test_square_pixels_never_enlarges():
+    assert square_pixels(576, 720, Fraction(16, 15)) == (540, 720)
+    assert square_pixels(480, 720, Fraction(8, 9)) == (480, 640)
+    assert square_pixels(480, 720, None) == square_pixels(480, 720, Fraction(100, 1)) == (480, 720)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("pixel_aspect", "shape"), [(Fraction(2, 1), (64, 160)), (Fraction(1, 2), (128, 80))])
+def test_decode_shows_square_pixels(tmp_path, backend, pixel_aspect, shape):
+    pictures = [make_texture(0)[:128, :160]] * 3
+    path = write_video(tmp_path / "a.mp4", pictures, "libx264", "yuv420p", pixel_aspect=pixel_aspect)
+    assert {frame.image.shape[:2] for frame in decode(path, backend=backend)} == {shape}
+    assert (probe(path).height, probe(path).width) == shape
+
+
+TURNS = {  # what a viewer sees of the stored picture, by the matrix of FFmpeg's -display_rotation, -hflip and -vflip
+    (90.0, False, False): lambda image: np.rot90(image, 1),
+    (180.0, False, False): lambda image: np.rot90(image, 2),
+    (270.0, False, False): lambda image: np.rot90(image, 3),
+    (0.0, True, False): lambda image: image[:, ::-1],
+    (0.0, False, True): lambda image: image[::-1],
+    (90.0, True, False): lambda image: np.rot90(image, 1)[:, ::-1],  # FFmpeg flips what it has turned
+}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_decode_turns_and_mirrors_as_the_display_matrix_says(tmp_path, turn):
+    picture = make_texture(1)[:96, :144]
+    path = write_video(tmp_path / "a.mp4", [picture] * 3, "libx264", "yuv420p", {"crf": "10"}, rotation=turn)
+    shown = decode(path)[0].image
+    expected = TURNS[turn](picture)
+    assert shown.shape == expected.shape
+    assert np.abs(shown.astype(int) - expected).mean() < 12
+    assert (probe(path).height, probe(path).width) == expected.shape[:2]
+
+
+def test_decode_change_of_size_in_mid_stream_keeps_the_first_shape(tmp_path):
+    parts = []
+    for index, (height, width) in enumerate([(96, 128), (144, 176)]):
+        pictures = [make_texture(index)[:height, :width]] * 10
+        part = write_video(tmp_path / f"{index}.ts", pictures, "mpeg2video", "yuv420p")
+        parts.append(part.read_bytes())
+    (tmp_path / "both.ts").write_bytes(b"".join(parts))
+    decoded = list(frames(tmp_path / "both.ts", DecodeConfig()))
+    assert {frame.image.shape for frame in decoded} == {(96, 128, 3)}
+
+
+@pytest.mark.parametrize(
+    "name", ["testsrc2_odd_height_and_width_444.mp4", "testsrc2_odd_height_and_width_vp9_10bit.mp4"]
+)
+def test_decode_odd_sizes_native(shared, name):
+    decoded = list(frames(shared / "data/odd/torchcodec" / name, DecodeConfig(), native=True))
+    assert {frame.image.shape for frame in decoded} == {(241, 321, 3)}
+
+
+# ---- color -------------------------------------------------------------------------------------------------------
+
+LUMA_WEIGHTS = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 9: (0.2627, 0.0593)}  # red, blue; by FFmpeg's colorspace number
+
+
+def yuv(color: tuple[int, int, int], colorspace: int, full_range: bool, bits: int) -> tuple[int, int, int]:
+    """An RGB color 0..255 as integer Y, Cb, Cr, by the formulas of ITU-R BT.601, 709 and 2020."""
+    red, green, blue = (value / 255 for value in color)
+    weight_red, weight_blue = LUMA_WEIGHTS[colorspace]
+    y = weight_red * red + (1 - weight_red - weight_blue) * green + weight_blue * blue
+    cb, cr = (blue - y) / (2 - 2 * weight_blue), (red - y) / (2 - 2 * weight_red)
+    unit = 2 ** (bits - 8)
+    if full_range:
+        top = 2**bits - 1
+        return round(y * top), min(top, round(cb * top + 128 * unit)), min(top, round(cr * top + 128 * unit))
+    return round((16 + 219 * y) * unit), round((128 + 224 * cb) * unit), round((128 + 224 * cr) * unit)
+
+
+def flat_frame(levels: tuple[int, int, int], height: int, width: int, bits: int) -> av.VideoFrame:
+    """One color, 4:2:0."""
+    dtype = np.uint8 if bits == 8 else np.uint16
+    frame = av.VideoFrame(width, height, "yuv420p" if bits == 8 else "yuv420p10le")
+    for plane, level in zip(frame.planes, levels, strict=True):
+        plane.update(np.full(plane.buffer_size // dtype().itemsize, level, dtype).tobytes())
+    return frame
+
+
+@pytest.mark.parametrize("color", [(255, 0, 0), (0, 200, 40), (30, 60, 250), (255, 255, 255), (128, 128, 128)])
+@pytest.mark.parametrize(
+    ("tagged", "true_matrix", "full_range", "bits", "height"),
+    [
+        (1, 1, False, 8, 64),
+        (1, 1, True, 8, 64),
+        (5, 5, False, 8, 720),
+        (5, 5, True, 8, 64),
+        (2, 5, False, 8, 64),  # names none: SD is BT.601
+        (2, 1, False, 8, 720),  # and HD is BT.709
+        (9, 9, False, 10, 64),
+        (9, 9, True, 10, 64),
+    ],
+)
+def test_decode_color_follows_matrix_range_and_depth(tmp_path, color, tagged, true_matrix, full_range, bits, height):
+    flat = flat_frame(yuv(color, true_matrix, full_range, bits), height, 64, bits)
+    encoder = "libx264" if bits == 8 else "libx265"
+    options = {"crf": "1", "preset": "ultrafast"} | ({"x265-params": "log-level=none"} if bits == 10 else {})
+    path = write_video(
+        tmp_path / "a.mp4",
+        [flat],
+        encoder,
+        flat.format.name,
+        options,
+        colorspace=tagged,
+        color_range=2 if full_range else 1,
+    )
+    (frame,) = decode(path)
+    assert np.abs(frame.image.reshape(-1, 3).astype(int) - color).max() <= 3
+
+
+def test_decode_hdr_keeps_texture_of_10_bit_pq(shared):
+    image = decode(shared / "data/odd/torchcodec/bt2020_10bit.mp4")[0].image
+    assert image.dtype == np.uint8
+    assert image.std() > 50
+
+
+# ---- what is decoded ---------------------------------------------------------------------------------------------
+
+
+def test_decode_edit_list_leaves_out_what_is_not_shown(shared):
+    path = (
+        shared / "data/odd/torchcodec/discard_first_keyframe.mp4"
+    )  # 30 pictures, the first 5 cut off by its edit list
+    assert len(decode(path, backend="pyav")) == 25
+
+
+def test_decode_cover_picture_of_a_song_is_no_video(tmp_path):
+    path = tmp_path / "song.mp3"
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("mp3", rate=44100)
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width = cover.height = 64
+        cover.pix_fmt = "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        picture = av.VideoFrame.from_ndarray(make_texture(0)[:64, :64], format="rgb24").reformat(format="yuvj420p")
+        picture.pts = 0
+        for packet in [*cover.encode(picture), *cover.encode()]:
+            container.mux(packet)
+        silence = av.AudioFrame.from_ndarray(np.zeros((2, 44100), np.float32), format="fltp", layout="stereo")
+        silence.sample_rate = 44100
+        container.mux(sound.encode(silence))
+        container.mux(sound.encode())
+    assert reason(path) == "no_video_stream"
+
+
+def test_probe_tells_what_the_file_says(make_video):
+    told = probe(make_video(num_frames=50))
+    assert (told.width, told.height, told.codec, told.rotation) == (170, 128, "h264", 0)
+    assert "mp4" in told.container.split(",")
+    assert told.fps == pytest.approx(25)
+    assert told.duration_s == pytest.approx(2.0)
+
+
+def test_probe_unusable_file_names_its_reason(tmp_path):
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    with pytest.raises(BadVideo) as caught:
+        probe(tmp_path / "empty.mp4")
+    assert caught.value.reason == "cannot_open"
+
+
+# ---- segments ----------------------------------------------------------------------------------------------------
+
+
+def marked(path: Path, start_s: float = 0.0, end_s: float = math.inf, skipped: list[float] | None = None) -> list:
+    """(pts_s, digest of the picture) of each frame up to a fault, and the fault's reason last if there is one."""
+    on_skip = [].append if skipped is None else skipped.append
+    marks: list = []
+    try:
+        for frame in frames(path, DecodeConfig(backend="pyav"), start_s, end_s, on_skip=on_skip):
+            marks.append((frame.pts_s, hashlib.sha1(frame.image.tobytes()).hexdigest()))
+    except BadVideo as fault:
+        marks.append(fault.reason)
+    return marks
+
+
+def union_of_segments(path: Path, length_s: float, skipped: list[float] | None = None) -> list:
+    """`marked` of five uneven segments, put together."""
+    cuts_s = [0.0, *(length_s * share for share in (0.2, 0.21, 0.55, 0.8)), math.inf]
+    parts = [marked(path, start_s, end_s, skipped) for start_s, end_s in itertools.pairwise(cuts_s)]
+    return [mark for part in parts for mark in part]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_segments_of_any_container_join_to_the_whole(tmp_path, kind):
+    path = write_kind(tmp_path, kind, film([make_texture(0)] * 100, [camera((3 * t, 0)) for t in range(100)]))
+    assert union_of_segments(path, 4.0) == marked(path)
+
+
+def test_segment_starts_near_its_key_frame_not_at_the_beginning(make_video):
+    path = make_video(num_frames=1000)  # key frames every 250 frames at most
+    skipped: list[float] = []
+    assert len(marked(path, 35.0, 36.0, skipped)) == 25
+    assert len(skipped) < 400
+
+
+@pytest.mark.parametrize("name", ["a.mpg", "a.ts"])
+def test_segment_where_seeking_lands_late_is_decoded_from_the_beginning(tmp_path, name):
+    pictures = film([make_texture(0)] * 100, [camera((3 * t, 0)) for t in range(100)])
+    path = write_video(tmp_path / name, pictures, "mpeg2video", "yuv420p", {"g": "75", "qscale": "2"})
+    assert union_of_segments(path, 4.0) == marked(path)
+
+
+def test_segment_past_the_end_is_empty(make_video):
+    assert marked(make_video(num_frames=20), 5.0, 6.0) == []
+
+
+@pytest.mark.slow
+def test_segments_of_every_real_file_join_to_the_whole(shared):
+    """All that decode of data/generic and data/odd, and every 17th of data/ucf101: no exception is known among them."""
+    folders = [shared / "data/generic", shared / "data/odd"]
+    paths = [
+        path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file() and path.parent != folder
+    ]
+    paths += sorted((shared / "data/ucf101").rglob("*.avi"))[::17]
+    checked = 0
+    for path in paths:
+        whole = marked(path)
+        times_s = [mark[0] for mark in whole if isinstance(mark, tuple)]
+        if len(times_s) < 2 or "corrupt" in whole:  # segments before the damage end well, all later ones report it
+            continue
+        assert union_of_segments(path, times_s[-1] - times_s[0]) == whole, path.name
+        checked += 1
+    assert checked > 60
+
+
+def test_segments_before_damage_are_good_and_the_ones_behind_report_it(shared):
+    path = shared / "data/odd/decord/corrupted.mp4"
+    *whole, ending = marked(path)
+    assert ending == "corrupt"
+    first_s, last_s = whole[0][0], whole[-1][0]
+    middle_s = (last_s - first_s) / 2
+    assert marked(path, 0.0, middle_s) + marked(path, middle_s) == [*whole, "corrupt"]
