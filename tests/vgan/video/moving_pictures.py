@@ -43,3 +43,99 @@ def shaky_cameras(seed: int, num_frames: int, shift_px: float = 4.0) -> list[np.
         camera(tuple(rng.normal(0, shift_px, 2)), rng.normal(0, 1.0), 1 + rng.normal(0, 0.01))
         for _ in range(num_frames)
     ]
+
+
+def shaken(
+    frames: np.ndarray, seed: int, shift_px: float = 6.0, degrees: float = 2.0, zoom: float = 0.02
+) -> tuple[np.ndarray, np.ndarray]:
+    """A still camera's `frames` (T, H, W, 3) uint8, each moved by its own random similarity, reduced to 128 px.
+
+    A margin is cut off, so that every picture is full. The first frame is not moved.
+
+    Returns:
+        Frames (T, 128, W', 3) uint8, and transforms (T, 3, 3) that take their pixels onto the first frame's.
+    """
+    rng = np.random.default_rng(seed)
+    num_frames, height, width = frames.shape[:3]
+    margin = 0.12  # 6 px, 2 degrees and 2 % move a corner by 12 of 128 px
+    zoom_in = 256 / (height * (1 - 2 * margin))
+    wide = round(width * (1 - 2 * margin) * zoom_in / 2) * 2
+    view = np.array([[zoom_in, 0, -zoom_in * width * margin], [0, zoom_in, -zoom_in * height * margin], [0, 0, 1]])
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # pixel centres to corners
+    view = np.linalg.inv(half) @ view @ half
+    double = np.array([[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1]])
+    to_middle = np.array([[1, 0, -(wide / 2 - 1) / 2], [0, 1, -63.5], [0, 0, 1]])
+    moved, truth = [], []
+    for t in range(num_frames):
+        x, y, turn, size = rng.uniform(-1, 1, 4) if t else np.zeros(4)
+        angle, scale = np.deg2rad(degrees * turn), 1 + zoom * size
+        cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+        step = np.array([[cos, -sin, shift_px * x], [sin, cos, shift_px * y], [0, 0, 1]])
+        step = np.linalg.inv(to_middle) @ step @ to_middle
+        affine = (double @ step @ np.linalg.inv(double) @ view)[:2]
+        large = cv2.warpAffine(frames[t], affine, (wide, 256), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+        moved.append(cv2.resize(large, (wide // 2, 128), interpolation=cv2.INTER_AREA))
+        truth.append(np.linalg.inv(step))
+    return np.stack(moved), np.stack(truth)
+
+
+def corner_errors_px(estimated: np.ndarray, truth: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(T, 4): how far transforms `estimated` (T, 3, 3) put the four corners from where `truth` does, in pixels."""
+    corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]]).T
+    return np.linalg.norm(((estimated - truth) @ corners)[:, :2], axis=1)
+
+
+def tracked_jitter_px(clip: np.ndarray) -> float:
+    """RMS movement of the corners from frame to frame of a square `clip` (T, S, S, 3), in pixels at 128 px.
+
+    A witness that shares nothing with the stabilizer: good features to track (Shi and Tomasi), followed there and back
+    by pyramidal Lucas-Kanade, and the similarity most of them agree on. Pixels equal to the frame before (fill) have no
+    say, nor do frames where nothing can be tracked; not a number where that is all of them.
+    """
+    side = clip.shape[1]
+    grays = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
+    identity = np.eye(3)[:2]
+    steps = []
+    for t in range(len(clip) - 1):
+        changed = (clip[t] != clip[t + 1]).any(-1).astype(np.uint8)
+        changed = cv2.morphologyEx(changed, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+        step = _tracked_step(grays[t], grays[t + 1], 255 * cv2.erode(changed, np.ones((5, 5), np.uint8)))
+        if step is not None:
+            corners = corner_errors_px(step[None], identity[None], side, side)
+            steps.append((corners**2).mean())
+    return 128 / side * float(np.sqrt(np.mean(steps))) if steps else float("nan")
+
+
+def _tracked_step(before: np.ndarray, after: np.ndarray, where: np.ndarray) -> np.ndarray | None:
+    """(2, 3): the similarity from `before` to `after` (S, S) uint8 by tracking points of `where`; None if too few."""
+    source, target = _tracked_points(before, after, where)
+    if len(source) < 8:
+        return None
+    return cv2.estimateAffinePartial2D(source, target, ransacReprojThreshold=1.0, confidence=0.999)[0]
+
+
+def _tracked_points(before: np.ndarray, after: np.ndarray, where: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Points (N, 2) of `before`, and where they are in `after`, that come back when followed the other way."""
+    points = cv2.goodFeaturesToTrack(before, 200, 0.01, 4, mask=where)
+    if points is None:
+        return np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32)
+    options = {"winSize": (15, 15), "maxLevel": 3, "criteria": (3, 30, 0.003)}
+    there, found, _ = cv2.calcOpticalFlowPyrLK(before, after, points, None, **options)
+    back, found_back, _ = cv2.calcOpticalFlowPyrLK(after, before, there, None, **options)
+    error = np.linalg.norm((back - points).reshape(-1, 2), axis=1)
+    kept = (found.ravel() == 1) & (found_back.ravel() == 1) & (error < 0.3)
+    return points.reshape(-1, 2)[kept], there.reshape(-1, 2)[kept]
+
+
+def tracked_errors_px(grays: np.ndarray, transforms: np.ndarray) -> float:
+    """How well `transforms` (T, 3, 3), each frame onto the first, fit points tracked in `grays` (T, H, W) uint8.
+
+    Distance, pixels, from where they are in the frame before: median over points and pairs.
+    """
+    errors = []
+    for t in range(1, len(grays)):
+        before, after = _tracked_points(grays[t - 1], grays[t], None)
+        step = np.linalg.inv(transforms[t - 1]) @ transforms[t]
+        there = np.hstack([after, np.ones((len(after), 1))]) @ step.T
+        errors.append(np.linalg.norm(there[:, :2] / there[:, 2:] - before, axis=1))
+    return float(np.median(np.concatenate(errors)))

@@ -9,41 +9,12 @@ from moving_pictures import camera, film, make_texture, shaky_cameras
 
 from vgan.config import StabilizeConfig
 from vgan.errors import BadVideo
-from vgan.video.register import compose, register, registration_images
-from vgan.video.stabilize import at_frame_size, motion, render, stabilize, unstabilized
+from vgan.records import Evidence
+from vgan.video import reference
+from vgan.video.stabilize import motion, reduced, render, stabilize, unstabilized
 
 T = 16
 HEIGHT, WIDTH = 128, 170
-CORNERS = np.array([[0, 0, 1], [WIDTH, 0, 1], [0, HEIGHT, 1], [WIDTH, HEIGHT, 1]]).T
-
-
-def corner_errors_px(estimated: np.ndarray, cameras: list[np.ndarray]) -> np.ndarray:
-    """(T, 4): how far the estimate puts each frame's corners from where the true cameras do, in the first frame."""
-    truth = np.stack([np.linalg.inv(cameras[0]) @ each for each in cameras])
-    return np.linalg.norm(((estimated - truth) @ CORNERS)[:, :2], axis=1)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_register_shaken_texture_recovers_the_camera(seed):
-    cameras = shaky_cameras(seed, T)
-    frames = film([make_texture(seed)] * T, cameras)
-    estimated = compose(register(list(map(to_gray, frames)), StabilizeConfig()))
-    shake = np.median(corner_errors_px(np.tile(np.eye(3), (T, 1, 1)), cameras)[1:])
-    error = np.median(corner_errors_px(estimated, cameras)[1:])
-    assert shake > 4
-    assert error < 0.5
-
-
-def to_gray(frame: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-
-
-def test_register_at_half_size_gives_transforms_of_the_full_frame():
-    cameras = shaky_cameras(1, 8)
-    frames = film([make_texture(1)] * 8, cameras)
-    grays, scale = registration_images(frames, 96)
-    estimated = at_frame_size(compose(register(grays, StabilizeConfig(size=96))), scale)
-    assert np.median(corner_errors_px(estimated, cameras)[1:]) < 1.0
 
 
 def test_stabilize_shaken_texture_stands_still():
@@ -136,38 +107,132 @@ def test_render_detail_too_fine_for_the_output_does_not_flicker_as_the_camera_mo
     assert np.ptp(clip[:, 4:-4, 4:-4].mean(-1), axis=0).max() < 16
 
 
-def reason_of_failure(frames: np.ndarray, config: StabilizeConfig) -> str:
+def scores(frames: np.ndarray, config: StabilizeConfig | None = None) -> Evidence:
+    return stabilize(frames, config or StabilizeConfig(), 64)[1]
+
+
+@pytest.mark.parametrize("preset", ["paper", "reference"])
+def test_stabilize_blank_window_is_refused_as_unmatched(preset):
+    blank = np.zeros((8, HEIGHT, WIDTH, 3), np.uint8)
+    blank[::2] += 1  # equal frames would need no match
     with pytest.raises(BadVideo) as caught:
-        stabilize(frames, config, 64)
-    assert caught.value.stage == "stabilize"
-    return caught.value.reason
+        stabilize(blank, StabilizeConfig(preset=preset), 64)
+    assert (caught.value.stage, caught.value.reason) == ("stabilize", "too_few_matches")
 
 
-def test_stabilize_failures_name_their_reason():
+def test_stabilize_steady_window_scores_show_nothing_wrong():
+    frames = film([make_texture(5)] * 8, shaky_cameras(5, 8))
+    evidence = scores(frames)
+    assert evidence.residual_px < 0.5
+    assert evidence.inlier_ratio > 0.7
+    assert evidence.num_matches >= 8
+    assert evidence.scale_step < 1.06
+    assert evidence.zoom < 1.06
+    assert evidence.drift_px < 1.0
+    assert evidence.photometric < 15
+    assert evidence.moving_fraction < 0.2
+
+
+def test_stabilize_bad_windows_are_kept_and_scored():
     texture = make_texture(5)
     still = [camera((0, 0))] * 8
-    blank = np.zeros((8, HEIGHT, WIDTH, 3), np.uint8)
-    assert reason_of_failure(blank, StabilizeConfig()) == "too_few_matches"
-    zoomed = film([texture] * 16, still + [camera((0, 0), zoom=1.25)] * 8)
-    assert reason_of_failure(zoomed, StabilizeConfig()) == "scale_jump"
-    panned = film([texture] * 16, [camera((9.0 * t - 70, 0)) for t in range(16)])
-    assert reason_of_failure(panned, StabilizeConfig()) == "too_much_fill"
-    shaken = film([texture] * 8, shaky_cameras(5, 8))
-    assert reason_of_failure(shaken, StabilizeConfig(max_residual_px=0.01)) == "large_residual"
-    assert reason_of_failure(shaken, StabilizeConfig(min_inlier_ratio=1.01)) == "low_inlier_ratio"
+    zoomed = scores(film([texture] * 16, still + [camera((0, 0), zoom=1.25)] * 8))
+    assert zoomed.scale_step == pytest.approx(1.25, abs=0.02)
+    creeping = scores(film([texture] * 16, [camera((0, 0), zoom=1.02**t) for t in range(16)]))
+    assert creeping.scale_step == pytest.approx(1.02, abs=0.01)
+    assert creeping.zoom == pytest.approx(1.02**15, abs=0.03)
+    panned = scores(film([texture] * 16, [camera((9.0 * t - 70, 0)) for t in range(16)]))
+    assert panned.filled_fraction > 0.5
+    assert panned.jitter_px == pytest.approx(9.0, abs=0.3)
     flash = film([texture] * 8, still)
     flash[4] = np.clip(flash[4].astype(int) + 60, 0, 255)
-    assert reason_of_failure(flash, StabilizeConfig()) == "photometric"
+    assert scores(flash).photometric > 30
 
 
-def test_stabilize_window_with_a_cut_is_refused():
+def test_stabilize_pixel_scores_do_not_depend_on_the_frames_size():
+    frames = film([make_texture(8)] * 12, shaky_cameras(8, 12))
+    larger = np.stack([cv2.resize(frame, (2 * WIDTH, 2 * HEIGHT), interpolation=cv2.INTER_CUBIC) for frame in frames])
+    at_128, at_96 = scores(larger), scores(larger, StabilizeConfig(size=96))
+    by_reference = scores(larger, StabilizeConfig(preset="reference"))
+    assert at_128.jitter_px == pytest.approx(scores(frames).jitter_px, rel=0.05)
+    assert at_96.jitter_px == pytest.approx(at_128.jitter_px, rel=0.05)
+    assert by_reference.jitter_px == pytest.approx(at_128.jitter_px, rel=0.05)
+
+
+@pytest.mark.parametrize("preset", ["paper", "reference"])
+def test_stabilize_window_with_a_cut_is_refused_or_scored_as_such(preset):
     frames = film([make_texture(5)] * 8 + [make_texture(6)] * 8, [camera((0, 0))] * 16)
-    assert reason_of_failure(frames, StabilizeConfig())
+    try:
+        noticed = scores(frames, StabilizeConfig(preset=preset)).photometric > 30
+    except BadVideo as fault:
+        noticed = fault.reason in ("too_few_matches", "collapsed")
+    assert noticed
+
+
+def test_stabilize_by_the_reference_stands_still():
+    frames = film([make_texture(4)] * 8, shaky_cameras(4, 8))
+    clip, evidence = stabilize(frames, StabilizeConfig(preset="reference"), 64)
+    shaken, _ = unstabilized(frames, 64)
+    assert clip.shape == (8, 64, 64, 3)
+    assert motion(clip) < 0.3 * motion(shaken)
+    assert evidence.stabilized
+    assert evidence.residual_px < 1
+    assert evidence.num_matches >= 10
+    assert 0 < evidence.filled_fraction < 0.5
+
+
+def test_reference_render_fills_from_the_composite_before():
+    pictures = np.stack([np.full((128, 128, 3), value, np.uint8) for value in (10, 100, 200)])
+    shift = np.tile(np.eye(3), (3, 1, 1))
+    shift[1, 0, 2], shift[2, 0, 2] = 32, 64
+    clip, filled = reference.render(pictures, shift, 64)
+    assert (clip[1, :, :15] == 10).all()
+    assert (clip[1, :, 18:] == 100).all()
+    assert (clip[2, :, :15] == 10).all()
+    assert (clip[2, :, 18:31] == 100).all()
+    assert (clip[2, :, 34:] == 200).all()
+    assert filled == pytest.approx([0, 0.25, 0.5], abs=0.04)
+
+
+def test_stabilize_by_the_reference_twice_gives_the_same_bytes():
+    frames = film([make_texture(2)] * 6, shaky_cameras(2, 6))
+    config = StabilizeConfig(preset="reference")
+    first, evidence = stabilize(frames, config, 64)
+    cv2.setRNGSeed(12345)
+    second, evidence_again = stabilize(frames, config, 64)
+    assert first.tobytes() == second.tobytes()
+    assert evidence == evidence_again
+
+
+def test_stabilize_repeated_frames_changes_nothing():
+    frames = film([make_texture(6)] * 8, shaky_cameras(6, 8))
+    clip, evidence = stabilize(frames, StabilizeConfig(), 64)
+    doubled, evidence_doubled = stabilize(np.repeat(frames, 2, axis=0), StabilizeConfig(), 64)
+    assert np.array_equal(doubled[::2], clip)
+    assert np.array_equal(doubled[1::2], clip)
+    assert evidence_doubled.num_matches == evidence.num_matches
+    assert evidence_doubled.residual_px == evidence.residual_px
+
+
+def test_stabilize_frozen_window_is_left_as_it_is():
+    frames = np.repeat(film([make_texture(6)], [camera((0, 0))]), 8, axis=0)
+    clip, evidence = stabilize(frames, StabilizeConfig(), 64)
+    assert (clip == clip[0]).all()
+    assert evidence.motion == evidence.moving_fraction == evidence.filled_fraction == 0
+
+
+def test_reduced_frames_keep_their_shape_and_are_never_enlarged():
+    frames = np.random.default_rng(0).integers(0, 256, (2, 360, 640, 3), np.uint8)
+    assert reduced(frames, 128).shape == (2, 128, 228, 3)
+    assert reduced(frames, 360) is frames
+    assert reduced(frames, 400) is frames
+    assert np.abs(reduced(frames, 90)[0].astype(int) - cv2.resize(frames[0], (160, 90), interpolation=3)).max() <= 1
 
 
 @pytest.mark.parametrize("config", [StabilizeConfig(preset="off"), StabilizeConfig(keep_failed=True)])
 def test_stabilize_kept_unregistered_clip_says_so(config):
     blank = np.zeros((4, HEIGHT, WIDTH, 3), np.uint8)
+    blank[::2] += 1
     clip, evidence = stabilize(blank, config, 64)
     assert clip.shape == (4, 64, 64, 3)
     assert not evidence.stabilized
