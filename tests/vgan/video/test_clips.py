@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from moving_pictures import camera, film, make_texture, shaky_cameras
 
-from vgan.config import ClipSpec, DecodeConfig, StabilizeConfig, VideoConfig
+from vgan.config import ClipSpec, DecodeConfig, GateConfig, ScreenConfig, StabilizeConfig, VideoConfig
 from vgan.errors import BadVideo
 from vgan.records import Clip, Reject
 from vgan.video.clips import clips_from_video
 from vgan.video.decode import Frame, frames
 
 SHORT = ClipSpec(num_frames=16, stride=16)
+UNSCREENED = ScreenConfig(min_contrast=0, min_activity=0, max_frozen=0)
 
 
 def timed(images: np.ndarray, fps: float = 25.0) -> list[Frame]:
@@ -57,11 +58,15 @@ def test_clips_gap_in_time_ends_a_shot():
 
 def test_clips_failed_window_is_rejected_where_it_is():
     images = still(0, 48)
-    images[16:32] = 127  # no texture: SIFT has nothing to hold on to
-    results = list(clips_from_video(timed(images), VideoConfig(clip=SHORT)))
-    rejects = [result for result in results if isinstance(result, Reject)]
-    assert [(r.stage, r.reason) for r in rejects] == [("stabilize", "too_few_matches")]
-    assert rejects[0].start_s == pytest.approx(10.64)
+    images[16:32] = 127 + np.arange(16)[:, None, None, None] % 2  # no texture: SIFT has nothing to hold on to
+    for config, refused in (
+        (VideoConfig(clip=SHORT), ("screen", "black")),
+        (VideoConfig(clip=SHORT, screen=UNSCREENED), ("stabilize", "too_few_matches")),
+    ):
+        results = list(clips_from_video(timed(images), config))
+        rejects = [result for result in results if isinstance(result, Reject)]
+        assert [(r.stage, r.reason) for r in rejects] == [refused]
+        assert rejects[0].start_s == pytest.approx(10.64)
 
 
 def test_clips_source_that_breaks_keeps_clips_and_says_why():
@@ -85,7 +90,8 @@ def test_clips_stop_at_the_cap_and_close_the_source():
         finally:
             closed.append(True)
 
-    results = list(clips_from_video(endless(), VideoConfig(clip=ClipSpec(num_frames=16, max_per_video=2))))
+    config = VideoConfig(clip=ClipSpec(num_frames=16, max_per_video=2), screen=UNSCREENED)
+    results = list(clips_from_video(endless(), config))
     assert len(results) == 2
     assert len(taken) < 60
     assert closed
@@ -133,3 +139,39 @@ def test_clips_twice_gives_the_same_bytes():
     )
     assert first == second
     assert len(first) == 2
+
+
+def test_clips_carry_every_score_a_gate_asks_for():
+    source = timed(film([make_texture(3)] * 16, shaky_cameras(3, 16, shift_px=2.0)))
+    (clip,) = clips_from_video(source, VideoConfig(clip=SHORT))
+    evidence = clip.evidence
+    assert evidence.contrast > 10
+    assert evidence.motion > 0
+    assert evidence.num_matches >= 8
+    assert len(evidence.fingerprint) == 32
+    assert evidence.letterbox == 0
+
+
+def test_clips_of_a_letterboxed_film_show_no_bars():
+    images = still(0, 16)
+    images[:, :20] = images[:, -20:] = 0
+    (clip,) = clips_from_video(timed(images), VideoConfig(clip=SHORT))
+    assert clip.evidence.letterbox == pytest.approx(40 / images.shape[1], abs=0.02)
+    assert clip.frames[:, :3].mean() > 40
+
+
+def test_clips_repeats_of_a_slower_source_are_no_frozen_frames():
+    slow = timed(still(0, 40), fps=15.0)
+    results = list(clips_from_video(slow, VideoConfig(clip=SHORT)))
+    assert results
+    assert all(isinstance(result, Clip) and result.evidence.frozen_fraction == 0 for result in results)
+
+
+def test_clips_that_fail_a_gate_are_kept_as_they_are_where_that_is_asked():
+    source = timed(film([make_texture(3)] * 16, shaky_cameras(3, 16, shift_px=2.0)))
+    strict = GateConfig(max_residual_px=1e-6)
+    keep = StabilizeConfig(keep_failed=True)
+    (kept,) = clips_from_video(source, VideoConfig(clip=SHORT, stabilize=keep, gates=strict))
+    assert not kept.evidence.stabilized
+    (scored,) = clips_from_video(source, VideoConfig(clip=SHORT, gates=strict))
+    assert scored.evidence.stabilized  # bounds are applied when the dataset is packed

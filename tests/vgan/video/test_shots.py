@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
+from itertools import islice, pairwise
+
+import cv2
 import numpy as np
 import pytest
 from moving_pictures import camera, film, make_texture
 
 from vgan.config import DecodeConfig, ShotConfig
 from vgan.video.decode import Frame, frames
-from vgan.video.shots import split_shots
+from vgan.video.shots import likeness, split_shots
 
 
 def cut_positions(images, runs=None) -> list[int]:
@@ -19,8 +23,16 @@ def cut_positions(images, runs=None) -> list[int]:
     return [i for i in range(1, len(shots)) if shots[i] != shots[i - 1]]
 
 
+texture = cache(make_texture)
+
+
+def squares(images) -> list[np.ndarray]:
+    """The pictures at one size, so that nothing but their content tells a cut."""
+    return [cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA) for image in images]
+
+
 def pan(seed: int, num_frames: int, speed_px: float) -> np.ndarray:
-    return film([make_texture(seed)] * num_frames, [camera((speed_px * t - 40, 0)) for t in range(num_frames)])
+    return film([texture(seed)] * num_frames, [camera((speed_px * t - 40, 0)) for t in range(num_frames)])
 
 
 def test_split_shots_finds_a_splice_exactly():
@@ -40,6 +52,42 @@ def test_split_shots_flash_is_not_a_cut():
     assert cut_positions(images) == []
 
 
+def test_split_shots_lasting_jump_of_exposure_is_not_a_cut():
+    images = pan(0, 24, 1)
+    images[10:] = np.clip(images[10:] * 0.6 + 90, 0, 255)
+    assert cut_positions(images) == []
+
+
+def test_split_shots_camera_flash_of_several_frames_is_not_a_cut():
+    images = pan(0, 24, 1)
+    images[10:14] = np.clip(images[10:14] * 0.7 + 75, 0, 255)
+    assert cut_positions(images) == []
+
+
+def test_split_shots_cut_soon_after_a_flash_is_found():
+    images = np.concatenate([pan(0, 20, 1), pan(1, 20, 1)])
+    images[16] = np.clip(images[16] * 0.7 + 75, 0, 255)
+    assert cut_positions(images) == [20]
+
+
+@pytest.mark.parametrize("offset", range(1, 32))
+def test_split_shots_window_with_a_splice_anywhere_is_cut_there(offset):
+    assert cut_positions([*pan(0, offset, 2), *pan(1, 32 - offset, 2)]) == [offset]
+
+
+def test_likeness_ignores_movement_and_exposure_but_not_content():
+    before, after, other = (image[:64, :64] for image in (*pan(0, 2, 6), pan(1, 1, 0)[0]))
+    assert likeness(before, after) > 0.8  # what came in at the border is nowhere
+    assert likeness(before, (after * 0.6 + 60).astype(np.uint8)) > 0.8
+    assert likeness(before, other) < 0.6
+
+
+def test_likeness_to_a_blank_picture_is_zero():
+    picture, blank = pan(0, 1, 0)[0][:64, :64], np.full((64, 64, 3), 40, np.uint8)
+    assert likeness(blank, picture) == pytest.approx(0, abs=1e-3)
+    assert likeness(picture, blank) == 0
+
+
 def test_split_shots_cut_in_the_last_frame_is_seen():
     assert cut_positions([*pan(0, 20, 1), pan(1, 1, 0)[0]]) == [20]
 
@@ -55,6 +103,24 @@ def test_split_shots_repeated_frames_stay_with_their_shot():
     doubled = [(0, frame) for i, image in enumerate([*first, *second]) for frame in [Frame(i / 12, image)] * 2]
     shots = [shot for shot, _ in split_shots(doubled, ShotConfig())]
     assert shots == [0] * 20 + [1] * 20
+
+
+def test_split_shots_real_camera_flashes_are_not_cuts(shared):
+    folder = shared / "data/ucf101/UCF-101/BasketballDunk"
+    for name in ("g02_c01", "g10_c01", "g23_c01"):
+        images = [frame.image for frame in frames(folder / f"v_BasketballDunk_{name}.avi", DecodeConfig())]
+        assert cut_positions(images) == []
+
+
+@pytest.mark.slow
+def test_split_shots_real_videos_spliced_in_a_window_are_cut_there(shared):
+    paths = sorted((shared / "data/ucf101/UCF-101").glob("*/*_c01.avi"))[::4]
+    films = [[f.image for f in islice(frames(path, DecodeConfig()), 40, 72)] for path in paths]
+    films = [film for film in films if len(film) == 32]
+    windows = [(a[:o] + b[: 32 - o], o) for a, b in pairwise(films) for o in range(1, 32)]
+    missed = sum(offset not in cut_positions(squares(images)) for images, offset in windows)
+    assert len(windows) > 500
+    assert missed <= 0.005 * len(windows)
 
 
 @pytest.mark.parametrize(

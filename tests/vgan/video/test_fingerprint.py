@@ -1,0 +1,125 @@
+"""Fingerprints stay alike under another encoding, differ between videos, and duplicates are found as by brute force."""
+
+from __future__ import annotations
+
+from itertools import islice, product
+
+import cv2
+import numpy as np
+import pytest
+from moving_pictures import camera, film, make_texture
+
+from vgan.config import DecodeConfig, GateConfig
+from vgan.video import fingerprint as module
+from vgan.video.decode import frames
+from vgan.video.encode import write_mp4
+from vgan.video.fingerprint import fingerprint, near_duplicates
+
+BOUND = GateConfig().duplicate_bits
+
+
+def distance(one: str, other: str) -> int:
+    return (int(one, 16) ^ int(other, 16)).bit_count()
+
+
+def clip_of(images) -> np.ndarray:
+    """(T, 64, 64, 3): the centre squares."""
+    side = min(images[0].shape[:2])
+    top, left = ((length - side) // 2 for length in images[0].shape[:2])
+    squares = [image[top : top + side, left : left + side] for image in images]
+    return np.stack([cv2.resize(square, (64, 64), interpolation=cv2.INTER_AREA) for square in squares])
+
+
+def drifting(seed: int, num_frames: int = 32) -> np.ndarray:
+    return film([make_texture(seed)] * num_frames, [camera((t / 3, t / 5)) for t in range(num_frames)])
+
+
+def brute_force(words: np.ndarray, sources: list[str], max_bits: int) -> list[int]:
+    repeats = [-1] * len(words)
+    for later in range(len(words)):
+        for earlier in range(later):
+            differing = sum((int(a) ^ int(b)).bit_count() for a, b in zip(words[later], words[earlier], strict=True))
+            if repeats[earlier] < 0 and sources[earlier] != sources[later] and differing <= max_bits:
+                repeats[later] = earlier
+                break
+    return repeats
+
+
+def test_fingerprint_is_32_hex_digits_and_repeatable():
+    clip = clip_of(drifting(0))
+    assert len(fingerprint(clip)) == 32
+    assert fingerprint(clip) == fingerprint(clip.copy())
+
+
+def test_fingerprint_of_a_flat_clip_has_no_bits():
+    noise = np.random.default_rng(0).integers(-1, 2, (32, 64, 64, 3))
+    assert int(fingerprint((60 + noise).astype(np.uint8)), 16) == 0
+
+
+def test_fingerprint_of_a_still_clip_has_no_bits_for_change():
+    still = np.repeat(clip_of(drifting(0, 1)), 32, axis=0)
+    noise = np.random.default_rng(0).integers(-3, 4, still.shape)
+    assert int(fingerprint((still + noise).clip(0, 255).astype(np.uint8))[16:], 16) == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_fingerprint_of_a_smaller_darker_reencoded_copy_is_near(tmp_path, seed):
+    original = drifting(seed)
+    copy = np.stack([cv2.resize(f[2:-2, 3:-3], (114, 86), interpolation=cv2.INTER_AREA) for f in original])
+    write_mp4((copy * 0.9).astype(np.uint8), tmp_path / "copy.mp4", 25.0)
+    decoded = [frame.image for frame in frames(tmp_path / "copy.mp4", DecodeConfig())]
+    assert distance(fingerprint(clip_of(original)), fingerprint(clip_of(decoded))) <= BOUND
+
+
+def test_fingerprint_of_different_videos_is_far(shared):
+    paths = sorted((shared / "data/ucf101/UCF-101").glob("*/*_c01.avi"))[::7]
+    clips = [clip_of([f.image for f in islice(frames(path, DecodeConfig()), 32)]) for path in paths]
+    prints = [fingerprint(clip) for clip in clips]
+    assert min(distance(a, b) for (i, a), (j, b) in product(enumerate(prints), repeat=2) if i < j) > BOUND
+
+
+def test_near_duplicates_names_the_kept_clip_of_another_source():
+    a, b = "0" * 32, "f" * 32
+    nearly_a = "0" * 31 + "7"
+    assert near_duplicates([a, b, nearly_a, a], ["s", "s", "t", "s"], 3).tolist() == [-1, -1, 0, -1]
+    assert near_duplicates([a, b, nearly_a, a], ["s", "s", "t", "s"], 2).tolist() == [-1, -1, -1, -1]
+
+
+def test_near_duplicates_dropped_clip_drops_no_other():
+    chain = ["0" * 32, "0" * 31 + "f", "0" * 30 + "ff"]  # each 4 bits from the one before
+    assert near_duplicates(chain, ["a", "b", "c"], 4).tolist() == [-1, 0, -1]
+
+
+@pytest.mark.parametrize("max_bits", [0, 1, 5, 10, 32])
+@pytest.mark.parametrize("blocks", [(16384, 512), (64, 16)])
+def test_near_duplicates_equals_brute_force(monkeypatch, max_bits, blocks):
+    monkeypatch.setattr(module, "BLOCK", blocks[0])
+    monkeypatch.setattr(module, "SMALL_BLOCK", blocks[1])
+    rng = np.random.default_rng(0)
+    originals = rng.integers(0, 2, (30, 128))
+    flipped = rng.random((240, 128)) < rng.choice([0, 0.02, 0.06, 0.12], (240, 1))
+    bits = (originals[rng.integers(0, 30, 240)] ^ flipped).astype(np.uint8)
+    words = np.packbits(bits, axis=1).view(np.uint64)
+    sources = [f"video{i}" for i in rng.integers(0, 80, 240)]
+    expected = brute_force(words, sources, max_bits)
+    assert max(expected) >= 0
+    assert near_duplicates(words, sources, max_bits).tolist() == expected
+    assert near_duplicates([row.tobytes().hex() for row in words], sources, max_bits).tolist() == expected
+
+
+def test_near_duplicates_many_flat_clips_all_go_to_the_first():
+    repeats = near_duplicates(["0" * 32] * 50_000, [f"video{i}" for i in range(50_000)], BOUND)
+    assert repeats[0] == -1
+    assert not repeats[1:].any()
+
+
+def test_near_duplicates_of_nothing_is_empty():
+    assert near_duplicates([], [], BOUND).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("prints", "sources", "bits"), [(["0" * 31], ["a"], 3), (["0" * 32], [], 3), (["0" * 32], ["a"], 128)]
+)
+def test_near_duplicates_bad_input_is_refused(prints, sources, bits):
+    with pytest.raises(ValueError, match=r"hex digits|max_bits"):
+        near_duplicates(prints, sources, bits)

@@ -1,0 +1,65 @@
+"""Each bound rejects what breaks it with its own reason, and nothing else; any can be switched off."""
+
+from __future__ import annotations
+
+import pytest
+
+from vgan.config import GATE_REASONS, GateConfig
+from vgan.records import Evidence
+from vgan.video.gates import strain, verdict
+
+GOOD = {"residual_px": 0.3, "inlier_ratio": 0.9, "num_matches": 80, "photometric": 5.0, "motion": 3.0}
+BROKEN = {
+    "low_inlier_ratio": {"inlier_ratio": 0.01},
+    "large_residual": {"residual_px": 99.0},
+    "scale_jump": {"scale_step": 9.0},
+    "photometric": {"photometric": 200.0},
+    "dissolve": {"dissolve": 9.0},
+    "large_zoom": {"zoom": 99.0},
+    "drift": {"drift_px": 99.0},
+    "too_much_fill": {"filled_fraction": 0.99},
+    "still": {"motion": 0.0},
+    "restless": {"motion": 250.0},
+}
+
+
+def test_gates_good_clip_passes():
+    assert verdict(Evidence(**GOOD), GateConfig()) is None
+    assert strain(Evidence(**GOOD), GateConfig()) < 1
+
+
+def test_gates_every_reason_on_a_score_is_tried_here():
+    assert set(BROKEN) | {"source_cap", "near_duplicate"} == set(GATE_REASONS)
+
+
+@pytest.mark.parametrize("reason", BROKEN)
+def test_gates_broken_bound_names_its_reason_and_value(reason):
+    evidence = Evidence(**GOOD | BROKEN[reason])
+    found = verdict(evidence, GateConfig())
+    assert found is not None
+    assert found[0] == reason
+    (value,) = BROKEN[reason].values()
+    assert f"{value:.3g}" in found[1]
+    assert strain(evidence, GateConfig()) > 1
+
+
+@pytest.mark.parametrize("reason", BROKEN)
+def test_gates_switched_off_let_the_clip_pass(reason):
+    assert verdict(Evidence(**GOOD | BROKEN[reason]), GateConfig(off=[reason])) is None
+
+
+def test_gates_clip_that_was_not_registered_has_only_its_motion_judged():
+    assert verdict(Evidence(motion=3.0, stabilized=False), GateConfig()) is None
+    assert verdict(Evidence(motion=0.0, stabilized=False), GateConfig())[0] == "still"
+
+
+def test_strain_grows_towards_the_bound():
+    bound = GateConfig().max_residual_px
+    strains = [strain(Evidence(**GOOD | {"residual_px": share * bound}), GateConfig()) for share in (0.5, 0.8, 1.0)]
+    assert strains == sorted(strains)
+    assert strains[-1] == pytest.approx(1.0)
+
+
+def test_gates_unknown_reason_is_refused():
+    with pytest.raises(ValueError, match=r"gates\.off.*too_blue"):
+        GateConfig(off=["too_blue"])

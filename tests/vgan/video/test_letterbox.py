@@ -1,0 +1,84 @@
+"""Black bars are measured to the pixel, dark pictures are left whole."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+from moving_pictures import camera, film, make_texture
+
+from vgan.config import DecodeConfig
+from vgan.video.decode import frames
+from vgan.video.letterbox import bars, crop
+
+
+def pan(num_frames: int = 8) -> np.ndarray:
+    return film([make_texture(0)] * num_frames, [camera((2 * t, 0)) for t in range(num_frames)])
+
+
+def boxed(top: int, bottom: int, left: int, right: int, noise: float = 0.0) -> np.ndarray:
+    """A pan (8, 128, 170, 3) uint8 behind bars, which have the noise that an encoder leaves in them."""
+    clip = pan()
+    inside = np.zeros(clip.shape[1:3], bool)
+    inside[top : clip.shape[1] - bottom, left : clip.shape[2] - right] = True
+    dirt = np.random.default_rng(0).normal(8, noise, clip.shape).clip(0, 255).astype(np.uint8)
+    return np.where(inside[None, :, :, None], clip, dirt)
+
+
+@pytest.mark.parametrize("depths", [(0, 0, 0, 0), (16, 16, 0, 0), (16, 17, 0, 0), (0, 0, 28, 28), (22, 21, 7, 7)])
+def test_bars_of_known_depth_are_found_exactly(depths):
+    clip = boxed(*depths, noise=3.0)
+    assert bars(clip) == depths
+    assert crop(clip, depths).shape == (8, 128 - depths[0] - depths[1], 170 - depths[2] - depths[3], 3)
+
+
+def test_bars_thin_line_on_one_side_is_found():
+    assert bars(boxed(0, 0, 3, 0)) == (0, 0, 3, 0)
+
+
+def test_bars_deep_dark_band_on_one_side_is_picture():
+    assert bars(boxed(20, 0, 0, 0)) == (0, 0, 0, 0)
+
+
+def test_bars_mixed_row_of_the_scaler_counts_as_bar():
+    clip = boxed(16, 16, 0, 0)
+    clip[:, 16] //= 2
+    assert bars(clip) == (17, 16, 0, 0)
+
+
+def test_bars_with_half_of_one_edge_in_the_dark_is_found():
+    clip = boxed(16, 16, 0, 0)
+    clip[:, 80:, 60:] = 5
+    assert bars(clip) == (16, 16, 0, 0)
+
+
+def test_bars_night_sky_above_a_skyline_is_picture():
+    clip = pan()
+    skyline = 30 + (20 * np.sin(np.arange(170) / 9)).astype(int)
+    clip[:, np.arange(128)[:, None] < skyline] = 6
+    assert bars(clip) == (0, 0, 0, 0)
+
+
+def test_bars_black_frames_are_not_cropped():
+    assert bars(np.zeros((4, 64, 80, 3), np.uint8)) == (0, 0, 0, 0)
+
+
+def test_bars_that_light_up_in_one_frame_are_picture():
+    clip = boxed(16, 16, 0, 0)
+    clip[5] = pan()[5]
+    assert bars(clip) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "depths"),
+    [
+        ("Archery/v_Archery_g07_c01", (16, 16, 0, 0)),
+        ("BasketballDunk/v_BasketballDunk_g23_c01", (22, 22, 8, 8)),  # a picture in a box
+        ("PlayingPiano/v_PlayingPiano_g03_c01", (0, 0, 0, 0)),  # a dark stage
+    ],
+)
+def test_bars_real_video(shared, name, depths):
+    path = shared / "data/ucf101/UCF-101" / f"{name}.avi"
+    found = bars(np.stack([frame.image for frame in islice(frames(path, DecodeConfig()), 32)]))
+    assert np.abs(np.subtract(found, depths)).max() <= 1

@@ -1,0 +1,84 @@
+"""Windows without a picture, without movement or with held frames are refused; moving ones are not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+from moving_pictures import camera, film, make_texture
+
+from vgan.config import DecodeConfig, ScreenConfig
+from vgan.errors import BadVideo
+from vgan.video.decode import frames
+from vgan.video.screen import Look, check, look
+
+OFF = ScreenConfig(min_contrast=0, min_activity=0, max_frozen=0)
+
+
+def pan(num_frames: int = 32) -> np.ndarray:
+    return film([make_texture(0)] * num_frames, [camera((t, 0)) for t in range(num_frames)])
+
+
+def refusal(clip: np.ndarray) -> str:
+    with pytest.raises(BadVideo) as caught:
+        check(look(clip), ScreenConfig())
+    assert caught.value.stage == "screen"
+    check(look(clip), OFF)  # each test can be switched off
+    return caught.value.reason
+
+
+def with_sensor_noise(clip: np.ndarray) -> np.ndarray:
+    noise = np.random.default_rng(0).normal(0, 3, clip.shape)
+    return (clip + noise).clip(0, 255).astype(np.uint8)
+
+
+def test_check_moving_picture_is_taken():
+    check(look(pan()), ScreenConfig())
+
+
+@pytest.mark.parametrize("level", [0, 16, 255])
+def test_check_one_colour_with_noise_is_black(level):
+    assert refusal(with_sensor_noise(np.full((32, 96, 128, 3), level))) == "black"
+
+
+def test_check_one_picture_held_is_static():
+    assert refusal(np.repeat(pan(1), 32, axis=0)) == "static"
+
+
+def test_check_most_frames_held_is_frozen():
+    moving = pan()
+    assert refusal(np.concatenate([moving[:14], np.repeat(moving[14:15], 18, axis=0)])) == "frozen"
+
+
+def test_check_every_frame_twice_with_coding_noise_is_frozen():
+    doubled = np.repeat(pan(16), 2, axis=0)
+    noise = np.random.default_rng(0).integers(-2, 3, doubled.shape)
+    assert refusal((doubled + noise).clip(0, 255).astype(np.uint8)) == "frozen"
+
+
+def test_look_still_camera_with_noise_has_no_frozen_frame():
+    assert look(with_sensor_noise(np.repeat(pan(1), 32, axis=0))).frozen_fraction == 0
+
+
+def test_look_counts_held_frames():
+    clip = pan()
+    clip[10:14] = clip[9]
+    assert look(clip).frozen_fraction == 4 / 31
+
+
+def test_look_single_frame_has_no_change():
+    assert look(pan(1)) == Look(contrast=look(pan(1)).contrast, frozen_fraction=0.0, activity=0.0)
+
+
+@pytest.mark.parametrize("bounds", [{"min_contrast": -1.0}, {"max_frozen": 1.5}])
+def test_screen_config_impossible_bound_is_refused(bounds):
+    with pytest.raises(ValueError, match="screen"):
+        replace(ScreenConfig(), **bounds)
+
+
+@pytest.mark.parametrize(("name", "reason"), [("mp4parse/white.mp4", "black"), ("torchcodec/nasa_13013.mp4", "static")])
+def test_check_real_video_without_picture_or_movement_is_refused(shared, name, reason):
+    images = [frame.image for frame in islice(frames(shared / "data/odd" / name, DecodeConfig()), 32)]
+    assert refusal(np.stack(images)) == reason

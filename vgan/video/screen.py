@@ -1,0 +1,56 @@
+"""Cheap tests of a window on 64 px gray thumbnails, before its camera motion is estimated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from vgan.config import ScreenConfig
+from vgan.errors import BadVideo
+
+SIDE = 64  # pixels
+EQUAL = 1.0  # 0..255: thumbnails that differ nowhere by more than rounding show the same picture
+# A repeated frame that was encoded again is not equal but changes far less than the others do. Frames shown twice come
+# out at 0.35 to 0.5 of the frames (median, H.264 at crf 28 to MPEG-4); at 0.2 so do 5 % of undisturbed windows.
+STANDSTILL = 0.1  # of the upper quartile of the window's changes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What the thumbnails of a window show."""
+
+    contrast: float  # standard deviation of gray values, mean over frames, 0..255
+    frozen_fraction: float  # share of frames that repeat the one before them, though others change, 0..1
+    activity: float  # mean absolute difference of neighbouring frames, 0..255; camera motion counts
+
+
+def look(frames: np.ndarray) -> Look:
+    """Measure the distinct frames (T, H, W, 3) uint8 of a window.
+
+    Frames that the resampling to a fixed rate repeated must be left out: they are no fault of a slower source.
+    """
+    thumbnails = np.stack(
+        [cv2.cvtColor(cv2.resize(f, (SIDE, SIDE), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY) for f in frames]
+    )
+    if len(thumbnails) < 2:
+        return Look(contrast=float(thumbnails.std()), frozen_fraction=0.0, activity=0.0)
+    pixels = np.abs(np.diff(thumbnails.astype(np.int16), axis=0))  # (T - 1, SIDE, SIDE)
+    change = pixels.mean((1, 2))
+    frozen = (pixels.max((1, 2)) <= EQUAL) | (change <= STANDSTILL * np.percentile(change, 75))
+    return Look(
+        contrast=float(thumbnails.std((1, 2)).mean()),
+        frozen_fraction=float(frozen.mean()),
+        activity=float(change.mean()),
+    )
+
+
+def check(look: Look, config: ScreenConfig) -> None:
+    """Raise BadVideo where a bound is broken: stage "screen", reason black, static or frozen; a bound of 0 is off."""
+    if look.contrast < config.min_contrast:
+        raise BadVideo("screen", "black", f"contrast {look.contrast:.2f}; at least {config.min_contrast:g}")
+    if look.activity < config.min_activity:
+        raise BadVideo("screen", "static", f"activity {look.activity:.3f}; at least {config.min_activity:g}")
+    if config.max_frozen and look.frozen_fraction > config.max_frozen:
+        raise BadVideo("screen", "frozen", f"{look.frozen_fraction:.2f} of the frames; at most {config.max_frozen:g}")
