@@ -5,10 +5,10 @@ OUT    ?= out/demo
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test check bench lock clean
+.PHONY: help demo test check bench bench-prepare lock clean
 
 help:   ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 $(READY): requirements.lock infra/venv.sh
 	PYTHON=$(PYTHON) bash infra/venv.sh $(VENV)
@@ -28,6 +28,9 @@ check: $(READY)  ## format, lint, types, import contracts
 
 bench: $(READY)  ## rates of every stage on one thread
 	$(BIN)/python tests/benchmarks/line.py
+
+bench-prepare: $(READY)  ## decode, cuts, stabilization and the whole of prepare against their alternatives
+	$(BIN)/python tests/benchmarks/prepare.py
 
 # torch is left out: infra/venv.sh picks its CPU or CUDA build. Its own pure-Python needs are named here instead.
 lock:            ## resolve requirements.lock again (needs uv)

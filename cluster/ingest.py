@@ -1,66 +1,57 @@
 """Sources to dataset, in two phases.
 
-Phase 1, on Ray Data: one task a video decodes, stabilizes and cuts it, writes its clips under a name of this attempt,
-then one commit record, put only if there is none. Videos without clips commit too. Phase 2 packs the committed clips,
-shuffled, into shards, and writes the manifest last. A killed job, run again, skips what is committed.
+Phase 1, on Ray Data: one task a unit (a video, or a segment of a long one) decodes, stabilizes and cuts it, writes its
+clips' pixels under a name of this attempt, then one commit record with their scores, put only if there is none. Units
+without clips commit too. Phase 2 (`pack`) applies the bounds to the scores, packs what passes, shuffled, into shards,
+and writes the manifest last. A killed job, run again, skips what is committed.
 
 Every video is accepted (it gave clips) or rejected (with a reason): the sum is asserted before the manifest is written.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import logging
-import os
-import tempfile
+import importlib.metadata
+import math
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-import pyarrow as pa
 import ray
-from fsspec import AbstractFileSystem
 from ray.util.annotations import RayDeprecationWarning
+from ray.util.metrics import Counter
 
 from cluster import storage
+from cluster.fetch import local_copy
 from cluster.pack import pack
-from cluster.progress import progress_bar, quiet_ray_data
+from cluster.progress import SourceHours, quiet_ray_data
 from cluster.shards import (
     MANIFEST,
     Manifest,
     clip_row,
-    clip_schema,
-    config_digest,
     frame_bytes,
     read_manifest,
-    table_bytes,
+    work_digest,
     write_manifest,
 )
 from cluster.sources import Source
-from vgan.config import VideoConfig
+from cluster.units import Ledger, Unit, commit_url, read_records, video_name
+from vgan.config import DecodeConfig, VideoConfig
 from vgan.errors import BadInput, BadVideo
 from vgan.records import Clip, Reject, clip_id
-from vgan.video.child import isolated_frames
+from vgan.video.child import Decoder
 from vgan.video.clips import clips_from_video
+from vgan.video.decode import Probe
 
-FETCH_ATTEMPTS, BACKOFF_S = 3, 1.0
-HTTP_FINAL = frozenset({403, 404, 410, 451})  # forbidden, missing, gone, unavailable for legal reasons
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One video's place in the work: its name follows from the video and the settings, never from its position."""
-
-    id: str
-    source: Source
+SEGMENT_CLIPS = 1_000_000  # clip numbers of one segment start this far from those of the segment before
+KILLED_RETRIES = 2  # where the decoder was killed from outside, which is no fault of the video
+DECODER_DIED = frozenset({"crashed", "timeout", "out_of_memory", "killed"})  # such a video is quarantined
 
 
 def prepare(
@@ -71,179 +62,224 @@ def prepare(
     Args:
         sources: videos, each with a unique source_id.
         out: url of the dataset's folder.
-        config: decode, shots, stabilization and clip settings.
+        config: decode, shots, screen, stabilization, clip and gate settings.
         seed: of the shuffle that packs clips into shards.
         shard_mb: raw size of a shard, MB.
-        replace: a finished dataset of other sources or order may be replaced.
+        replace: a finished dataset of other sources, gates, seed or shard size may be replaced.
 
     Raises:
         BadInput: no video gave a clip, or `out` holds another dataset.
     """
-    digest = config_digest(config)
-    units = [Unit(unit_id(s, digest), s) for s in sources]
+    videos = videos_by_name(sources, config)
     shard_rows = max(1, shard_mb * 1_000_000 // frame_bytes(config.clip))
-    inputs = hashlib.sha256(storage.json_bytes([sorted(u.id for u in units), seed, shard_rows])).hexdigest()[:16]
-    finished = _finished(out, digest)
-    if finished and finished.config["inputs"] == inputs:
+    ledger = Ledger.read(out)
+    inputs = _inputs_digest(videos, ledger, config, seed, shard_rows)
+    if finished := _finished(out, config, inputs, replace):
         print(f"already prepared: {out}", flush=True)
         return finished
-    if finished and not replace:
-        raise BadInput(
-            f"{out!r} holds a dataset of other sources, seed or shard size: choose another out= or replace=true"
-        )
-    done = _committed(out, units)
-    _run_units([u for u in units if u.id not in done], out, config, already=len(done))
-    records = _read_commits(out, units)
-    manifest = pack(records, out, config, seed=seed, shard_rows=shard_rows, inputs=inputs)
+    if not storage.honours_create(out):
+        print(f"{out}: this store has no put-if-absent; doubled work is equal and does no harm", flush=True)
+    _say_what_is_done(ledger, videos)
+    with SourceHours([u.source for u in ledger.open_units(videos)]) as progress:
+        while units := ledger.open_units(videos):  # the first segment of a long video tells of the others
+            _run_units(units, out, config, progress)
+            ledger = Ledger.read(out)
+    by_source_id = sorted(videos, key=lambda video: videos[video].source_id)
+    records = read_records(ledger.commit_urls(out, by_source_id))
+    manifest = pack(records, sources, out, config, seed=seed, shard_rows=shard_rows, inputs=inputs)
     write_manifest(manifest, out)
     return manifest
 
 
-def unit_id(source: Source, digest: str) -> str:
-    """Name of the work on one video: changes with its uri, its size and the settings."""
-    key = f"{source.source_id}|{source.uri}|{source.bytes}|{source.label}|{source.split}|{digest}"
-    return hashlib.sha256(key.encode()).hexdigest()[:20]
+def videos_by_name(sources: list[Source], config: VideoConfig) -> dict[str, Source]:
+    """The videos under the names that their work goes by with these settings."""
+    digest = work_digest(config)
+    return {video_name(s, digest): s for s in sources}
 
 
-# ---- phase 1: one video ------------------------------------------------------------------------------------------
+def _inputs_digest(videos: dict[str, Source], ledger: Ledger, config: VideoConfig, seed: int, shard_rows: int) -> str:
+    """16 hex digits that tell whether the same call would make the same dataset."""
+    work = sorted((video, ledger.generation(video), s.label or "", s.split or "") for video, s in videos.items())
+    return hashlib.sha256(storage.json_bytes([work, seed, shard_rows, asdict(config.gates)])).hexdigest()[:16]
 
 
-def _run_units(units: list[Unit], out: str, config: VideoConfig, already: int) -> None:
-    """Commit every unit, on Ray Data, showing progress."""
-    if already:
-        print(f"{already} videos are committed by an earlier run; {len(units)} to go", flush=True)
-    if not units:
-        return
-    quiet_ray_data()
-    rows = ray.data.from_items(
-        [{"unit_id": u.id, **asdict(u.source)} for u in units], override_num_blocks=min(len(units), 4096)
-    )  # a block is a task: one video each, up to the number of blocks Ray Data schedules with ease
-    with warnings.catch_warnings():  # the argument that bounds retries has no successor yet; the default is for ever
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        results = rows.map(commit_video, fn_args=(out, config), num_cpus=1, max_retries=2)  # 1:1, decode and SIFT bound
-    with progress_bar(total=len(units), unit="video", desc="prepare") as bar:
-        clips = seconds = 0.0
-        for row in results.iter_rows():
-            clips, seconds = clips + row["clips"], seconds + row["video_s"]
-            bar.set_postfix_str(f"{int(clips)} clips, {seconds / 3600:.3f} h of clips", refresh=False)
-            bar.update()
-
-
-def commit_video(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str, Any]:
-    """Turn one source row into committed clips; suitable for `Dataset.map`. Returns counts for the progress bar."""
-    started = time.monotonic()
-    source = Source(**{k: row[k] for k in Source.__dataclass_fields__})
-    clips: list[Clip] = []
-    rejects: list[Reject] = []
-    try:
-        with local_copy(source.uri) as path:
-            for item in clips_from_video(isolated_frames(path, config.decode), config):
-                (clips if isinstance(item, Clip) else rejects).append(item)  # type: ignore[arg-type]
-    except BadVideo as fault:  # from fetching: clips_from_video turns its own into rejects
-        rejects.append(Reject(start_s=None, stage=fault.stage, reason=fault.reason, detail=fault.detail))
-    record = {
-        "unit_id": row["unit_id"],
-        "source": asdict(source),
-        "rejects": [asdict(r) for r in rejects],
-        "seconds": round(time.monotonic() - started, 3),
-        **_write_unit(row["unit_id"], source, clips, out, config),
-    }
-    storage.write_new(_commit_url(out, row["unit_id"]), storage.json_bytes(record))
-    video_s = sum(len(c.frames) for c in clips) / config.clip.fps
-    return {"unit_id": row["unit_id"], "clips": len(clips), "video_s": video_s}
-
-
-@contextmanager
-def local_copy(uri: str) -> Iterator[Path]:
-    """The video as a local file, for the length of the block. Decoders need to seek.
+def _finished(out: str, config: VideoConfig, inputs: str, replace_old: bool) -> Manifest | None:
+    """The dataset that stands at `out`, if it is the one asked for.
 
     Raises:
-        BadVideo: there is no such file, or this one may not be read. That is final: it becomes a reject.
-        OSError: anything else that goes wrong while fetching, after FETCH_ATTEMPTS. It ends the job with the video
-            uncommitted, for credentials that ran out or a network that went down must not reject a corpus.
-    """
-    fs, path = storage.filesystem(uri)
-    if "file" in fs.protocol:
-        try:
-            with open(path, "rb"):
-                pass
-        except FileNotFoundError as fault:
-            raise BadVideo("fetch", "missing", str(fault)) from fault
-        except (IsADirectoryError, PermissionError, ValueError) as fault:  # ValueError: a NUL in the name
-            raise BadVideo("fetch", "unreadable", str(fault)) from fault
-        yield Path(path)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / "video"
-        _fetch(fs, path, local)
-        yield local
-
-
-def _fetch(fs: AbstractFileSystem, path: str, local: Path) -> None:
-    """Copy a remote file, trying again where the fault may pass."""
-    name = storage.redact(path)
-    for attempt in range(1, FETCH_ATTEMPTS + 1):
-        try:
-            fs.get_file(path, str(local))
-            return
-        except FileNotFoundError as fault:
-            raise BadVideo("fetch", "missing", str(fault)) from fault
-        except aiohttp.ClientResponseError as fault:
-            if fault.status in HTTP_FINAL:
-                raise BadVideo("fetch", f"http_{fault.status}", fault.message) from fault
-            last: Exception = fault
-        except PermissionError:  # of an object store: the job's credentials, not this video
-            raise
-        except (OSError, aiohttp.ClientError) as fault:
-            last = fault
-        log.warning("fetching %s failed (%s), attempt %d of %d", name, last, attempt, FETCH_ATTEMPTS)
-        if attempt < FETCH_ATTEMPTS:
-            time.sleep(BACKOFF_S * 2**attempt)
-    raise OSError(f"fetching {name} failed {FETCH_ATTEMPTS} times: {last}")
-
-
-def _write_unit(name: str, source: Source, clips: list[Clip], out: str, config: VideoConfig) -> dict[str, Any]:
-    """Write one video's clips under a name of this attempt; the commit record says which attempt counts."""
-    if not clips:
-        return {"data": None, "clip_ids": []}
-    digest = config_digest(config)
-    lineage = {"source_id": source.source_id, "source_uri": source.uri, "label": source.label, "split": source.split}
-    ids = [clip_id(source.source_id, number, clip.start_s, digest) for number, clip in enumerate(clips)]
-    rows = [clip_row(clip, clip_id=i, **lineage) for i, clip in zip(ids, clips, strict=True)]
-    data = f"work/units/{name}-{uuid.uuid4().hex[:8]}.parquet"
-    storage.write_bytes(storage.join(out, data), table_bytes(pa.Table.from_pylist(rows, clip_schema(config.clip))))
-    return {"data": data, "clip_ids": ids}
-
-
-# ---- commit records ----------------------------------------------------------------------------------------------
-
-
-def _commit_url(out: str, name: str) -> str:
-    return storage.join(out, "work", "commits", f"{name}.json")
-
-
-def _committed(out: str, units: list[Unit]) -> set[str]:
-    names = {
-        os.path.basename(url)[: -len(".json")]
-        for url in storage.list_files(storage.join(out, "work", "commits"), ".json")
-    }
-    return names & {u.id for u in units}
-
-
-def _read_commits(out: str, units: list[Unit]) -> list[dict[str, Any]]:
-    """Commit records of exactly these units, in source order."""
-    return [storage.read_json(_commit_url(out, u.id)) for u in sorted(units, key=lambda u: u.source.source_id)]
-
-
-def _finished(out: str, digest: str) -> Manifest | None:
-    """The dataset that stands at `out`, if any.
-
-    Raises:
-        BadInput: it was made with other settings.
+        BadInput: another one stands there, and it must not be replaced.
     """
     if not storage.exists(storage.join(out, MANIFEST)):
         return None
     manifest = read_manifest(out)
-    if manifest.config["digest"] != digest:
+    if manifest.inputs == inputs:
+        return manifest
+    if manifest.config["work_digest"] != work_digest(config):
         raise BadInput(f"{out!r} holds a dataset made with other settings: choose another out= or remove it")
-    return manifest
+    if not replace_old:
+        raise BadInput(
+            f"{out!r} holds a dataset of other sources, gates, seed or shard size: choose another out= or replace=true"
+        )
+    return None
+
+
+def _say_what_is_done(ledger: Ledger, videos: dict[str, Source]) -> None:
+    begun = sum((video, ledger.generation(video)) in ledger.segments for video in videos)
+    if begun:
+        print(f"{begun} videos are committed by an earlier run; {len(videos) - begun} to go", flush=True)
+
+
+# ---- phase 1: one unit -------------------------------------------------------------------------------------------
+
+
+def _run_units(units: list[Unit], out: str, config: VideoConfig, progress: SourceHours) -> None:
+    """Commit every unit, on Ray Data, showing progress."""
+    quiet_ray_data()
+    rows = ray.data.from_items([asdict(u) for u in units], override_num_blocks=min(len(units), 4096))
+    # A block is a task: one unit each, up to the number of blocks Ray Data schedules with ease.
+    with warnings.catch_warnings():  # the argument that bounds retries has no successor yet; the default is for ever
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        results = rows.map(commit_unit, fn_args=(out, config), num_cpus=1, max_retries=2)  # 1:1, decode and SIFT bound
+    for row in results.iter_rows():
+        progress.update(row)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What one unit gave."""
+
+    clips: Sequence[Clip] = ()
+    rejects: Sequence[Reject]
+    probe: Probe | None = None
+    decoder: str = ""
+    segments: int = 1
+    source_s: float = 0.0  # seconds of source video dealt with
+
+    def lost_for(self, reasons: frozenset[str]) -> bool:
+        """Whether decoding ended for one of these reasons."""
+        return any(r.stage == "decode" and r.reason in reasons for r in self.rejects)
+
+
+def commit_unit(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str, Any]:
+    """Turn one unit into committed clips; suitable for `Dataset.map`. Returns counts for the progress bar."""
+    started = time.monotonic()
+    unit = Unit(**row | {"source": Source(**row["source"])})
+    try:
+        with local_copy(unit.source) as path:
+            found = decode_unit(path, unit, config)
+            for _ in range(KILLED_RETRIES):
+                if not found.lost_for(frozenset({"killed"})):
+                    break
+                found = decode_unit(path, unit, config)
+    except BadVideo as fault:
+        found = Found(rejects=[_whole(fault)])
+    url = commit_url(out, unit, found.segments)
+    if not storage.exists(url):  # it does where an earlier attempt at this task died after it
+        record = {
+            "video": unit.video,
+            "segment": unit.segment,
+            "segments": found.segments,
+            "settings": work_digest(config),
+            "source": asdict(unit.source),
+            "probe": found.probe and asdict(found.probe),
+            "decoder": found.decoder,
+            "source_s": found.source_s,
+            "rejects": [asdict(r) for r in found.rejects],
+            "quarantined": not found.clips and found.lost_for(DECODER_DIED),
+            "version": importlib.metadata.version("scene-dynamics"),
+            "seconds": round(time.monotonic() - started, 3),
+            **_write_clips(unit, found, out, config),
+        }
+        storage.write_new(url, storage.json_bytes(record))
+        _count(record, len(found.clips))
+    return {
+        "clips": len(found.clips),
+        "windows": len(found.clips) + sum(r.start_s is not None for r in found.rejects),
+        "source_s": found.source_s,
+        "bytes": (unit.source.bytes or 0) / found.segments,
+    }
+
+
+def decode_unit(path: Path, unit: Unit, config: VideoConfig) -> Found:
+    """Decode one unit and cut it into clips with their scores."""
+    decoder = worker_decoder(config.decode)
+    try:
+        probe = decoder.probe(path)
+    except BadVideo as fault:
+        return Found(rejects=[_whole(fault)])
+    segments = unit.segments or num_segments(probe.duration_s, config.decode.segment_s)
+    start_s, end_s, source_s = segment_span(probe.duration_s, unit.segment, segments)
+    frames = decoder.frames(path, start_s, end_s, native=config.stabilize.preset == "reference")
+    cap = math.ceil(config.clip.max_per_video / segments)
+    items = list(clips_from_video(frames, replace(config, clip=replace(config.clip, max_per_video=cap))))
+    return Found(
+        clips=[item for item in items if isinstance(item, Clip)],
+        rejects=[item for item in items if isinstance(item, Reject)],
+        probe=probe,
+        decoder=decoder.backend,
+        segments=segments,
+        source_s=source_s,
+    )
+
+
+def _whole(fault: BadVideo) -> Reject:
+    return Reject(start_s=None, stage=fault.stage, reason=fault.reason, detail=fault.detail)
+
+
+@functools.lru_cache(maxsize=1)
+def worker_decoder(config: DecodeConfig) -> Decoder:
+    """This worker process's own decoding child, kept from video to video: starting one costs as much as 100 frames."""
+    return Decoder(config)
+
+
+def num_segments(duration_s: float | None, segment_s: float) -> int:
+    """Into how many equal segments a video is split; one if its duration is not known."""
+    return max(1, round((duration_s or 0) / segment_s))
+
+
+def segment_span(duration_s: float | None, segment: int, segments: int) -> tuple[float, float, float]:
+    """(start, end, length) of a segment in seconds from the video's first frame; the last one has no end."""
+    length_s = (duration_s or 0) / segments
+    return segment * length_s, (segment + 1) * length_s if segment + 1 < segments else math.inf, length_s
+
+
+def _write_clips(unit: Unit, found: Found, out: str, config: VideoConfig) -> dict[str, Any]:
+    """Write one unit's pixels under a name of this attempt; the commit record says which attempt counts.
+
+    Pixels lie one clip after another, raw, so that packing reads exactly the clips it wants.
+    """
+    if not found.clips:
+        return {"data": None, "clips": {}}
+    source, digest = unit.source, work_digest(config)
+    lineage = {"source_id": source.source_id, "source_uri": source.uri, "label": None, "split": None}
+    rows = []
+    for number, clip in enumerate(found.clips, start=unit.segment * SEGMENT_CLIPS):
+        name = clip_id(source.source_id, number, clip.start_s, digest)
+        rows.append(clip_row(clip, clip_id=name, decoder=found.decoder, **lineage))
+    pixels = [row.pop("frames") for row in rows]
+    data = f"work/units/{unit.name}-{uuid.uuid4().hex[:8]}.frames"
+    storage.write_bytes(storage.join(out, data), b"".join(pixels))
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    return {"data": data, "clips": columns | {"crc32": [zlib.crc32(p) for p in pixels]}}
+
+
+@functools.cache
+def _counters() -> dict[str, Counter]:
+    """Prometheus counters; Ray serves them on every node's metrics port with the prefix `ray_`."""
+    return {
+        "videos": Counter("prepare_units_total", "videos or segments committed", tag_keys=("outcome",)),
+        "seconds": Counter("prepare_source_seconds_total", "seconds of source video dealt with"),
+        "clips": Counter("prepare_clips_total", "clips stored, before the gates"),
+        "rejects": Counter("prepare_rejects_total", "stretches of video rejected", tag_keys=("stage", "reason")),
+    }
+
+
+def _count(record: dict[str, Any], num_clips: int) -> None:
+    counters = _counters()
+    outcome = "quarantined" if record["quarantined"] else "clips" if num_clips else "no_clips"
+    counters["videos"].inc(1, tags={"outcome": outcome})
+    for name, value in (("seconds", record["source_s"]), ("clips", num_clips)):
+        if value > 0:  # a counter takes no zero
+            counters[name].inc(value)
+    for reject in record["rejects"]:
+        counters["rejects"].inc(1, tags={"stage": reject["stage"], "reason": reject["reason"]})

@@ -6,27 +6,21 @@ import datetime
 import importlib.metadata
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
-import pyarrow.parquet as pq
 
 from cluster import storage
 from cluster.checkpoints import open_checkpoint
-from cluster.ingest import local_copy
+from cluster.inspector import clip_before, reject_counts
 from cluster.shards import Manifest, read_clips, read_manifest, to_frames
+from cluster.sources import Source
 from cluster.transfer import dataset_url
-from vgan.config import ClipSpec, DecodeConfig, ShotConfig, StabilizeConfig, VideoConfig
-from vgan.records import Clip
-from vgan.video.child import isolated_frames
-from vgan.video.clips import clips_from_video
 from vgan.viz.figures import figure_png, label_fraction_figure
 from vgan.viz.panels import Pair, before_after_sheet
-from vgan.viz.report import Media, RejectCount, Report, Stage
+from vgan.viz.report import Media, Report, Stage
 
 
 def overview(
@@ -75,7 +69,7 @@ def overview(
             for stage in stages
         ),
         funnel=tuple((name, counts[name]) for name in ("sources", "accepted", "clips")),
-        rejects=reject_counts(clips_url),
+        rejects=reject_counts(manifest),
         stabilization=(Media(data=sheet, media_type="image/png", alt="Clips before and after stabilization"),),
         samples=(Media.from_file(samples / "grid.mp4", alt="Generated clips"),),
         streams=(Media.from_file(samples / "panels.mp4", alt="Generated clips, foreground, mask and background"),),
@@ -108,32 +102,11 @@ def stabilization_pairs(url: str, manifest: Manifest, num: int) -> list[Pair]:
         if rows[i]["stabilized"]:
             chosen.setdefault(rows[i]["source_id"], i)
     pairs = []
-    for source, i in list(chosen.items())[:num]:
+    for name, i in list(chosen.items())[:num]:
         row = rows[i]
         removed, left = row["jitter_px"], row["residual_px"]
-        title = f"{source} at {row['start_s']:.1f} s: {removed:.1f} px a frame removed, {left:.2f} px left"
-        before = _cropped_only(row["source_uri"], row["start_s"], manifest.config["video"])
+        title = f"{name} at {row['start_s']:.1f} s: {removed:.1f} px a frame removed, {left:.2f} px left"
+        before = clip_before(Source(uri=row["source_uri"], source_id=name), row["start_s"], manifest.video)
         after = read_clips(url, manifest, ["frames"], only=row["clip_id"])  # a dataset's frames may not fit in memory
-        pairs.append(Pair(title=title, before=before.frames, after=to_frames(after["frames"], manifest.clip)[0]))
+        pairs.append(Pair(title=title, before=before, after=to_frames(after["frames"], manifest.clip)[0]))
     return pairs
-
-
-def reject_counts(url: str) -> tuple[RejectCount, ...]:
-    """Stretches of video turned away, by stage and reason, most frequent first."""
-    fs, root = storage.arrow_filesystem(url)
-    rows = pq.read_table(f"{root}/rejects.parquet", columns=["stage", "reason"], filesystem=fs).to_pylist()
-    counted = Counter((r["stage"], r["reason"]) for r in rows)
-    return tuple(RejectCount(stage=stage, reason=reason, count=n) for (stage, reason), n in counted.most_common())
-
-
-def _cropped_only(uri: str, start_s: float, settings: dict[str, Any]) -> Clip:
-    """The clip that starts at `start_s`, not stabilized."""
-    config = VideoConfig(
-        clip=ClipSpec(**settings["clip"] | {"max_per_video": 1_000_000}),  # rejected windows count here, too
-        decode=DecodeConfig(**settings["decode"]),
-        shots=ShotConfig(**settings["shots"]),
-        stabilize=StabilizeConfig(**settings["stabilize"] | {"preset": "off"}),
-    )
-    with local_copy(uri) as path:
-        clips = clips_from_video(isolated_frames(path, config.decode), config)
-        return next(c for c in clips if isinstance(c, Clip) and abs(c.start_s - start_s) < 1e-3)

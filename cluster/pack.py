@@ -1,36 +1,63 @@
-"""Phase 2 of prepare: committed clips, shuffled by a seed, into shards with names that follow from their number."""
+"""Phase 2 of prepare: committed clips, judged by their scores, shuffled by a seed, into shards with fixed names."""
 
 from __future__ import annotations
 
 import datetime
 import hashlib
-import io
+import zlib
 from collections import Counter
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 
 from cluster import storage
 from cluster.progress import progress_bar
 from cluster.runs import git_commit
-from cluster.shards import MANIFEST, REJECTS_SCHEMA, Manifest, Shard, clip_schema, config_digest, table_bytes
-from vgan.config import VideoConfig
+from cluster.shards import (
+    MANIFEST,
+    REJECTS_SCHEMA,
+    Manifest,
+    Shard,
+    clip_schema,
+    config_digest,
+    frame_bytes,
+    table_bytes,
+    work_digest,
+)
+from cluster.sources import Source
+from vgan.config import GateConfig, VideoConfig
 from vgan.errors import BadInput
+from vgan.records import Evidence
+from vgan.video.fingerprint import near_duplicates
+from vgan.video.gates import verdict
+
+READERS = 16  # threads of one task that wait for an object store's answers
+STAGES = ("fetch", "decode", "shots", "screen", "stabilize", "gates")  # in the order a video meets them
+SCORES = [f.name for f in fields(Evidence)]
 
 
 def pack(
-    records: list[dict[str, Any]], out: str, config: VideoConfig, *, seed: int, shard_rows: int, inputs: str
+    records: list[dict[str, Any]],
+    sources: Sequence[Source],
+    out: str,
+    config: VideoConfig,
+    *,
+    seed: int,
+    shard_rows: int,
+    inputs: str,
 ) -> Manifest:
     """Write the shards, the rejects and the manifest's content.
 
     Args:
-        records: commit records of every source.
+        records: commit records of every source, in order of source_id, segments ascending.
+        sources: the videos; label and split are taken from here.
         out: url of the dataset's folder.
-        config: what the clips were made with.
+        config: what the clips were made with, and the gates.
         seed: of the shuffle.
         shard_rows: clips in a shard.
         inputs: digest of what went in, kept so that the same call again finds its work done.
@@ -38,77 +65,159 @@ def pack(
     Raises:
         BadInput: there is no clip at all.
     """
-    counts = count(records)
-    refs = sorted((i, r["data"], row) for r in records for row, i in enumerate(r["clip_ids"]))
-    if not refs:
+    clips = candidates(records, sources, config)
+    verdicts = judge(clips, config.gates)
+    rejects = _reject_rows(records, clips, verdicts)
+    accepted = clips.filter(pa.array([v is None for v in verdicts], pa.bool_()))
+    counts = count(records, rejects, accepted)
+    if not accepted.num_rows:
         reasons = ", ".join(f"{n} {reason}" for reason, n in counts["rejected_by_reason"].items())
         raise BadInput(f"none of the {counts['sources']} videos gave a clip ({reasons}): nothing to write to {out!r}")
-    order = np.random.default_rng(seed).permutation(len(refs))
+    order = np.random.default_rng(seed).permutation(accepted.num_rows)
     storage.remove(storage.join(out, MANIFEST))  # from here on the old dataset is gone
     storage.remove(storage.join(out, "shards"))
     write = ray.remote(num_cpus=1, max_retries=2)(write_shard)
+    accepted = accepted.sort_by("clip_id")
     tasks = []
-    for number, start in enumerate(range(0, len(refs), shard_rows)):
-        chosen = [refs[i][1:] for i in order[start : start + shard_rows]]
+    for number, start in enumerate(range(0, len(order), shard_rows)):
+        chosen = accepted.take(pa.array(order[start : start + shard_rows]))
         tasks.append(write.remote(chosen, out, f"shards/shard-{number:06d}.parquet", config))
     shards = []
     with progress_bar(total=len(tasks), unit="shard", desc="pack") as bar:
         for task in tasks:
             shards.append(ray.get(task))
             bar.update()
-    _write_rejects(records, out)
+    table = pa.Table.from_pylist(rejects, REJECTS_SCHEMA)
+    storage.write_bytes(storage.join(out, "rejects.parquet"), table_bytes(table))
+    digests = {"digest": config_digest(config), "work_digest": work_digest(config)}
     manifest = Manifest(
         clip=config.clip,
-        config={"video": asdict(config), "digest": config_digest(config), "seed": seed, "inputs": inputs},
+        config={"video": asdict(config), "seed": seed, **digests},
         counts=counts,
         shards=shards,
+        inputs=inputs,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         git_commit=git_commit(),
     )
     return replace(manifest, digest=manifest.content_digest())
 
 
-def write_shard(refs: list[tuple[str, int]], out: str, path: str, config: VideoConfig) -> Shard:
-    """Gather clips, each (unit file, row), into one shard, in the order given."""
-    tables = {name: pq.read_table(io.BytesIO(storage.read_bytes(storage.join(out, name)))) for name, _ in refs}
-    rows = pa.concat_tables([tables[name].slice(row, 1) for name, row in refs]).combine_chunks()
+def candidates(records: list[dict[str, Any]], sources: Sequence[Source], config: VideoConfig) -> pa.Table:
+    """Every committed clip: its row without the frames, and where those lie (data, row, crc32)."""
+    columns = [field for field in clip_schema(config.clip) if field.name != "frames"]
+    places = [("data", pa.string()), ("row", pa.int64()), ("crc32", pa.int64())]
+    schema = pa.schema([*columns, *(pa.field(name, kind, nullable=False) for name, kind in places)])
+    by_id = {s.source_id: s for s in sources}
+    tables = [schema.empty_table()]
+    for record in records:
+        if record["data"] is None:
+            continue
+        columns_of = record["clips"]
+        num, source = len(columns_of["clip_id"]), by_id[record["source"]["source_id"]]
+        told = {"label": [source.label] * num, "split": [source.split] * num}
+        places_of = {"data": [record["data"]] * num, "row": list(range(num))}
+        tables.append(pa.Table.from_pydict(columns_of | told | places_of, schema))
+    return pa.concat_tables(tables)
+
+
+def judge(clips: pa.Table, config: GateConfig) -> list[tuple[str, str] | None]:
+    """For each candidate the gate that rejects it as (reason, detail), or None.
+
+    Bounds on scores come first, then near-duplicates of other sources' clips, then the cap of clips per source; each
+    counts only what passed those before it.
+    """
+    rows = clips.select(SCORES).to_pylist()
+    verdicts = [verdict(Evidence(**row), config) for row in rows]
+    sources = clips["source_id"].to_pylist()
+    if "near_duplicate" not in config.off:
+        passed = [i for i, v in enumerate(verdicts) if v is None]
+        names = clips["clip_id"].to_pylist()
+        prints = [rows[i]["fingerprint"] for i in passed]
+        repeats = near_duplicates(prints, [sources[i] for i in passed], config.duplicate_bits)
+        for i, kept in zip(passed, repeats.tolist(), strict=True):
+            if kept >= 0:
+                verdicts[i] = "near_duplicate", f"of clip {names[passed[kept]]} of {sources[passed[kept]]}"
+    if "source_cap" not in config.off:
+        taken: Counter[str] = Counter()
+        for i, source in enumerate(sources):
+            if verdicts[i] is None:
+                taken[source] += 1
+                if taken[source] > config.max_per_source:
+                    verdicts[i] = "source_cap", f"clip {taken[source]}; at most {config.max_per_source}"
+    return verdicts
+
+
+def write_shard(clips: pa.Table, out: str, path: str, config: VideoConfig) -> Shard:
+    """Gather the pixels of `clips` (rows of `candidates`) into one shard, in the order given."""
+    size = frame_bytes(config.clip)
+    pixels = bytearray(size * clips.num_rows)
+    by_file: dict[str, list[int]] = {}
+    for position, name in enumerate(clips["data"].to_pylist()):
+        by_file.setdefault(name, []).append(position)
+    rows, sums = clips["row"].to_pylist(), clips["crc32"].to_pylist()
+
+    def gather(name: str) -> None:
+        positions = by_file[name]
+        ranges = [(rows[p] * size, (rows[p] + 1) * size) for p in positions]
+        for p, data in zip(positions, storage.read_ranges(storage.join(out, name), ranges), strict=True):
+            if zlib.crc32(data) != sums[p]:
+                raise OSError(f"{name}, clip {rows[p]}: the pixels are not the ones committed; checksums differ")
+            pixels[p * size : (p + 1) * size] = data
+
+    with ThreadPoolExecutor(READERS) as pool:
+        list(pool.map(gather, by_file))
+    frames = pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), clips.num_rows, [None, pa.py_buffer(pixels)])
     schema = clip_schema(config.clip)
-    data = table_bytes(rows.cast(schema).replace_schema_metadata(schema.metadata))
+    table = clips.select([name for name in schema.names if name != "frames"]).combine_chunks()
+    table = table.append_column(schema.field("frames"), frames).select(schema.names)
+    data = table_bytes(table.replace_schema_metadata(schema.metadata))
     storage.write_bytes(storage.join(out, path), data)
-    return Shard(path=path, rows=len(refs), bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    return Shard(path=path, rows=clips.num_rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def count(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Totals over commit records. A source without clips is rejected for its most frequent reason.
+def count(records: list[dict[str, Any]], rejects: list[dict[str, Any]], accepted: pa.Table) -> dict[str, Any]:
+    """Totals. A source without clips is rejected for the most frequent reason among its rejects.
 
     Raises:
         AssertionError: a source is neither accepted nor rejected with a reason.
     """
-    accepted = [r for r in records if r["clip_ids"]]
-    rejected = Counter(
-        Counter(j["reason"] for j in r["rejects"]).most_common(1)[0][0]
-        for r in records
-        if not r["clip_ids"] and r["rejects"]
-    )
+    everything = {r["source"]["source_id"] for r in records}
+    good = set(accepted["source_id"].to_pylist())
+    reasons: dict[str, Counter[str]] = {}
+    for row in rejects:
+        reasons.setdefault(row["source_id"], Counter())[row["reason"]] += 1
+    rejected = Counter(reasons[s].most_common(1)[0][0] for s in everything - good if s in reasons)
+    funnel = Counter((r["stage"], r["reason"]) for r in rejects)
     counts = {
-        "sources": len(records),
-        "accepted": len(accepted),
+        "sources": len(everything),
+        "accepted": len(good),
         "rejected": rejected.total(),
         "rejected_by_reason": dict(sorted(rejected.items())),
-        "clips": sum(len(r["clip_ids"]) for r in records),
-        "segments_rejected": sum(len(r["rejects"]) for r in records),
-        "segments_rejected_by_reason": dict(
-            sorted(Counter(j["reason"] for r in records for j in r["rejects"]).items())
-        ),
+        "quarantined": len({r["source"]["source_id"] for r in records if r["quarantined"]}),
+        "source_hours": round(sum(r["source_s"] for r in records) / 3600, 6),
+        "windows": accepted.num_rows + sum(r["start_s"] is not None and r["stage"] != "shots" for r in rejects),
+        "clips": accepted.num_rows,
+        "segments_rejected": len(rejects),
+        "segments_rejected_by_reason": {
+            stage: {reason: n for (at, reason), n in sorted(funnel.items()) if at == stage}
+            for stage in sorted({at for at, _ in funnel}, key=STAGES.index)
+        },
     }
-    assert len(records) == len(accepted) + rejected.total(), counts
+    assert len(everything) == len(good) + rejected.total(), counts
     return counts
 
 
-def _write_rejects(records: list[dict[str, Any]], out: str) -> None:
+def _reject_rows(
+    records: list[dict[str, Any]], clips: pa.Table, verdicts: list[tuple[str, str] | None]
+) -> list[dict[str, Any]]:
+    """Everything that gave no clip, in order of source and start, with what refused it."""
     rows = [
         {"source_id": r["source"]["source_id"], "source_uri": r["source"]["uri"], **reject}
         for r in records
         for reject in r["rejects"]
     ]
-    storage.write_bytes(storage.join(out, "rejects.parquet"), table_bytes(pa.Table.from_pylist(rows, REJECTS_SCHEMA)))
+    columns = clips.select(["source_id", "source_uri", "start_s"]).to_pylist()
+    for row, found in zip(columns, verdicts, strict=True):
+        if found:
+            rows.append({**row, "stage": "gates", "reason": found[0], "detail": found[1]})
+    return sorted(rows, key=lambda r: (r["source_id"], r["start_s"] is not None, r["start_s"] or 0.0))

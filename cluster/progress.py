@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import ray.data
 from tqdm import tqdm
 
+from cluster.sources import Source
 
-def progress_bar(total: int, unit: str, desc: str) -> Any:
+
+def progress_bar(total: float, unit: str, desc: str) -> Any:
     """A tqdm bar: redrawn every second on a terminal, a line every ten seconds in a log."""
     terminal = sys.stderr.isatty()
     return tqdm(
@@ -26,3 +29,44 @@ def quiet_ray_data() -> None:
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
     context.print_on_execution_start = False
+
+
+class SourceHours:
+    """Progress of prepare in hours of source video, with rate (as a multiple of real time) and time left.
+
+    Where the sources' durations are not known, the total is estimated from what was decoded so far: by bytes where all
+    sizes are known, else by number. What earlier runs committed does not count.
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        durations = [s.duration_s for s in sources]
+        self._total_s = sum(d for d in durations if d) if all(d is not None for d in durations) else None
+        self._num_sources, self._total_bytes = len(sources), sum(s.bytes or 0 for s in sources)
+        self._clips = self._windows = self._units = 0
+        self._done_s = self._done_bytes = 0.0
+        self._bar = progress_bar(total=max(1e-6, (self._total_s or 0) / 3600), unit="h", desc="prepare")
+        self._bar.bar_format = (
+            "{desc}: {percentage:3.0f}% {bar:20} {n:.3f} of {total:.3f} h of video [{elapsed}<{remaining}{postfix}]"
+        )
+
+    def __enter__(self) -> SourceHours:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def update(self, row: dict[str, Any]) -> None:
+        """Count one finished unit: clips, windows, source_s, bytes."""
+        self._units += 1
+        self._clips, self._windows = self._clips + row["clips"], self._windows + row["windows"]
+        self._done_s, self._done_bytes = self._done_s + row["source_s"], self._done_bytes + row["bytes"]
+        if self._total_s is None:
+            share = self._done_bytes / self._total_bytes if self._done_bytes else self._units / self._num_sources
+            self._bar.total = self._done_s / 3600 / min(1.0, share)
+        self._bar.total = max(self._bar.total, self._done_s / 3600)  # durations are claims
+        speed = self._done_s / max(1e-3, self._bar.format_dict["elapsed"])
+        self._bar.set_postfix_str(
+            f"{speed:.1f}x real time, {self._units} videos, {self._clips} of {self._windows} windows kept",
+            refresh=False,
+        )
+        self._bar.update(row["source_s"] / 3600)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster import storage
-from vgan.config import ClipSpec, VideoConfig
+from vgan.config import ClipSpec, GateConfig, VideoConfig
 from vgan.errors import BadInput
 from vgan.records import SCHEMA_VERSION, Clip, Evidence
 
@@ -36,7 +36,7 @@ REJECTS_SCHEMA = pa.schema(
 
 def clip_schema(spec: ClipSpec) -> pa.Schema:
     """Columns of a shard; the footer says how to read `frames`."""
-    kinds = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_()}
+    kinds = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "str": pa.string()}
     footer = {
         "schema_version": str(SCHEMA_VERSION),
         "frames": f"uint8 THWC {spec.num_frames}x{spec.size}x{spec.size}x3 RGB",
@@ -51,6 +51,7 @@ def clip_schema(spec: ClipSpec) -> pa.Schema:
             pa.field("shot", pa.int64(), nullable=False),
             pa.field("label", pa.string()),
             pa.field("split", pa.string()),
+            pa.field("decoder", pa.string(), nullable=False),
             *(pa.field(f.name, kinds[str(f.type)], nullable=False) for f in fields(Evidence)),
             pa.field("frames", pa.binary(frame_bytes(spec)), nullable=False),
         ],
@@ -64,7 +65,7 @@ def frame_bytes(spec: ClipSpec) -> int:
 
 
 def clip_row(clip: Clip, **lineage: Any) -> dict[str, Any]:
-    """A shard row from a clip and its lineage (clip_id, source_id, source_uri, label, split)."""
+    """A shard row from a clip and its lineage (clip_id, source_id, source_uri, label, split, decoder)."""
     row = {"start_s": clip.start_s, "shot": clip.shot, **asdict(clip.evidence), **lineage}
     return row | {"frames": np.ascontiguousarray(clip.frames).tobytes()}
 
@@ -95,8 +96,16 @@ def table_bytes(table: pa.Table) -> bytes:
 
 
 def config_digest(config: VideoConfig) -> str:
-    """16 hex digits that change whenever the same video would give other clips."""
+    """16 hex digits that change whenever the same video would give another dataset."""
     return hashlib.sha256(storage.json_bytes([SCHEMA_VERSION, asdict(config)])).hexdigest()[:16]
+
+
+def work_digest(config: VideoConfig) -> str:
+    """16 hex digits that change whenever the same video would have to be decoded again.
+
+    The gates do not: they are applied to the stored scores. Only `keep_failed` asks them while the pixels are there.
+    """
+    return config_digest(config if config.stabilize.keep_failed else replace(config, gates=GateConfig()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,16 +124,23 @@ class Manifest:
 
     clip: ClipSpec
     config: dict[str, Any]
-    counts: dict[str, Any]  # sources, accepted, rejected, clips, rejects by reason, labels
+    counts: dict[str, Any]  # sources, accepted, rejected, windows, clips, rejects by stage and reason
     shards: list[Shard]
     schema_version: int = SCHEMA_VERSION
     digest: str = ""
+    inputs: str = ""  # tells whether the same call would make the same dataset
     created: str = ""
     git_commit: str = ""
 
+    @property
+    def video(self) -> VideoConfig:
+        """The settings that the clips were made with."""
+        kinds = {f.name: type(getattr(VideoConfig(), f.name)) for f in fields(VideoConfig)}
+        return VideoConfig(**{name: kind(**self.config["video"][name]) for name, kind in kinds.items()})
+
     def content_digest(self) -> str:
-        """SHA-256 over everything but when and by which commit it was made."""
-        content = {k: v for k, v in asdict(self).items() if k not in ("digest", "created", "git_commit")}
+        """SHA-256 over what the dataset is: not when, by which commit and from which copies of files it was made."""
+        content = {k: v for k, v in asdict(self).items() if k not in ("digest", "inputs", "created", "git_commit")}
         return hashlib.sha256(storage.json_bytes(content)).hexdigest()
 
 

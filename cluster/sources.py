@@ -14,14 +14,20 @@ import pyarrow.parquet as pq
 
 from cluster import storage
 from vgan.errors import BadInput
+from vgan.video.strips import read_list
 
 VIDEO_KINDS = "3gp asf avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mxf ogv ts webm wmv"
 VIDEO_SUFFIXES = frozenset(f".{kind}" for kind in VIDEO_KINDS.split())
+STRIP_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png")
+)  # clips stored as one picture; taken only where they are asked for
 SCHEMA = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),  # where the bytes are
         pa.field("source_id", pa.string(), nullable=False),  # stable name inside the corpus
         pa.field("bytes", pa.int64()),  # size when listed; a change under the same name is a new source
+        pa.field("version", pa.string()),  # ETag or time of change when listed: tells the same of a change in place
+        pa.field("duration_s", pa.float64()),  # where it is known, progress is told in hours from the start
         pa.field("label", pa.string()),
         pa.field("split", pa.string()),  # train or test
     ]
@@ -35,14 +41,16 @@ class Source:
     uri: str
     source_id: str
     bytes: int | None = None
+    version: str | None = None
+    duration_s: float | None = None
     label: str | None = None
     split: str | None = None
 
 
-def list_folder(url: str) -> tuple[list[Source], int]:
+def list_folder(url: str, suffixes: frozenset[str] = VIDEO_SUFFIXES) -> tuple[list[Source], int]:
     """Videos below a folder, sorted by name, and how many files were passed over.
 
-    A video is known by its suffix; a name that is not UTF-8 cannot stand in a manifest.
+    A video is known by its suffix, one of `suffixes`; a name that is not UTF-8 cannot stand in a manifest.
 
     Raises:
         BadInput: no such folder.
@@ -54,8 +62,10 @@ def list_folder(url: str) -> tuple[list[Source], int]:
     sources = []
     for path in sorted(found):
         name = posixpath.relpath(path, root)
-        if posixpath.splitext(path)[1].lower() in VIDEO_SUFFIXES and _is_utf8(name):
-            sources.append(Source(uri=storage.join(url, name), source_id=name, bytes=found[path]["size"]))
+        if posixpath.splitext(path)[1].lower() in suffixes and _is_utf8(name):
+            info = found[path]
+            version = storage.listing_version(info)
+            sources.append(Source(uri=storage.join(url, name), source_id=name, bytes=info["size"], version=version))
     return sources, len(found) - len(sources)
 
 
@@ -70,12 +80,17 @@ def _is_utf8(name: str) -> bool:
 def read_sources(url: str) -> list[Source]:
     """Sources named by a manifest (.parquet), a list (.txt, .csv with a `uri` column), a folder or a glob.
 
+    Relative paths in a list are meant from the list's own folder, as in the original's lists. A glob that ends
+    in .jpg or .png takes strips.
+
     Raises:
         BadInput: nothing there, no video in it, or a file that does not hold what its name says.
     """
     if "*" in url:
         folder, _, pattern = url.rpartition("/")
-        sources = [s for s in list_folder(folder or ".")[0] if fnmatch.fnmatch(s.source_id, pattern)]
+        strips = posixpath.splitext(pattern)[1].lower() in STRIP_SUFFIXES
+        found, _ = list_folder(folder or ".", STRIP_SUFFIXES if strips else VIDEO_SUFFIXES)
+        sources = [s for s in found if fnmatch.fnmatch(s.source_id, pattern)]
     elif url.endswith((".parquet", ".txt", ".csv")):
         sources = _read_manifest(url)
     else:
@@ -109,19 +124,24 @@ def _read_manifest(url: str) -> list[Source]:
     else:
         text = data.decode("utf-8-sig", errors="replace")  # spreadsheets begin files with a byte order mark
         if url.endswith(".txt"):
-            rows = [{"uri": line.strip()} for line in text.splitlines() if line.strip()]
+            rows = [{"uri": path} for path in read_list(text)]
         else:
             rows = [{k: v or None for k, v in row.items()} for row in csv.DictReader(io.StringIO(text))]
     if rows and "uri" not in rows[0]:
         raise BadInput(f"{url!r} has no column `uri`; its columns are {', '.join(map(str, rows[0]))}")
-    return [_source(row, f"{url!r}, row {number}") for number, row in enumerate(rows, start=1)]
+    folder = url.rpartition("/")[0]
+    return [_source(row, folder, f"{url!r}, row {number}") for number, row in enumerate(rows, start=1)]
 
 
-def _source(row: dict[str, Any], where: str) -> Source:
+def _source(row: dict[str, Any], folder: str, where: str) -> Source:
     given = {k: row[k] for k in SCHEMA.names if row.get(k) is not None}
     try:
-        return Source(
-            **{"source_id": given["uri"], **given, "bytes": int(given["bytes"]) if "bytes" in given else None}
-        )
+        kinds = {"bytes": int, "duration_s": float}
+        typed = {k: kinds[k](v) if k in kinds else v for k, v in given.items()}
+        uri = given["uri"]
+        placed = uri if "://" in uri or uri.startswith(("/", "~")) else storage.join(folder, uri)
+        return Source(**{"source_id": uri, **typed, "uri": placed})
     except (KeyError, ValueError) as fault:
-        raise BadInput(f"{where}: a video needs a `uri`, and `bytes` is a whole number; got {given}") from fault
+        raise BadInput(
+            f"{where}: a video needs a `uri`, `bytes` is a whole number and `duration_s` a number; got {given}"
+        ) from fault

@@ -21,7 +21,9 @@ from cluster.transfer import LabelledClips, dataset_url, load_split, prepare_lab
 from vgan.config import (
     ClipSpec,
     FinetuneConfig,
+    GateConfig,
     ModelConfig,
+    ScreenConfig,
     StabilizeConfig,
     VideoConfig,
     check_choice,
@@ -38,8 +40,16 @@ INITS = ("vgan", "untrained", "random")
 
 
 def _labelled_video() -> VideoConfig:
-    """One clip a video, kept even where its camera cannot be followed, as the original did for UCF101."""
-    return VideoConfig(clip=ClipSpec(max_per_video=1), stabilize=StabilizeConfig(keep_failed=True))
+    """One clip a video, kept even where its camera cannot be followed, as the original did for UCF101.
+
+    A labelled video is never turned away for what it shows: the protocol counts it.
+    """
+    return VideoConfig(
+        clip=ClipSpec(max_per_video=1),
+        screen=ScreenConfig(min_contrast=0, max_frozen=0, min_activity=0),
+        stabilize=StabilizeConfig(keep_failed=True),
+        gates=GateConfig(off=["still", "restless", "near_duplicate"]),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,62 +1,129 @@
-"""Turn videos into a sharded dataset of stabilized clips."""
+"""Turn videos into a sharded dataset of stabilized clips, and answer questions about one."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from cluster import storage
-from cluster.ingest import prepare
+from cluster.export import write_strips
+from cluster.ingest import prepare, videos_by_name
+from cluster.inspection import funnel_text, quarantine, requeue, status, status_text, verify
+from cluster.inspector import inspection
 from cluster.runs import flatten, public_settings
 from cluster.session import ray_session
 from cluster.shards import Manifest
 from cluster.sources import read_sources
 from cluster.tracking import Tracker, TrackingConfig
 from jobs import command
-from vgan.config import ClipSpec, DecodeConfig, ShotConfig, StabilizeConfig, VideoConfig, option, section
+from vgan.config import (
+    ClipSpec,
+    DecodeConfig,
+    GateConfig,
+    ScreenConfig,
+    ShotConfig,
+    StabilizeConfig,
+    VideoConfig,
+    check_choice,
+    option,
+    section,
+)
 from vgan.errors import BadInput
+from vgan.viz.inspector import render_inspection
 
 ABOUT = """Decode, cut into shots, stabilize and pack videos into a dataset. Interrupted, run it again: it goes on.
 
   python -m jobs.prepare sources=out/sources.parquet out=out/clips
   python -m jobs.prepare sources=/videos out=s3://bucket/clips stabilize.preset=off
+  python -m jobs.prepare sources=/tinyvideo/golf.txt out=out/golf stabilize.preset=off      the original's JPEG strips
+
+Scores are stored with every clip, and the bounds gates.* are applied when the dataset is packed. Other bounds decode
+nothing again:
+
+  python -m jobs.prepare sources=/videos out=out/clips gates.max_filled=0.3 replace=true
+
+What stands in a folder, finished or not:
+
+  python -m jobs.prepare action=status out=out/clips                     how far it is, and what was rejected
+  python -m jobs.prepare action=verify out=out/clips                     read every shard, compare with the manifest
+  python -m jobs.prepare action=inspect out=out/clips                    write inspector.html: clips before and after
+  python -m jobs.prepare action=strips out=out/clips strips=out/strips   the clips as the original's JPEG strips
+  python -m jobs.prepare action=quarantine out=out/clips                 videos that killed their decoder
+  python -m jobs.prepare action=retry reason=timeout sources=... out=... do these again, then finish the dataset
 """
+ACTIONS = ("run", "status", "verify", "inspect", "strips", "quarantine", "retry")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
     """One dataset."""
 
-    sources: str = option("", "manifest (.parquet, .csv, .txt), folder or glob of videos (required)")
+    action: str = option("run", f"one of {', '.join(ACTIONS)}")
+    sources: str = option("", "manifest (.parquet, .csv, .txt), folder or glob of videos (required to run and retry)")
     out: str = option("out/clips", "url of the dataset's folder")
+    num: int = option(8, "with action=inspect: clips in each group of the page")
+    strips: str = option("", "with action=strips: url of the folder they go to")
+    reason: str = option("", "with action=retry: do the videos rejected for this reason again")
     max_reject_fraction: float = option(1.0, "fail if a larger share of the videos is rejected, 0..1")
     shard_mb: int = option(400, "raw size of a shard, MB")
-    replace: bool = option(False, "replace a finished dataset of other sources, seed or shard size")
+    replace: bool = option(False, "replace a finished dataset of other sources, gates, seed or shard size")
     seed: int = option(0, "of the shuffle into shards")
     address: str = option("", "Ray cluster; empty: the one this job was submitted to, else a local one")
     clip: ClipSpec = section(ClipSpec, "shape of a clip")
     decode: DecodeConfig = section(DecodeConfig, "file to frames")
     shots: ShotConfig = section(ShotConfig, "frames to shots")
+    screen: ScreenConfig = section(ScreenConfig, "cheap tests before registration")
     stabilize: StabilizeConfig = section(StabilizeConfig, "camera motion removal")
+    gates: GateConfig = section(GateConfig, "bounds on the stored scores, applied last")
     tracking: TrackingConfig = section(TrackingConfig, "MLflow")
 
     def __post_init__(self) -> None:
+        check_choice("action", self.action, ACTIONS)
         if self.shard_mb < 1:
             raise ValueError(f"shard_mb must be at least 1, got {self.shard_mb}")
         if not 0 <= self.max_reject_fraction <= 1:
             raise ValueError(f"max_reject_fraction must be in 0..1, got {self.max_reject_fraction}")
 
+    def video(self) -> VideoConfig:
+        """The settings between a video file and its clips."""
+        return VideoConfig(**{f.name: getattr(self, f.name) for f in fields(VideoConfig)})
+
 
 def main(config: PrepareConfig) -> None:
-    """Prepare the dataset, log its counts, print them."""
-    command.require(config, "sources", "out")
+    """Do what `config.action` says."""
+    command.require(config, "out")
     out = storage.absolute(config.out)
+    if config.action == "status":
+        show_status(config, out)
+    elif config.action == "verify":
+        check(config, out)
+    elif config.action == "inspect":
+        page = storage.join(out, "inspector.html")
+        storage.write_bytes(page, render_inspection(inspection(out, config.num)).encode())
+        print(f"{page}: open it in a browser")
+    elif config.action == "strips":
+        command.require(config, "strips")
+        with ray_session(config.address):
+            num = write_strips(out, storage.absolute(config.strips))
+        print(f"{num} strips and their list.txt -> {config.strips}")
+    elif config.action == "quarantine":
+        show_quarantine(out)
+    else:
+        if config.action == "retry":
+            command.require(config, "sources", "reason")
+            print(f"{requeue(out, config.reason)} videos queued again", flush=True)
+        make_dataset(config, out)
+
+
+def make_dataset(config: PrepareConfig, out: str) -> None:
+    """Prepare the dataset, log its counts, print them."""
+    command.require(config, "sources")
     sources = read_sources(storage.absolute(config.sources))
-    video = VideoConfig(clip=config.clip, decode=config.decode, shots=config.shots, stabilize=config.stabilize)
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "prepare")
     tracker.experiment_id()  # a tracking server that cannot be used is told before the work, not after
     storage.make_folder(out)
+    again = config.replace or config.action == "retry"
     with ray_session(config.address):
-        manifest = prepare(sources, out, video, seed=config.seed, shard_mb=config.shard_mb, replace=config.replace)
+        manifest = prepare(sources, out, config.video(), seed=config.seed, shard_mb=config.shard_mb, replace=again)
     command.save(config, storage.join(out, "settings.yaml"))
     track(tracker, config, manifest, out)
     print(summary(manifest, out))
@@ -67,6 +134,37 @@ def main(config: PrepareConfig) -> None:
         )
 
 
+def show_status(config: PrepareConfig, out: str) -> None:
+    """Print how far the dataset is, of these sources if they are given."""
+    videos = None
+    if config.sources:
+        videos = videos_by_name(read_sources(storage.absolute(config.sources)), config.video())
+    print(status_text(status(out, videos), out))
+
+
+def check(config: PrepareConfig, out: str) -> None:
+    """Verify the dataset.
+
+    Raises:
+        BadInput: something is wrong with it; every fault is printed before.
+    """
+    with ray_session(config.address):
+        faults = verify(out)
+    for fault in faults:
+        print(fault)
+    if faults:
+        raise BadInput(f"{out!r} is not whole: {len(faults)} faults; prepare it again with replace=true")
+    print(f"whole: {out}")
+
+
+def show_quarantine(out: str) -> None:
+    """Print what was set aside, a line a video."""
+    rows = quarantine(out)
+    for row in rows:
+        print(f"{row['reason']}\t{row['source_uri']}\t{row['detail']}\tgeneration {row['generation']}")
+    print(f"{len(rows)} in quarantine" + ("; action=retry reason=... does them again" if rows else ""))
+
+
 def track(tracker: Tracker, config: PrepareConfig, manifest: Manifest, out: str) -> None:
     """One MLflow run for the dataset, found again by its digest."""
     tags = {"dataset_hash": manifest.digest, "dataset_url": out, "git_commit": manifest.git_commit}
@@ -74,11 +172,12 @@ def track(tracker: Tracker, config: PrepareConfig, manifest: Manifest, out: str)
         f"prepare-{manifest.digest}", name="prepare", params=flatten(public_settings(config)), tags=tags
     )
     counts = {f"counts/{k}": v for k, v in manifest.counts.items() if not isinstance(v, dict)}
-    reasons = {f"rejects/{k}": v for k, v in manifest.counts["segments_rejected_by_reason"].items()}
+    rejects = flatten(manifest.counts["segments_rejected_by_reason"])
     with run.ending():
         run.dataset(name="clips", digest=manifest.digest, url=out, context="prepare")
-        run.metrics(counts | reasons)
+        run.metrics(counts | {f"rejects/{k.replace('.', '/')}": v for k, v in rejects.items()})
         run.text(storage.json_bytes(asdict(manifest)).decode(), "manifest.json")
+        run.text(funnel_text(manifest.counts), "funnel.txt")
 
 
 def summary(manifest: Manifest, out: str) -> str:
@@ -87,9 +186,9 @@ def summary(manifest: Manifest, out: str) -> str:
     lines = [
         f"sources = accepted + rejected: {c['sources']} = {c['accepted']} + {c['rejected']}",
         *(f"  {n} rejected: {reason}" for reason, n in c["rejected_by_reason"].items()),
-        f"clips: {c['clips']} in {len(manifest.shards)} shards; stretches of video rejected: {c['segments_rejected']}",
-        *(f"  {n} {reason}" for reason, n in c["segments_rejected_by_reason"].items()),
-        f"dataset {manifest.digest[:16]} -> {out}",
+        "yield by stage and reason:",
+        funnel_text(c),
+        f"dataset {manifest.digest[:16]}: {c['clips']} clips in {len(manifest.shards)} shards -> {out}",
     ]
     return "\n".join(lines)
 

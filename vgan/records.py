@@ -7,20 +7,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """How well a clip's frames were registered, worst over the clip; stored with it, so that it can be judged later."""
 
-    residual_px: float = 0.0  # RMS re-projection error of the inliers of the worst pair, at registration size
+    residual_px: float = 0.0  # RMS re-projection error of the inliers of the worst pair, at 128 px
     inlier_ratio: float = 1.0  # of the worst pair
     num_matches: int = 0  # of the worst pair
+    scale_step: float = 1.0  # largest zoom between neighbouring frames, or its inverse: at least 1
+    zoom: float = 1.0  # largest zoom of any frame against the first, or its inverse: at least 1
+    drift_px: float = 0.0  # of the last frame's corners, composed against direct registration, at 128 px
     photometric: float = 0.0  # mean |frame - warped previous frame| of the worst pair, 0..255
+    dissolve: float = 0.0  # longer-lag score of fades and dissolves; above 1 the clip holds two scenes
     filled_fraction: float = 0.0  # of the most filled frame
     motion: float = 0.0  # mean |difference| of neighbouring stabilized frames, 0..255
-    jitter_px: float = 0.0  # RMS camera movement between neighbouring frames that was removed, at registration size
+    moving_fraction: float = 0.0  # share of pixels that change in the stabilized clip
+    jitter_px: float = 0.0  # RMS camera movement between neighbouring frames that was removed, at 128 px
+    contrast: float = 0.0  # standard deviation of gray values, mean over frames, 0..255
+    frozen_fraction: float = 0.0  # share of frames equal to the one before them
+    letterbox: float = 0.0  # share of the picture that was cut off as black bars
+    fingerprint: str = ""  # 32 hex digits that stay alike under re-encoding; near-duplicates are found by it
     stabilized: bool = True  # False: kept as it was (preset off, or keep_failed)
 
 

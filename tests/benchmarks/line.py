@@ -66,7 +66,7 @@ def reader_rows(folder: Path) -> list[tuple[str, str, tuple[float, float, float]
     spec = ClipSpec()
     rng = np.random.default_rng(0)
     clip = Clip(start_s=0, shot=0, frames=rng.integers(0, 256, (32, 64, 64, 3), np.uint8), evidence=Evidence())
-    ids = {"source_id": "s", "source_uri": "u", "label": None, "split": None}
+    ids = {"source_id": "s", "source_uri": "u", "label": None, "split": None, "decoder": ""}
     rows = [clip_row(clip, clip_id=str(i), **ids) for i in range(256)]
     data = table_bytes(pa.Table.from_pylist(rows, clip_schema(spec)))
     (folder / "shard.parquet").write_bytes(data)

@@ -49,7 +49,7 @@ def _row(number: int) -> dict[str, object]:
     frames[0, 0, 0] = number // 65536, number // 256 % 256, number % 256
     clip = Clip(start_s=number / 2, shot=0, frames=frames, evidence=Evidence(motion=float(number)))
     lineage = {"source_id": f"video-{number // 2}.mp4", "source_uri": f"/videos/video-{number // 2}.mp4"}
-    return clip_row(clip, clip_id=f"clip-{number}", label=None, split=None, **lineage)
+    return clip_row(clip, clip_id=f"clip-{number}", label=None, split=None, decoder="", **lineage)
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import ingest
-from cluster.ingest import local_copy
+from cluster import fetch
+from cluster.fetch import local_copy
+from cluster.sources import Source
 from vgan.errors import BadVideo
 
 
@@ -38,9 +39,13 @@ class Answers(http.server.BaseHTTPRequestHandler):
         pass
 
 
+def source(uri: str) -> Source:
+    return Source(uri=uri, source_id="v.mp4")
+
+
 @pytest.fixture
 def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(ingest, "BACKOFF_S", 0.0)
+    monkeypatch.setattr(fetch, "BACKOFF_S", 0.0)
     handler = type("Fresh", (Answers,), {"asked": []})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -51,26 +56,26 @@ def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_fetch_of_a_good_url_gives_its_bytes_and_removes_the_copy(url: str) -> None:
-    with local_copy(f"{url}/good.mp4") as path:
+    with local_copy(source(f"{url}/good.mp4")) as path:
         assert path.read_bytes() == b"bytes of a video"
     assert not path.exists()
 
 
 def test_fetch_after_a_passing_fault_gives_the_bytes(url: str) -> None:
-    with local_copy(f"{url}/flaky.mp4") as path:
+    with local_copy(source(f"{url}/flaky.mp4")) as path:
         assert path.read_bytes() == b"bytes of a video"
 
 
 @pytest.mark.parametrize(("status", "reason"), [(404, "missing"), (403, "http_403"), (410, "http_410")])
 def test_fetch_of_what_the_server_will_never_give_rejects_the_video(url: str, status: int, reason: str) -> None:
-    with pytest.raises(BadVideo) as caught, local_copy(f"{url}/{status}.mp4"):
+    with pytest.raises(BadVideo) as caught, local_copy(source(f"{url}/{status}.mp4")):
         pass
     assert (caught.value.stage, caught.value.reason) == ("fetch", reason)
 
 
 @pytest.mark.parametrize("status", [401, 500, 503])
 def test_fetch_where_the_fault_may_pass_ends_the_job_instead_of_rejecting(url: str, status: int) -> None:
-    with pytest.raises(OSError, match="failed 3 times"), local_copy(f"{url}/{status}.mp4"):
+    with pytest.raises(OSError, match="failed 3 times"), local_copy(source(f"{url}/{status}.mp4")):
         pass
 
 
@@ -80,12 +85,12 @@ def test_fetch_of_a_missing_or_unreadable_local_file_rejects_it(tmp_path: Path) 
         (str(tmp_path), "unreadable"),
         ("/a\0b", "unreadable"),
     ):
-        with pytest.raises(BadVideo) as caught, local_copy(path):
+        with pytest.raises(BadVideo) as caught, local_copy(source(path)):
             pass
         assert caught.value.reason == reason
 
 
 def test_a_fault_while_the_copy_is_used_is_not_taken_for_a_fault_of_fetching(tmp_path: Path) -> None:
     (tmp_path / "v.mp4").write_bytes(b"x")
-    with pytest.raises(OSError, match="no memory"), local_copy(str(tmp_path / "v.mp4")):
+    with pytest.raises(OSError, match="no memory"), local_copy(source(str(tmp_path / "v.mp4"))):
         raise OSError("no memory")

@@ -12,7 +12,7 @@ import pytest
 from cluster.ingest import prepare
 from cluster.shards import Manifest, read_clips, read_manifest, to_frames
 from cluster.sources import Source, list_folder
-from vgan.config import ClipSpec, DecodeConfig, StabilizeConfig, VideoConfig
+from vgan.config import ClipSpec, DecodeConfig, GateConfig, StabilizeConfig, VideoConfig
 from vgan.drawn import draw_clip
 from vgan.errors import BadInput
 from vgan.video.encode import write_mp4
@@ -24,6 +24,7 @@ VIDEO = VideoConfig(
     clip=ClipSpec(num_frames=16, size=32, stride=4),
     decode=DecodeConfig(size=96),
     stabilize=StabilizeConfig(size=96),
+    gates=GateConfig(off=["near_duplicate"]),  # drawn videos are alike
 )
 GOOD = ("-i spin.mp4", "b\u00f6unce.mp4")
 
@@ -162,6 +163,9 @@ def test_prepare_with_one_source_less_or_more_decodes_only_what_is_new(copy: Pat
     more = run([*sources, twin], copy, replace_old=True)
     assert more.counts["clips"] == whole.counts["clips"] + 11
     assert len(decoded(copy)) == len(before) + 2  # its clips and its commit record
+    alike = replace(VIDEO, gates=replace(VIDEO.gates, off=[], duplicate_bits=0))
+    counts = run([*sources, twin], copy, config=alike, replace_old=True).counts
+    assert counts["rejected_by_reason"]["near_duplicate"] == 1  # of two alike the first is kept
 
 
 def test_prepare_with_other_settings_into_the_same_folder_is_refused(copy: Path, sources: list[Source]) -> None:
@@ -177,6 +181,50 @@ def test_prepare_where_no_video_gives_a_clip_says_why_and_makes_no_dataset(
     with pytest.raises(BadInput, match=r"none of the 3 videos gave a clip \(.*missing"):
         run([s for s in sources if s.source_id not in GOOD], tmp_path)
     assert not (tmp_path / "manifest.json").exists()
+
+
+def test_prepare_with_other_gates_packs_anew_without_decoding(copy: Path, sources: list[Source]) -> None:
+    before, whole = decoded(copy), read_manifest(str(copy))
+    strict = replace(VIDEO, gates=replace(VIDEO.gates, max_per_source=3))
+    with pytest.raises(BadInput, match="replace=true"):
+        run(sources, copy, config=strict)
+    fewer = run(sources, copy, config=strict, replace_old=True)
+    assert (fewer.counts["clips"], fewer.counts["windows"]) == (6, whole.counts["windows"])
+    assert fewer.counts["segments_rejected_by_reason"]["gates"] == {"source_cap": 16}
+    assert decoded(copy) == before
+    kept = read_clips(str(copy), fewer, ["clip_id"])["clip_id"].to_pylist()
+    again = run(sources, copy, replace_old=True)
+    assert again.digest == whole.digest
+    assert set(kept) < set(read_clips(str(copy), again, ["clip_id"])["clip_id"].to_pylist())
+
+
+def test_prepare_in_segments_takes_every_segment_and_splits_the_cap(sources: list[Source], tmp_path: Path) -> None:
+    halves = replace(VIDEO, decode=replace(VIDEO.decode, segment_s=1.12))  # of 2.24 s
+    good = [s for s in sources if s.source_id in GOOD]
+    manifest = run(good, tmp_path / "halves", config=halves)
+    names = sorted(p.name for p in (tmp_path / "halves" / "work" / "commits").iterdir())
+    assert [name.split(".")[2] for name in names] == ["0of2", "1of2"] * 2
+    table = read_clips(str(tmp_path / "halves"), manifest, ["source_id", "start_s", "clip_id"]).to_pylist()
+    starts = sorted(round(row["start_s"], 2) for row in table if row["source_id"] == GOOD[0])
+    assert starts == [0.0, 0.16, 0.32, 0.48, 1.12, 1.28, 1.44, 1.60]
+    assert len({row["clip_id"] for row in table}) == 16
+    capped = run(good, tmp_path / "capped", config=replace(halves, clip=replace(halves.clip, max_per_video=3)))
+    table = read_clips(str(tmp_path / "capped"), capped, ["source_id", "start_s"]).to_pylist()
+    starts = sorted(round(row["start_s"], 2) for row in table if row["source_id"] == GOOD[0])
+    assert starts == [0.0, 0.16, 1.12, 1.28]
+
+
+def test_prepare_notices_a_source_that_changed_after_it_was_listed(sources: list[Source], tmp_path: Path) -> None:
+    (video,) = (s for s in sources if s.source_id == GOOD[0])
+    path = tmp_path / "v.mp4"
+    path.write_bytes(Path(video.uri).read_bytes())
+    (listed,) = list_folder(str(tmp_path))[0]
+    other = next(s for s in sources if s.source_id == GOOD[1])
+    path.write_bytes(Path(video.uri).read_bytes() + b"more")
+    changed = run([listed, other], tmp_path / "out")
+    assert changed.counts["rejected_by_reason"] == {"changed": 1}
+    (listed,) = list_folder(str(tmp_path))[0]  # listed again, it is another video
+    assert run([listed, other], tmp_path / "out", replace_old=True).counts["accepted"] == 2
 
 
 def test_prepare_writes_through_any_file_system_url(sources: list[Source], tmp_path: Path) -> None:

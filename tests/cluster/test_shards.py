@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,7 @@ def table(num: int, seed: int = 0) -> tuple[pa.Table, np.ndarray]:
             source_uri="/v",
             label=None,
             split="train",
+            decoder="pyav",
         )
         for n, f in enumerate(frames)
     ]
@@ -64,8 +65,8 @@ def test_shard_gives_back_every_value_and_pixel() -> None:
     assert (to_frames(read["frames"], SPEC) == frames).all()
     assert read.to_pylist()[2] | {"frames": b""} == {
         "clip_id": "c2", "source_id": "a b\u00e9.mp4", "source_uri": "/v", "start_s": 0.25, "shot": 2, "label": None,
-        "split": "train", "residual_px": 2 / 3, "inlier_ratio": 1.0, "num_matches": 2, "photometric": 0.0,
-        "filled_fraction": 0.0, "motion": 0.0, "jitter_px": 0.0, "stabilized": True, "frames": b"",
+        "split": "train", "decoder": "pyav", "frames": b"",
+        **asdict(Evidence(residual_px=2 / 3, num_matches=2, stabilized=True)),
     }  # fmt: skip
 
 
@@ -74,7 +75,7 @@ def test_shard_frames_are_fixed_size_binary_in_groups_of_64_rows() -> None:
     assert file.schema_arrow.field("frames").type == pa.binary(frame_bytes(SPEC))
     assert [file.metadata.row_group(n).num_rows for n in range(3)] == [64, 64, 2]
     assert file.schema_arrow.metadata[b"frames"] == b"uint8 THWC 16x32x32x3 RGB"
-    assert file.schema_arrow.metadata[b"schema_version"] == b"1"
+    assert file.schema_arrow.metadata[b"schema_version"] == b"2"
 
 
 @pytest.mark.parametrize(("start", "length"), [(0, 5), (2, 2), (4, 1), (0, 0)])
@@ -137,12 +138,12 @@ def test_read_manifest_of_no_dataset_says_how_to_make_one(tmp_path: Path) -> Non
         read_manifest(str(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("version", [0, 2, None])
+@pytest.mark.parametrize("version", [0, 1, 3, None])
 def test_read_manifest_of_another_version_names_both(tmp_path: Path, version: int | None) -> None:
     write_manifest(manifest(), str(tmp_path))
     value = json.loads((tmp_path / "manifest.json").read_text()) | {"schema_version": version}
     storage.write_json(str(tmp_path / "manifest.json"), value)
-    with pytest.raises(BadInput, match=rf"schema version {version}, this code reads 1"):
+    with pytest.raises(BadInput, match=rf"schema version {version}, this code reads 2"):
         read_manifest(str(tmp_path))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ def videos(tmp_path: Path) -> Path:
 def test_list_folder_finds_videos_below_by_suffix_and_counts_the_rest(videos: Path) -> None:
     sources, others = list_folder(str(videos))
     assert others == 2
-    assert sources == [
+    assert all(s.version for s in sources)  # when each was changed
+    assert [replace(s, version=None) for s in sources] == [
         Source(uri=f"{videos}/{name}", source_id=name, bytes=len(name)) for name in ("a.AVI", "b.mp4", "deep/er/c.webm")
     ]
 
@@ -65,6 +67,22 @@ def test_read_sources_of_a_text_list_names_videos_by_their_uri(tmp_path: Path) -
     (tmp_path / "list.txt").write_text("/v/a.mp4\n\n  s3://b/c\u00e9 d.mp4  \r\n", encoding="utf-8")
     uris = ["/v/a.mp4", "s3://b/c\u00e9 d.mp4"]
     assert read_sources(str(tmp_path / "list.txt")) == [Source(uri=u, source_id=u) for u in uris]
+
+
+def test_read_sources_of_a_list_takes_relative_paths_from_its_own_folder(tmp_path: Path) -> None:
+    (tmp_path / "golf.txt").write_text("golf/a/0001.jpg\ngolf/b/0001.jpg 3\n/elsewhere/c 7.jpg\n")
+    names = ["golf/a/0001.jpg", "golf/b/0001.jpg"]
+    assert read_sources(str(tmp_path / "golf.txt")) == [
+        *(Source(uri=f"{tmp_path}/{name}", source_id=name) for name in names),
+        Source(uri="/elsewhere/c 7.jpg", source_id="/elsewhere/c 7.jpg"),
+    ]
+
+
+def test_read_sources_takes_strips_only_where_a_glob_asks_for_them(tmp_path: Path) -> None:
+    for name in ("a.mp4", "0001.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    assert [s.source_id for s in read_sources(str(tmp_path))] == ["a.mp4"]
+    assert [s.source_id for s in read_sources(f"{tmp_path}/*.jpg")] == ["0001.jpg"]
 
 
 def test_read_sources_of_a_csv_takes_known_columns_with_their_types(tmp_path: Path) -> None:

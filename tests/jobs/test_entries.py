@@ -152,7 +152,7 @@ def test_prepare_leaves_a_dataset_and_a_run_that_carries_its_digest(clips: Path,
     assert found.info.status == "FINISHED"
     assert found.data.tags["dataset_hash"] == manifest.digest
     assert found.data.metrics["counts/clips"] == 18
-    assert [f.path for f in client.list_artifacts(found.info.run_id)] == ["manifest.json"]
+    assert [f.path for f in client.list_artifacts(found.info.run_id)] == ["funnel.txt", "manifest.json"]
 
 
 def test_prepare_again_finds_its_work_and_its_run(

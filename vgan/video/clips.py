@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from vgan.config import VideoConfig
 from vgan.errors import BadVideo
 from vgan.records import Clip, Reject
+from vgan.video import letterbox, screen
 from vgan.video.decode import Frame
+from vgan.video.dissolve import dissolve_score
+from vgan.video.fingerprint import fingerprint
+from vgan.video.gates import verdict
 from vgan.video.resample import RATE_TOLERANCE, resample
 from vgan.video.shots import split_shots
-from vgan.video.stabilize import stabilize
+from vgan.video.stabilize import stabilize, unstabilized
 
 
 def clips_from_video(frames: Iterable[Frame], config: VideoConfig) -> Iterator[Clip | Reject]:
-    """Clips of one video in order, and a Reject for every window and shot that gave none.
+    """Clips of one video in order with all their scores, and a Reject for every window and shot that gave none.
 
-    Stops after `config.clip.max_per_video` clips and then closes `frames` if it is a generator, which ends a decoding
-    child. A BadVideo raised by `frames` does not come through: the clips already given stand, and one Reject tells.
+    The bounds of `config.gates` are not applied here but when the dataset is packed.
+
+    Stops after `config.clip.max_per_video` clips and then closes `frames` if it is a generator.
+    A BadVideo raised by `frames` does not come through: the clips already given stand, and one Reject tells.
     """
     num_clips = 0
     try:
@@ -66,23 +73,42 @@ def _too_short(start_s: float, length: int, num_frames: int) -> Reject:
 
 
 def _clip_from_window(shot: int, window: list[Frame], config: VideoConfig) -> Clip | Reject:
-    """Stabilize one window, or say why it cannot be a clip."""
+    """Crop, screen and stabilize one window, or say why it cannot be a clip."""
     start_s = window[0].pts_s
     try:
-        _check_window(window, config)
+        _check_rate(window, config)
         pixels = np.stack([frame.image for frame in window])
-        stabilized, evidence = stabilize(pixels, config.stabilize, config.clip.size)
+        whole = pixels.shape[1] * pixels.shape[2]
+        if config.screen.crop_letterbox:
+            pixels = letterbox.crop(pixels, letterbox.bars(pixels))
+        height, width = pixels.shape[1:3]
+        if min(height, width) < config.clip.size:
+            least = f"at least {config.clip.size} on the short side"
+            raise BadVideo("screen", "too_small", f"{width}x{height} pixels; {least}")
+        # Repeats of a slower source are no frozen frames: each of its own frames is looked at once.
+        own = [t for t, frame in enumerate(window) if t == 0 or frame is not window[t - 1]]
+        look = screen.look(pixels[own])
+        screen.check(look, config.screen)
+        clip, evidence = stabilize(pixels, config.stabilize, config.clip.size)
+        scores = {
+            "contrast": look.contrast,
+            "frozen_fraction": look.frozen_fraction,
+            "letterbox": 1 - height * width / whole,
+            "dissolve": dissolve_score(clip),
+            "fingerprint": fingerprint(clip),
+        }
+        evidence = replace(evidence, **scores)
+        if config.stabilize.keep_failed and evidence.stabilized and verdict(evidence, config.gates):
+            clip, plain = unstabilized(pixels, config.clip.size)
+            evidence = replace(plain, **scores)
     except BadVideo as fault:
         return Reject(start_s=start_s, stage=fault.stage, reason=fault.reason, detail=fault.detail)
-    return Clip(start_s=start_s, shot=shot, frames=stabilized, evidence=evidence)
+    return Clip(start_s=start_s, shot=shot, frames=clip, evidence=evidence)
 
 
-def _check_window(window: list[Frame], config: VideoConfig) -> None:
-    """Raise BadVideo for a window that is too small to fill a clip's pixels, or repeats too many frames."""
-    height, width = window[0].image.shape[:2]
-    if min(height, width) < config.clip.size:
-        raise BadVideo("decode", "too_small", f"{width}x{height} pixels; at least {config.clip.size} on the short side")
+def _check_rate(window: list[Frame], config: VideoConfig) -> None:
+    """Raise BadVideo for a window that repeats too many frames: its source was slow here."""
     distinct_fps = config.clip.fps * len({frame.pts_s for frame in window}) / len(window)
     lowest_fps = min(config.decode.min_fps, config.clip.fps) * RATE_TOLERANCE - config.clip.fps / len(window)
     if distinct_fps < lowest_fps:  # a window's edges may cost one frame
-        raise BadVideo("decode", "low_frame_rate", f"{distinct_fps:.1f} of its own frames a second here")
+        raise BadVideo("screen", "low_frame_rate", f"{distinct_fps:.1f} of its own frames a second here")

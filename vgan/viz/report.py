@@ -127,6 +127,23 @@ def accuracy_table(rows: Sequence[AccuracyRow]) -> dict[str, dict[float, Accurac
 
 def render_report(report: Report) -> str:
     """The page as html text. Every string is escaped; nothing is fetched from anywhere."""
+    table = accuracy_table(report.accuracy)
+    return (
+        page_environment()
+        .get_template("report.html")
+        .render(
+            report=report,
+            table=table,
+            fractions=sorted({fraction for cells in table.values() for fraction in cells}),
+            total_s=sum(stage.seconds for stage in report.stages),
+            widest=max((count for _, count in report.funnel), default=0),
+            most_rejects=max((reject.count for reject in report.rejects), default=0),
+        )
+    )
+
+
+def page_environment() -> Environment:
+    """How every page of the project is made: escaped, strict, with the same filters and style."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -137,15 +154,7 @@ def render_report(report: Report) -> str:
     environment.filters["duration"] = duration_text
     environment.filters["thousands"] = lambda count: f"{count:,}"
     environment.filters["percent"] = lambda share: f"{100 * share:.3g}\N{NO-BREAK SPACE}%"
-    table = accuracy_table(report.accuracy)
-    return environment.get_template("report.html").render(
-        report=report,
-        table=table,
-        fractions=sorted({fraction for cells in table.values() for fraction in cells}),
-        total_s=sum(stage.seconds for stage in report.stages),
-        widest=max((count for _, count in report.funnel), default=0),
-        most_rejects=max((reject.count for reject in report.rejects), default=0),
-    )
+    return environment
 
 
 def duration_text(seconds: float) -> str:

@@ -1,0 +1,52 @@
+"""A dataset as the original's files: one JPEG strip a clip, and the list that names them."""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow.parquet as pq
+import ray
+
+from cluster import storage
+from cluster.progress import progress_bar
+from cluster.shards import Manifest, read_manifest, to_frames
+from vgan.video.strips import write_strip
+
+LIST = "list.txt"
+WRITERS = 16  # threads of one task that wait for an object store
+
+
+def write_strips(out: str, strips: str) -> int:
+    """Write every clip of the dataset at `out` below the folder `strips`, its list last. Returns how many.
+
+    A clip becomes clips/ab/<clip_id>.jpg, ab its first two digits, frames stacked vertically as in the paper. The
+    list holds the paths in order of clip id. Needs a Ray session.
+
+    Raises:
+        BadInput: no finished dataset at `out`.
+    """
+    manifest = read_manifest(out)
+    write = ray.remote(num_cpus=1, max_retries=2)(write_shard_strips)
+    tasks = [write.remote(out, shard.path, manifest, strips) for shard in manifest.shards]
+    names: list[str] = []
+    with progress_bar(total=len(tasks), unit="shard", desc="strips") as bar:
+        for task in tasks:
+            names += ray.get(task)
+            bar.update()
+    storage.write_bytes(storage.join(strips, LIST), "".join(f"{name}\n" for name in sorted(names)).encode())
+    return len(names)
+
+
+def write_shard_strips(out: str, path: str, manifest: Manifest, strips: str) -> list[str]:
+    """Write one shard's clips as strips; gives their paths below `strips`."""
+    table = pq.read_table(io.BytesIO(storage.read_bytes(storage.join(out, path))), columns=["clip_id", "frames"])
+    names = [f"clips/{name[:2]}/{name}.jpg" for name in table["clip_id"].to_pylist()]
+    frames = to_frames(table["frames"], manifest.clip)
+    with ThreadPoolExecutor(WRITERS) as pool:
+        list(
+            pool.map(
+                lambda name, clip: storage.write_bytes(storage.join(strips, name), write_strip(clip)), names, frames
+            )
+        )
+    return names

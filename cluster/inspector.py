@@ -1,0 +1,114 @@
+"""Clips of a prepared dataset to look at: the best, those nearest to a bound, those a gate turned away."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from typing import Any
+
+import numpy as np
+
+from cluster import storage
+from cluster.fetch import local_copy
+from cluster.pack import SCORES, candidates, judge
+from cluster.shards import Manifest, frame_bytes, read_manifest, work_digest
+from cluster.sources import Source
+from cluster.units import Ledger, read_records
+from vgan.config import VideoConfig
+from vgan.errors import BadInput
+from vgan.records import Evidence
+from vgan.video import letterbox
+from vgan.video.child import Decoder
+from vgan.video.gates import strain
+from vgan.video.resample import resample
+from vgan.video.stabilize import unstabilized
+from vgan.viz.inspector import Group, InspectedClip, Inspection
+from vgan.viz.report import RejectCount
+
+
+def inspection(out: str, num: int) -> Inspection:
+    """Gather `num` clips of each group; the sources are read again for how the clips looked before.
+
+    Raises:
+        BadInput: no finished dataset at `out`, or its unpacked clips are gone.
+    """
+    manifest = read_manifest(out)
+    config = manifest.video
+    ledger = Ledger.read(out)
+    records = read_records(ledger.commit_urls(out, ledger.all_videos()))
+    records = [r for r in records if r["settings"] == work_digest(config)]
+    if not records:
+        raise BadInput(f"{out!r} holds no commit records of its clips: prepare it again")
+    sources = {r["source"]["source_id"]: Source(**r["source"]) for r in records}
+    clips = candidates(records, list(sources.values()), config)
+    verdicts = judge(clips, config.gates)
+    scores = [Evidence(**row) for row in clips.select(SCORES).to_pylist()]
+    strains = [strain(evidence, config.gates) for evidence in scores]
+    accepted = [i for i, v in enumerate(verdicts) if v is None and scores[i].stabilized]
+    by_strain = sorted(accepted, key=lambda i: strains[i])
+    moved = sorted(accepted, key=lambda i: -scores[i].jitter_px)
+    reasons: dict[str, list[int]] = {}
+    for i, found in enumerate(verdicts):
+        if found:
+            reasons.setdefault(found[0], []).append(i)
+    per_reason = max(1, num // max(1, len(reasons)))
+    refused = [i for reason in sorted(reasons) for i in reasons[reason][:per_reason]]
+    rows = clips.select(["source_id", "start_s", "data", "row"]).to_pylist()
+
+    def look(i: int) -> InspectedClip:
+        row, found = rows[i], verdicts[i]
+        return InspectedClip(
+            title=f"{row['source_id']} at {row['start_s']:.2f} s",
+            before=clip_before(sources[row["source_id"]], row["start_s"], config),
+            after=_pixels(out, row, config),
+            evidence=scores[i],
+            verdict=f"{found[0]}: {found[1]}" if found else "",
+            strain=strains[i],
+        )
+
+    def group(title: str, about: str, chosen: list[int]) -> Group:
+        return Group(title=title, about=about, clips=tuple(look(i) for i in chosen))
+
+    return Inspection(
+        title=f"Clips of {out}",
+        created=f"{datetime.datetime.now():%Y-%m-%d %H:%M}, dataset {manifest.digest[:16]}",
+        funnel=tuple((name, manifest.counts[name]) for name in ("sources", "accepted", "windows", "clips")),
+        rejects=reject_counts(manifest),
+        groups=(
+            group("Worst of the accepted", "Nearest to one of their bounds.", by_strain[::-1][:num]),
+            group("Best", "Furthest from all bounds.", by_strain[:num]),
+            group("Most camera motion removed", "Where stabilization did most.", moved[:num]),
+            group("Turned away by a gate", "Some of each reason; their pixels are kept beside the shards.", refused),
+        ),
+        fps=config.clip.fps,
+    )
+
+
+def clip_before(source: Source, start_s: float, config: VideoConfig) -> np.ndarray:
+    """(T, size, size, 3) uint8: the clip that starts at `start_s` in the source's time, cropped and reduced only."""
+    num, fps = config.clip.num_frames, config.clip.fps
+    with local_copy(source) as path, Decoder(config.decode) as decoder:
+        from_zero_s = start_s - next(decoder.frames(path)).pts_s
+        near = decoder.frames(path, max(0.0, from_zero_s - 0.5 / fps), from_zero_s + (num + 2) / fps + 1)
+        own = (frame for frame in near if frame.pts_s > start_s - 1e-6)
+        images = [frame.image for _, (_, frame) in zip(range(num), resample(own, fps, math.inf, 1e-6), strict=False)]
+    pixels = np.stack(images + images[-1:] * (num - len(images)))
+    if config.screen.crop_letterbox:
+        pixels = letterbox.crop(pixels, letterbox.bars(pixels))
+    return unstabilized(pixels, config.clip.size)[0]
+
+
+def _pixels(out: str, row: dict[str, Any], config: VideoConfig) -> np.ndarray:
+    """The stored frames of one candidate."""
+    size = frame_bytes(config.clip)
+    span = (row["row"] * size, (row["row"] + 1) * size)
+    (data,) = storage.read_ranges(storage.join(out, row["data"]), [span])
+    spec = config.clip
+    return np.frombuffer(data, np.uint8).reshape(spec.num_frames, spec.size, spec.size, 3)
+
+
+def reject_counts(manifest: Manifest) -> tuple[RejectCount, ...]:
+    """Stretches of video turned away, by stage and reason, most frequent first."""
+    by_stage = manifest.counts["segments_rejected_by_reason"]
+    counts = [RejectCount(stage=s, reason=r, count=n) for s, reasons in by_stage.items() for r, n in reasons.items()]
+    return tuple(sorted(counts, key=lambda c: -c.count))

@@ -1,0 +1,141 @@
+"""Questions to a dataset's folder: how far, whether whole, what was set aside, and how its clips look."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster.export import write_strips
+from cluster.ingest import prepare, videos_by_name
+from cluster.inspection import quarantine, requeue, status, verify
+from cluster.inspector import inspection
+from cluster.shards import read_clips, read_manifest, to_frames
+from cluster.sources import Source, list_folder, read_sources
+from vgan.config import ClipSpec, DecodeConfig, GateConfig, StabilizeConfig, VideoConfig
+from vgan.drawn import draw_clip
+from vgan.errors import BadInput
+from vgan.video.encode import write_mp4
+from vgan.viz.inspector import render_inspection
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+VIDEO = VideoConfig(
+    clip=ClipSpec(num_frames=16, size=32, stride=8), decode=DecodeConfig(size=96), stabilize=StabilizeConfig(size=96)
+)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
+    folder = tmp_path_factory.mktemp("videos")
+    write_mp4(draw_clip("Spin", num_frames=48, size=(96, 128)).frames, folder / "spin.mp4", 25.0)
+    (folder / "garbage.mp4").write_bytes(hashlib.sha512(b"not a video").digest() * 100)
+    return list_folder(str(folder))[0]
+
+
+@pytest.fixture
+def dataset(sources: list[Source], tmp_path: Path) -> Path:
+    prepare(sources, str(tmp_path / "clips"), VIDEO, seed=0, shard_mb=1)
+    return tmp_path / "clips"
+
+
+def commits(out: Path) -> list[Path]:
+    return sorted((out / "work" / "commits").iterdir())
+
+
+def test_status_tells_what_is_done_and_why_the_rest_gave_nothing(dataset: Path, sources: list[Source]) -> None:
+    videos = videos_by_name(sources, VIDEO)
+    found = status(str(dataset), videos)
+    assert (found.videos, found.complete, found.begun, found.clips, found.finished) == (2, 2, 0, 5, True)
+    assert list(found.rejects) == ["decode: cannot_open"]
+    assert found.source_hours == pytest.approx(48 / 25 / 3600, rel=0.05)
+    commits(dataset)[0].unlink()
+    (dataset / "manifest.json").unlink()
+    found = status(str(dataset), videos)
+    assert (found.videos, found.complete, found.finished) == (2, 1, False)
+    assert status(str(dataset)).complete == 1
+
+
+def test_verify_finds_nothing_wrong_with_a_whole_dataset(dataset: Path) -> None:
+    assert verify(str(dataset)) == []
+
+
+def test_verify_names_the_shard_whose_bytes_changed_or_are_gone(dataset: Path) -> None:
+    (shard,) = (dataset / "shards").iterdir()
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    (fault,) = [f for f in verify(str(dataset)) if "shard" in f and "clips in" not in f]
+    assert "shard-000000.parquet has another checksum" in fault
+    shard.unlink()
+    assert "shards/shard-000000.parquet is missing" in verify(str(dataset))
+
+
+def test_verify_notices_an_altered_manifest(dataset: Path) -> None:
+    manifest = json.loads((dataset / "manifest.json").read_text())
+    manifest["counts"]["clips"] += 1
+    (dataset / "manifest.json").write_text(json.dumps(manifest))
+    faults = verify(str(dataset))
+    assert any("the manifest counts 6" in fault for fault in faults)
+    assert any("digest" in fault for fault in faults)
+
+
+def test_requeue_does_the_rejected_video_again_and_nothing_else(dataset: Path, sources: list[Source]) -> None:
+    before = {p: p.stat().st_mtime_ns for p in commits(dataset)}
+    with pytest.raises(BadInput, match=r"reason='timeout'.*cannot_open \(1\)"):
+        requeue(str(dataset), "timeout")
+    assert requeue(str(dataset), "cannot_open") == 1
+    manifest = prepare(sources, str(dataset), VIDEO, seed=0, shard_mb=1, replace=True)
+    assert manifest.counts["accepted"] == 1
+    new = set(commits(dataset)) - set(before)
+    assert [p.name.split(".")[1] for p in new] == ["g1"]
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_quarantine_lists_the_videos_that_killed_their_decoder(dataset: Path) -> None:
+    assert quarantine(str(dataset)) == []
+    (record,) = (p for p in commits(dataset) if json.loads(p.read_text())["rejects"])
+    value = json.loads(record.read_text())
+    value["quarantined"] = True
+    value["rejects"][0] |= {"reason": "crashed", "detail": "signal 11"}
+    record.write_text(json.dumps(value))
+    (row,) = quarantine(str(dataset))
+    assert (row["source_id"], row["reason"], row["detail"]) == ("garbage.mp4", "crashed", "signal 11")
+
+
+def test_inspection_shows_clips_before_and_after_with_their_scores(dataset: Path) -> None:
+    found = inspection(str(dataset), num=2)
+    worst = found.groups[0].clips
+    assert len(worst) == 2
+    assert worst[0].strain >= worst[1].strain
+    assert worst[0].before.shape == worst[0].after.shape == (16, 32, 32, 3)
+    assert abs(worst[0].before.astype(int) - worst[0].after).mean() < 40  # the same stretch of the same video
+    page = render_inspection(found)
+    assert "spin.mp4 at " in page
+    assert "residual_px" in page
+    assert page.count("<video") == sum(len(group.clips) for group in found.groups)
+    assert read_manifest(str(dataset)).digest[:16] in page
+
+
+def test_write_strips_leaves_a_copy_that_prepare_reads_back(dataset: Path, tmp_path: Path) -> None:
+    assert write_strips(str(dataset), str(tmp_path / "tiny")) == 5
+    names = (tmp_path / "tiny" / "list.txt").read_text().split()
+    assert sorted(names) == names
+    sources = read_sources(str(tmp_path / "tiny" / "list.txt"))
+    config = replace(VIDEO, stabilize=StabilizeConfig(preset="off"), gates=GateConfig(off=["near_duplicate"]))
+    manifest = prepare(sources, str(tmp_path / "again"), config, seed=0, shard_mb=1)
+    assert manifest.counts["clips"] == 5
+    table = read_clips(str(tmp_path / "again"), manifest, ["source_id", "frames"])
+    clips = dict(zip(table["source_id"].to_pylist(), to_frames(table["frames"], manifest.clip), strict=True))
+    for row, frames in original_clips(dataset):
+        assert np.abs(clips[f"clips/{row[:2]}/{row}.jpg"].astype(int) - frames).mean() < 3  # JPEG's loss, no more
+
+
+def original_clips(dataset: Path) -> list[tuple[str, np.ndarray]]:
+    manifest = read_manifest(str(dataset))
+    table = read_clips(str(dataset), manifest, ["clip_id", "frames"])
+    return list(zip(table["clip_id"].to_pylist(), to_frames(table["frames"], manifest.clip), strict=True))

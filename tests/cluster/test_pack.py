@@ -1,0 +1,83 @@
+"""Judging stored scores: bounds, near-duplicates and the cap, each on what passed before it; and the counts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cluster.pack import candidates, count, judge
+from cluster.sources import Source
+from vgan.config import ClipSpec, GateConfig, VideoConfig
+from vgan.records import Evidence
+
+VIDEO = VideoConfig(clip=ClipSpec(num_frames=16, size=32))
+FAR_APART = [f"{n:032x}" for n in np.random.default_rng(0).integers(0, 2**62, 40).astype(object) ** 2]
+
+
+def record(source: str, evidence: list[Evidence], rejects: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
+    """A commit record of one video with these clips."""
+    names = [f"{source}-{n}" for n in range(len(evidence))]
+    scores = {key: [asdict(e)[key] for e in evidence] for key in asdict(Evidence())}
+    lineage = {"source_id": [source] * len(names), "source_uri": [f"/v/{source}"] * len(names)}
+    columns = {"clip_id": names, "start_s": [float(n) for n in range(len(names))], "shot": [0] * len(names), **lineage}
+    return {
+        "source": asdict(Source(uri=f"/v/{source}", source_id=source)),
+        "source_s": 3.6,
+        "quarantined": False,
+        "rejects": list(rejects),
+        "data": f"work/units/{source}.frames" if names else None,
+        "clips": columns | scores | {"decoder": ["x"] * len(names), "crc32": [0] * len(names)} if names else {},
+    }
+
+
+def table(*records: dict[str, Any]) -> pa.Table:
+    sources = [Source(**r["source"]) for r in records]
+    return candidates(list(records), sources, VIDEO)
+
+
+def good(fingerprint: str, **scores: float) -> Evidence:
+    return Evidence(**{"inlier_ratio": 0.9, "motion": 3.0, "fingerprint": fingerprint} | scores)
+
+
+def test_judge_bounds_come_before_duplicates_so_that_a_bad_first_copy_does_not_take_the_good_one_with_it():
+    clips = table(record("a", [good(FAR_APART[0], residual_px=50.0)]), record("b", [good(FAR_APART[0])]))
+    first, second = judge(clips, GateConfig())
+    assert first is not None
+    assert first[0] == "large_residual"
+    assert second is None
+
+
+def test_judge_near_duplicate_of_another_source_is_rejected_once_and_names_the_clip_that_is_kept():
+    clips = table(record("a", [good(FAR_APART[0])]), record("b", [good(FAR_APART[0]), good(FAR_APART[1])]))
+    verdicts = judge(clips, GateConfig())
+    assert [v and v[0] for v in verdicts] == [None, "near_duplicate", None]
+    assert "a-0" in verdicts[1][1]
+    assert judge(clips, GateConfig(off=["near_duplicate"])) == [None, None, None]
+
+
+def test_judge_alike_clips_of_one_source_stay():
+    clips = table(record("a", [good(FAR_APART[0]), good(FAR_APART[0])]))
+    assert judge(clips, GateConfig()) == [None, None]
+
+
+def test_judge_cap_counts_what_passed_only():
+    evidence = [good(FAR_APART[n], residual_px=50.0 if n == 0 else 0.2) for n in range(4)]
+    verdicts = judge(table(record("a", evidence), record("b", [good(FAR_APART[9])])), GateConfig(max_per_source=2))
+    assert [v and v[0] for v in verdicts] == ["large_residual", None, None, "source_cap", None]
+
+
+def test_count_every_source_is_accepted_or_rejected_for_its_most_frequent_reason():
+    broken = {"start_s": None, "stage": "decode", "reason": "corrupt", "detail": ""}
+    short = {"start_s": 0.0, "stage": "shots", "reason": "too_short", "detail": ""}
+    records = [record("a", [good(FAR_APART[0])]), record("b", [], (short, broken, short))]
+    clips = table(*records)
+    rejects = [{"source_id": "b", **row} for row in records[1]["rejects"]]
+    counts = count(records, rejects, clips)
+    assert (counts["sources"], counts["accepted"], counts["rejected"], counts["clips"]) == (2, 1, 1, 1)
+    assert counts["rejected_by_reason"] == {"too_short": 1}
+    assert counts["segments_rejected_by_reason"] == {"decode": {"corrupt": 1}, "shots": {"too_short": 2}}
+    assert counts["windows"] == 1
+    assert counts["source_hours"] == 0.002

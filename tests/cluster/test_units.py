@@ -1,0 +1,70 @@
+"""The names of commit records alone tell what is done, what is open and what was queued again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster import storage
+from cluster.sources import Source
+from cluster.units import Ledger, Unit, commit_url, queue_again, read_records, video_name
+
+A = Source(uri="/videos/a.mp4", source_id="a.mp4", bytes=10, version="1")
+B = Source(uri="/videos/b.mp4", source_id="b.mp4", bytes=10)
+VIDEOS = {video_name(s, "settings"): s for s in (A, B)}
+NAME_A, NAME_B = VIDEOS
+
+
+def commit(out: Path, unit: Unit, segments: int) -> None:
+    url = commit_url(str(out), unit, segments)
+    assert storage.write_new(url, storage.json_bytes({"name": unit.name}))
+
+
+def test_ledger_of_an_empty_folder_leaves_the_first_segment_of_every_video_open(tmp_path):
+    units = Ledger.read(str(tmp_path)).open_units(VIDEOS)
+    assert units == [Unit(NAME_A, A), Unit(NAME_B, B)]
+
+
+def test_ledger_first_segment_of_a_long_video_opens_the_others(tmp_path):
+    commit(tmp_path, Unit(NAME_A, A), segments=3)
+    commit(tmp_path, Unit(NAME_B, B), segments=1)
+    ledger = Ledger.read(str(tmp_path))
+    assert [(u.video, u.segment, u.segments) for u in ledger.open_units(VIDEOS)] == [(NAME_A, 1, 3), (NAME_A, 2, 3)]
+    for unit in ledger.open_units(VIDEOS):
+        commit(tmp_path, unit, unit.segments)
+    ledger = Ledger.read(str(tmp_path))
+    assert ledger.open_units(VIDEOS) == []
+    records = read_records(ledger.commit_urls(str(tmp_path), [NAME_B, NAME_A]))
+    assert [r["name"] for r in records] == [f"{NAME_B}.g0.0", *(f"{NAME_A}.g0.{n}" for n in range(3))]
+
+
+def test_ledger_queued_again_begins_a_new_generation_and_forgets_the_old_record(tmp_path):
+    for name, source in VIDEOS.items():
+        commit(tmp_path, Unit(name, source), segments=1)
+    queue_again(str(tmp_path), Ledger.read(str(tmp_path)), [NAME_A])
+    ledger = Ledger.read(str(tmp_path))
+    assert ledger.open_units(VIDEOS) == [Unit(NAME_A, A, generation=1)]
+    assert len(ledger.commit_urls(str(tmp_path), VIDEOS)) == 1
+    commit(tmp_path, Unit(NAME_A, A, generation=1), segments=1)
+    ledger = Ledger.read(str(tmp_path))
+    assert ledger.open_units(VIDEOS) == []
+    assert [r["name"] for r in read_records(ledger.commit_urls(str(tmp_path), [NAME_A]))] == [f"{NAME_A}.g1.0"]
+
+
+def test_ledger_passes_over_what_is_no_commit_record(tmp_path):
+    commit(tmp_path, Unit(NAME_A, A), segments=1)
+    (tmp_path / "work" / "commits" / "notes.json").write_text("{}")
+    (tmp_path / "work" / "commits" / f"{NAME_B}.g0.0of1.json.123.tmp").write_text("half")
+    assert [u.video for u in Ledger.read(str(tmp_path)).open_units(VIDEOS)] == [NAME_B]
+
+
+@pytest.mark.parametrize("change", [{"bytes": 11}, {"version": "2"}, {"uri": "/elsewhere/a.mp4"}, {"source_id": "c"}])
+def test_video_name_changes_with_the_file(change):
+    assert video_name(replace(A, **change), "settings") != NAME_A
+    assert video_name(A, "other settings") != NAME_A
+
+
+def test_video_name_does_not_change_with_what_is_told_of_the_video():
+    assert video_name(replace(A, label="Biking", split="train", duration_s=3.0), "settings") == NAME_A
