@@ -139,8 +139,10 @@ def _run_units(units: list[Unit], out: str, config: VideoConfig, progress: Sourc
     # A block is a task: one unit each, up to the number of blocks Ray Data schedules with ease.
     with warnings.catch_warnings():  # the argument that bounds retries has no successor yet; the default is for ever
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        results = rows.map(commit_unit, fn_args=(out, config), num_cpus=1, max_retries=2)  # 1:1, decode and SIFT bound
+        results = rows.map(commit_or_tell, fn_args=(out, config), num_cpus=1, max_retries=2)  # 1:1, decode, SIFT bound
     for row in results.iter_rows():
+        if row["fault"]:
+            raise BadInput(row["fault"])
         progress.update(row)
 
 
@@ -160,8 +162,17 @@ class Found:
         return any(r.stage == "decode" and r.reason in reasons for r in self.rejects)
 
 
+def commit_or_tell(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str, Any]:
+    """`commit_unit` for `Dataset.map`: what the user can mend (a full disk, refused credentials) comes back as
+    a column, for Ray Data does not hand the cause of an exception through to the driver."""
+    try:
+        return commit_unit(row, out, config) | {"fault": ""}
+    except BadInput as fault:
+        return {"clips": 0, "windows": 0, "source_s": 0.0, "bytes": 0.0, "fault": str(fault)}
+
+
 def commit_unit(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str, Any]:
-    """Turn one unit into committed clips; suitable for `Dataset.map`. Returns counts for the progress bar."""
+    """Turn one unit into committed clips. Returns counts for the progress bar."""
     started = time.monotonic()
     unit = Unit(**row | {"source": Source(**row["source"])})
     try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +68,20 @@ def _empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tracking_uri(_empty_database: Path, tmp_path: Path) -> str:
     """A fresh MLflow database of this test's own; artifacts go beside it."""
     return f"sqlite:///{shutil.copy(_empty_database, tmp_path / 'mlflow.db')}"
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a file system in memory with the given options; skips where mounting is not permitted."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+
+    def mounted(options: str) -> Path:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
+        if done.returncode:
+            pytest.skip(f"mounting is not permitted here: {done.stderr.decode().strip()}")
+        return folder
+
+    yield mounted
+    if os.path.ismount(folder):
+        subprocess.run(["umount", str(folder)], check=True)

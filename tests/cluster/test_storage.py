@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -153,23 +152,6 @@ def test_write_that_fails_leaves_no_draft(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="taken"):
         storage.write_bytes(str(tmp_path / "taken"), b"data")
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a file system in memory with the given options; skips where mounting is not permitted."""
-    folder = tmp_path / "mounted"
-    folder.mkdir()
-
-    def mounted(options: str) -> Path:
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
-        if done.returncode:
-            pytest.skip(f"mounting is not permitted here: {done.stderr.decode().strip()}")
-        return folder
-
-    yield mounted
-    if os.path.ismount(folder):
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_full_disk_is_told_and_what_was_written_stands(mount: Callable[[str], Path]) -> None:
