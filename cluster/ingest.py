@@ -57,7 +57,7 @@ DECODER_DIED = frozenset({"crashed", "timeout", "out_of_memory", "killed"})  # s
 def prepare(
     sources: list[Source], out: str, config: VideoConfig, *, seed: int, shard_mb: int, replace: bool = False
 ) -> Manifest:
-    """Make the dataset at `out` from `sources`, or finish it if an earlier run was cut off.
+    """Make the dataset at `out` from `sources`, or finish it if an earlier run was cut off. Needs a Ray session.
 
     Args:
         sources: videos, each with a unique source_id.
@@ -70,13 +70,9 @@ def prepare(
     Raises:
         BadInput: no video gave a clip, or `out` holds another dataset.
     """
-    videos = videos_by_name(sources, config)
-    shard_rows = max(1, shard_mb * 1_000_000 // frame_bytes(config.clip))
-    ledger = Ledger.read(out)
-    inputs = _inputs_digest(videos, ledger, config, seed, shard_rows)
-    if finished := _finished(out, config, inputs, replace):
-        print(f"already prepared: {out}", flush=True)
+    if finished := already_prepared(sources, out, config, seed=seed, shard_mb=shard_mb, replace=replace):
         return finished
+    videos, ledger = videos_by_name(sources, config), Ledger.read(out)
     if not storage.honours_create(out):
         print(f"{out}: this store has no put-if-absent; doubled work is equal and does no harm", flush=True)
     _say_what_is_done(ledger, videos)
@@ -86,9 +82,37 @@ def prepare(
             ledger = Ledger.read(out)
     by_source_id = sorted(videos, key=lambda video: videos[video].source_id)
     records = read_records(ledger.commit_urls(out, by_source_id))
+    inputs, shard_rows = _inputs_digest(videos, ledger, config, seed, shard_mb), _shard_rows(config, shard_mb)
     manifest = pack(records, sources, out, config, seed=seed, shard_rows=shard_rows, inputs=inputs)
     write_manifest(manifest, out)
     return manifest
+
+
+def already_prepared(
+    sources: list[Source], out: str, config: VideoConfig, *, seed: int, shard_mb: int, replace: bool = False
+) -> Manifest | None:
+    """The finished dataset that the same arguments of `prepare` would make, if it stands at `out`.
+
+    Raises:
+        BadInput: another one stands there, and it must not be replaced.
+    """
+    if not storage.exists(storage.join(out, MANIFEST)):
+        return None
+    manifest = read_manifest(out)
+    if manifest.inputs == _inputs_digest(videos_by_name(sources, config), Ledger.read(out), config, seed, shard_mb):
+        print(f"already prepared: {out}", flush=True)
+        return manifest
+    if manifest.config["work_digest"] != work_digest(config):
+        raise BadInput(f"{out!r} holds a dataset made with other settings: choose another out= or remove it")
+    if not replace:
+        raise BadInput(
+            f"{out!r} holds a dataset of other sources, gates, seed or shard size: choose another out= or replace=true"
+        )
+    return None
+
+
+def _shard_rows(config: VideoConfig, shard_mb: int) -> int:
+    return max(1, shard_mb * 1_000_000 // frame_bytes(config.clip))
 
 
 def videos_by_name(sources: list[Source], config: VideoConfig) -> dict[str, Source]:
@@ -97,30 +121,11 @@ def videos_by_name(sources: list[Source], config: VideoConfig) -> dict[str, Sour
     return {video_name(s, digest): s for s in sources}
 
 
-def _inputs_digest(videos: dict[str, Source], ledger: Ledger, config: VideoConfig, seed: int, shard_rows: int) -> str:
+def _inputs_digest(videos: dict[str, Source], ledger: Ledger, config: VideoConfig, seed: int, shard_mb: int) -> str:
     """16 hex digits that tell whether the same call would make the same dataset."""
     work = sorted((video, ledger.generation(video), s.label or "", s.split or "") for video, s in videos.items())
-    return hashlib.sha256(storage.json_bytes([work, seed, shard_rows, asdict(config.gates)])).hexdigest()[:16]
-
-
-def _finished(out: str, config: VideoConfig, inputs: str, replace_old: bool) -> Manifest | None:
-    """The dataset that stands at `out`, if it is the one asked for.
-
-    Raises:
-        BadInput: another one stands there, and it must not be replaced.
-    """
-    if not storage.exists(storage.join(out, MANIFEST)):
-        return None
-    manifest = read_manifest(out)
-    if manifest.inputs == inputs:
-        return manifest
-    if manifest.config["work_digest"] != work_digest(config):
-        raise BadInput(f"{out!r} holds a dataset made with other settings: choose another out= or remove it")
-    if not replace_old:
-        raise BadInput(
-            f"{out!r} holds a dataset of other sources, gates, seed or shard size: choose another out= or replace=true"
-        )
-    return None
+    packing = [seed, _shard_rows(config, shard_mb), asdict(config.gates)]
+    return hashlib.sha256(storage.json_bytes([work, packing])).hexdigest()[:16]
 
 
 def _say_what_is_done(ledger: Ledger, videos: dict[str, Source]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 
 from cluster import storage
 from cluster.export import write_strips
-from cluster.ingest import prepare, videos_by_name
+from cluster.ingest import already_prepared, prepare, videos_by_name
 from cluster.inspection import funnel_text, quarantine, requeue, status, status_text, verify
 from cluster.inspector import inspection
 from cluster.runs import flatten, public_settings
@@ -121,9 +121,11 @@ def make_dataset(config: PrepareConfig, out: str) -> None:
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "prepare")
     tracker.experiment_id()  # a tracking server that cannot be used is told before the work, not after
     storage.make_folder(out)
-    again = config.replace or config.action == "retry"
-    with ray_session(config.address):
-        manifest = prepare(sources, out, config.video(), seed=config.seed, shard_mb=config.shard_mb, replace=again)
+    seed, shard_mb, again = config.seed, config.shard_mb, config.replace or config.action == "retry"
+    manifest = already_prepared(sources, out, config.video(), seed=seed, shard_mb=shard_mb, replace=again)
+    if manifest is None:
+        with ray_session(config.address):
+            manifest = prepare(sources, out, config.video(), seed=seed, shard_mb=shard_mb, replace=again)
     command.save(config, storage.join(out, "settings.yaml"))
     track(tracker, config, manifest, out)
     print(summary(manifest, out))
