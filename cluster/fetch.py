@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -29,17 +31,23 @@ def local_copy(source: Source) -> Iterator[Path]:
     Raises:
         BadVideo: there is no such file, it may not be read, or it is not the one that was listed (fetch: missing,
             unreadable, http_403 and the like, changed). That is final: it becomes a reject.
-        OSError: anything else that goes wrong while fetching, after FETCH_ATTEMPTS. It ends the job with the video
-            uncommitted, for credentials that ran out or a network that went down must not reject a corpus.
+        BadInput, OSError: anything else that goes wrong while fetching, after FETCH_ATTEMPTS. It ends the job with the
+            video uncommitted, for credentials that ran out or a network that went down must not reject a corpus.
     """
     fs, path = storage.filesystem(source.uri)
     if "file" in fs.protocol:
         try:
+            if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a pipe would wait for ever
+                raise BadVideo("fetch", "unreadable", "not a regular file")
             with open(path, "rb"):
                 pass
-        except FileNotFoundError as fault:
+        except (FileNotFoundError, NotADirectoryError) as fault:
             raise BadVideo("fetch", "missing", str(fault)) from fault
-        except (IsADirectoryError, PermissionError, ValueError) as fault:  # ValueError: a NUL in the name
+        except (PermissionError, ValueError) as fault:  # ValueError: a NUL in the name
+            raise BadVideo("fetch", "unreadable", str(fault)) from fault
+        except OSError as fault:
+            if fault.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+                raise
             raise BadVideo("fetch", "unreadable", str(fault)) from fault
         _check_unchanged(source, Path(path).stat().st_size, storage.listing_version(fs.info(path)))
         yield Path(path)
@@ -79,4 +87,4 @@ def _fetch(fs: AbstractFileSystem, path: str, local: Path, uri: str) -> None:
         log.warning("fetching %s failed (%s), attempt %d of %d", name, last, attempt, FETCH_ATTEMPTS)
         if attempt < FETCH_ATTEMPTS:
             time.sleep(BACKOFF_S * 2**attempt)
-    raise OSError(f"fetching {name} failed {FETCH_ATTEMPTS} times: {last}")
+    raise storage.explained(last, uri) or OSError(f"fetching {name} failed {FETCH_ATTEMPTS} times: {last}")

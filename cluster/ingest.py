@@ -50,6 +50,7 @@ from vgan.video.clips import clips_from_video
 from vgan.video.decode import Probe
 
 SEGMENT_CLIPS = 1_000_000  # clip numbers of one segment start this far from those of the segment before
+MAX_SEGMENTS = 1000  # a week of video at ten minutes each; the last one takes the rest
 KILLED_RETRIES = 2  # where the decoder was killed from outside, which is no fault of the video
 DECODER_DIED = frozenset({"crashed", "timeout", "out_of_memory", "killed"})  # such a video is quarantined
 
@@ -65,10 +66,10 @@ def prepare(
         config: decode, shots, screen, stabilization, clip and gate settings.
         seed: of the shuffle that packs clips into shards.
         shard_mb: raw size of a shard, MB.
-        replace: a finished dataset of other sources, gates, seed or shard size may be replaced.
+        replace: pack anew even if a finished dataset stands there, of the same or other sources, gates, seed or size.
 
     Raises:
-        BadInput: no video gave a clip, or `out` holds another dataset.
+        BadInput: no video gave a clip, `out` holds another dataset, or is not shared by all nodes.
     """
     if finished := already_prepared(sources, out, config, seed=seed, shard_mb=shard_mb, replace=replace):
         return finished
@@ -76,12 +77,14 @@ def prepare(
     if not storage.honours_create(out):
         print(f"{out}: this store has no put-if-absent; doubled work is equal and does no harm", flush=True)
     _say_what_is_done(ledger, videos)
-    with SourceHours([u.source for u in ledger.open_units(videos)]) as progress:
+    with SourceHours(ledger.open_units(videos)) as progress:
         while units := ledger.open_units(videos):  # the first segment of a long video tells of the others
             _run_units(units, out, config, progress)
             ledger = Ledger.read(out)
+            if ledger.open_units(videos) == units:
+                raise BadInput(f"what the workers wrote is not seen at {out!r}: out= must be a place all nodes share")
     by_source_id = sorted(videos, key=lambda video: videos[video].source_id)
-    records = read_records(ledger.commit_urls(out, by_source_id))
+    records = read_records(ledger.commit_urls(by_source_id))
     inputs, shard_rows = _inputs_digest(videos, ledger, config, seed, shard_mb), _shard_rows(config, shard_mb)
     manifest = pack(records, sources, out, config, seed=seed, shard_rows=shard_rows, inputs=inputs)
     write_manifest(manifest, out)
@@ -99,7 +102,8 @@ def already_prepared(
     if not storage.exists(storage.join(out, MANIFEST)):
         return None
     manifest = read_manifest(out)
-    if manifest.inputs == _inputs_digest(videos_by_name(sources, config), Ledger.read(out), config, seed, shard_mb):
+    inputs = _inputs_digest(videos_by_name(sources, config), Ledger.read(out), config, seed, shard_mb)
+    if manifest.inputs == inputs and not replace:
         print(f"already prepared: {out}", flush=True)
         return manifest
     if manifest.config["work_digest"] != work_digest(config):
@@ -129,9 +133,9 @@ def _inputs_digest(videos: dict[str, Source], ledger: Ledger, config: VideoConfi
 
 
 def _say_what_is_done(ledger: Ledger, videos: dict[str, Source]) -> None:
-    begun = sum((video, ledger.generation(video)) in ledger.segments for video in videos)
-    if begun:
-        print(f"{begun} videos are committed by an earlier run; {len(videos) - begun} to go", flush=True)
+    done = sum(map(ledger.is_complete, videos))
+    if done:
+        print(f"{done} videos are committed by an earlier run; {len(videos) - done} to go", flush=True)
 
 
 # ---- phase 1: one unit -------------------------------------------------------------------------------------------
@@ -188,7 +192,7 @@ def commit_unit(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str,
                     break
                 found = decode_unit(path, unit, config)
     except BadVideo as fault:
-        found = Found(rejects=[_whole(fault)])
+        found = Found(rejects=[_whole(fault)], segments=unit.segments or 1)
     url = commit_url(out, unit, found.segments)
     if not storage.exists(url):  # it does where an earlier attempt at this task died after it
         record = {
@@ -206,8 +210,8 @@ def commit_unit(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str,
             "seconds": round(time.monotonic() - started, 3),
             **_write_clips(unit, found, out, config),
         }
-        storage.write_new(url, storage.json_bytes(record))
-        _count(record, len(found.clips))
+        if storage.write_new(url, storage.json_bytes(record)):
+            _count(record, len(found.clips))
     return {
         "clips": len(found.clips),
         "windows": len(found.clips) + sum(r.start_s is not None for r in found.rejects),
@@ -222,7 +226,7 @@ def decode_unit(path: Path, unit: Unit, config: VideoConfig) -> Found:
     try:
         probe = decoder.probe(path)
     except BadVideo as fault:
-        return Found(rejects=[_whole(fault)])
+        return Found(rejects=[_whole(fault)], segments=unit.segments or 1)
     segments = unit.segments or num_segments(probe.duration_s, config.decode.segment_s)
     start_s, end_s, source_s = segment_span(probe.duration_s, unit.segment, segments)
     frames = decoder.frames(path, start_s, end_s, native=config.stabilize.preset == "reference")
@@ -234,7 +238,7 @@ def decode_unit(path: Path, unit: Unit, config: VideoConfig) -> Found:
         probe=probe,
         decoder=decoder.backend,
         segments=segments,
-        source_s=source_s,
+        source_s=source_s if items else 0.0,  # a header may promise more than there is
     )
 
 
@@ -249,8 +253,8 @@ def worker_decoder(config: DecodeConfig) -> Decoder:
 
 
 def num_segments(duration_s: float | None, segment_s: float) -> int:
-    """Into how many equal segments a video is split; one if its duration is not known."""
-    return max(1, round((duration_s or 0) / segment_s))
+    """Into how many equal segments a video is split; one if its duration is not known. A header may claim anything."""
+    return min(MAX_SEGMENTS, max(1, round((duration_s or 0) / segment_s)))
 
 
 def segment_span(duration_s: float | None, segment: int, segments: int) -> tuple[float, float, float]:

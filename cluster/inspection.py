@@ -35,11 +35,18 @@ class Status:
 
 
 def status(out: str, videos: dict[str, Source] | None = None) -> Status:
-    """Read the commit records of a dataset's folder; `videos` (by name) limits it to these."""
+    """Read the commit records of a dataset's folder; `videos` (by name) limits it to these.
+
+    Raises:
+        BadInput: there is nothing at all.
+    """
     ledger = Ledger.read(out)
+    finished = storage.exists(storage.join(out, MANIFEST))
+    if not ledger.records and not finished:
+        raise BadInput(f"nothing was prepared at {out!r}: no commit record and no manifest is there")
     begun = [v for v in (videos or ledger.all_videos()) if (v, ledger.generation(v)) in ledger.segments]
-    complete = sum(len(ledger.done[v, ledger.generation(v)]) == ledger.segments[v, ledger.generation(v)] for v in begun)
-    records = read_records(ledger.commit_urls(out, begun))
+    complete = sum(map(ledger.is_complete, begun))
+    records = read_records(ledger.commit_urls(begun))
     rejects = Counter(f"{j['stage']}: {j['reason']}" for r in records for j in r["rejects"])
     return Status(
         videos=None if videos is None else len(videos),
@@ -50,14 +57,14 @@ def status(out: str, videos: dict[str, Source] | None = None) -> Status:
         clips=sum(len(r["clips"].get("clip_id", ())) for r in records),
         quarantined=len({r["video"] for r in records if r["quarantined"]}),
         rejects=dict(rejects.most_common()),
-        finished=storage.exists(storage.join(out, MANIFEST)),
+        finished=finished,
     )
 
 
 def quarantine(out: str) -> list[dict[str, Any]]:
     """Rejects that killed their decoder, one row each: source_id, source_uri, stage, reason, detail, generation."""
     ledger = Ledger.read(out)
-    records = read_records(ledger.commit_urls(out, ledger.all_videos()))
+    records = read_records(ledger.commit_urls(ledger.all_videos()))
     return [
         {
             "source_id": record["source"]["source_id"],
@@ -72,28 +79,32 @@ def quarantine(out: str) -> list[dict[str, Any]]:
     ]
 
 
-def requeue(out: str, reason: str) -> int:
-    """Queue again every video that, or a segment of which, was rejected as a whole for `reason`. Returns how many.
+def requeue(out: str, reason: str, videos: dict[str, Source]) -> int:
+    """Queue again those of `videos` (by name) that, or a segment of which, were rejected as a whole for `reason`.
+
+    Returns how many; 0 where an earlier retry is not finished yet and there is nothing new.
 
     Raises:
         BadInput: there is none; names the reasons there are.
     """
     ledger = Ledger.read(out)
-    records = read_records(ledger.commit_urls(out, ledger.all_videos()))
+    records = read_records(ledger.commit_urls(videos))
     whole = Counter(j["reason"] for r in records for j in r["rejects"] if j["start_s"] is None)
-    videos = {r["video"] for r in records if any(j["start_s"] is None and j["reason"] == reason for j in r["rejects"])}
-    if not videos:
+    again = {r["video"] for r in records if any(j["start_s"] is None and j["reason"] == reason for j in r["rejects"])}
+    if not again and any(ledger.generation(v) and not ledger.is_complete(v) for v in videos):
+        return 0
+    if not again:
         known = ", ".join(f"{r} ({n})" for r, n in whole.most_common()) or "none"
         raise BadInput(f"no video in {out!r} was rejected for reason={reason!r}; reasons there are: {known}")
-    queue_again(out, ledger, sorted(videos))
-    return len(videos)
+    queue_again(out, ledger, sorted(again))
+    return len(again)
 
 
 def verify(out: str) -> list[str]:
     """Everything that is wrong with a finished dataset, a line each; empty if it is whole.
 
-    Every shard is read: its size, checksum, number of rows and schema are compared with the manifest, clip ids must be
-    unique, and the counts must add up. Needs a Ray session.
+    Every shard is read: its size, checksum and number of rows are compared with the manifest, clip ids must be unique,
+    and the counts must add up. Needs a Ray session.
     """
     manifest = read_manifest(out)
     check = ray.remote(num_cpus=1, max_retries=2)(check_shard)
@@ -103,7 +114,8 @@ def verify(out: str) -> list[str]:
     with progress_bar(total=len(tasks), unit="shard", desc="verify") as bar:
         for task in tasks:
             shard_faults, shard_ids = ray.get(task)
-            faults, ids = faults + shard_faults, ids + shard_ids
+            faults += shard_faults
+            ids += shard_ids
             bar.update()
     return faults + _account_faults(manifest, ids)
 

@@ -20,6 +20,7 @@ from cluster.progress import progress_bar
 from cluster.runs import git_commit
 from cluster.shards import (
     MANIFEST,
+    REJECTS,
     REJECTS_SCHEMA,
     Manifest,
     Shard,
@@ -70,9 +71,11 @@ def pack(
     rejects = _reject_rows(records, clips, verdicts)
     accepted = clips.filter(pa.array([v is None for v in verdicts], pa.bool_()))
     counts = count(records, rejects, accepted)
+    assert counts["sources"] == len(sources), counts
     if not accepted.num_rows:
         reasons = ", ".join(f"{n} {reason}" for reason, n in counts["rejected_by_reason"].items())
         raise BadInput(f"none of the {counts['sources']} videos gave a clip ({reasons}): nothing to write to {out!r}")
+    _check_pixels_are_there(accepted, out)
     order = np.random.default_rng(seed).permutation(accepted.num_rows)
     storage.remove(storage.join(out, MANIFEST))  # from here on the old dataset is gone
     storage.remove(storage.join(out, "shards"))
@@ -88,7 +91,7 @@ def pack(
             shards.append(ray.get(task))
             bar.update()
     table = pa.Table.from_pylist(rejects, REJECTS_SCHEMA)
-    storage.write_bytes(storage.join(out, "rejects.parquet"), table_bytes(table))
+    storage.write_bytes(storage.join(out, REJECTS), table_bytes(table))
     digests = {"digest": config_digest(config), "work_digest": work_digest(config)}
     manifest = Manifest(
         clip=config.clip,
@@ -100,6 +103,17 @@ def pack(
         git_commit=git_commit(),
     )
     return replace(manifest, digest=manifest.content_digest())
+
+
+def _check_pixels_are_there(clips: pa.Table, out: str) -> None:
+    """Raise BadInput if the pixels of a clip are gone, before anything of an older dataset is touched."""
+    there = {url.rpartition("/")[2] for url in storage.list_files(storage.join(out, "work", "units"))}
+    gone = sorted({name.rpartition("/")[2] for name in clips["data"].unique().to_pylist()} - there)
+    if gone:
+        raise BadInput(
+            f"{len(gone)} files of pixels are gone from {out!r}/work/units, {gone[0]} first: remove {out!r} and "
+            "prepare it again"
+        )
 
 
 def candidates(records: list[dict[str, Any]], sources: Sequence[Source], config: VideoConfig) -> pa.Table:

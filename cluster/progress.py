@@ -10,7 +10,7 @@ from typing import Any
 import ray.data
 from tqdm import tqdm
 
-from cluster.sources import Source
+from cluster.units import Unit
 
 
 def progress_bar(total: float, unit: str, desc: str) -> Any:
@@ -38,10 +38,13 @@ class SourceHours:
     sizes are known, else by number. What earlier runs committed does not count.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
-        durations = [s.duration_s for s in sources]
+    def __init__(self, units: Sequence[Unit]) -> None:
+        durations = [u.source.duration_s and u.source.duration_s / max(1, u.segments) for u in units]
         self._total_s = sum(d for d in durations if d) if all(d is not None for d in durations) else None
-        self._num_sources, self._total_bytes = len(sources), sum(s.bytes or 0 for s in sources)
+        self._num_sources, self._total_bytes = (
+            len(units),
+            sum((u.source.bytes or 0) / max(1, u.segments) for u in units),
+        )
         self._clips = self._windows = self._units = 0
         self._done_s = self._done_bytes = 0.0
         self._bar = progress_bar(total=max(1e-6, (self._total_s or 0) / 3600), unit="h", desc="prepare")

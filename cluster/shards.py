@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster import storage
-from vgan.config import ClipSpec, GateConfig, VideoConfig
+from vgan.config import ClipSpec, VideoConfig
 from vgan.errors import BadInput
 from vgan.records import SCHEMA_VERSION, Clip, Evidence
 
 ROWS_PER_GROUP = 64  # 25 MB raw: what one ranged read of an object store should fetch, and the unit of shuffling
 MANIFEST = "manifest.json"
+REJECTS = "rejects.parquet"
 REJECTS_SCHEMA = pa.schema(
     [
         pa.field("source_id", pa.string(), nullable=False),
@@ -103,9 +104,15 @@ def config_digest(config: VideoConfig) -> str:
 def work_digest(config: VideoConfig) -> str:
     """16 hex digits that change whenever the same video would have to be decoded again.
 
-    The gates do not: they are applied to the stored scores. Only `keep_failed` asks them while the pixels are there.
+    The gates do not matter: they are applied to the stored scores. Only `keep_failed` asks them while the pixels are
+    there. Nor does how long and with how much memory a decoder may work: a retry may be given more of both.
     """
-    return config_digest(config if config.stabilize.keep_failed else replace(config, gates=GateConfig()))
+    content = asdict(config)
+    if not config.stabilize.keep_failed:
+        del content["gates"]
+    for limit in ("timeout_s", "time_factor", "memory_gb"):
+        del content["decode"][limit]
+    return hashlib.sha256(storage.json_bytes([SCHEMA_VERSION, content])).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +146,7 @@ class Manifest:
         return VideoConfig(**{name: kind(**self.config["video"][name]) for name, kind in kinds.items()})
 
     def content_digest(self) -> str:
-        """SHA-256 over what the dataset is: not when, by which commit and from which copies of files it was made."""
+        """SHA-256 over what the dataset is: not when and by which commit it was made."""
         content = {k: v for k, v in asdict(self).items() if k not in ("digest", "inputs", "created", "git_commit")}
         return hashlib.sha256(storage.json_bytes(content)).hexdigest()
 

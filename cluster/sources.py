@@ -139,7 +139,7 @@ def _source(row: dict[str, Any], folder: str, where: str) -> Source:
         kinds = {"bytes": int, "duration_s": float}
         typed = {k: kinds[k](v) if k in kinds else v for k, v in given.items()}
         uri = given["uri"]
-        placed = uri if "://" in uri or uri.startswith(("/", "~")) else storage.join(folder, uri)
+        placed = uri if "://" in uri or uri.startswith(("/", "~/")) else storage.join(folder, uri)
         return Source(**{"source_id": uri, **typed, "uri": placed})
     except (KeyError, ValueError) as fault:
         raise BadInput(

@@ -77,7 +77,7 @@ def absolute(url: str) -> str:
     """
     if "://" in url:
         return url
-    path = Path(url).expanduser()
+    path = Path(url).expanduser() if url.startswith("~/") else Path(url)
     if not path.is_absolute() and in_submitted_job():
         raise BadInput(f"{url!r} is relative, and a submitted job's folder is deleted: give an absolute path or a url")
     return str(path.absolute())

@@ -24,12 +24,13 @@ from cluster.sources import Source
 
 READERS = 32  # threads that wait for an object store's answers
 NAME = re.compile(r"(?P<video>[0-9a-f]{20})\.g(?P<generation>\d+)\.(?P<segment>\d+)of(?P<segments>\d+)\.json")
+MARKER = re.compile(r"(?P<video>[0-9a-f]{20})\.g(?P<generation>\d+)")
 
 
 def video_name(source: Source, digest: str) -> str:
     """20 hex digits that change with a video's place, size, version and the settings."""
-    key = f"{source.source_id}|{source.uri}|{source.bytes}|{source.version}|{digest}"
-    return hashlib.sha256(key.encode()).hexdigest()[:20]
+    key = [source.source_id, source.uri, source.bytes, source.version, digest]
+    return hashlib.sha256(storage.json_bytes(key)).hexdigest()[:20]
 
 
 @dataclass(frozen=True)
@@ -55,31 +56,36 @@ def commit_url(out: str, unit: Unit, segments: int) -> str:
 
 @dataclass(frozen=True)
 class Ledger:
-    """What the commit records' names tell: for each video and generation, its segments and those that are done."""
+    """What the names tell: the record of each (video, generation) by segment, and how many segments there are."""
 
     segments: dict[tuple[str, int], int]
-    done: dict[tuple[str, int], frozenset[int]]
+    records: dict[tuple[str, int], dict[int, str]]
     generations: dict[str, int]  # of videos that were queued again
 
     @classmethod
     def read(cls, out: str) -> Ledger:
         """The ledger of a dataset's folder; empty where there is none."""
         segments: dict[tuple[str, int], int] = {}
-        done: dict[tuple[str, int], set[int]] = {}
+        records: dict[tuple[str, int], dict[int, str]] = {}
         for url in storage.list_files(storage.join(out, "work", "commits"), ".json"):
             if found := NAME.fullmatch(os.path.basename(url)):
                 key = found["video"], int(found["generation"])
                 segments[key] = int(found["segments"])
-                done.setdefault(key, set()).add(int(found["segment"]))
+                records.setdefault(key, {})[int(found["segment"])] = url
         generations: dict[str, int] = {}
         for url in storage.list_files(storage.join(out, "work", "requeued")):
-            video, _, generation = os.path.basename(url).partition(".g")
-            generations[video] = max(generations.get(video, 0), int(generation))
-        return cls(segments, {k: frozenset(v) for k, v in done.items()}, generations)
+            if found := MARKER.fullmatch(os.path.basename(url)):
+                generations[found["video"]] = max(generations.get(found["video"], 0), int(found["generation"]))
+        return cls(segments, records, generations)
 
     def generation(self, video: str) -> int:
         """The generation that counts."""
         return self.generations.get(video, 0)
+
+    def is_complete(self, video: str) -> bool:
+        """Whether every segment of the video's generation that counts is committed."""
+        key = video, self.generation(video)
+        return key in self.segments and len(self.records[key]) == self.segments[key]
 
     def open_units(self, sources: dict[str, Source]) -> list[Unit]:
         """What is left to do of these videos (by name): missing segments of those begun, the first of others."""
@@ -89,23 +95,18 @@ class Ledger:
             if key not in self.segments:
                 units.append(Unit(video, source, key[1]))
                 continue
-            missing = set(range(self.segments[key])) - self.done[key]
+            missing = set(range(self.segments[key])) - set(self.records[key])
             units += [Unit(video, source, key[1], s, self.segments[key]) for s in sorted(missing)]
         return units
 
-    def commit_urls(self, out: str, videos: Iterable[str]) -> list[str]:
+    def commit_urls(self, videos: Iterable[str]) -> list[str]:
         """The records of these videos' committed units that count, in the order given, segments ascending."""
-        urls = []
-        for video in videos:
-            key = video, self.generation(video)
-            for segment in sorted(self.done.get(key, ())):
-                name = f"{video}.g{key[1]}.{segment}of{self.segments[key]}.json"
-                urls.append(storage.join(out, "work", "commits", name))
-        return urls
+        keys = [(video, self.generation(video)) for video in videos]
+        return [url for key in keys for _, url in sorted(self.records.get(key, {}).items())]
 
     def all_videos(self) -> list[str]:
         """Names of every video with a record that counts."""
-        return sorted({video for video, generation in self.done if generation == self.generation(video)})
+        return sorted({video for video, generation in self.records if generation == self.generation(video)})
 
 
 def read_records(urls: list[str]) -> list[dict[str, Any]]:

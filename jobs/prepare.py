@@ -65,7 +65,9 @@ class PrepareConfig:
     reason: str = option("", "with action=retry: do the videos rejected for this reason again")
     max_reject_fraction: float = option(1.0, "fail if a larger share of the videos is rejected, 0..1")
     shard_mb: int = option(400, "raw size of a shard, MB")
-    replace: bool = option(False, "replace a finished dataset of other sources, gates, seed or shard size")
+    replace: bool = option(
+        False, "pack anew over a finished dataset: other sources, gates, seed or shard size"
+    )
     seed: int = option(0, "of the shuffle into shards")
     address: str = option("", "Ray cluster; empty: the one this job was submitted to, else a local one")
     clip: ClipSpec = section(ClipSpec, "shape of a clip")
@@ -80,6 +82,8 @@ class PrepareConfig:
         check_choice("action", self.action, ACTIONS)
         if self.shard_mb < 1:
             raise ValueError(f"shard_mb must be at least 1, got {self.shard_mb}")
+        if self.num < 1:
+            raise ValueError(f"num must be at least 1, got {self.num}")
         if not 0 <= self.max_reject_fraction <= 1:
             raise ValueError(f"max_reject_fraction must be in 0..1, got {self.max_reject_fraction}")
 
@@ -108,21 +112,21 @@ def main(config: PrepareConfig) -> None:
     elif config.action == "quarantine":
         show_quarantine(out)
     else:
-        if config.action == "retry":
-            command.require(config, "sources", "reason")
-            print(f"{requeue(out, config.reason)} videos queued again", flush=True)
         make_dataset(config, out)
 
 
 def make_dataset(config: PrepareConfig, out: str) -> None:
-    """Prepare the dataset, log its counts, print them."""
-    command.require(config, "sources")
+    """Prepare the dataset, log its counts, print them; with action=retry, first queue again what was rejected."""
+    command.require(config, "sources", *(["reason"] if config.action == "retry" else []))
     sources = read_sources(storage.absolute(config.sources))
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "prepare")
     tracker.experiment_id()  # a tracking server that cannot be used is told before the work, not after
     storage.make_folder(out)
     seed, shard_mb, again = config.seed, config.shard_mb, config.replace or config.action == "retry"
     manifest = already_prepared(sources, out, config.video(), seed=seed, shard_mb=shard_mb, replace=again)
+    if config.action == "retry":
+        num = requeue(out, config.reason, videos_by_name(sources, config.video()))
+        print(f"{num} videos queued again", flush=True)
     if manifest is None:
         with ray_session(config.address):
             manifest = prepare(sources, out, config.video(), seed=seed, shard_mb=shard_mb, replace=again)

@@ -38,7 +38,7 @@ class Clip:
     """One finished clip: frames (T, H, W, 3) uint8, RGB."""
 
     start_s: float  # of the first frame, in the source's own time
-    shot: int  # counts from 0 within the source
+    shot: int  # counts from 0 within the source, or the segment of a long one
     frames: np.ndarray
     evidence: Evidence
 

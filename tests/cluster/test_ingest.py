@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.ingest import prepare
+from cluster.ingest import commit_unit, prepare, videos_by_name
 from cluster.shards import Manifest, read_clips, read_manifest, to_frames
 from cluster.sources import Source, list_folder
+from cluster.units import Ledger, Unit, read_records
 from vgan.config import ClipSpec, DecodeConfig, GateConfig, StabilizeConfig, VideoConfig
 from vgan.drawn import draw_clip
 from vgan.errors import BadInput
@@ -212,6 +213,32 @@ def test_prepare_in_segments_takes_every_segment_and_splits_the_cap(sources: lis
     table = read_clips(str(tmp_path / "capped"), capped, ["source_id", "start_s"]).to_pylist()
     starts = sorted(round(row["start_s"], 2) for row in table if row["source_id"] == GOOD[0])
     assert starts == [0.0, 0.16, 1.12, 1.28]
+
+
+def test_prepare_whose_file_goes_between_its_segments_accounts_for_each(sources: list[Source], tmp_path: Path) -> None:
+    (video,) = (s for s in sources if s.source_id == GOOD[0])
+    copied = replace(video, uri=str(tmp_path / "v.mp4"))
+    config = replace(VIDEO, decode=replace(VIDEO.decode, segment_s=0.8))  # of 2.24 s: 3 segments
+    (name,) = videos_by_name([copied], config)
+    units = [Unit(name, copied), Unit(name, copied, segment=1, segments=3), Unit(name, copied, segment=2, segments=3)]
+    (tmp_path / "v.mp4").write_bytes(Path(video.uri).read_bytes())
+    listed = replace(copied, version=None)
+    for n, unit in enumerate(units):
+        if n == 1:
+            (tmp_path / "v.mp4").unlink()
+        commit_unit(asdict(replace(unit, source=listed)), str(tmp_path / "out"), config)
+    ledger = Ledger.read(str(tmp_path / "out"))
+    assert ledger.is_complete(name)
+    records = read_records(ledger.commit_urls([name]))
+    assert [r["segment"] for r in records] == [0, 1, 2]
+    assert [[j["reason"] for j in r["rejects"]] for r in records[1:]] == [["missing"]] * 2
+
+
+def test_prepare_where_the_driver_cannot_see_what_workers_wrote_ends_instead_of_going_round(
+    sources: list[Source],
+) -> None:
+    with pytest.raises(BadInput, match="a place all nodes share"):
+        prepare(sources[:1], "memory://nowhere", VIDEO, seed=0, shard_mb=1)
 
 
 def test_prepare_notices_a_source_that_changed_after_it_was_listed(sources: list[Source], tmp_path: Path) -> None:

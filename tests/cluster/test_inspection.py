@@ -75,6 +75,26 @@ def test_verify_names_the_shard_whose_bytes_changed_or_are_gone(dataset: Path) -
     assert "shards/shard-000000.parquet is missing" in verify(str(dataset))
 
 
+def test_replace_makes_a_damaged_dataset_whole_again(dataset: Path, sources: list[Source]) -> None:
+    digest = read_manifest(str(dataset)).digest
+    (dataset / "shards" / "shard-000000.parquet").unlink()
+    assert prepare(sources, str(dataset), VIDEO, seed=0, shard_mb=1, replace=True).digest == digest
+    assert verify(str(dataset)) == []
+
+
+def test_replace_touches_nothing_where_the_pixels_are_gone(dataset: Path, sources: list[Source]) -> None:
+    (pixels,) = (dataset / "work" / "units").iterdir()
+    pixels.unlink()
+    with pytest.raises(BadInput, match=r"1 files of pixels are gone"):
+        prepare(sources, str(dataset), VIDEO, seed=1, shard_mb=1, replace=True)
+    assert verify(str(dataset)) == []
+
+
+def test_status_of_a_folder_that_never_was_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="nothing was prepared"):
+        status(str(tmp_path / "nowhere"))
+
+
 def test_verify_notices_an_altered_manifest(dataset: Path) -> None:
     manifest = json.loads((dataset / "manifest.json").read_text())
     manifest["counts"]["clips"] += 1
@@ -86,9 +106,11 @@ def test_verify_notices_an_altered_manifest(dataset: Path) -> None:
 
 def test_requeue_does_the_rejected_video_again_and_nothing_else(dataset: Path, sources: list[Source]) -> None:
     before = {p: p.stat().st_mtime_ns for p in commits(dataset)}
+    videos = videos_by_name(sources, VIDEO)
     with pytest.raises(BadInput, match=r"reason='timeout'.*cannot_open \(1\)"):
-        requeue(str(dataset), "timeout")
-    assert requeue(str(dataset), "cannot_open") == 1
+        requeue(str(dataset), "timeout", videos)
+    assert requeue(str(dataset), "cannot_open", videos) == 1
+    assert requeue(str(dataset), "cannot_open", videos) == 0  # killed before it was done: it just goes on
     manifest = prepare(sources, str(dataset), VIDEO, seed=0, shard_mb=1, replace=True)
     assert manifest.counts["accepted"] == 1
     new = set(commits(dataset)) - set(before)

@@ -36,7 +36,7 @@ def test_ledger_first_segment_of_a_long_video_opens_the_others(tmp_path):
         commit(tmp_path, unit, unit.segments)
     ledger = Ledger.read(str(tmp_path))
     assert ledger.open_units(VIDEOS) == []
-    records = read_records(ledger.commit_urls(str(tmp_path), [NAME_B, NAME_A]))
+    records = read_records(ledger.commit_urls([NAME_B, NAME_A]))
     assert [r["name"] for r in records] == [f"{NAME_B}.g0.0", *(f"{NAME_A}.g0.{n}" for n in range(3))]
 
 
@@ -46,11 +46,22 @@ def test_ledger_queued_again_begins_a_new_generation_and_forgets_the_old_record(
     queue_again(str(tmp_path), Ledger.read(str(tmp_path)), [NAME_A])
     ledger = Ledger.read(str(tmp_path))
     assert ledger.open_units(VIDEOS) == [Unit(NAME_A, A, generation=1)]
-    assert len(ledger.commit_urls(str(tmp_path), VIDEOS)) == 1
+    assert len(ledger.commit_urls(VIDEOS)) == 1
     commit(tmp_path, Unit(NAME_A, A, generation=1), segments=1)
     ledger = Ledger.read(str(tmp_path))
     assert ledger.open_units(VIDEOS) == []
-    assert [r["name"] for r in read_records(ledger.commit_urls(str(tmp_path), [NAME_A]))] == [f"{NAME_A}.g1.0"]
+    assert [r["name"] for r in read_records(ledger.commit_urls([NAME_A]))] == [f"{NAME_A}.g1.0"]
+
+
+def test_ledger_draft_of_a_marker_is_no_generation(tmp_path):
+    (tmp_path / "work" / "requeued").mkdir(parents=True)
+    (tmp_path / "work" / "requeued" / f"{NAME_A}.g1.123.tmp").write_bytes(b"")
+    assert Ledger.read(str(tmp_path)).generation(NAME_A) == 0
+
+
+def test_video_name_keeps_sources_apart_whose_parts_join_alike():
+    one, other = Source(uri="/v/b.mp4", source_id="a|/x"), Source(uri="/x|/v/b.mp4", source_id="a")
+    assert video_name(one, "settings") != video_name(other, "settings")
 
 
 def test_ledger_passes_over_what_is_no_commit_record(tmp_path):

@@ -15,6 +15,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import resource
 import select
 import signal
@@ -357,6 +358,8 @@ def _checked_text(kind: bytes, text: bytearray) -> Any:
         right = isinstance(value, str)
     else:
         right = isinstance(value, list) and len(value) == 3 and all(isinstance(each, str) for each in value)
+        right = right and value[0] == "decode" and re.fullmatch(r"[a-z0-9_]{1,40}", value[1]) is not None
+        value = [*value[:2], value[2].encode(errors="replace").decode()] if right else value  # no lone surrogates
     if not right:
         raise _garbage("text of the wrong form")
     return value
@@ -418,8 +421,11 @@ def _serve_frames(out: int, request: dict[str, Any], config: DecodeConfig) -> No
     named = False
     segment = (request["start_s"], request["end_s"], request["native"])
     path, backend = request["path"], config.backend
-    if is_strip(path):  # one segment: it is short
-        given, backend = strip_frames(path, config.strip_fps, None if request["native"] else config.size), "pillow"
+    given: Iterator[Frame]
+    if is_strip(path):
+        short_side, backend = None if request["native"] else config.size, "pillow"
+        every = strip_frames(path, config.strip_fps, short_side)
+        given = (frame for frame in every if request["start_s"] <= frame.pts_s < request["end_s"])
     else:
         given = frames(path, config, *segment, report_skip)
     for frame in given:

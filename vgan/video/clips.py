@@ -64,7 +64,7 @@ def _windows(frames: Iterable[Frame], config: VideoConfig) -> Iterator[tuple[int
         length += 1
         if length >= clip.num_frames and (length - clip.num_frames) % clip.stride == 0:
             yield shot, list(held)
-    if length < clip.num_frames:
+    if 0 < length < clip.num_frames:
         yield _too_short(start_s, length, clip.num_frames)
 
 

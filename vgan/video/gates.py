@@ -16,7 +16,7 @@ def verdict(evidence: Evidence, config: GateConfig) -> tuple[str, str] | None:
     A clip that was kept as it was (`evidence.stabilized` is False) has no registration scores; what it has is judged.
     """
     for reason, value, bound, upper in _bounds(evidence, config):
-        if value > bound if upper else value < bound:
+        if not (value <= bound if upper else value >= bound):  # so that no NaN passes
             return reason, f"{value:.3g}; at {'most' if upper else 'least'} {bound:g}"
     return None
 

@@ -55,7 +55,10 @@ def _by_paper(frames: np.ndarray, config: StabilizeConfig, size: int) -> tuple[n
 def _by_reference(frames: np.ndarray, size: int) -> tuple[np.ndarray, Evidence]:
     registration = reference.register(frames)
     clip, filled = reference.render(frames, registration.transforms, size)
-    return clip, evidence_of(registration, frames.shape[1], frames.shape[2], clip, filled)
+    try:
+        return clip, evidence_of(registration, frames.shape[1], frames.shape[2], clip, filled)
+    except np.linalg.LinAlgError as fault:
+        raise BadVideo("stabilize", "collapsed", "a chain of homographies without an inverse") from fault
 
 
 def evidence_of(registration: Registration, height: int, width: int, clip: np.ndarray, filled: np.ndarray) -> Evidence:

@@ -63,3 +63,8 @@ def test_strain_grows_towards_the_bound():
 def test_gates_unknown_reason_is_refused():
     with pytest.raises(ValueError, match=r"gates\.off.*too_blue"):
         GateConfig(off=["too_blue"])
+
+
+@pytest.mark.parametrize("score", ["residual_px", "inlier_ratio", "drift_px", "dissolve", "motion"])
+def test_gates_score_that_is_no_number_does_not_pass(score):
+    assert verdict(Evidence(**GOOD | {score: float("nan")}), GateConfig()) is not None

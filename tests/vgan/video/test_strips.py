@@ -180,6 +180,8 @@ def test_decoder_plays_a_strip_like_a_video(clip: np.ndarray, tmp_path: Path) ->
         probe = decoder.probe(tmp_path / "0001.jpg")
         frames = list(decoder.frames(tmp_path / "0001.jpg"))
         assert decoder.backend.startswith("pillow ")
+        part = [frame.pts_s for frame in decoder.frames(tmp_path / "0001.jpg", 0.5, 0.8)]
+    assert part == [0.5, 0.6, 0.7]
     assert (probe.duration_s, probe.width, probe.height, probe.container) == (2.0, 32, 32, "strip")
     assert [frame.pts_s for frame in frames] == [n / 10 for n in range(20)]
     assert psnr_db(np.stack([frame.image for frame in frames]), long) > 35
