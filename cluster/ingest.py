@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import ray
 from ray.util.annotations import RayDeprecationWarning
 from ray.util.metrics import Counter
@@ -144,8 +145,10 @@ def _say_what_is_done(ledger: Ledger, videos: dict[str, Source]) -> None:
 def _run_units(units: list[Unit], out: str, config: VideoConfig, progress: SourceHours) -> None:
     """Commit every unit, on Ray Data, showing progress."""
     quiet_ray_data()
-    rows = ray.data.from_items([asdict(u) for u in units], override_num_blocks=min(len(units), 4096))
-    # A block is a task: one unit each, up to the number of blocks Ray Data schedules with ease.
+    # A block is a task. Ray Data takes about 0.13 s from one task of a worker to the next, as long as 80 frames take,
+    # so short videos share one; 4096 blocks are what it schedules with ease.
+    num_blocks = min(4096, max(min(len(units), 8 * int(ray.cluster_resources()["CPU"])), len(units) // 4))
+    rows = ray.data.from_items([asdict(u) for u in units], override_num_blocks=num_blocks)
     with warnings.catch_warnings():  # the argument that bounds retries has no successor yet; the default is for ever
         warnings.simplefilter("ignore", RayDeprecationWarning)
         results = rows.map(commit_or_tell, fn_args=(out, config), num_cpus=1, max_retries=2)  # 1:1, decode, SIFT bound
@@ -165,6 +168,7 @@ class Found:
     decoder: str = ""
     segments: int = 1
     source_s: float = 0.0  # seconds of source video dealt with
+    committed: bool = False  # by an earlier attempt: nothing was decoded
 
     def lost_for(self, reasons: frozenset[str]) -> bool:
         """Whether decoding ended for one of these reasons."""
@@ -186,15 +190,15 @@ def commit_unit(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str,
     unit = Unit(**row | {"source": Source(**row["source"])})
     try:
         with local_copy(unit.source) as path:
-            found = decode_unit(path, unit, config)
+            found = decode_unit(path, unit, out, config)
             for _ in range(KILLED_RETRIES):
                 if not found.lost_for(frozenset({"killed"})):
                     break
-                found = decode_unit(path, unit, config)
+                found = decode_unit(path, unit, out, config)
     except BadVideo as fault:
         found = Found(rejects=[_whole(fault)], segments=unit.segments or 1)
     url = commit_url(out, unit, found.segments)
-    if not storage.exists(url):  # it does where an earlier attempt at this task died after it
+    if not found.committed:
         record = {
             "video": unit.video,
             "segment": unit.segment,
@@ -220,8 +224,8 @@ def commit_unit(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str,
     }
 
 
-def decode_unit(path: Path, unit: Unit, config: VideoConfig) -> Found:
-    """Decode one unit and cut it into clips with their scores."""
+def decode_unit(path: Path, unit: Unit, out: str, config: VideoConfig) -> Found:
+    """Decode one unit and cut it into clips with their scores; nothing of one that is committed already."""
     decoder = worker_decoder(config.decode)
     try:
         probe = decoder.probe(path)
@@ -229,6 +233,8 @@ def decode_unit(path: Path, unit: Unit, config: VideoConfig) -> Found:
         return Found(rejects=[_whole(fault)], segments=unit.segments or 1)
     segments = unit.segments or num_segments(probe.duration_s, config.decode.segment_s)
     start_s, end_s, source_s = segment_span(probe.duration_s, unit.segment, segments)
+    if storage.exists(commit_url(out, unit, segments)):  # by an earlier attempt at this task, which died after it
+        return Found(rejects=[], segments=segments, source_s=source_s, committed=True)
     frames = decoder.frames(path, start_s, end_s, native=config.stabilize.preset == "reference")
     cap = math.ceil(config.clip.max_per_video / segments)
     items = list(clips_from_video(frames, replace(config, clip=replace(config.clip, max_per_video=cap))))
@@ -249,6 +255,7 @@ def _whole(fault: BadVideo) -> Reject:
 @functools.lru_cache(maxsize=1)
 def worker_decoder(config: DecodeConfig) -> Decoder:
     """This worker process's own decoding child, kept from video to video: starting one costs as much as 100 frames."""
+    cv2.setNumThreads(1)  # a task has one core
     return Decoder(config)
 
 

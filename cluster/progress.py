@@ -41,10 +41,8 @@ class SourceHours:
     def __init__(self, units: Sequence[Unit]) -> None:
         durations = [u.source.duration_s and u.source.duration_s / max(1, u.segments) for u in units]
         self._total_s = sum(d for d in durations if d) if all(d is not None for d in durations) else None
-        self._num_sources, self._total_bytes = (
-            len(units),
-            sum((u.source.bytes or 0) / max(1, u.segments) for u in units),
-        )
+        self._num_units = len(units)
+        self._total_bytes = sum((u.source.bytes or 0) / max(1, u.segments) for u in units)
         self._clips = self._windows = self._units = 0
         self._done_s = self._done_bytes = 0.0
         self._bar = progress_bar(total=max(1e-6, (self._total_s or 0) / 3600), unit="h", desc="prepare")
@@ -64,7 +62,7 @@ class SourceHours:
         self._clips, self._windows = self._clips + row["clips"], self._windows + row["windows"]
         self._done_s, self._done_bytes = self._done_s + row["source_s"], self._done_bytes + row["bytes"]
         if self._total_s is None:
-            share = self._done_bytes / self._total_bytes if self._done_bytes else self._units / self._num_sources
+            share = self._done_bytes / self._total_bytes if self._done_bytes else self._units / self._num_units
             self._bar.total = self._done_s / 3600 / min(1.0, share)
         self._bar.total = max(self._bar.total, self._done_s / 3600)  # durations are claims
         speed = self._done_s / max(1e-3, self._bar.format_dict["elapsed"])

@@ -65,9 +65,7 @@ class PrepareConfig:
     reason: str = option("", "with action=retry: do the videos rejected for this reason again")
     max_reject_fraction: float = option(1.0, "fail if a larger share of the videos is rejected, 0..1")
     shard_mb: int = option(400, "raw size of a shard, MB")
-    replace: bool = option(
-        False, "pack anew over a finished dataset: other sources, gates, seed or shard size"
-    )
+    replace: bool = option(False, "pack anew over a finished dataset: other sources, gates, seed or shard size")
     seed: int = option(0, "of the shuffle into shards")
     address: str = option("", "Ray cluster; empty: the one this job was submitted to, else a local one")
     clip: ClipSpec = section(ClipSpec, "shape of a clip")

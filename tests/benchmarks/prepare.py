@@ -175,7 +175,9 @@ def hour_in_this_process(path: str) -> None:
             start_s, end_s, _ = segment_span(duration_s, segment, segments)
             frames = decoder.frames(path, start_s, end_s)
             clips += sum(isinstance(item, Clip) for item in clips_from_video(frames, share))
-    peaks = [resource.getrusage(who).ru_maxrss / 1e6 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    # ru_maxrss of this process would hold that of the one that started it.
+    own = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    peaks = int(own.split()[1]) / 1e6, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
     seconds = time.perf_counter() - start
     print(f"{duration_s:.0f} s in {segments} segments: {clips} clips in {seconds:.0f} s; ", end="")
     print(f"peak memory {peaks[0]:.2f} GB in the worker, {peaks[1]:.2f} GB in its decoder")

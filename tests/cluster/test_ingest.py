@@ -234,6 +234,22 @@ def test_prepare_whose_file_goes_between_its_segments_accounts_for_each(sources:
     assert [[j["reason"] for j in r["rejects"]] for r in records[1:]] == [["missing"]] * 2
 
 
+def test_commit_unit_of_a_segment_past_the_true_end_commits_that_there_is_nothing(
+    sources: list[Source], tmp_path: Path
+) -> None:
+    (video,) = (s for s in sources if s.source_id == GOOD[0])
+    (name,) = videos_by_name([video], VIDEO)
+    past = Unit(name, video, segment=9, segments=10)  # of what the header may have promised
+    config = replace(VIDEO, decode=replace(VIDEO.decode, segment_s=1e-3))
+    commit_unit(asdict(replace(past, segment=8)), str(tmp_path), config)
+    counts = commit_unit(asdict(past), str(tmp_path), config)
+    assert counts["clips"] == 0
+    assert len(list((tmp_path / "work" / "commits").iterdir())) == 2
+    before = decoded(tmp_path)
+    commit_unit(asdict(past), str(tmp_path), config)  # a task tried again
+    assert decoded(tmp_path) == before
+
+
 def test_prepare_where_the_driver_cannot_see_what_workers_wrote_ends_instead_of_going_round(
     sources: list[Source],
 ) -> None:
