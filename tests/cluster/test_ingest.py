@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import time
+import urllib.request
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from cluster.ingest import commit_unit, prepare, videos_by_name
 from cluster.shards import Manifest, read_clips, read_manifest, to_frames
@@ -279,3 +283,17 @@ def test_prepare_writes_through_any_file_system_url(sources: list[Source], tmp_p
         shard_mb=1,
     )
     assert read_manifest(f"{tmp_path}/clips") == manifest
+
+
+@pytest.mark.usefixtures("dataset")
+def test_prepare_counts_for_prometheus_on_the_nodes_metrics_port() -> None:
+    port = ray.nodes()[0]["MetricsExportPort"]
+    wanted = (r'ray_prepare_units_total\{.*outcome="clips".*\} [1-9]', r'ray_prepare_rejects_total\{.*reason="missing"')
+    wanted += (r"ray_prepare_clips_total\{.*\} [1-9]", r"ray_prepare_source_seconds_total\{.*\} [1-9]")
+    end = time.monotonic() + 60  # Ray gathers its workers' counters every few seconds
+    text = ""
+    while time.monotonic() < end and not all(re.search(each, text) for each in wanted):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        time.sleep(1)
+    assert [each for each in wanted if not re.search(each, text)] == []
