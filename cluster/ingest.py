@@ -190,11 +190,10 @@ def commit_unit(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str,
     unit = Unit(**row | {"source": Source(**row["source"])})
     try:
         with local_copy(unit.source) as path:
-            found = decode_unit(path, unit, out, config)
-            for _ in range(KILLED_RETRIES):
+            for _ in range(1 + KILLED_RETRIES):
+                found = decode_unit(path, unit, out, config)
                 if not found.lost_for(frozenset({"killed"})):
                     break
-                found = decode_unit(path, unit, out, config)
     except BadVideo as fault:
         found = Found(rejects=[_whole(fault)], segments=unit.segments or 1)
     url = commit_url(out, unit, found.segments)
@@ -294,7 +293,7 @@ def _write_clips(unit: Unit, found: Found, out: str, config: VideoConfig) -> dic
 def _counters() -> dict[str, Counter]:
     """Prometheus counters; Ray serves them on every node's metrics port with the prefix `ray_`."""
     return {
-        "videos": Counter("prepare_units_total", "videos or segments committed", tag_keys=("outcome",)),
+        "units": Counter("prepare_units_total", "videos or segments committed", tag_keys=("outcome",)),
         "seconds": Counter("prepare_source_seconds_total", "seconds of source video dealt with"),
         "clips": Counter("prepare_clips_total", "clips stored, before the gates"),
         "rejects": Counter("prepare_rejects_total", "stretches of video rejected", tag_keys=("stage", "reason")),
@@ -304,7 +303,7 @@ def _counters() -> dict[str, Counter]:
 def _count(record: dict[str, Any], num_clips: int) -> None:
     counters = _counters()
     outcome = "quarantined" if record["quarantined"] else "clips" if num_clips else "no_clips"
-    counters["videos"].inc(1, tags={"outcome": outcome})
+    counters["units"].inc(1, tags={"outcome": outcome})
     for name, value in (("seconds", record["source_s"]), ("clips", num_clips)):
         if value > 0:  # a counter takes no zero
             counters[name].inc(value)

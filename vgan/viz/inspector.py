@@ -61,8 +61,6 @@ def render_inspection(inspection: Inspection) -> str:
         video=lambda clip: _video(clip, inspection.fps),
         strips=_strips,
         scores=lambda evidence: {k: v for k, v in asdict(evidence).items() if k not in HIDDEN},
-        widest=max((count for _, count in inspection.funnel), default=0),
-        most_rejects=max((reject.count for reject in inspection.rejects), default=0),
     )
 
 

@@ -136,8 +136,6 @@ def render_report(report: Report) -> str:
             table=table,
             fractions=sorted({fraction for cells in table.values() for fraction in cells}),
             total_s=sum(stage.seconds for stage in report.stages),
-            widest=max((count for _, count in report.funnel), default=0),
-            most_rejects=max((reject.count for reject in report.rejects), default=0),
         )
     )
 
