@@ -146,8 +146,9 @@ def _run_units(units: list[Unit], out: str, config: VideoConfig, progress: Sourc
     """Commit every unit, on Ray Data, showing progress."""
     quiet_ray_data()
     # A block is a task. Ray Data takes about 0.13 s from one task of a worker to the next, as long as 80 frames take,
-    # so short videos share one; 4096 blocks are what it schedules with ease.
-    num_blocks = min(4096, max(min(len(units), 8 * int(ray.cluster_resources()["CPU"])), len(units) // 4))
+    # so short videos share one (of 408 UCF101 videos on two cores: 0.84 of the speed of plain processes with four in
+    # a task, 0.93 with eight); 4096 blocks are what it schedules with ease.
+    num_blocks = min(4096, max(min(len(units), 8 * int(ray.cluster_resources()["CPU"])), len(units) // 8))
     rows = ray.data.from_items([asdict(u) for u in units], override_num_blocks=num_blocks)
     with warnings.catch_warnings():  # the argument that bounds retries has no successor yet; the default is for ever
         warnings.simplefilter("ignore", RayDeprecationWarning)
