@@ -5,6 +5,7 @@ Shape legend of the whole project: B batch, C channel, T time, H height, W width
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -196,18 +197,33 @@ class VideoConfig:
     gates: GateConfig = section(GateConfig, "bounds on the stored scores, applied last")
 
 
+KINDS = ("two_stream", "one_stream", "future", "autoencoder")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The networks: layer tables of the paper at any width (paper section 2)."""
 
-    kind: str = option("two_stream", "generator: two_stream (paper equation 2)")
+    kind: str = option(
+        "two_stream",
+        "two_stream (paper equation 2) and one_stream draw clips from noise, future from an image (section 3.4); "
+        "autoencoder is the baseline (section 3.2)",
+    )
     base: int = option(64, "channels of the widest-resolution hidden layer; 64 is the paper's")
     z_size: int = option(100, "length of the latent code z (Z)")
     num_frames: int = option(32, "frames of a clip (T); must equal the dataset's")
     size: int = option(64, "height and width of a clip, pixels; must equal the dataset's")
+    future: str = option(
+        "paper", "of kind=future: paper, five layers to z; reference, four layers to a map, twice the width"
+    )
+    upsample: str = option("transpose", "transpose, the paper's transposed convolutions; resize, then convolve")
+    discriminator_norm: str = option("batch", "batch, the paper's; spectral, of weights, with no batch norm in D")
 
     def __post_init__(self) -> None:
-        check_choice("model.kind", self.kind, ("two_stream",))
+        check_choice("model.kind", self.kind, KINDS)
+        check_choice("model.future", self.future, ("paper", "reference"))
+        check_choice("model.upsample", self.upsample, ("transpose", "resize"))
+        check_choice("model.discriminator_norm", self.discriminator_norm, ("batch", "spectral"))
         if self.base < 1 or self.z_size < 1:
             raise ValueError(f"model.base and model.z_size must be at least 1, got {self.base} and {self.z_size}")
         if self.num_frames < 16 or self.num_frames % 16:
@@ -215,21 +231,49 @@ class ModelConfig:
         if self.size not in (32, 64, 128):
             raise ValueError(f"model.size must be 32, 64 or 128, got {self.size}")
 
+    @property
+    def code_shape(self) -> tuple[int, int, int]:
+        """(T, H, W) of the smallest map, four halvings below the clip: (2, 4, 4) in the paper."""
+        return self.num_frames // 16, self.size // 16, self.size // 16
+
+    @property
+    def wide(self) -> bool:
+        """Whether the published future model's double widths apply, to G and D."""
+        return self.kind == "future" and self.future == "reference"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     """Losses and optimizer (paper section 2.4)."""
 
+    loss: str = option("softmax", "softmax cross entropy, the paper's; hinge (https://arxiv.org/abs/1705.02894)")
     mask_weight: float = option(
-        0.1, "lambda of the mask's sparsity prior, times the mean of the mask (README says why)"
+        0.1, "lambda of the prior on the mask's mean; autoencoder and future=reference have none"
     )
-    learning_rate: float = option(2e-4, "Adam's step size for both networks")
+    mask_target: float = option(0.0, "mean that the prior pulls the mask to; 0 is the paper's sparsity")
+    frame_loss: str = option("l2", "of kind=future, input against first frame drawn: l2 (equation 3); l1 (its code)")
+    frame_weight: float = option(10.0, "lambda of the frame loss, a mean over pixels")
+    r1_weight: float = option(0.0, "gamma/2 of R1, D's gradient penalty on real clips; 0 is off")
+    augment: list[str] = option([], "of D's inputs, real and drawn alike: color, translation, cutout")
+    flip: bool = option(False, "mirror every other real clip")
+    learning_rate: float = option(2e-4, "Adam's step size")
+    learning_rate_ratio: float = option(1.0, "D's step size over learning_rate")
     beta1: float = option(0.5, "Adam's first moment decay (the paper's momentum term)")
     beta2: float = option(0.999, "Adam's second moment decay")
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise ValueError(f"objective.learning_rate must be above 0, got {self.learning_rate}")
+        check_choice("objective.loss", self.loss, ("softmax", "hinge"))
+        check_choice("objective.frame_loss", self.frame_loss, ("l1", "l2"))
+        for name in self.augment:
+            check_choice("objective.augment", name, ("color", "translation", "cutout"))
+        for key in ("learning_rate", "learning_rate_ratio"):
+            if not 0 < getattr(self, key) < math.inf:
+                raise ValueError(f"objective.{key} must be above 0, got {getattr(self, key)}")
+        for key in ("mask_weight", "frame_weight", "r1_weight"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise ValueError(f"objective.{key} must be 0 or more, got {getattr(self, key)}")
+        if not 0 <= self.mask_target <= 1:
+            raise ValueError(f"objective.mask_target must be in 0..1, got {self.mask_target}")
         for key in ("beta1", "beta2"):
             if not 0 <= getattr(self, key) < 1:
                 raise ValueError(f"objective.{key} must be in 0..1 below 1, got {getattr(self, key)}")

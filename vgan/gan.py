@@ -1,4 +1,4 @@
-"""One step of adversarial training, in terms of two engines (paper section 2.4).
+"""One step of training, in terms of engines (paper sections 2.4, 3.2 and 3.4).
 
 An engine holds one network and its optimizer. The pair of updates below is the only one that is exact under every
 way DeepSpeed shards optimizer state: D sums its two losses before its one backward pass, because a second backward
@@ -8,15 +8,25 @@ because it would otherwise be added to D's next step. Both faults are silent; te
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from vgan.losses import discriminator_loss, generator_loss, mask_prior
-from vgan.models.discriminator import FAKE, REAL
+from vgan.augment import NUM_DRAWS, augment, mirror
+from vgan.config import ModelConfig, ObjectiveConfig
+from vgan.losses import (
+    discriminator_loss,
+    frame_loss,
+    generator_loss,
+    margin,
+    mask_prior,
+    r1_penalty,
+    reconstruction_loss,
+)
 from vgan.models.generator import Streams
 
 
@@ -44,40 +54,125 @@ class LocalEngine:
         self.optimizer.zero_grad()
 
 
-def update(G: Engine, D: Engine, real: Tensor, z: Tensor, mask_weight: float) -> dict[str, Tensor]:
-    """One step of D, then one of G, on real clips (B, 3, T, H, W) in [-1, 1] and noise z (B, Z).
+def make_optimizer(name: str, network: nn.Module, objective: ObjectiveConfig) -> torch.optim.Adam:
+    """Adam of the network of that name (paper section 2.4); D may step farther than the others."""
+    rate = objective.learning_rate * (objective.learning_rate_ratio if name == "discriminator" else 1.0)
+    return torch.optim.Adam(network.parameters(), lr=rate, betas=(objective.beta1, objective.beta2), foreach=True)
 
-    One z and one forward pass of G serve both steps, as in the published code; G's loss is taken against the updated D.
 
-    Returns:
-        Scalars by metric name, detached.
+@dataclass(frozen=True)
+class Draws:
+    """All that is random in one step: a pure function of seed and step, the same however many workers share it."""
+
+    z: Tensor  # (B, Z) normal
+    mirrored: Tensor  # (B,) bool
+    augment_real: Tensor  # (B, NUM_DRAWS) uniform
+    augment_fake: Tensor  # (B, NUM_DRAWS) uniform
+
+    @classmethod
+    def of_step(cls, seed: int, step: int, batch_size: int, z_size: int) -> Draws:
+        """The draws of a whole global batch."""
+        g = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        z = torch.randn(batch_size, z_size, generator=g)
+        mirrored = torch.rand(batch_size, generator=g) < 0.5
+        real, fake = (torch.rand(batch_size, NUM_DRAWS, generator=g) for _ in range(2))
+        return cls(z, mirrored, real, fake)
+
+    def share(self, rank: int, world_size: int, device: torch.device | str = "cpu") -> Draws:
+        """A rank's share."""
+        parts = (t.chunk(world_size)[rank] for t in (self.z, self.mirrored, self.augment_real, self.augment_fake))
+        return Draws(*(part.to(device) for part in parts))
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did: scalars by metric name, detached, and the clips it drew, for whoever wants to look."""
+
+    metrics: dict[str, Tensor]
+    streams: Streams
+
+
+def update(
+    engines: Mapping[str, Engine], real: Tensor, draws: Draws, model: ModelConfig, objective: ObjectiveConfig
+) -> Step:
+    """One step of every network of `vgan.models.make_networks` on real clips (B, 3, T, H, W) in [-1, 1].
+
+    D's step comes first, then G's against the updated D; one pass of G serves both, as in the published code.
     """
-    streams = G.module(z)
-    metrics = update_discriminator(D, real, streams.video.detach())
-    return metrics | update_generator(G, D, streams, mask_weight)
+    if objective.flip:
+        real = mirror(real, draws.mirrored)
+    G = engines["generator"]
+    if model.kind == "autoencoder":
+        return update_autoencoder(G, real)
+    image = real[:, :, 0] if model.kind == "future" else None
+    streams: Streams = G.module(draws.z if image is None else image)
+    D = engines["discriminator"]
+    metrics = update_discriminator(D, real, streams.video.detach(), draws, objective)
+    weight = 0.0 if model.wide else objective.mask_weight
+    metrics |= update_generator(G, D, streams, draws, objective, mask_weight=weight, image=image)
+    return Step(metrics, streams)
 
 
-def update_discriminator(D: Engine, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-    """One step of D on real and generated clips (B, 3, T, H, W); separate passes keep batch statistics apart."""
+def update_discriminator(
+    D: Engine, real: Tensor, fake: Tensor, draws: Draws, objective: ObjectiveConfig
+) -> dict[str, Tensor]:
+    """One step of D on real and drawn clips (B, 3, T, H, W); separate passes keep batch statistics apart."""
+    real = augment(real, draws.augment_real, objective.augment).detach().requires_grad_(objective.r1_weight > 0)
+    fake = augment(fake, draws.augment_fake, objective.augment)
     real_logits, fake_logits = D.module(real), D.module(fake)
-    loss = discriminator_loss(real_logits, fake_logits)
-    D.backward(loss)
+    loss = discriminator_loss(real_logits, fake_logits, objective.loss)
+    metrics = {"loss/discriminator": loss.detach()}
+    if objective.r1_weight:
+        penalty = r1_penalty(real, real_logits)
+        loss = loss + objective.r1_weight * penalty
+        metrics["loss/r1"] = penalty.detach()
+    with gradient_norm(D.module) as squares:
+        D.backward(loss)
     D.step()
-    return {
-        "loss/discriminator": loss.detach(),
-        "discriminator/accuracy_real": (real_logits.argmax(1) == REAL).float().mean(),
-        "discriminator/accuracy_fake": (fake_logits.argmax(1) == FAKE).float().mean(),
+    real_margin, fake_margin = margin(real_logits.detach()), margin(fake_logits.detach())
+    return metrics | {
+        "discriminator/accuracy_real": (real_margin > 0).float().mean(),
+        "discriminator/accuracy_fake": (fake_margin <= 0).float().mean(),
+        "discriminator/margin": real_margin.mean() - fake_margin.mean(),
+        "gradient/discriminator": _norm(squares),
     }
 
 
-def update_generator(G: Engine, D: Engine, streams: Streams, mask_weight: float) -> dict[str, Tensor]:
-    """One step of G on the clips it drew; D is not changed."""
+def update_generator(
+    G: Engine,
+    D: Engine,
+    streams: Streams,
+    draws: Draws,
+    objective: ObjectiveConfig,
+    *,
+    mask_weight: float,
+    image: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """One step of G on the clips it drew; D is not changed. `image` (B, 3, H, W): what the clips should begin with."""
+    metrics: dict[str, Tensor] = {}
     with frozen(D.module):
-        adversarial = generator_loss(D.module(streams.video))
-        sparsity = mask_prior(streams.mask)
-        G.backward(adversarial + mask_weight * sparsity)
+        loss = generator_loss(D.module(augment(streams.video, draws.augment_fake, objective.augment)), objective.loss)
+        metrics["loss/generator"] = loss.detach()
+        if streams.mask is not None and mask_weight:
+            loss = loss + mask_weight * mask_prior(streams.mask, objective.mask_target)
+        if image is not None:
+            start = frame_loss(image, streams.video, objective.frame_loss)
+            loss = loss + objective.frame_weight * start
+            metrics["loss/first_frame"] = start.detach()
+        with gradient_norm(G.module) as squares:
+            G.backward(loss)
     G.step()
-    return {"loss/generator": adversarial.detach(), "mask/mean": sparsity.detach()}
+    return metrics | {"gradient/generator": _norm(squares)}
+
+
+def update_autoencoder(A: Engine, real: Tensor) -> Step:
+    """One step of the baseline's autoencoder on clips (B, 3, T, H, W) in [-1, 1]."""
+    streams: Streams = A.module(real)
+    loss = reconstruction_loss(real, streams.video)
+    with gradient_norm(A.module) as squares:
+        A.backward(loss)
+    A.step()
+    return Step({"loss/reconstruction": loss.detach(), "gradient/generator": _norm(squares)}, streams)
 
 
 @contextmanager
@@ -88,6 +183,35 @@ def frozen(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.requires_grad_(True)
+
+
+@contextmanager
+def gradient_norm(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect each parameter's squared gradient norm during a backward pass: this process's own gradients, before any
+    engine reduces, shards or clears them."""
+    squares: list[Tensor] = []
+
+    def collect(gradient: Tensor) -> None:
+        squares.append(gradient.detach().float().square().sum())
+
+    hooks: list[Any] = [p.register_hook(collect) for p in module.parameters() if p.requires_grad]
+    try:
+        yield squares
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _norm(squares: list[Tensor]) -> Tensor:
+    return torch.stack(squares).sum().sqrt()
+
+
+def average_decay(decay: float, step: int) -> float:
+    """The moving average's decay at a step, counted from 1: smaller at first, so that the start is soon forgotten.
+
+    As https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage has it.
+    """
+    return min(decay, (1 + step) / (10 + step))
 
 
 @torch.no_grad()

@@ -49,13 +49,32 @@ KINDS = (VideoConfig, ModelConfig, ObjectiveConfig, FinetuneConfig)
         (ModelConfig, "base", 0),
         (ModelConfig, "num_frames", 40),
         (ModelConfig, "size", 256),
+        (ModelConfig, "z_size", 0),
+        (ModelConfig, "future", "wide"),
+        (ModelConfig, "upsample", "bilinear"),
+        (ModelConfig, "discriminator_norm", "layer"),
+        (ObjectiveConfig, "loss", "wasserstein"),
+        (ObjectiveConfig, "frame_loss", "l0"),
+        (ObjectiveConfig, "augment", ["color", "rotation"]),
+        (ObjectiveConfig, "learning_rate", 0.0),
+        (ObjectiveConfig, "learning_rate", float("nan")),
+        (ObjectiveConfig, "learning_rate_ratio", -1.0),
+        (ObjectiveConfig, "mask_weight", -0.1),
+        (ObjectiveConfig, "mask_weight", float("nan")),
+        (ObjectiveConfig, "frame_weight", -1.0),
+        (ObjectiveConfig, "r1_weight", -1.0),
+        (ObjectiveConfig, "mask_target", 1.5),
+        (ObjectiveConfig, "mask_target", -0.1),
+        (ObjectiveConfig, "beta1", 1.0),
+        (ObjectiveConfig, "beta2", -0.1),
         (FinetuneConfig, "iterations", 0),
         (FinetuneConfig, "batch_size", 1),
         (FinetuneConfig, "dropout", 1.0),
     ],
 )
 def test_settings_out_of_bounds_are_refused_by_name_and_value(kind: Any, key: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"\.{key}\b.*{re.escape(str(value))}"):
+    named = value[-1] if isinstance(value, list) else value
+    with pytest.raises(ValueError, match=rf"\.{key}\b.*{re.escape(str(named))}"):
         kind(**{key: value})
 
 
@@ -74,8 +93,27 @@ def test_defaults_are_the_papers() -> None:
     video, model, objective = VideoConfig(), ModelConfig(), ObjectiveConfig()
     assert (video.clip.num_frames, video.clip.size, video.clip.fps) == (32, 64, 25.0)
     assert (model.base, model.z_size, model.num_frames, model.size) == (64, 100, 32, 64)
-    assert (objective.learning_rate, objective.beta1, objective.mask_weight) == (2e-4, 0.5, 0.1)
+    assert (model.kind, model.future, model.upsample) == ("two_stream", "paper", "transpose")
+    assert model.discriminator_norm == "batch"
+    assert (objective.learning_rate, objective.beta1, objective.beta2, objective.mask_weight) == (2e-4, 0.5, 0.999, 0.1)
+    assert (objective.loss, objective.frame_loss, objective.frame_weight) == ("softmax", "l2", 10.0)
+    # what the paper does not have is off
+    assert (objective.r1_weight, objective.augment, objective.flip, objective.mask_target) == (0.0, [], False, 0.0)
+    assert objective.learning_rate_ratio == 1.0
     assert FinetuneConfig().dropout == 0.5
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "size", "shape"), [(32, 64, (2, 4, 4)), (16, 32, (1, 2, 2)), (48, 128, (3, 8, 8))]
+)
+def test_code_shape_is_four_halvings_below_the_clip(num_frames: int, size: int, shape: tuple[int, int, int]) -> None:
+    assert ModelConfig(num_frames=num_frames, size=size).code_shape == shape
+
+
+@pytest.mark.parametrize("kind", ["two_stream", "one_stream", "future", "autoencoder"])
+def test_widths_double_for_the_published_future_model_alone(kind: str) -> None:
+    assert ModelConfig(kind=kind, future="reference").wide == (kind == "future")
+    assert not ModelConfig(kind=kind, future="paper").wide
 
 
 @pytest.mark.parametrize("kind", KINDS)

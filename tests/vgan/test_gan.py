@@ -1,161 +1,254 @@
-"""One step of adversarial training with local engines: who moves, when, and on what."""
+"""One step of training with local engines: who moves, when, and on what.
+
+What ports of the published code are known to get wrong in their networks and updates, and the test that would tell:
+
+    weights keep PyTorch's initialization, the branch for ours never taken
+        models/test_initialization.py  test_network_convolutions_..., test_network_batch_norms_...
+    the mask's penalty is a sum over voxels, not a mean
+        test_losses.py                 test_mask_prior_of_a_published_mask_is_131072_times_weaker_than_its_l1_norm
+    batch norm in train mode while sampling
+        models/test_generator.py       test_generator_in_eval_mode_draws_each_clip_regardless_of_the_others
+    D and G step on different batches
+        here                           test_update_is_the_step_written_out, test_update_draws_once_...
+"""
 
 from __future__ import annotations
 
-import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from vgan import gan
-from vgan.config import ModelConfig
-from vgan.losses import discriminator_loss, generator_loss
-from vgan.models.discriminator import FAKE, REAL, Discriminator
-from vgan.models.generator import TwoStreamGenerator
+from vgan.augment import NUM_DRAWS, augment
+from vgan.config import ModelConfig, ObjectiveConfig
+from vgan.losses import discriminator_loss, frame_loss, generator_loss, mask_prior, r1_penalty
+from vgan.models import make_networks
+from vgan.models.discriminator import FAKE, REAL
 
-MODEL = ModelConfig(base=2, z_size=6, num_frames=16, size=32)
-
-
-def engine(module: nn.Module) -> gan.LocalEngine:
-    return gan.LocalEngine(module, torch.optim.Adam(module.parameters(), lr=1e-2, betas=(0.5, 0.999)))
+Engines = dict[str, gan.LocalEngine]
+B = 4
 
 
-@pytest.fixture
-def pair() -> tuple[gan.LocalEngine, gan.LocalEngine]:
+def settings(model: dict[str, Any] | None = None, **objective: Any) -> tuple[ModelConfig, ObjectiveConfig]:
+    small = {"base": 2, "z_size": 6, "num_frames": 16, "size": 32}
+    return ModelConfig(**small | (model or {})), ObjectiveConfig(**{"learning_rate": 1e-2} | objective)
+
+
+FUTURE, WIDE = {"kind": "future"}, {"kind": "future", "future": "reference"}
+CASES = {
+    "paper": settings(),
+    "one stream": settings({"kind": "one_stream"}),
+    "future, l2": settings(FUTURE),
+    "future, l1, flipped": settings(FUTURE, frame_loss="l1", frame_weight=3.0, flip=True),
+    "wide future": settings(WIDE, frame_loss="l1"),
+    "hinge": settings(loss="hinge"),
+    "r1": settings(r1_weight=2.0),
+    "mask target": settings(mask_target=0.7, mask_weight=5.0),  # above the mean of 0.5 that masks start at
+    "flip": settings(flip=True),
+    "augment": settings(augment=["color", "translation", "cutout"]),
+    "augment, r1": settings(augment=["color"], r1_weight=0.5),
+    "spectral, two rates": settings({"discriminator_norm": "spectral"}, learning_rate_ratio=2.0),
+    "resize": settings({"upsample": "resize"}),
+}
+PAPER = CASES["paper"]
+
+
+def make(model: ModelConfig, objective: ObjectiveConfig) -> Engines:
     torch.manual_seed(0)
-    return engine(TwoStreamGenerator(MODEL)), engine(Discriminator(MODEL))
+    networks = make_networks(model)
+    return {name: gan.LocalEngine(net, gan.make_optimizer(name, net, objective)) for name, net in networks.items()}
 
 
-@pytest.fixture
-def batch() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return torch.rand(4, 3, 16, 32, 32, generator=generator) * 2 - 1, torch.randn(4, 6, generator=generator)
+def clips(model: ModelConfig = PAPER[0]) -> Tensor:
+    shape = (B, 3, model.num_frames, model.size, model.size)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def parameters(side: gan.LocalEngine) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in side.module.parameters()])
+def draws(model: ModelConfig = PAPER[0], step: int = 1) -> gan.Draws:
+    return gan.Draws.of_step(0, step, B, model.z_size)
 
 
-Pair = tuple[gan.LocalEngine, gan.LocalEngine]
-Batch = tuple[Tensor, Tensor]
+def states(engines: Engines) -> dict[str, Tensor]:
+    """Parameters and buffers of every network."""
+    return {f"{n}.{k}": v.clone() for n, e in engines.items() for k, v in e.module.state_dict().items()}
 
 
-def test_update_discriminator_moves_d_alone(pair: Pair, batch: Batch) -> None:
-    G, D = pair
-    g, d = parameters(G), parameters(D)
-    gan.update_discriminator(D, batch[0], G.module(batch[1]).video.detach())
-    assert torch.equal(parameters(G), g)
-    assert not torch.equal(parameters(D), d)
-    assert all(p.grad is None for p in G.module.parameters())
+def parameters(engine: gan.LocalEngine) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in engine.module.parameters()])
 
 
-def test_update_generator_moves_g_alone_and_leaves_no_gradient_in_d(pair: Pair, batch: Batch) -> None:
-    G, D = pair
-    g, d = parameters(G), parameters(D)
-    gan.update_generator(G, D, G.module(batch[1]), mask_weight=0.1)
-    assert not torch.equal(parameters(G), g)
-    assert torch.equal(parameters(D), d)
-    assert all(p.grad is None for p in D.module.parameters())
-    assert all(p.requires_grad for p in D.module.parameters())
+def stray(engine: gan.LocalEngine) -> list[str]:
+    return [name for name, p in engine.module.named_parameters() if p.grad is not None or not p.requires_grad]
 
 
-def test_update_after_a_whole_step_leaves_no_gradient_in_d(pair: Pair, batch: Batch) -> None:
-    gan.update(*pair, *batch, mask_weight=0.1)
-    assert all(p.grad is None or not p.grad.any() for p in pair[1].module.parameters())
+# ---- a whole step ------------------------------------------------------------------------------------------------
 
 
-def test_frozen_gives_gradients_back_after_an_error() -> None:
-    layer = nn.Linear(2, 2)
+def step_by_hand(engines: Engines, model: ModelConfig, objective: ObjectiveConfig) -> dict[str, Tensor]:
+    """D on real and drawn clips, then G against the new D on the same drawn clips; the losses of both."""
+    G, D, drawn, real = engines["generator"].module, engines["discriminator"].module, draws(model), clips(model)
+    if objective.flip:
+        real = torch.stack([clip.flip(-1) if m else clip for clip, m in zip(real, drawn.mirrored, strict=True)])
+    streams = G(real[:, :, 0] if model.kind == "future" else drawn.z)
 
-    def fail() -> None:
-        with gan.frozen(layer):
-            assert not any(p.requires_grad for p in layer.parameters())
-            raise ZeroDivisionError
+    shown = augment(real, drawn.augment_real, objective.augment).clone().requires_grad_()
+    faked = augment(streams.video, drawn.augment_fake, objective.augment)
+    real_logits, fake_logits = D(shown), D(faked.detach())
+    d_loss = discriminator_loss(real_logits, fake_logits, objective.loss)
+    penalty = objective.r1_weight * r1_penalty(shown, real_logits) if objective.r1_weight else 0
+    descend(D, d_loss + penalty, objective.learning_rate * objective.learning_rate_ratio)
 
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    assert all(p.requires_grad for p in layer.parameters())
-
-
-def test_update_is_d_first_then_g_against_the_updated_d_on_the_same_fakes(pair: Pair, batch: Batch) -> None:
-    (G, D), (real, z) = copy.deepcopy(pair), batch
-    G.optimizer, D.optimizer = (torch.optim.Adam(e.module.parameters(), 1e-2, (0.5, 0.999)) for e in (G, D))
-    metrics = gan.update(*pair, real, z, mask_weight=0.1)
-
-    fake, _, mask, _ = G.module(z)
-    d_loss = discriminator_loss(D.module(real), D.module(fake.detach()))
-    d_loss.backward()
-    D.optimizer.step()
-    g_loss = generator_loss(D.module(fake))
-    (g_loss + 0.1 * mask.mean()).backward()
-    G.optimizer.step()
-
-    assert torch.equal(parameters(pair[1]), parameters(D))
-    assert torch.equal(parameters(pair[0]), parameters(G))
-    expected = {"loss/discriminator": d_loss, "loss/generator": g_loss, "mask/mean": mask.mean()}
-    assert {k: float(metrics[k]) for k in expected} == pytest.approx({k: v.item() for k, v in expected.items()})
+    g_loss = total = generator_loss(D(faked), objective.loss)
+    if model.kind == "two_stream" or (model.kind, model.future) == ("future", "paper"):
+        total = total + objective.mask_weight * mask_prior(streams.mask, objective.mask_target)
+    if model.kind == "future":
+        total = total + objective.frame_weight * frame_loss(real[:, :, 0], streams.video, objective.frame_loss)
+    descend(G, total, objective.learning_rate)
+    return {"loss/discriminator": d_loss.detach(), "loss/generator": g_loss.detach()}
 
 
-def test_update_draws_once_and_keeps_real_and_fake_statistics_apart(pair: Pair, batch: Batch) -> None:
-    gan.update(*pair, *batch, mask_weight=0.1)
-    passes = [{int(v) for k, v in e.module.state_dict().items() if k.endswith("num_batches_tracked")} for e in pair]
-    assert passes == [{1}, {3}]  # D: real, fake, and the fakes again for G's loss
+def descend(network: nn.Module, loss: Tensor, rate: float) -> None:
+    """The first step of Adam on one loss."""
+    parameters = list(network.parameters())
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        parameter.grad = gradient
+    torch.optim.Adam(parameters, rate, (0.5, 0.999), foreach=True).step()
+    network.zero_grad()
 
 
-def test_update_metrics_are_detached_scalars(pair: Pair, batch: Batch) -> None:
-    metrics = gan.update(*pair, *batch, mask_weight=0.1)
+@pytest.mark.parametrize("case", CASES)
+def test_update_is_the_step_written_out(case: str) -> None:
+    engines, by_hand = make(*CASES[case]), make(*CASES[case])
+    metrics = gan.update(engines, clips(), draws(), *CASES[case]).metrics
+    expected = step_by_hand(by_hand, *CASES[case])
+    found, wanted = states(engines), states(by_hand)
+    assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
+    assert {name: metrics[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_update_leaves_no_gradient_behind_and_every_parameter_free(case: str) -> None:
+    engines = make(*CASES[case])
+    gan.update(engines, clips(), draws(), *CASES[case])
+    assert {name: stray(engine) for name, engine in engines.items()} == {"generator": [], "discriminator": []}
+
+
+@pytest.mark.parametrize("case", ["paper", "one stream", "future, l2", "wide future", "r1", "spectral, two rates"])
+def test_update_draws_once_and_shows_d_real_then_fake_then_the_fakes_again(case: str) -> None:
+    engines, seen = make(*CASES[case]), []
+    for name, engine in engines.items():
+        engine.module.register_forward_pre_hook(
+            lambda _, args, name=name: seen.append((name, args[0].detach().clone()))
+        )
+    real = clips()
+    drawn = gan.update(engines, real, draws(), *CASES[case]).streams.video
+    assert [name for name, _ in seen] == ["generator", *3 * ["discriminator"]]
+    given = real[:, :, 0] if CASES[case][0].kind == "future" else draws().z
+    for (_, found), expected in zip(seen, (given, real, drawn, drawn), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("case", ["paper", "future, l2", "wide future", "r1"])
+def test_update_metrics_are_detached_scalars(case: str) -> None:
+    metrics = gan.update(make(*CASES[case]), clips(), draws(), *CASES[case]).metrics
     assert set(metrics) == {
-        "loss/discriminator",
-        "loss/generator",
-        "mask/mean",
-        "discriminator/accuracy_real",
-        "discriminator/accuracy_fake",
+        *("loss/discriminator", "loss/generator", "gradient/discriminator", "gradient/generator"),
+        *("discriminator/accuracy_real", "discriminator/accuracy_fake", "discriminator/margin"),
+        *(["loss/first_frame"] if "future" in case else []),
+        *(["loss/r1"] if case == "r1" else []),
     }
     assert all(v.shape == () and not v.requires_grad and v.isfinite() for v in metrics.values())
 
 
-def test_update_discriminator_accuracy_counts_clips_on_the_right_side() -> None:
-    class Brightness(nn.Module):
-        """Calls bright clips real."""
+@pytest.mark.parametrize(
+    ("kind", "matters"), [({}, True), (FUTURE, True), (WIDE, False), ({"kind": "one_stream"}, False)]
+)
+def test_mask_prior_pulls_where_the_published_code_has_one(kind: dict[str, Any], matters: bool) -> None:
+    after = []
+    for weight in (0.0, 100.0):
+        model, objective = settings(kind, mask_weight=weight)
+        engines = make(model, objective)
+        for step in range(4):
+            streams = gan.update(engines, clips(), draws(step=step), model, objective).streams
+        after.append(streams)
+    assert torch.equal(after[0].video, after[1].video) != matters
+    if matters:
+        assert float((after[0].mask - after[1].mask).detach().mean()) > 0.05
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(1))
 
-        def forward(self, video: Tensor) -> Tensor:
-            logits = [torch.zeros(len(video)), torch.zeros(len(video))]
-            logits[REAL], logits[FAKE] = self.scale * video.flatten(1).mean(1), -self.scale * video.flatten(1).mean(1)
-            return torch.stack(logits, 1)
+# ---- each side ---------------------------------------------------------------------------------------------------
 
-    def clips(*levels: float) -> Tensor:
-        return torch.tensor(levels).reshape(-1, 1, 1, 1, 1).expand(-1, 3, 2, 4, 4)
 
-    metrics = gan.update_discriminator(engine(Brightness()), clips(0.5, 0.5, 0.5, -0.5), clips(-0.5, 0.5))
+def test_update_discriminator_moves_d_alone() -> None:
+    engines = make(*PAPER)
+    G, D = engines["generator"], engines["discriminator"]
+    fake = G.module(draws().z).video.detach()
+    g, d = parameters(G), parameters(D)
+    gan.update_discriminator(D, clips(), fake, draws(), PAPER[1])
+    assert torch.equal(parameters(G), g)
+    assert not torch.equal(parameters(D), d)
+    assert stray(G) == []
+
+
+def test_update_generator_moves_g_alone() -> None:
+    engines = make(*PAPER)
+    G, D = engines["generator"], engines["discriminator"]
+    g, d = parameters(G), parameters(D)
+    gan.update_generator(G, D, G.module(draws().z), draws(), PAPER[1], mask_weight=0.1)
+    assert not torch.equal(parameters(G), g)
+    assert torch.equal(parameters(D), d)
+    assert stray(D) == []
+
+
+class Brightness(nn.Module):
+    """A discriminator that calls bright clips real."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, video: Tensor) -> Tensor:
+        logits = [torch.zeros(len(video)), torch.zeros(len(video))]
+        logits[REAL], logits[FAKE] = self.scale * video.flatten(1).mean(1), -self.scale * video.flatten(1).mean(1)
+        return torch.stack(logits, 1)
+
+
+def test_update_discriminator_accuracy_and_margin_are_of_the_clips_it_learned_from() -> None:
+    def bright(*levels: float) -> Tensor:
+        return torch.tensor(levels).reshape(-1, 1, 1, 1, 1).expand(-1, 3, 2, 4, 4).contiguous()
+
+    D = Brightness()
+    engine = gan.LocalEngine(D, torch.optim.Adam(D.parameters()))
+    none = gan.Draws(*(torch.zeros(4, n) for n in (6, 1, NUM_DRAWS, NUM_DRAWS)))
+    metrics = gan.update_discriminator(engine, bright(0.5, 0.5, 0.5, -0.5), bright(-0.5, 0.5), none, PAPER[1])
     assert float(metrics["discriminator/accuracy_real"]) == 0.75
     assert float(metrics["discriminator/accuracy_fake"]) == 0.5
+    assert float(metrics["discriminator/margin"]) == 0.5  # mean margins: 2 * 0.25 on real, 0 on drawn clips
 
 
-def test_mask_weight_pulls_the_mask_down(pair: Pair, batch: Batch) -> None:
-    other = copy.deepcopy(pair[0])
-    other.optimizer = torch.optim.Adam(other.module.parameters(), lr=1e-2, betas=(0.5, 0.999))
-    for weight, G in ((0.0, pair[0]), (100.0, other)):
-        D = copy.deepcopy(pair[1])
-        for _ in range(5):
-            gan.update_generator(G, D, G.module(batch[1]), weight)
-    means = [float(G.module(batch[1]).mask.mean()) for G in (pair[0], other)]
-    assert means[1] < means[0] - 0.05
+# ---- the autoencoder ---------------------------------------------------------------------------------------------
 
 
-def test_update_average_decays_parameters_and_copies_buffers() -> None:
-    average, network = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
-    nn.init.constant_(average.weight, 1.0)
-    nn.init.constant_(network.weight, 3.0)
-    network.running_mean.fill_(7.0)
-    network.num_batches_tracked.fill_(5)
-    gan.update_average(average, network, decay=0.75)
-    gan.update_average(average, network, decay=0.75)
-    assert average.weight.tolist() == pytest.approx([3 - 2 * 0.75**2] * 2)
-    assert average.running_mean.tolist() == [7.0, 7.0]
-    assert int(average.num_batches_tracked) == 5
-    assert network.weight.tolist() == [3.0, 3.0]
+def test_update_autoencoder_is_a_step_down_the_mean_squared_error() -> None:
+    model, objective = settings({"kind": "autoencoder"})
+    engines, by_hand = make(model, objective), make(model, objective)
+    step = gan.update(engines, clips(), draws(), model, objective)
+    A = by_hand["generator"].module
+    error = (A(clips()).video - clips()).square().mean()
+    descend(A, error, 1e-2)
+    assert float(step.metrics["loss/reconstruction"]) == pytest.approx(float(error.detach()))
+    torch.testing.assert_close(parameters(engines["generator"]), parameters(by_hand["generator"]))
+    assert step.streams.video.shape == clips().shape
+
+
+def test_update_autoencoder_learns_to_redraw() -> None:
+    model, objective = settings({"kind": "autoencoder", "base": 4}, flip=True)
+    engines = make(model, objective)
+    levels = torch.tensor([-0.8, -0.2, 0.3, 0.9]).reshape(B, 1, 1, 1, 1).expand(B, 3, 16, 32, 32).contiguous()
+    errors = [
+        float(gan.update(engines, levels, draws(step=step), model, objective).metrics["loss/reconstruction"])
+        for step in range(40)
+    ]
+    assert errors[-1] < 0.1 * errors[0]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from torch import Tensor, nn
 
 from vgan.config import ModelConfig
-from vgan.models.layers import WIDTHS, down3d, initialize
+from vgan.models.layers import WIDTHS, down, initialize, normalize_spectrum
 
 REAL, FAKE = 0, 1  # positions of the two logits
 
@@ -17,13 +15,13 @@ class Discriminator(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        widths = [config.base * w for w in reversed(WIDTHS)]
-        self.trunk = nn.Sequential(
-            down3d(3, widths[0], norm=False),
-            *(down3d(cin, cout, norm=True) for cin, cout in pairwise(widths)),
-        )
-        self.head = nn.Conv3d(widths[-1], 2, (config.num_frames // 16, config.size // 16, config.size // 16))
+        base = config.base * (2 if config.wide else 1)
+        widths = [base * w for w in reversed(WIDTHS)]
+        self.trunk = down(3, [3, *widths], slope=0.2, norm=config.discriminator_norm == "batch")
+        self.head = nn.Conv3d(widths[-1], 2, config.code_shape)
         self.apply(initialize)
+        if config.discriminator_norm == "spectral":
+            normalize_spectrum(self)
 
     def forward(self, video: Tensor) -> Tensor:
         """Logits (B, 2) of clips (B, 3, T, H, W) in [-1, 1]."""

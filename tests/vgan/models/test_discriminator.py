@@ -1,45 +1,23 @@
-"""The discriminator and the classifier on its trunk, against the layer table written out by hand."""
+"""The discriminator and the classifier on its trunk: their values against the layer table written out by hand.
+
+Their structure is test_layer_tables.py's.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import clips, lively
 from torch import nn
 
 from vgan.config import ModelConfig
 from vgan.models.classifier import Classifier
 from vgan.models.discriminator import Discriminator
+from vgan.models.layers import fix_spectrum
 
 TINY = ModelConfig(base=2, num_frames=16, size=32)
-
-
-def count(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
-def clips(config: ModelConfig = TINY, num: int = 2) -> torch.Tensor:
-    shape = (num, 3, config.num_frames, config.size, config.size)
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-
-
-def test_discriminator_at_the_papers_size_has_the_published_parameters() -> None:
-    D = Discriminator(ModelConfig())
-    assert count(D) == 11_057_858
-    assert count(D.trunk) == 11_025_088
-
-
-def test_classifier_with_101_classes_has_the_published_parameters() -> None:
-    assert count(Classifier(ModelConfig(), 101, 0.5)) == 12_679_973
-
-
-@pytest.mark.parametrize("num_frames", [16, 32, 48])
-@pytest.mark.parametrize("size", [32, 64, 128])
-@torch.no_grad()
-def test_discriminator_gives_two_logits_and_the_classifier_one_a_class(num_frames: int, size: int) -> None:
-    config = ModelConfig(base=1, num_frames=num_frames, size=size)
-    assert Discriminator(config)(clips(config)).shape == (2, 2)
-    assert Classifier(config, 7, 0.5)(clips(config)).shape == (2, 7)
+SPECTRAL = ModelConfig(base=2, num_frames=16, size=32, discriminator_norm="spectral")
 
 
 @torch.no_grad()
@@ -49,7 +27,7 @@ def test_discriminator_equals_its_layer_table_written_out() -> None:
         if tensor.is_floating_point():
             tensor.uniform_(0.001, 0.003) if "running" in name else nn.init.normal_(tensor, 0.0, 0.1)
     w = D.eval().state_dict()
-    x = F.leaky_relu(F.conv3d(clips(), w["trunk.0.0.weight"], w["trunk.0.0.bias"], 2, 1), 0.2)
+    x = F.leaky_relu(F.conv3d(clips(TINY), w["trunk.0.0.weight"], w["trunk.0.0.bias"], 2, 1), 0.2)
     for layer in (1, 2, 3):
         name = f"trunk.{layer}"
         x = F.conv3d(x, w[f"{name}.0.weight"], w[f"{name}.0.bias"], 2, 1)
@@ -57,16 +35,16 @@ def test_discriminator_equals_its_layer_table_written_out() -> None:
         x = F.batch_norm(x, *(w[f"{name}.1.{k}"] for k in ("running_mean", "running_var", "weight", "bias")), eps=1e-3)
         x = F.leaky_relu(x, 0.2)
     expected = F.conv3d(x, w["head.weight"], w["head.bias"]).reshape(2, 2)
-    torch.testing.assert_close(D(clips()), expected)
+    torch.testing.assert_close(D(clips(TINY)), expected)
 
 
 @torch.no_grad()
 def test_classifier_is_a_linear_head_on_the_discriminators_trunk() -> None:
     D, network = Discriminator(TINY), Classifier(TINY, 4, 0.5)
     network.trunk.load_state_dict(D.trunk.state_dict())
-    features = D.eval().trunk(clips())  # (2, 16, 1, 2, 2)
+    features = D.eval().trunk(clips(TINY))  # (2, 16, 1, 2, 2)
     expected = torch.einsum("bcthw,kcthw->bk", features, network.head.weight) + network.head.bias
-    torch.testing.assert_close(network.eval()(clips()), expected)
+    torch.testing.assert_close(network.eval()(clips(TINY)), expected)
 
 
 @torch.no_grad()
@@ -77,3 +55,40 @@ def test_classifier_drops_whole_channels_while_it_trains() -> None:
     seen = network.train()(torch.ones(8, 16, 1, 2, 2)).reshape(8, 16, 4)
     assert {float(v) for v in seen.unique()} == {0.0, 2.0}
     assert (seen.amin(2) == seen.amax(2)).all()
+
+
+@torch.no_grad()
+def test_spectral_norm_holds_every_layers_largest_singular_value_at_one() -> None:
+    torch.manual_seed(0)
+    D = lively(Discriminator(SPECTRAL)).train()
+    layers = [module for module in D.modules() if isinstance(module, nn.Conv3d)]
+    assert len(layers) == 5
+    for _ in range(50):  # each pass is one power iteration
+        D(clips(SPECTRAL))
+    for layer in layers:
+        assert float(torch.linalg.matrix_norm(layer.weight.flatten(1), 2)) == pytest.approx(1, abs=1e-2)
+
+
+@torch.no_grad()
+def test_spectral_norm_makes_logits_independent_of_the_weights_scale() -> None:
+    torch.manual_seed(0)
+    D = lively(Discriminator(SPECTRAL)).eval()
+    before = D(clips(SPECTRAL))
+    for name, parameter in D.named_parameters():
+        if not name.endswith("bias"):
+            parameter.mul_(4)  # exact in binary
+    torch.testing.assert_close(D(clips(SPECTRAL)), before)
+
+
+def test_fix_spectrum_changes_no_output_and_leaves_plain_weights() -> None:
+    torch.manual_seed(0)
+    network = lively(Classifier(SPECTRAL, 4, 0.5)).eval()
+    before = network(clips(SPECTRAL))
+    fix_spectrum(network)
+    torch.testing.assert_close(network(clips(SPECTRAL)), before)
+    plain = Classifier(ModelConfig(base=2, num_frames=16, size=32, discriminator_norm="spectral"), 4, 0.5)
+    assert "trunk.0.0.weight" not in plain.state_dict()
+    assert {k for k in network.state_dict() if k.startswith("trunk.0")} == {"trunk.0.0.weight", "trunk.0.0.bias"}
+    layer = network.trunk[0][0]
+    layer.reset_parameters()  # would have no effect on weights that are computed
+    assert not torch.allclose(network(clips(SPECTRAL)), before)

@@ -1,49 +1,25 @@
-"""The two-stream generator against its layer table written out by hand (paper section 2.2, published code)."""
+"""The generators: their values against the layer table written out by hand, and what keeps the streams together
+(paper section 2.2, published code). Their structure is test_layer_tables.py's."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import GENERATORS, given, lively
 from torch import Tensor, nn
 
 from vgan.config import ModelConfig
-from vgan.models.generator import TwoStreamGenerator
+from vgan.models import make_generator
+from vgan.models.generator import Heads, OneStreamGenerator, TwoStreamGenerator
+from vgan.models.layers import double
 
 TINY = ModelConfig(base=2, z_size=5, num_frames=16, size=32)
-
-
-def count(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
 
 
 def make(config: ModelConfig = TINY, seed: int = 0) -> TwoStreamGenerator:
     torch.manual_seed(seed)
     return TwoStreamGenerator(config)
-
-
-def lively(network: nn.Module) -> nn.Module:
-    """Weights large enough that every layer's output, and so every mistake, is visible."""
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, 0.0, 0.3)
-    return network
-
-
-def test_generator_at_the_papers_size_has_the_published_parameters() -> None:
-    G = TwoStreamGenerator(ModelConfig())
-    parts = {name: count(getattr(G, name)) for name in ("trunk", "rgb", "mask", "background")}
-    assert parts == {"trunk": 12_651_328, "rgb": 12_291, "mask": 4_097, "background": 3_577_667}
-    assert count(G) == 16_245_383
-
-
-@pytest.mark.parametrize("num_frames", [16, 32, 48])
-@pytest.mark.parametrize("size", [32, 64, 128])
-@torch.no_grad()
-def test_generator_streams_have_the_length_and_size_asked_for(num_frames: int, size: int) -> None:
-    streams = make(ModelConfig(base=1, z_size=3, num_frames=num_frames, size=size))(torch.randn(2, 3))
-    assert streams.video.shape == streams.foreground.shape == (2, 3, num_frames, size, size)
-    assert streams.mask.shape == (2, 1, num_frames, size, size)
-    assert streams.background.shape == (2, 3, 1, size, size)
 
 
 @torch.no_grad()
@@ -66,6 +42,18 @@ def test_generator_values_stay_in_range_for_extreme_codes() -> None:
         assert pictures.abs().max() <= 1
     assert streams.mask.min() >= 0
     assert streams.mask.max() <= 1
+
+
+@torch.no_grad()
+def test_generator_shows_the_still_background_where_the_mask_is_closed_and_the_foreground_where_it_is_open() -> None:
+    G = lively(make())
+    nn.init.constant_(G.heads.mask.bias, -1e4)
+    streams = G(torch.randn(2, 5))
+    assert (streams.mask == 0).all()
+    torch.testing.assert_close(streams.video, streams.background.expand_as(streams.video))
+    nn.init.constant_(G.heads.mask.bias, 1e4)
+    streams = G(torch.randn(2, 5))
+    torch.testing.assert_close(streams.video, streams.foreground)
 
 
 def test_generator_one_code_drives_all_streams() -> None:
@@ -96,9 +84,54 @@ def test_generator_equals_its_layer_table_written_out() -> None:
         return convolve(x, w[f"{name}.weight"], w[f"{name}.bias"], stride, padding)
 
     x, y = z.reshape(2, 5, 1, 1, 1), z.reshape(2, 5, 1, 1)
-    x, y = (norm_relu(up(v, f"{n}.0", 1, 0), f"{n}.1") for v, n in ((x, "trunk"), (y, "background")))
-    for layer in (3, 4, 5):
-        x, y = (norm_relu(up(v, f"{n}.{layer}.0"), f"{n}.{layer}.1") for v, n in ((x, "trunk"), (y, "background")))
-    torch.testing.assert_close(streams.foreground, torch.tanh(up(x, "rgb.0")))
-    torch.testing.assert_close(streams.mask, torch.sigmoid(up(x, "mask.0")))
-    torch.testing.assert_close(streams.background, torch.tanh(up(y, "background.6"))[:, :, None])
+    x, y = (norm_relu(up(v, f"{n}.0", 1, 0), f"{n}.1") for v, n in ((x, "stem"), (y, "background.0")))
+    for layer in range(3):
+        names = f"trunk.{layer}", f"background.1.{layer}"
+        x, y = (norm_relu(up(v, f"{n}.0"), f"{n}.1") for v, n in zip((x, y), names, strict=True))
+    torch.testing.assert_close(streams.foreground, torch.tanh(up(x, "heads.rgb")))
+    torch.testing.assert_close(streams.mask, torch.sigmoid(up(x, "heads.mask")))
+    torch.testing.assert_close(streams.background, torch.tanh(up(y, "background.2"))[:, :, None])
+
+
+@torch.no_grad()
+def test_one_stream_generator_is_the_foreground_alone() -> None:
+    two, one = lively(make()), OneStreamGenerator(TINY)
+    weights = {k.replace("heads.rgb", "rgb"): v for k, v in two.state_dict().items()}
+    one.load_state_dict({k: v for k, v in weights.items() if not k.startswith(("heads.mask", "background"))})
+    z = torch.randn(3, 5)
+    assert torch.equal(one(z).video, two(z).foreground)
+
+
+@pytest.mark.parametrize("upsample", ["transpose", "resize"])
+def test_heads_computed_as_one_convolution_equal_two_and_learn_alike(upsample: str) -> None:
+    torch.manual_seed(0)
+    heads, x = lively(Heads(6, upsample)), torch.randn(2, 6, 3, 5, 4)
+    weigh = [torch.randn(2, channels, 6, 10, 8) for channels in (3, 1)]
+    together = heads(x)
+    apart = torch.tanh(heads.rgb(x)), torch.sigmoid(heads.mask(x))
+    results = []
+    for streams in (together, apart):
+        loss = sum((stream * weight).sum() for stream, weight in zip(streams, weigh, strict=True))
+        results.append([*streams, *torch.autograd.grad(loss, list(heads.parameters()))])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@torch.no_grad()
+def test_double_by_resizing_repeats_every_pixel_before_it_convolves() -> None:
+    layer, x = double(3, 2, 4, "resize"), torch.randn(2, 2, 3, 5, 4)
+    larger = x
+    for axis in (2, 3, 4):
+        larger = larger.repeat_interleave(2, axis)
+    (convolution,) = (module for module in layer.modules() if isinstance(module, nn.Conv3d))
+    torch.testing.assert_close(layer(x), F.conv3d(larger, convolution.weight, convolution.bias, 1, 1))
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+@torch.no_grad()
+def test_generator_in_eval_mode_draws_each_clip_regardless_of_the_others(name: str) -> None:
+    config = ModelConfig(**GENERATORS[name], base=2, z_size=5, num_frames=16, size=32)
+    torch.manual_seed(0)
+    G, x = lively(make_generator(config)), given(config, 4)
+    assert not torch.allclose(G.train()(x).video[:1], G(x[:2]).video[:1], atol=1e-3)  # batch statistics
+    torch.testing.assert_close(G.eval()(x).video[:1], G(x[:1]).video)

@@ -1,0 +1,57 @@
+"""Every network of the paper by name, and what each of them is fed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vgan.config import ModelConfig
+from vgan.models.generator import Streams
+
+GENERATORS: dict[str, dict[str, Any]] = {
+    "two_stream": {"kind": "two_stream"},
+    "one_stream": {"kind": "one_stream"},
+    "future": {"kind": "future", "future": "paper"},
+    "wide_future": {"kind": "future", "future": "reference"},
+    "autoencoder": {"kind": "autoencoder"},
+}
+
+
+def count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def clips(config: ModelConfig, num: int = 2) -> Tensor:
+    """Noise (num, 3, T, H, W) in [-1, 1), the same every time."""
+    shape = (num, 3, config.num_frames, config.size, config.size)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def given(config: ModelConfig, num: int = 2) -> Tensor:
+    """What a generator of that kind draws from: noise, images or clips."""
+    if config.kind == "autoencoder":
+        return clips(config, num)
+    if config.kind == "future":
+        return clips(config, num)[:, :, 0]
+    return torch.randn(num, config.z_size, generator=torch.Generator().manual_seed(0))
+
+
+def assert_shapes(streams: Streams, config: ModelConfig, num: int = 2) -> None:
+    """The composite, and of every generator but the one-stream one its parts."""
+    length, side = config.num_frames, config.size
+    assert streams.video.shape == (num, 3, length, side, side)
+    if config.kind == "one_stream":
+        assert streams[1:] == (None, None, None)
+        return
+    assert streams.foreground.shape == (num, 3, length, side, side)
+    assert streams.mask.shape == (num, 1, length, side, side)
+    assert streams.background.shape == (num, 3, 1, side, side)
+
+
+def lively(network: nn.Module) -> nn.Module:
+    """Weights large enough that every layer's output, and so every mistake, is visible."""
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, 0.0, 0.3)
+    return network

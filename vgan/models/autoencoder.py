@@ -1,0 +1,29 @@
+"""The baseline's autoencoder: a discriminator that ends in a code, and the two-stream generator (paper section 3.2)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from vgan.config import ModelConfig
+from vgan.models.generator import Streams, TwoStreamGenerator
+from vgan.models.layers import WIDTHS, down, initialize
+
+
+class Autoencoder(nn.Module):
+    """Clips to codes and back. The encoder has 12,663,588 parameters at base 64, the decoder is the two-stream G."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        widths = [config.base * w for w in reversed(WIDTHS)]
+        code = nn.Conv3d(widths[-1], config.z_size, config.code_shape)
+        self.encoder = nn.Sequential(down(3, [3, *widths], slope=0.2), code)
+        self.decoder = TwoStreamGenerator(config)
+        self.encoder.apply(initialize)
+
+    def forward(self, video: Tensor) -> Streams:
+        """Redraw clips (B, 3, T, H, W) in [-1, 1] from their codes."""
+        return self.decoder(self.encode(video))
+
+    def encode(self, video: Tensor) -> Tensor:
+        """Codes (B, Z) of clips (B, 3, T, H, W) in [-1, 1]."""
+        return self.encoder(video).flatten(1)

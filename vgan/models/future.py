@@ -1,0 +1,52 @@
+"""Future generation: the two-stream generator fed by an image in place of noise (paper section 3.4)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from vgan.config import ModelConfig
+from vgan.models.generator import Heads, Streams, TwoStreamGenerator, composite
+from vgan.models.layers import WIDTHS, double, down, initialize, stem, up
+
+
+class FutureGenerator(nn.Module):
+    """An image to the clip that begins with it, as the paper describes it: five convolutions encode the image into the
+    latent code, from which the two-stream generator draws. The discriminator stays as it is."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        widths = [config.base * w for w in reversed(WIDTHS)]
+        code = nn.Conv2d(widths[-1], config.z_size, config.code_shape[1:])
+        self.encoder = nn.Sequential(down(2, [3, *widths], slope=0.0), code)
+        self.generator = TwoStreamGenerator(config)
+        self.encoder.apply(initialize)
+
+    def forward(self, image: Tensor) -> Streams:
+        """Draw the future of images (B, 3, H, W) in [-1, 1]."""
+        z = self.encoder(image).flatten(1)  # (B, Z)
+        return self.generator(z)
+
+
+class WideFutureGenerator(nn.Module):
+    """An image to the clip that begins with it, as the published code does it: four convolutions encode the image into
+    a map, not a code, and every layer is twice as wide. 68,216,455 parameters at base 64, of which the encoder has
+    11,021,696."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        widths = [2 * config.base * w for w in WIDTHS]
+        self.encoder = down(2, [3, *reversed(widths)], slope=0.0)
+        self.stem = stem(3, widths[0], widths[0], (config.code_shape[0], 1, 1))
+        self.trunk = up(3, widths, config.upsample)
+        self.heads = Heads(widths[-1], config.upsample)
+        self.background = nn.Sequential(
+            up(2, widths, config.upsample), double(2, widths[-1], 3, config.upsample), nn.Tanh()
+        )
+        self.apply(initialize)
+
+    def forward(self, image: Tensor) -> Streams:
+        """Draw the future of images (B, 3, H, W) in [-1, 1]."""
+        code = self.encoder(image)  # (B, 16 base, H/16, W/16)
+        x = self.trunk(self.stem(code[:, :, None]))  # (B, 2 base, T/2, H/2, W/2)
+        foreground, mask = self.heads(x)  # (B, 3, T, H, W), (B, 1, T, H, W)
+        return composite(foreground, mask, self.background(code)[:, :, None])

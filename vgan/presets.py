@@ -1,0 +1,29 @@
+"""Named sets of model and objective settings; every other setting keeps its default."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vgan.config import ModelConfig, ObjectiveConfig
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The paper where it says something, its code where the paper is silent: the defaults.
+    "paper": {},
+    # The published code where it says something else than the paper (its main_conditional.lua).
+    "reference": {"model.future": "reference", "objective.frame_loss": "l1"},
+    "stable": {
+        "model.discriminator_norm": "spectral",  # https://arxiv.org/abs/1802.05957
+        "objective.loss": "hinge",
+        "objective.learning_rate_ratio": 2.0,  # two time scales, https://arxiv.org/abs/1706.08500
+        "objective.flip": True,
+    },
+}
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    """Every setting that any preset names, as the preset of this name has it; none if there is no such preset."""
+    if name not in PRESETS:
+        return {}
+    defaults = {"model": ModelConfig(), "objective": ObjectiveConfig()}
+    named = {key: key.split(".") for values in PRESETS.values() for key in values}
+    return {key: getattr(defaults[group], option) for key, (group, option) in named.items()} | PRESETS[name]
