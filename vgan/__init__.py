@@ -1,0 +1,22 @@
+"""Scene dynamics: video to steady clips, and the networks that learn from them.
+
+model = vgan.load("out/runs/gan/step_00001000_a1b2c3")
+clips = model.sample(16, seed=0)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vgan.pretrained import Clips, Model, load, save
+
+__all__ = ["Clips", "Model", "load", "save"]
+
+
+def __getattr__(name: str) -> Any:
+    """What is exported, imported when first used: with torch that takes seconds, and decoders start without it."""
+    if name in __all__:
+        return getattr(import_module("vgan.pretrained"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

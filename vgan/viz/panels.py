@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -96,6 +97,37 @@ def stream_panels(streams: Mapping[str, np.ndarray], scale: int = 1) -> np.ndarr
         header = np.broadcast_to(_label(name, grid.shape[2], 20, centred=True), (len(grid), 20, grid.shape[2], 3))
         columns.append(np.concatenate([header, grid], axis=1))
     return _even(np.concatenate(columns, axis=2))
+
+
+def forecast_panels(
+    image: np.ndarray, predicted: np.ndarray, mask: np.ndarray, truth: np.ndarray | None, scale: int = 1
+) -> np.ndarray:
+    """Input, prediction, mask and truth side by side, as the paper's figure 5: a video (T, H', W', 3) uint8.
+
+    Args:
+        image: (H, W, 3) uint8, of any size: its centre square is shown.
+        predicted: (T, S, S, 3) uint8.
+        mask: (T, S, S), uint8 or float in [0, 1].
+        truth: (T, S, S, 3) uint8, left out where it is not known.
+    """
+    length, size = predicted.shape[:2]
+    side = min(image.shape[:2])
+    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
+    square = cv2.resize(image[top : top + side, left : left + side], (size, size), interpolation=cv2.INTER_AREA)
+    shown = {"input": np.repeat(square[None], length, 0), "prediction": predicted, "mask": _mask_pictures(mask)}
+    if truth is not None:
+        shown["what happened"] = truth
+    columns = []
+    for name, clip in shown.items():
+        grid = sample_grid(clip[None], scale=scale)
+        header = np.broadcast_to(_label(name, grid.shape[2], 20, centred=True), (length, 20, grid.shape[2], 3))
+        columns.append(np.concatenate([header, grid], axis=1))
+    return _even(np.concatenate(columns, axis=2))
+
+
+def save_png(picture: np.ndarray, path: str | Path) -> None:
+    """Write a picture (H, W, 3) uint8 as PNG."""
+    Image.fromarray(picture).save(path, "PNG")
 
 
 def _pictures(frames: np.ndarray) -> np.ndarray:
