@@ -5,7 +5,7 @@ OUT    ?= out/demo
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test check bench bench-prepare lock clean
+.PHONY: help demo test check bench bench-prepare bench-train lock clean
 
 help:   ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -31,6 +31,9 @@ bench: $(READY)  ## rates of every stage on one thread
 
 bench-prepare: $(READY)  ## decode, cuts, stabilization and the whole of prepare against their alternatives
 	$(BIN)/python tests/benchmarks/prepare.py
+
+bench-train: $(READY)  ## a training step against a plain port, and what each method learns in the same minutes
+	$(BIN)/python tests/benchmarks/train.py
 
 # torch is left out: infra/venv.sh picks its CPU or CUDA build. Its own pure-Python needs are named here instead.
 lock:            ## resolve requirements.lock again (needs uv)

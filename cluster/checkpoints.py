@@ -4,7 +4,7 @@
     <out>/<name>/checkpoint_manager_snapshot.json  Ray Train's list of complete checkpoints
     <out>/<name>/step_.../state.json             step, clips seen, lineage
                           weights/*.safetensors  generator, generator_ema, discriminator
-                          G/ D/                  DeepSpeed's own state, for resuming this very run only (it is pickled)
+                          generator/ discriminator/  DeepSpeed's own state, to resume this very run only (it is pickled)
 
 Randomness needs no state: batches and noise are pure functions of the seed and the number of clips seen.
 """
@@ -15,16 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
-import torch
 from torch import nn
 
 from cluster import storage
+from vgan import pretrained
 from vgan.config import ModelConfig
 from vgan.errors import BadInput
+from vgan.pretrained import MODEL, STATE, WEIGHTS, Model
 
-STATE, SNAPSHOT = "state.json", "checkpoint_manager_snapshot.json"
+SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +41,7 @@ class Checkpoint:
 
 def write_state(folder: Path, state: dict[str, Any], networks: dict[str, nn.Module]) -> None:
     """Write state.json and weights/*.safetensors into a local folder."""
-    (folder / "weights").mkdir(parents=True, exist_ok=True)
-    for name, network in networks.items():
-        tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-        safetensors.torch.save_file(tensors, str(folder / "weights" / f"{name}.safetensors"))
+    pretrained.write_weights(folder / WEIGHTS, networks)
     (folder / STATE).write_bytes(storage.json_bytes(state))
 
 
@@ -71,7 +67,27 @@ def open_checkpoint(url: str) -> Checkpoint:
         url = newest
     state = storage.read_json(storage.join(url, STATE))
     fields = {k: state[k] for k in ("step", "clips_seen", "dataset_url", "dataset_digest", "mlflow_run_id")}
-    return Checkpoint(url=url, model=ModelConfig(**state["model"]), **fields)
+    return Checkpoint(url=url, model=pretrained.make_config(state["model"], url), **fields)
+
+
+def open_model(url: str, *, ema: bool = True) -> tuple[Model, Checkpoint | None]:
+    """A ready model, and the checkpoint that it is of, unless it is an exported folder or a local .t7 file.
+
+    Args:
+        url: of a run's folder, a checkpoint, an exported folder or a .t7 file.
+        ema: take the generator's moving average where there is one.
+
+    Raises:
+        BadInput: nothing there, or weights that do not fit the settings beside them.
+    """
+    if url.endswith(".t7"):
+        if "://" in url:
+            raise BadInput(f"{url!r}: .t7 files are read from local paths only, so copy it here first")
+        return pretrained.load(url), None
+    found = None if storage.exists(storage.join(url, MODEL)) else open_checkpoint(url)
+    folder = found.url if found else url
+    model = pretrained.open_model(lambda name: storage.read_bytes(storage.join(folder, name)), folder, ema=ema)
+    return model, found
 
 
 def load_weights(checkpoint: Checkpoint, name: str, network: nn.Module, prefix: str = "") -> None:
@@ -86,22 +102,10 @@ def load_weights(checkpoint: Checkpoint, name: str, network: nn.Module, prefix: 
     Raises:
         BadInput: the file is missing or broken, or a tensor's name or shape differs.
     """
-    path = storage.join(checkpoint.url, "weights", f"{name}.safetensors")
+    path = storage.join(checkpoint.url, WEIGHTS, f"{name}.safetensors")
     try:
-        tensors = safetensors.torch.load(storage.read_bytes(path))
-    except (FileNotFoundError, safetensors.SafetensorError) as fault:
+        data = storage.read_bytes(path)
+    except FileNotFoundError as fault:
         raise BadInput(f"cannot read weights from {path!r}: {fault}") from fault
-    tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    wanted = {k: v.shape for k, v in network.state_dict().items()}
-    found = {k: v.shape for k, v in tensors.items()}
-    if wanted != found:
-        odd = next(k for k in sorted(wanted.keys() | found.keys()) if wanted.get(k) != found.get(k))
-        raise BadInput(
-            f"{path!r} does not fit the network: "
-            f"{odd} is {_shape(found.get(odd))} in the file, {_shape(wanted.get(odd))} here"
-        )
-    network.load_state_dict(tensors)
-
-
-def _shape(shape: torch.Size | None) -> str:
-    return "missing" if shape is None else "x".join(map(str, shape)) or "a scalar"
+    tensors = pretrained.read_tensors(data, path)
+    pretrained.fill(network, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}, path)

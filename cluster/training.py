@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 import time
@@ -27,9 +28,20 @@ from cluster.tracking import Run, Tracker, TrackingConfig
 from vgan import gan
 from vgan.config import ModelConfig, ObjectiveConfig, check_choice, option, section
 from vgan.errors import BadInput
+from vgan.health import health, warnings
+from vgan.presets import PRESETS
 from vgan.video.pixels import batch_from_model_range, batch_to_model_range
 from vgan.viz.panels import strip
 
+SHOWN = {
+    "loss/discriminator": "D",
+    "loss/generator": "G",
+    "loss/reconstruction": "error",
+    "discriminator/margin": "margin",
+    "mask/mean": "mask",
+    "samples/diversity": "diversity",
+}
+LASTING = 5  # progress lines that something is wrong on before it is said: the first steps are wrong in every way
 PINNED = ("model", "objective", "batch_size", "seed", "zero_stage", "precision", "ema_decay")
 
 
@@ -46,7 +58,7 @@ class TrainConfig:
     use_gpu: bool = option(False, "one GPU a worker; otherwise one CPU core")
     zero_stage: int = option(0, "DeepSpeed ZeRO: 0 nothing sharded; 1 optimizer state sharded, worker count then fixed")
     precision: str = option("fp32", "fp32 or bf16 (autocast)")
-    ema_decay: float = option(0.999, "decay a step of the generator's moving average")
+    ema_decay: float = option(0.999, "decay a step of the generator's moving average; smaller in the first steps")
     checkpoint_every: int = option(200, "steps between checkpoints; the last step always makes one")
     checkpoints_kept: int = option(3, "newest checkpoints kept")
     log_every: int = option(10, "steps between progress lines and metrics")
@@ -54,11 +66,15 @@ class TrainConfig:
     max_failures: int = option(2, "worker failures after which the run gives up")
     seed: int = option(0, "of weights, noise and the order of clips")
     address: str = option("", "Ray cluster; empty: the one this job was submitted to, else a local one")
+    preset: str = option(
+        "paper", "model.* and objective.* of a name: paper, reference (its code) or stable (trains well)"
+    )
     model: ModelConfig = section(ModelConfig, "the networks")
     objective: ObjectiveConfig = section(ObjectiveConfig, "losses and optimizer")
     tracking: TrackingConfig = section(TrackingConfig, "MLflow")
 
     def __post_init__(self) -> None:
+        check_choice("preset", self.preset, tuple(PRESETS))
         check_choice("precision", self.precision, ("fp32", "bf16"))
         if self.zero_stage not in (0, 1):
             raise ValueError(f"zero_stage must be 0 or 1, got {self.zero_stage}")
@@ -179,39 +195,43 @@ def train_worker(loop: dict[str, Any]) -> None:
         return
     if rank == 0:
         _say(f"training {config.name!r} from step {start} to {config.steps} on {world_size} workers, {nets.device}")
-    clock = _Clock()
+    clock, wrong = _Clock(), dict[str, int]()
     for step in range(start + 1, config.steps + 1):
         began = time.perf_counter()
         batch, wait_s = _timed_next(feed)
         real = batch_to_model_range(batch.frames.to(nets.device))  # (B, 3, T, H, W)
-        z = noise(config.seed, step, config.batch_size, config.model.z_size)
-        share = z.chunk(world_size)[rank].to(nets.device)
-        metrics = gan.update(nets.G, nets.D, real, share, config.objective.mask_weight)
-        _check_finite(metrics, step, rank)
-        gan.update_average(nets.G_ema, nets.G.module, config.ema_decay)
+        draws = gan.Draws.of_step(config.seed, step, config.batch_size, config.model.z_size)
+        draws = draws.share(rank, world_size, nets.device)
+        done = gan.update(nets.by_name, real, draws, config.model, config.objective)
+        _check_finite(done.metrics, step, rank)
+        decay = gan.average_decay(config.ema_decay, step)
+        gan.update_average(nets.average, nets.by_name["generator"].module, decay)
         clock.tick(began, wait_s)
         if step % config.log_every == 0 or step == config.steps:
-            values = engines.mean_over_ranks(metrics)
+            values = engines.mean_over_ranks(done.metrics | health(real, done.streams))
             if run:
-                _log_progress(run, values | clock.rates(config.batch_size), step, config)
+                wrong = _log_progress(run, values | clock.rates(config.batch_size), step, config, wrong)
         if run and (step % config.sample_every == 0 or step == config.steps):
-            run.image(sample_grid(nets.G_ema, config.seed, config.model.z_size, nets.device), "samples", step)
+            run.image(sample_grid(nets.average, real, config), "samples", step)
         if step % config.checkpoint_every == 0 or step == config.steps:
             _save(nets, step, loop, rank, world_size)
 
 
-def noise(seed: int, step: int, batch_size: int, z_size: int) -> Tensor:
-    """z (B, Z) of a whole global batch, the same however many workers share it."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-    return torch.randn(batch_size, z_size, generator=generator)
-
-
 @torch.no_grad()
-def sample_grid(G: torch.nn.Module, seed: int, z_size: int, device: torch.device, num: int = 8) -> np.ndarray:
-    """Film strips of `num` samples from fixed noise, below each other: uint8 (H, W, 3)."""
-    z = torch.randn(num, z_size, generator=torch.Generator().manual_seed(seed)).to(device)
-    clips = batch_from_model_range(G.eval()(z).video).cpu().numpy()
-    return np.concatenate([strip(clip) for clip in clips])
+def sample_grid(generator: torch.nn.Module, real: Tensor, config: TrainConfig, num: int = 8) -> np.ndarray:
+    """Film strips of up to `num` clips drawn from fixed noise, below each other: uint8 (H, W, 3).
+
+    A future model draws from the first frames of `real` (B, 3, T, H, W), an autoencoder redraws it; the strip above
+    each is then the real one.
+    """
+    z = gan.Draws.of_step(config.seed, 0, num, config.model.z_size).z.to(real.device)
+    real = real[:num]
+    given = {"future": real[:, :, 0], "autoencoder": real}.get(config.model.kind, z)
+    rows = [strip(clip) for clip in batch_from_model_range(generator.eval()(given).video).cpu().numpy()]
+    if given is not z:
+        truth = [strip(clip) for clip in batch_from_model_range(real).cpu().numpy()]
+        rows = [row for pair in zip(truth, rows, strict=True) for row in pair]
+    return np.concatenate(rows)
 
 
 def _resume(nets: engines.Engines) -> int:
@@ -222,14 +242,14 @@ def _resume(nets: engines.Engines) -> int:
     with checkpoint.as_directory() as folder:
         engines.load_engines(nets, Path(folder))
         found = checkpoints.open_checkpoint(folder)
-        checkpoints.load_weights(found, "generator_ema", nets.G_ema)
+        checkpoints.load_weights(found, "generator_ema", nets.average)
     return found.step
 
 
 def _save(nets: engines.Engines, step: int, loop: dict[str, Any], rank: int, world_size: int) -> None:
     """Write this rank's files and report them; Ray merges the ranks' folders into one checkpoint."""
     config: TrainConfig = loop["config"]
-    engines.average_buffers([nets.G.module, nets.D.module, nets.G_ema])
+    engines.average_buffers(list(nets.modules.values()))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         engines.save_engines(nets, folder)
@@ -244,8 +264,7 @@ def _save(nets: engines.Engines, step: int, loop: dict[str, Any], rank: int, wor
                 "mlflow_run_id": loop["run_id"],
                 "world_size": world_size,
             }
-            weights = {"generator": nets.G.module, "generator_ema": nets.G_ema, "discriminator": nets.D.module}
-            checkpoints.write_state(folder, state, weights)
+            checkpoints.write_state(folder, state, nets.modules)
         holds_files = any(p.is_file() for p in folder.rglob("*"))  # under ZeRO-0 only rank 0 writes
         ray.train.report(
             {"step": step},
@@ -291,14 +310,25 @@ class _Clock:
         }
 
 
-def _log_progress(run: Run, values: dict[str, float], step: int, config: TrainConfig) -> None:
-    run.metrics(values | {"progress/clips_seen": step * config.batch_size}, step)
+def _log_progress(
+    run: Run, values: dict[str, float], step: int, config: TrainConfig, wrong: dict[str, int]
+) -> dict[str, int]:
+    """Log the metrics and print a line; say what is wrong when it lasts. Returns for how many lines each thing has."""
+    finite = {key: value for key, value in values.items() if math.isfinite(value)}
+    run.metrics(finite | {"progress/clips_seen": step * config.batch_size}, step)
     left_s = (config.steps - step) * values["throughput/step_s"]
+    losses = "  ".join(f"{short} {values[key]:.3f}" for key, short in SHOWN.items() if key in values)
     _say(
-        f"step {step}/{config.steps}  D {values['loss/discriminator']:.3f}  G {values['loss/generator']:.3f}  "
-        f"mask {values['mask/mean']:.2f}  {values['throughput/clips_per_s']:.1f} clips/s  "
+        f"step {step}/{config.steps}  {losses}  {values['throughput/clips_per_s']:.1f} clips/s  "
         f"wait {values['data/wait_s'] * 1000:.0f} ms  {left_s / 60:.1f} min left"
     )
+    found = warnings(values)
+    wrong = {name: wrong.get(name, 0) + 1 for name in found}
+    for name in found:
+        if wrong[name] == LASTING:
+            _say(f"warning: since step {step - (LASTING - 1) * config.log_every}: {found[name]}")
+            run.tag(**{f"warning.{name}": found[name]})
+    return wrong
 
 
 def _say(line: str) -> None:

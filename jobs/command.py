@@ -1,4 +1,4 @@
-"""The command line of every job: defaults < config=FILE.yaml < key=value, strict, with help."""
+"""The command line of every job: defaults < preset < config=FILE.yaml < key=value, strict, with help."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cluster import storage
 from cluster.runs import flatten, public_settings
 from vgan.errors import BadInput
+from vgan.presets import settings_of
 
 T = TypeVar("T")
 BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
@@ -69,14 +70,17 @@ def load(kind: type[T], words: Sequence[str]) -> T:
     OmegaConf.set_readonly(config, False)  # frozen dataclasses make read-only configs
     _thaw(config)
     kinds = {key: hint for key, hint, _, _ in options(kind)}
-    words, values = list(words), dict[str, Any]()
+    words, stored, given = list(words), dict[str, Any](), dict[str, Any]()
     if words and words[0].startswith("config="):
-        values = flatten(_read_yaml(words.pop(0).removeprefix("config=")))
+        stored = flatten(_read_yaml(words.pop(0).removeprefix("config=")))
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
             raise BadInput(f"{word!r} is not key=value; see --help")
-        values[key] = value if kinds.get(key) is str else _parse(value)
+        given[key] = value if kinds.get(key) is str else _parse(value)
+    if "preset" in kinds:
+        stored, given = _apply_presets(stored, given)
+    values = stored | given
     for key, value in values.items():
         if key not in kinds:
             close = difflib.get_close_matches(key, kinds, n=1, cutoff=0.5)
@@ -92,6 +96,13 @@ def load(kind: type[T], words: Sequence[str]) -> T:
         return OmegaConf.to_object(config)
     except (ValueError, OmegaConfBaseException) as fault:
         raise BadInput(str(fault).splitlines()[0]) from fault
+
+
+def _apply_presets(stored: dict[str, Any], given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Put a preset's settings before what is said beside it; one that words name comes after all that the file says."""
+    if "preset" in given:
+        return stored, settings_of(str(given["preset"])) | given
+    return (settings_of(str(stored["preset"])) | stored if "preset" in stored else stored), given
 
 
 def require(config: Any, *keys: str) -> None:

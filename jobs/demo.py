@@ -169,6 +169,8 @@ def _stages(config: DemoConfig, places: Places) -> dict[str, dict[str, object]]:
             "name": places.run,
             "workers": 2,
             "zero_stage": 1,
+            "preset": "stable",
+            "precision": "bf16",
             "model.base": config.base,
             "batch_size": config.batch_size,
             "steps": config.steps,

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
 from cluster import checkpoints, storage
+from cluster.batches import ClipReader
+from cluster.checkpoints import Checkpoint
+from cluster.media import FORMATS, write_media
+from cluster.shards import Manifest, read_manifest
 from jobs import command
+from vgan import baseline
+from vgan.baseline import Mixture
 from vgan.config import check_choice, option
-from vgan.models.generator import TwoStreamGenerator
-from vgan.video.encode import write_gif, write_mp4
-from vgan.video.pixels import batch_from_model_range
-from vgan.viz.panels import sample_grid, stream_panels
+from vgan.errors import BadInput
+from vgan.pretrained import BATCH, MIXTURE, Clips, Model
+from vgan.viz.panels import sample_grid, stream_panels, strip
 
 ABOUT = """Sample a trained generator: one file a clip, a grid of all, and its streams side by side.
 
   python -m jobs.generate checkpoint=out/runs/gan out=out/samples num=16 format=mp4
+  python -m jobs.generate checkpoint=models/golf/iter65000_net.t7 out=out/golf format=[gif,png]
+
+An autoencoder (the baseline) draws from a mixture that is fitted to the codes of its dataset's clips, and kept beside
+the samples for the next call.
 """
-WRITERS = {"mp4": write_mp4, "gif": write_gif}
 PANEL_ROWS = 4  # clips shown stream by stream
 
 
@@ -29,71 +35,128 @@ PANEL_ROWS = 4  # clips shown stream by stream
 class GenerateConfig:
     """What to draw."""
 
-    checkpoint: str = option("", "a run's folder or one of its checkpoints (required)")
+    checkpoint: str = option(
+        "", "a run's folder, one of its checkpoints, an exported model, or a .t7 file of the published code (required)"
+    )
     out: str = option("out/samples", "url of the folder for the videos")
     num: int = option(16, "clips to draw")
-    format: list[str] = option(["mp4"], "mp4, gif, or both: [mp4,gif]")
+    format: list[str] = option(["mp4"], "any of mp4, gif and png (still film strips): [mp4,gif]")
     panels: bool = option(True, "also the streams side by side, as the paper's figure 3")
-    ema: bool = option(True, "draw from the moving average of the generator")
+    ema: bool = option(True, "draw from the moving average of the generator, where there is one")
     fps: float = option(25.0, "frames a second of the files")
     seed: int = option(0, "of the noise")
+    mixture: str = option("", "of an autoencoder, an earlier call's mixture.safetensors; empty: fit one")
+    data: str = option("", "of an autoencoder, dataset whose clips' codes are fitted; empty: what it was trained on")
+    components: int = option(256, "of an autoencoder, Gaussians of the mixture")
+    mixture_clips: int = option(10_000, "of an autoencoder, clips whose codes are fitted at most")
 
     def __post_init__(self) -> None:
         for kind in self.format:
-            check_choice("format", kind, tuple(WRITERS))
+            check_choice("format", kind, FORMATS)
         if not self.format or not 0 < self.fps <= 240:
             raise ValueError(
                 f"format must name a kind and fps be above 0, at most 240; got {self.format} and {self.fps}"
             )
-        if self.num < 1:
-            raise ValueError(f"num must be at least 1, got {self.num}")
+        for key in ("num", "components", "mixture_clips"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
 
 
 def main(config: GenerateConfig) -> None:
     """Sample and write the files."""
     command.require(config, "checkpoint", "out")
-    source = checkpoints.open_checkpoint(storage.absolute(config.checkpoint))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    G = TwoStreamGenerator(source.model)
-    checkpoints.load_weights(source, "generator_ema" if config.ema else "generator", G)
+    model, source = checkpoints.open_model(storage.absolute(config.checkpoint), ema=config.ema)
+    if model.config.kind == "future":
+        raise BadInput(
+            f"checkpoint={config.checkpoint!r} draws from images, not from noise: use `python -m jobs.predict`"
+        )
+    if model.generator is None:
+        raise BadInput(f"checkpoint={config.checkpoint!r} holds a discriminator alone: give the generator's file")
+    if torch.cuda.is_available():
+        model.generator.cuda()
+    if model.config.kind == "autoencoder":
+        model = replace(model, mixture=_mixture(config, model, source))
+    clips = model.sample(config.num, config.seed)
     out = storage.absolute(config.out)
     storage.make_folder(out)
-    streams = draw(G.to(device).eval(), config.num, source.model.z_size, config.seed, device)
-    for index, clip in enumerate(streams["composite"]):
-        _write(clip, storage.join(out, f"sample-{index:04d}"), config)
-    _write(sample_grid(streams["composite"], scale=2), storage.join(out, "grid"), config)
+    _write_all(clips, out, config)
+    if model.mixture is not None:
+        storage.write_bytes(storage.join(out, MIXTURE), baseline.mixture_bytes(model.mixture))
+    url = source.url if source else storage.absolute(config.checkpoint)
+    command.save(replace(config, checkpoint=url), storage.join(out, "settings.yaml"))  # which one it was
+    step = f"step {source.step}" if source else config.checkpoint
+    mask = "" if clips.mask is None else f", mask mean {clips.mask.mean():.2f}"
+    print(f"{config.num} clips from {step}{mask} -> {out}")
+
+
+# ---- files -------------------------------------------------------------------------------------------------------
+
+
+def _write_all(clips: Clips, out: str, config: GenerateConfig) -> None:
+    strips = [strip(clip) for clip in clips.video]
+    for index, (clip, row) in enumerate(zip(clips.video, strips, strict=True)):
+        write_media(clip, row, storage.join(out, f"sample-{index:04d}"), config.format, config.fps)
+    write_media(
+        sample_grid(clips.video, scale=2), np.concatenate(strips), storage.join(out, "grid"), config.format, config.fps
+    )
     if config.panels:
-        few = {name: clips[:PANEL_ROWS] for name, clips in streams.items()}
-        _write(stream_panels(few, scale=2), storage.join(out, "panels"), config)
-    command.save(replace(config, checkpoint=source.url), storage.join(out, "settings.yaml"))  # which one it was
-    mask = float(np.mean(streams["mask"]))
-    print(f"{config.num} clips from step {source.step}, mask mean {mask:.2f} -> {out}")
+        panels = _panels(clips)
+        write_media(panels, panels[len(panels) // 2], storage.join(out, "panels"), config.format, config.fps)
 
 
-@torch.no_grad()
-def draw(G: TwoStreamGenerator, num: int, z_size: int, seed: int, device: str) -> dict[str, np.ndarray]:
-    """Streams of `num` samples by name.
-
-    Returns:
-        composite and foreground (N, T, H, W, 3) uint8, background (N, 1, H, W, 3) uint8, mask (N, T, H, W) in [0, 1].
-    """
-    z = torch.randn(num, z_size, generator=torch.Generator().manual_seed(seed))
-    parts: dict[str, list[np.ndarray]] = {"composite": [], "foreground": [], "background": [], "mask": []}
-    for batch in z.to(device).split(16):  # 16 clips take about 1 GB at base 64
-        s = G(batch)
-        parts["mask"].append(s.mask[:, 0].float().cpu().numpy())
-        for name, clips in (("composite", s.video), ("foreground", s.foreground), ("background", s.background)):
-            parts[name].append(batch_from_model_range(clips).cpu().numpy())
-    return {name: np.concatenate(batches) for name, batches in parts.items()}
+def _panels(clips: Clips) -> np.ndarray:
+    """The first clips stream by stream, or as they are if there is one stream alone: (T, H, W, 3) uint8."""
+    if clips.mask is None:
+        return sample_grid(clips.video[:PANEL_ROWS], columns=1, scale=2)
+    names = {"video": "composite"}  # as the figure calls it
+    streams = {names.get(name, name): stream[:PANEL_ROWS] for name, stream in clips._asdict().items()}
+    return stream_panels(streams, scale=2)
 
 
-def _write(frames: np.ndarray, url: str, config: GenerateConfig) -> None:
-    """Write frames (T, H, W, 3) uint8 in every format asked for, each with its suffix."""
-    for kind in config.format:
-        with TemporaryDirectory() as scratch:  # encoders seek, object stores do not
-            path = Path(scratch) / f"video.{kind}"
-            WRITERS[kind](frames, path, config.fps)
-            storage.write_bytes(f"{url}.{kind}", path.read_bytes())
+# ---- the baseline ------------------------------------------------------------------------------------------------
+
+
+def _mixture(config: GenerateConfig, model: Model, source: Checkpoint | None) -> Mixture:
+    """The mixture that an autoencoder draws from: given, kept in its folder, or fitted now."""
+    if config.mixture:
+        url = storage.absolute(config.mixture)
+        if not storage.exists(url):
+            raise BadInput(f"no mixture at mixture={config.mixture!r}: leave it empty to fit one")
+        return baseline.read_mixture(storage.read_bytes(url), url)
+    if model.mixture is not None and not config.data:
+        return model.mixture
+    url, manifest = _dataset(config, model, source)
+    codes = _codes(model, url, manifest, config)
+    if len(codes) < config.components:
+        print(f"{len(codes)} clips only: the mixture has as many components, not {config.components}")
+    return baseline.fit_mixture(codes, config.components, config.seed)
+
+
+def _dataset(config: GenerateConfig, model: Model, source: Checkpoint | None) -> tuple[str, Manifest]:
+    """The dataset whose clips' codes are fitted: the one that is named, or else the run's own."""
+    if not config.data and source is None:
+        raise BadInput(f"checkpoint={config.checkpoint!r} does not say what it was trained on: give data= or mixture=")
+    url = storage.absolute(config.data) if config.data or source is None else source.dataset_url
+    manifest = read_manifest(url)
+    if not config.data and source is not None and manifest.digest != source.dataset_digest:
+        raise BadInput(f"the dataset at {url!r} is no longer the one of this run: to use it all the same, give data=")
+    for key in ("num_frames", "size"):
+        ours, theirs = getattr(model.config, key), getattr(manifest.clip, key)
+        if ours != theirs:
+            raise BadInput(f"the model has {key}={ours} but the clips of {url!r} have {theirs}: give another data=")
+    return url, manifest
+
+
+def _codes(model: Model, url: str, manifest: Manifest, config: GenerateConfig) -> np.ndarray:
+    """Codes (N, Z) float32 of clips in shuffled order, each once, as many as there are or as were asked for."""
+    num = min(config.mixture_clips, sum(shard.rows for shard in manifest.shards))
+    if num < 2:
+        raise BadInput(
+            f"a mixture needs two clips at least, and {url!r} and mixture_clips={config.mixture_clips} give {num}"
+        )
+    batches = ClipReader(url, manifest, seed=config.seed, batch_size=BATCH, rank=0, world_size=1).batches(consumed=0)
+    parts = [model.encode(next(batches).frames.numpy()) for _ in range(-(-num // BATCH))]
+    return np.concatenate(parts)[:num]
 
 
 if __name__ == "__main__":

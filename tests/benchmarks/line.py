@@ -21,10 +21,9 @@ import torch
 from cluster.batches import ClipReader
 from cluster.shards import Manifest, Shard, clip_row, clip_schema, table_bytes
 from vgan import gan
-from vgan.config import ClipSpec, DecodeConfig, ModelConfig, StabilizeConfig
+from vgan.config import ClipSpec, DecodeConfig, ModelConfig, ObjectiveConfig, StabilizeConfig
 from vgan.drawn import draw_clip
-from vgan.models.discriminator import Discriminator
-from vgan.models.generator import TwoStreamGenerator
+from vgan.models import make_networks
 from vgan.records import Clip, Evidence
 from vgan.video.child import isolated_frames
 from vgan.video.decode import frames
@@ -86,6 +85,9 @@ def reader_rows(folder: Path) -> list[tuple[str, str, tuple[float, float, float]
     return [("bare row-group read", "clips/s", rate(256, bare)), ("training feed", "clips/s", rate(256, fed))]
 
 
+OBJECTIVE = ObjectiveConfig()
+
+
 def step_rows() -> list[tuple[str, str, tuple[float, float, float]]]:
     """One update of both networks, in fp32 and under bf16 autocast."""
     torch.set_num_threads(1)
@@ -93,15 +95,13 @@ def step_rows() -> list[tuple[str, str, tuple[float, float, float]]]:
     for base, batch in ((8, 8), (16, 8), (64, 2)):
         model = ModelConfig(base=base)
         for precision in (torch.float32, torch.bfloat16):
-            G, D = (
-                gan.LocalEngine(net, torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999)))
-                for net in (TwoStreamGenerator(model), Discriminator(model))
-            )
-            real, z = torch.rand(batch, 3, 32, 64, 64) * 2 - 1, torch.randn(batch, 100)
+            networks = make_networks(model)
+            engines = {n: gan.LocalEngine(net, gan.make_optimizer(n, net, OBJECTIVE)) for n, net in networks.items()}
+            real, draws = torch.rand(batch, 3, 32, 64, 64) * 2 - 1, gan.Draws.of_step(0, 1, batch, model.z_size)
 
-            def step(G: gan.Engine = G, D: gan.Engine = D, real: torch.Tensor = real, z: torch.Tensor = z) -> None:
-                with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16):  # noqa: B023
-                    gan.update(G, D, real, z, 0.1)
+            def step(engines=engines, real=real, draws=draws, model=model, precision=precision) -> None:
+                with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16):
+                    gan.update(engines, real, draws, model, OBJECTIVE)
 
             rows.append((f"GAN step, base {base}, {str(precision)[6:]}", "clips/s", rate(batch, step)))
     return rows

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import vgan
 from cluster import storage
-from cluster.checkpoints import Checkpoint, latest, load_weights, open_checkpoint, write_state
+from cluster.checkpoints import Checkpoint, latest, load_weights, open_checkpoint, open_model, write_state
 from vgan.config import ModelConfig
 from vgan.errors import BadInput
 from vgan.models.classifier import Classifier
@@ -69,9 +71,9 @@ def test_load_weights_with_a_prefix_fills_a_classifiers_trunk_alone(write: Write
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"base": 4}, r"background\.0\.bias is 16 in the file, 32 here"),
-        ({"z_size": 6}, r"background\.0\.weight is 5x16x2x2 in the file, 6x16x2x2 here"),
-        ({"num_frames": 32}, r"trunk\.0\.weight is 5x16x1x2x2 in the file, 5x16x2x2x2 here"),
+        ({"base": 4}, r"background\.0\.0\.bias is 16 in the file, 32 here"),
+        ({"z_size": 6}, r"background\.0\.0\.weight is 5x16x2x2 in the file, 6x16x2x2 here"),
+        ({"num_frames": 32}, r"stem\.0\.weight is 5x16x1x2x2 in the file, 5x16x2x2x2 here"),
     ],
 )
 def test_load_weights_of_another_shape_names_tensor_and_shapes(
@@ -121,9 +123,54 @@ def test_open_checkpoint_where_there_is_none_says_what_to_give(tmp_path: Path, w
             open_checkpoint(str(url))
 
 
-def test_checkpoints_live_on_any_file_system(write: Write) -> None:
-    folder = write()
+def to_memory(folder: Path, url: str) -> str:
     for path in folder.rglob("*"):
         if path.is_file():
-            storage.write_bytes(f"memory://ckpt/{path.relative_to(folder)}", path.read_bytes())
-    load_weights(open_checkpoint("memory://ckpt"), "generator", TwoStreamGenerator(MODEL))
+            storage.write_bytes(f"{url}/{path.relative_to(folder)}", path.read_bytes())
+    return url
+
+
+def test_checkpoints_live_on_any_file_system(write: Write) -> None:
+    url = to_memory(write(), "memory://ckpt")
+    load_weights(open_checkpoint(url), "generator", TwoStreamGenerator(MODEL))
+    assert open_model(url)[1].step == 7
+
+
+def test_open_model_draws_as_the_package_does_from_the_same_folder(write: Write, tmp_path: Path) -> None:
+    folder = write()
+    snapshot(folder.parent, folder.name)
+    expected = vgan.load(folder).sample(2, seed=1)
+    exported = tmp_path / "exported"
+    model = vgan.load(folder)
+    vgan.save(exported, model.config, {"generator": model.generator})
+    for url, step in ((folder.parent, 7), (folder, 7), (exported, None), (to_memory(exported, "memory://model"), None)):
+        found, source = open_model(str(url))
+        assert (source.step if source else None) == step
+        assert np.array_equal(found.sample(2, seed=1).video, expected.video)
+
+
+def test_open_model_takes_the_moving_average_unless_told_not_to(write: Write) -> None:
+    folder = str(write(generator=TwoStreamGenerator(MODEL), generator_ema=TwoStreamGenerator(MODEL)))
+    for ema, name in ((True, "generator_ema"), (False, "generator")):
+        expected = TwoStreamGenerator(MODEL)
+        load_weights(open_checkpoint(folder), name, expected)
+        found = open_model(folder, ema=ema)[0].generator.state_dict()
+        assert all(torch.equal(v, found[k]) for k, v in expected.state_dict().items())
+
+
+def test_open_model_where_there_is_none_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no checkpoint at"):
+        open_model(str(tmp_path))
+    with pytest.raises(BadInput, match="No such file"):
+        open_model(str(tmp_path / "golf.t7"))
+    with pytest.raises(BadInput, match="read from local paths only"):
+        open_model("s3://models/golf.t7")
+
+
+def test_open_checkpoint_of_settings_this_version_does_not_know_is_bad_input(write: Write) -> None:
+    folder = write()
+    state = storage.read_json(str(folder / "state.json"))
+    state["model"]["depth"] = 9
+    storage.write_json(str(folder / "state.json"), state)
+    with pytest.raises(BadInput, match=r"cannot make: .*depth"):
+        open_checkpoint(str(folder))

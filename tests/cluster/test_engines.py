@@ -41,8 +41,12 @@ Found = list[dict[Any, Any]]  # what `rank_main` kept, a rank each
 Rule = Callable[[Any, Any, Tensor, Tensor], object]
 
 
-def exact(G: Any, D: Any, real: Tensor, z: Tensor) -> None:
-    gan.update(G, D, real, z, MASK_WEIGHT)
+def exact(G: Any, D: Any, real: Tensor, z: Tensor) -> dict[str, Tensor]:
+    return gan.update({"generator": G, "discriminator": D}, real, draws(z), MODEL, OBJECTIVE).metrics
+
+
+def draws(z: Tensor) -> gan.Draws:
+    return gan.Draws(z, *(torch.zeros(len(z), n) for n in (1, 7, 7)))  # nothing is mirrored or augmented
 
 
 def two_backward_passes(G: Any, D: Any, real: Tensor, z: Tensor) -> None:
@@ -51,13 +55,13 @@ def two_backward_passes(G: Any, D: Any, real: Tensor, z: Tensor) -> None:
     for clips, target in ((real, REAL), (streams.video.detach(), FAKE)):
         D.backward(F.cross_entropy(D.module(clips), torch.full((len(clips),), target)))
     D.step()
-    gan.update_generator(G, D, streams, MASK_WEIGHT)
+    gan.update_generator(G, D, streams, draws(z), OBJECTIVE, mask_weight=MASK_WEIGHT)
 
 
 def unfrozen_discriminator(G: Any, D: Any, real: Tensor, z: Tensor) -> None:
     """Wrong: G's gradient stays in D and is added to D's next step."""
     streams = G.module(z)
-    gan.update_discriminator(D, real, streams.video.detach())
+    gan.update_discriminator(D, real, streams.video.detach(), draws(z), OBJECTIVE)
     G.backward(generator_loss(D.module(streams.video)) + MASK_WEIGHT * mask_prior(streams.mask))
     G.step()
 
@@ -72,8 +76,12 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
     return torch.rand(shape, generator=generator) * 2 - 1, torch.randn(shape[0], MODEL.z_size, generator=generator)
 
 
-def snapshot(G: nn.Module, D: nn.Module) -> dict[str, Tensor]:
-    return {f"{n}.{k}": v.clone() for n, net in (("G", G), ("D", D)) for k, v in net.state_dict().items()}
+def snapshot(networks: dict[str, nn.Module]) -> dict[str, Tensor]:
+    return {f"{name}.{k}": v.clone() for name, net in networks.items() for k, v in net.state_dict().items()}
+
+
+def trained(nets: engines.Engines) -> dict[str, nn.Module]:
+    return {name: engine.module for name, engine in nets.by_name.items()}
 
 
 def farthest(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
@@ -108,7 +116,7 @@ def reference() -> States:
         ]
         step_on_mean(losses, [g for g, _ in replicas], [adam for adam, _ in adams])
     torch.set_num_threads(threads)
-    return [snapshot(*replica) for replica in replicas]
+    return [snapshot(dict(zip(("generator", "discriminator"), replica, strict=True))) for replica in replicas]
 
 
 def step_on_mean(losses: list[Tensor], networks: list[nn.Module], adams: list[torch.optim.Adam]) -> None:
@@ -142,7 +150,7 @@ def rank_main(rank: int, folder: Path) -> None:
         for rule in RULES:
             nets = make(stage)
             train(nets, rule, range(STEPS), rank)
-            found[stage, rule.__name__] = snapshot(nets.G.module, nets.D.module)
+            found[stage, rule.__name__] = snapshot(trained(nets))
         found[stage, "resume"] = resume(stage, rank, folder / f"zero{stage}")
     found["buffers"] = buffers(rank)
     found["bf16"] = bf16(rank)
@@ -153,7 +161,7 @@ def rank_main(rank: int, folder: Path) -> None:
 def make(stage: int, seed: int = 0, precision: str = "fp32") -> engines.Engines:
     torch.manual_seed(seed)
     nets = engines.make_engines(MODEL, OBJECTIVE, batch_size=PER_RANK, zero_stage=stage, precision=precision)
-    for engine in (nets.G, nets.D):
+    for engine in nets.by_name.values():
         for group in engine.optimizer.param_groups:
             group["eps"] = ADAM_EPS
     return nets
@@ -163,7 +171,7 @@ def train(nets: engines.Engines, rule: Rule, steps: range, rank: int) -> object:
     result = None
     for step in steps:
         real, z = (whole.chunk(RANKS)[rank] for whole in batch(step))
-        result = rule(nets.G, nets.D, real, z)
+        result = rule(nets.by_name["generator"], nets.by_name["discriminator"], real, z)
     return result
 
 
@@ -172,31 +180,31 @@ def resume(stage: int, rank: int, folder: Path) -> dict[str, dict[str, Tensor]]:
     nets = make(stage)
     train(nets, exact, range(2), rank)
     engines.save_engines(nets, folder)
-    found = {"saved": snapshot(nets.G.module, nets.D.module)}
+    found = {"saved": snapshot(trained(nets))}
     train(nets, exact, range(2, 3), rank)
-    found["uninterrupted"] = snapshot(nets.G.module, nets.D.module)
+    found["uninterrupted"] = snapshot(trained(nets))
     dist.barrier()  # both ranks have written
     fresh = make(stage, seed=1)
-    found["fresh"] = snapshot(fresh.G.module, fresh.D.module)
+    found["fresh"] = snapshot(trained(fresh))
     engines.load_engines(fresh, folder)
-    found["loaded"] = snapshot(fresh.G.module, fresh.D.module)
+    found["loaded"] = snapshot(trained(fresh))
     train(fresh, exact, range(2, 3), rank)
-    return found | {"resumed": snapshot(fresh.G.module, fresh.D.module)}
+    return found | {"resumed": snapshot(trained(fresh))}
 
 
 def buffers(rank: int) -> dict[str, dict[str, Tensor]]:
     nets = make(0)
     train(nets, exact, range(1), rank)
-    before = snapshot(nets.G.module, nets.D.module)
-    engines.average_buffers([nets.G.module, nets.D.module])
-    return {"before": before, "after": snapshot(nets.G.module, nets.D.module)}
+    before = snapshot(trained(nets))
+    engines.average_buffers(list(trained(nets).values()))
+    return {"before": before, "after": snapshot(trained(nets))}
 
 
 def bf16(rank: int) -> dict[str, Any]:
     nets = make(1, precision="bf16")
-    metrics = train(nets, lambda *args: gan.update(*args, MASK_WEIGHT), range(2), rank)
-    logits = nets.D.module(batch(0)[0][:PER_RANK])
-    return {"state": snapshot(nets.G.module, nets.D.module), "metrics": metrics, "logits": str(logits.dtype)}
+    metrics = train(nets, exact, range(2), rank)
+    logits = nets.by_name["discriminator"].module(batch(0)[0][:PER_RANK])
+    return {"state": snapshot(trained(nets)), "metrics": metrics, "logits": str(logits.dtype)}
 
 
 # ---- tests -------------------------------------------------------------------------------------------------------

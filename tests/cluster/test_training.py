@@ -1,11 +1,11 @@
-"""The parts of training that need no Ray: settings, noise, the stop on what is not finite."""
+"""The parts of training that need no Ray: settings, the stop on what is not finite."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from cluster.training import TrainConfig, _check_finite, noise
+from cluster.training import TrainConfig, _check_finite
 
 
 @pytest.mark.parametrize(
@@ -22,13 +22,6 @@ from cluster.training import TrainConfig, _check_finite, noise
 def test_settings_that_cannot_work_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainConfig(**settings)
-
-
-def test_noise_depends_on_seed_and_step_alone() -> None:
-    assert torch.equal(noise(1, 5, 8, 100), noise(1, 5, 8, 100))
-    assert not torch.equal(noise(1, 5, 8, 100), noise(1, 6, 8, 100))
-    assert not torch.equal(noise(1, 5, 8, 100), noise(2, 5, 8, 100))
-    assert abs(float(noise(0, 1, 512, 100).std()) - 1) < 0.02
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from safetensors.torch import save_file
 
+import vgan
 from cluster.checkpoints import write_state
 from cluster.shards import Manifest, write_manifest
 from cluster.sweep import SweepConfig
@@ -20,6 +22,7 @@ from jobs.generate import GenerateConfig
 from jobs.prepare import PrepareConfig
 from vgan.config import ClipSpec, ModelConfig
 from vgan.drawn import draw_action_set
+from vgan.models import make_networks
 from vgan.models.discriminator import Discriminator
 from vgan.models.generator import TwoStreamGenerator
 
@@ -164,16 +167,62 @@ def test_generate_from_weights_of_another_shape_names_the_tensor(refused: Refuse
     other = TwoStreamGenerator(replace(MODEL, base=4)).state_dict()
     save_file(other, checkpoint / "weights" / "generator_ema.safetensors")
     error = refused(generate, f"checkpoint={checkpoint}")
-    assert "background.0.bias is 32 in the file, 16 here" in error
+    assert "background.0.0.bias is 32 in the file, 16 here" in error
     (checkpoint / "weights" / "generator_ema.safetensors").write_bytes(b"junk")
     assert "cannot read weights" in refused(generate, f"checkpoint={checkpoint}")
 
 
 @pytest.mark.parametrize(
-    ("word", "named"), [("format=webm", "format must be one of mp4, gif"), ("num=0", "num must be at least 1")]
+    ("word", "named"),
+    [
+        ("format=webm", "format must be one of mp4, gif, png; got 'webm'"),
+        ("num=0", "num must be at least 1"),
+        ("components=0", "components must be at least 1"),
+    ],
 )
 def test_generate_out_of_bounds_names_key_and_value(refused: Refused, checkpoint: Path, word: str, named: str) -> None:
     assert named in refused(generate, f"checkpoint={checkpoint}", word)
+
+
+def test_generate_from_a_future_model_points_to_predict(refused: Refused, tmp_path: Path) -> None:
+    future = replace(MODEL, kind="future")
+    vgan.save(tmp_path / "future", future, make_networks(future))
+    assert "use `python -m jobs.predict`" in refused(generate, f"checkpoint={tmp_path}/future")
+
+
+def test_generate_from_a_discriminator_asks_for_the_generator(refused: Refused, tmp_path: Path) -> None:
+    vgan.save(tmp_path / "judge", MODEL, {"discriminator": Discriminator(MODEL)})
+    assert "a discriminator alone" in refused(generate, f"checkpoint={tmp_path}/judge")
+
+
+def test_generate_from_a_file_that_is_not_of_torch7(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "golf.t7").write_bytes(b"PK\x03\x04 a zip")
+    assert f"cannot read '{tmp_path}/golf.t7'" in refused(generate, f"checkpoint={tmp_path}/golf.t7")
+    assert "read from local paths only" in refused(generate, "checkpoint=s3://models/golf.t7")
+
+
+def test_generate_from_an_autoencoder_needs_clips_that_fit_or_a_mixture(
+    refused: Refused, checkpoint: Path, dataset: Path, tmp_path: Path
+) -> None:
+    model = replace(MODEL, kind="autoencoder")
+    networks = make_networks(model)
+    vgan.save(tmp_path / "exported", model, networks)
+    exported = f"checkpoint={tmp_path}/exported"
+    assert "give data= or mixture=" in refused(generate, exported)
+    assert "python -m jobs.prepare" in refused(generate, exported, f"data={tmp_path}/nowhere")
+    assert "two clips at least" in refused(generate, exported, f"data={dataset}")
+    assert "no mixture at" in refused(generate, exported, "mixture=gone.safetensors")
+    (tmp_path / "junk").write_bytes(b"junk")
+    assert "cannot read a mixture" in refused(generate, exported, f"mixture={tmp_path}/junk")
+    larger = replace(model, num_frames=32)
+    vgan.save(tmp_path / "larger", larger, make_networks(larger))
+    error = refused(generate, f"checkpoint={tmp_path}/larger", f"data={dataset}")
+    assert "the model has num_frames=32" in error
+    state = json.loads((checkpoint / "state.json").read_text())
+    changed = {"model": asdict(model), "dataset_url": str(dataset), "dataset_digest": "e" * 64}
+    write_state(checkpoint, state | changed, networks)
+    (checkpoint / "weights" / "generator_ema.safetensors").unlink()
+    assert "no longer the one of this run" in refused(generate, f"checkpoint={checkpoint}")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from jobs.generate import GenerateConfig
 from jobs.prepare import PrepareConfig
 from vgan.config import option, section
 from vgan.errors import BadInput
+from vgan.presets import PRESETS
 
 JOBS = [
     (acquire, AcquireConfig),
@@ -75,6 +76,69 @@ def test_load_takes_words_over_the_file_over_the_defaults(tmp_path: Path) -> Non
     expected = Cake(layers=3, toppings=["figs", "nuts"], rises=[2.0, 3.5], oven=Oven(heat_c=160.0, fan=True))
     assert found == expected
     assert isinstance(found.oven, Oven)
+
+
+def settings_of(preset: str) -> dict[str, Any]:
+    """What a preset says, as the settings of a training job say it."""
+    found = command.load(TrainConfig, [f"preset={preset}"])
+    return {key: getattr(getattr(found, key.split(".")[0]), key.split(".")[1]) for key in PRESETS[preset]}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_load_takes_a_preset_over_the_defaults_and_leaves_the_rest(preset: str) -> None:
+    assert settings_of(preset) == PRESETS[preset]
+    touched = {key.split(".")[1] for key in PRESETS[preset]}
+    found, plain = command.load(TrainConfig, [f"preset={preset}"]), TrainConfig()
+    assert found.preset == preset
+    for group in ("model", "objective"):
+        values, defaults = (dataclasses.asdict(getattr(c, group)) for c in (found, plain))
+        assert {k for k in values if values[k] != defaults[k]} <= touched
+    assert dataclasses.replace(found, preset="paper", model=plain.model, objective=plain.objective) == plain
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["preset=stable", "objective.loss=softmax"],
+        ["objective.loss=softmax", "preset=stable"],  # the order of words does not matter
+        ["config=CONFIG"],
+    ],
+)
+def test_load_takes_what_was_asked_for_by_name_over_the_preset(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "run.yaml").write_text("preset: stable\nobjective:\n  loss: softmax\n")
+    found = command.load(TrainConfig, [word.replace("CONFIG", f"{tmp_path}/run.yaml") for word in words])
+    assert found.objective.loss == "softmax"
+    assert found.objective.flip  # the rest of the preset holds
+    assert found.model.discriminator_norm == "spectral"
+
+
+def test_load_takes_a_words_preset_over_the_whole_file(tmp_path: Path) -> None:
+    command.save(TrainConfig(), str(tmp_path / "settings.yaml"))  # which names every key
+    assert command.load(TrainConfig, [f"config={tmp_path}/settings.yaml", "preset=stable"]).objective.loss == "hinge"
+
+
+def test_load_of_a_preset_that_is_no_name_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("preset: [stable]\n")
+    with pytest.raises(BadInput, match="preset"):
+        command.load(TrainConfig, [f"config={tmp_path}/run.yaml"])
+
+
+def test_load_takes_a_preset_from_a_file_and_another_from_a_word(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("preset: stable\n")
+    assert command.load(TrainConfig, [f"config={tmp_path}/run.yaml"]).objective.loss == "hinge"
+    found = command.load(TrainConfig, [f"config={tmp_path}/run.yaml", "preset=reference"])
+    assert (found.preset, found.model.future, found.objective.loss) == ("reference", "reference", "softmax")
+
+
+def test_run_with_an_unknown_preset_names_it_and_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    error = fails(capsys, "preset=stabel", kind=TrainConfig)
+    assert "preset must be one of paper, reference, stable; got 'stabel'" in error
+
+
+def test_presets_kept_in_settings_load_again(tmp_path: Path) -> None:
+    config = command.load(TrainConfig, ["preset=stable", "objective.flip=false"])
+    command.save(config, str(tmp_path / "settings.yaml"))
+    assert command.load(TrainConfig, [f"config={tmp_path}/settings.yaml"]) == config
 
 
 def test_load_the_last_of_two_words_wins() -> None:

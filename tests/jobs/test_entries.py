@@ -21,9 +21,10 @@ from cluster.checkpoints import Checkpoint, open_checkpoint
 from cluster.shards import Manifest, read_manifest
 from cluster.sweep import SweepConfig
 from cluster.training import TrainConfig
-from jobs import acquire, command, finetune, generate, prepare, train
+from jobs import acquire, command, finetune, generate, predict, prepare, train
 from jobs.acquire import AcquireConfig
 from jobs.generate import GenerateConfig
+from jobs.predict import PredictConfig
 from jobs.prepare import PrepareConfig
 from vgan.drawn import draw_action_set, draw_clip
 from vgan.errors import BadInput
@@ -36,6 +37,7 @@ KINDS = {
     prepare: PrepareConfig,
     train: TrainConfig,
     generate: GenerateConfig,
+    predict: PredictConfig,
     finetune: SweepConfig,
 }
 SMALL_VIDEO = ("clip.num_frames=16", "clip.size=32", "clip.stride=8", "decode.size=96", "stabilize.size=96")
@@ -293,6 +295,52 @@ def test_generate_is_a_function_of_seed_and_weights(place: Path, lively: str) ->
     assert not (place / "gifs" / "a" / "panels.gif").exists()
     with Image.open(place / "gifs" / "raw" / "sample-0000.gif") as gif:
         assert (gif.n_frames, gif.size) == (16, (32, 32))
+
+
+# ---- the other kinds of model ------------------------------------------------------------------------------------
+
+
+def train_kind(place: Path, clips: Path, tracking: str, kind: str) -> Checkpoint:
+    words = [*train_words(place, clips, tracking), f"model.kind={kind}", f"name={kind}", "workers=1", "steps=2"]
+    assert run(train, *words) == 0
+    return open_checkpoint(f"{place}/runs/{kind}")
+
+
+def test_autoencoder_trains_and_draws_from_a_mixture_over_its_codes(
+    place: Path, clips: Path, tracking: str, client: mlflow.MlflowClient
+) -> None:
+    found = train_kind(place, clips, tracking, "autoencoder")
+    assert {p.stem for p in (Path(found.url) / "weights").iterdir()} == {"generator", "generator_ema"}
+    metrics = client.get_run(found.mlflow_run_id).data.metrics
+    assert 0 < metrics["loss/reconstruction"] < 4
+    assert "loss/discriminator" not in metrics
+    out = place / "redrawn"
+    assert run(generate, f"checkpoint={found.url}", f"out={out}", "num=2", "components=3") == 0
+    assert len(load_file(out / "mixture.safetensors")["weights"]) == 3
+    assert read_video(out / "sample-0001.mp4").shape == (16, 32, 32, 3)
+
+
+def test_future_model_trains_and_predicts_images_videos_and_a_dataset(
+    place: Path, clips: Path, tracking: str, client: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = train_kind(place, clips, tracking, "future")
+    metrics = client.get_run(found.mlflow_run_id).data.metrics
+    assert {"loss/first_frame", "loss/generator", "loss/discriminator"} <= metrics.keys()
+    Image.new("RGB", (90, 60), (200, 30, 30)).save(place / "red.png")
+    images = f"images=[{place}/red.png,{place}/videos/Spin/a clip.mp4]"
+    out = place / "predicted"
+    capsys.readouterr()
+    assert run(predict, f"checkpoint={found.url}", images, f"data={clips}", f"out={out}", "format=[mp4,png]") == 0
+    told = capsys.readouterr().out
+    assert "a clip.mp4, with what happened" in told
+    assert "3 of the 3 videos of data= were trained on: this is no held-out error" in told
+    alone, beside = (read_video(out / f"future-{n:04d}.mp4") for n in (0, 1))
+    assert len(alone) == len(beside) == 16
+    assert beside.shape[2] > alone.shape[2]  # what happened is shown too
+    errors = json.loads((out / "errors.json").read_text())
+    assert errors["protocol"].startswith("mse_frames2-16_18clips_")
+    assert set(errors["mse"]) == {"model", "copy the frame", "mean future"}
+    assert all(len(found["by_frame"]) == 15 and found["mean"] > 0 for found in errors["mse"].values())
 
 
 # ---- finetune ----------------------------------------------------------------------------------------------------

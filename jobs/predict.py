@@ -1,0 +1,219 @@
+"""Draw the future of still images with a trained future model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cluster import checkpoints, storage
+from cluster.checkpoints import Checkpoint
+from cluster.fetch import local_copy
+from cluster.media import FORMATS, write_media
+from cluster.progress import progress_bar
+from cluster.shards import Manifest, read_clips, read_manifest, to_frames
+from cluster.sources import VIDEO_SUFFIXES, Source, list_folder
+from jobs import command
+from vgan.config import ClipSpec, VideoConfig, check_choice, option, section
+from vgan.errors import BadInput, BadVideo
+from vgan.forecast import copied, error_table, forecast_errors, mean_change, mean_future
+from vgan.pretrained import Clips, Model
+from vgan.records import Clip
+from vgan.video.child import Decoder
+from vgan.video.clips import clips_from_video
+from vgan.video.strips import is_strip
+from vgan.viz.panels import forecast_panels
+
+ABOUT = """Predict the future of images: input, prediction, mask and, of a video, what happened, side by side.
+
+  python -m jobs.predict checkpoint=out/runs/future images=photo.jpg out=out/predicted
+  python -m jobs.predict checkpoint=out/runs/future images=[/photos,film.mp4] data=out/held-out out=out/predicted
+
+Of a video the first clip is taken, prepared as training clips are. data= is a dataset that was not trained on: its
+clips give the table of errors, against the guess that nothing moves and the guess of the mean future.
+"""
+IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+TRUTH_CLIPS = 256  # predicted at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """What to predict."""
+
+    checkpoint: str = option(
+        "", "a run's folder, one of its checkpoints or an exported model, of kind=future (required)"
+    )
+    images: list[str] = option([], "images, videos or folders of them, on any url")
+    data: str = option("", "dataset whose clips give the table of errors; it must not have been trained on")
+    out: str = option("out/predicted", "url of the folder for the videos and errors.json")
+    num: int = option(1000, "clips of data= that are predicted at most; and training clips for the mean future")
+    format: list[str] = option(["mp4"], "any of mp4, gif and png (the last frame): [mp4,gif]")
+    fps: float = option(25.0, "frames a second of the files")
+    video: VideoConfig = section(VideoConfig, "how the clip of a video is prepared")
+
+    def __post_init__(self) -> None:
+        for kind in self.format:
+            check_choice("format", kind, FORMATS)
+        if not self.format or not 0 < self.fps <= 240 or self.num < 1:
+            got = f"{self.format}, {self.fps} and {self.num}"
+            raise ValueError(f"format must name a kind, fps be above 0, at most 240, and num at least 1; got {got}")
+
+
+@dataclass(frozen=True)
+class Given:
+    """An image to predict from, and the clip that it began, if that is known."""
+
+    name: str
+    image: np.ndarray  # (H, W, 3) uint8
+    truth: np.ndarray | None  # (T, size, size, 3) uint8
+
+
+def main(config: PredictConfig) -> None:
+    """Predict, write the videos, and print the table of errors."""
+    command.require(config, "checkpoint", "out")
+    if not config.images and not config.data:
+        raise BadInput("nothing to predict: give images= or data=")
+    model, source = checkpoints.open_model(storage.absolute(config.checkpoint))
+    if model.config.kind != "future" or model.generator is None:
+        raise BadInput(
+            f"checkpoint={config.checkpoint!r} is of kind={model.config.kind}: train one with model.kind=future"
+        )
+    if torch.cuda.is_available():
+        model.generator.cuda()
+    out = storage.absolute(config.out)
+    storage.make_folder(out)
+    if config.images:
+        _predict_images(config, model, out)
+    if config.data:
+        _predict_dataset(config, model, source, out)
+    command.save(config, storage.join(out, "settings.yaml"))
+
+
+# ---- images and videos ---------------------------------------------------------------------------------------------
+
+
+def _predict_images(config: PredictConfig, model: Model, out: str) -> None:
+    """A video an input, and one of all."""
+    clip = ClipSpec(num_frames=model.config.num_frames, size=model.config.size, max_per_video=1)
+    video = replace(config.video, clip=replace(clip, fps=config.video.clip.fps))
+    found = list(_read_all(config.images, video))
+    if not found:
+        raise BadInput(f"none of images={config.images} could be read")
+    rows = []
+    for number, given in enumerate(found):
+        clips = model.predict(given.image[None])
+        rows.append(_panels(given, clips))
+        write_media(rows[-1], rows[-1][-1], storage.join(out, f"future-{number:04d}"), config.format, config.fps)
+        print(f"  future-{number:04d}  {given.name}{'' if given.truth is None else ', with what happened'}", flush=True)
+    width = max(row.shape[2] for row in rows)
+    wide = [np.pad(row, ((0, 0), (0, 0), (0, width - row.shape[2]), (0, 0)), constant_values=255) for row in rows]
+    together = np.concatenate(wide, axis=1)
+    write_media(together, together[-1], storage.join(out, "all"), config.format, config.fps)
+    print(f"{len(found)} futures -> {out}")
+    known = [(g.truth, g.image) for g in found if g.truth is not None]
+    if known:
+        truth = np.stack([t for t, _ in known])
+        predicted = np.concatenate([model.predict(image[None]).video for _, image in known])
+        guesses = {"model": predicted, "copy the frame": copied(truth)}
+        print(f"errors over {len(known)} of these, frames 2 to {truth.shape[1]}:")
+        print(error_table({name: forecast_errors(truth, clips) for name, clips in guesses.items()}))
+
+
+def _read_all(words: list[str], video: VideoConfig) -> Iterator[Given]:
+    """Every input that can be read; of any other, why not."""
+    with Decoder(video.decode) as decoder:
+        for source in _sources(words):
+            try:
+                with local_copy(source) as path:
+                    yield _read(path, source.source_id, video, decoder)
+            except BadVideo as fault:
+                print(f"  {source.source_id}: left out, {fault.reason} ({fault.detail})", flush=True)
+
+
+def _sources(words: list[str]) -> list[Source]:
+    sources = []
+    for word in words:
+        url = storage.absolute(word)
+        if Path(url).suffix.lower() in IMAGES | VIDEO_SUFFIXES:
+            sources.append(Source(uri=url, source_id=url.rpartition("/")[2]))
+        else:
+            sources += list_folder(url, IMAGES | VIDEO_SUFFIXES)[0]
+    if not sources:
+        raise BadInput(f"no image or video in images={words}")
+    return sources
+
+
+def _read(path: Path, name: str, video: VideoConfig, decoder: Decoder) -> Given:
+    """The first clip of a video, prepared as for training; else the first frame.
+
+    Raises:
+        BadVideo: nothing can be decoded.
+    """
+    if Path(name).suffix.lower() not in IMAGES or is_strip(path):
+        clips = [item for item in clips_from_video(decoder.frames(path), video) if isinstance(item, Clip)]
+        if clips:
+            return Given(name, clips[0].frames[0], clips[0].frames)
+    first = next(iter(decoder.frames(path)), None)
+    if first is None:
+        raise BadVideo("decode", "no_frames", "not one frame could be decoded")
+    return Given(name, first.image, None)
+
+
+def _panels(given: Given, clips: Clips) -> np.ndarray:
+    assert clips.mask is not None  # future models have two streams
+    return forecast_panels(given.image, clips.video[0], clips.mask[0], given.truth, scale=2)
+
+
+# ---- a dataset -----------------------------------------------------------------------------------------------------
+
+
+def _predict_dataset(config: PredictConfig, model: Model, source: Checkpoint | None, out: str) -> None:
+    """The table of errors over clips that were not trained on, printed and written as errors.json."""
+    url = storage.absolute(config.data)
+    manifest = read_manifest(url)
+    truth, sources = _clips(url, manifest, model, config.num)
+    guesses = {"model": _predicted(model, truth), "copy the frame": copied(truth)}
+    if source is not None and storage.exists(storage.join(source.dataset_url, "manifest.json")):
+        trained = read_manifest(source.dataset_url)
+        clips, seen = _clips(source.dataset_url, trained, model, config.num)
+        both = len(sources & seen)
+        if trained.digest == manifest.digest or both:
+            print(f"warning: {both} of the {len(sources)} videos of data= were trained on: this is no held-out error")
+        guesses["mean future"] = mean_future(truth, mean_change(clips))
+    else:
+        print("the training dataset is not there any more: no mean future")
+    errors = {name: forecast_errors(truth, clips) for name, clips in guesses.items()}
+    protocol = f"mse_frames2-{truth.shape[1]}_{len(truth)}clips_{manifest.digest[:8]}"
+    print(f"{protocol} (dataset {config.data}):\n{error_table(errors)}")
+    table = {name: {"mean": found.mean, "by_frame": found.by_frame.tolist()} for name, found in errors.items()}
+    storage.write_bytes(storage.join(out, "errors.json"), json.dumps({"protocol": protocol, "mse": table}).encode())
+
+
+def _clips(url: str, manifest: Manifest, model: Model, num: int) -> tuple[np.ndarray, set[str]]:
+    """The first `num` clips of a (shuffled) dataset, (N, T, H, W, 3) uint8, and the videos of all its clips."""
+    if (manifest.clip.num_frames, manifest.clip.size) != (model.config.num_frames, model.config.size):
+        shape = f"{manifest.clip.num_frames} frames of {manifest.clip.size} px"
+        raise BadInput(
+            f"the clips of {url!r} have {shape}, the model's {model.config.num_frames} of {model.config.size}"
+        )
+    sources = set(read_clips(url, manifest, columns=["source_id"])["source_id"].to_pylist())
+    needed = 1 + int(np.searchsorted(np.cumsum([shard.rows for shard in manifest.shards]), num))
+    table = read_clips(url, replace(manifest, shards=manifest.shards[:needed]), columns=["frames"])
+    return to_frames(table["frames"].slice(0, num), manifest.clip), sources
+
+
+def _predicted(model: Model, truth: np.ndarray) -> np.ndarray:
+    with progress_bar(total=len(truth), unit="clip", desc="predict") as bar:
+        parts = []
+        for start in range(0, len(truth), TRUTH_CLIPS):
+            parts.append(model.predict(truth[start : start + TRUTH_CLIPS, 0]).video)
+            bar.update(len(parts[-1]))
+    return np.concatenate(parts)
+
+
+if __name__ == "__main__":
+    raise SystemExit(command.run(main, PredictConfig, ABOUT))

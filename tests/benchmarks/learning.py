@@ -1,0 +1,204 @@
+"""What each method learns in the same minutes, on the same real clips and seed: distances, statistics and pictures.
+
+Weizmann actions (people walking, running, bending, waving): 28 videos to train on, and 8 of other people held out,
+looked for in ../shared. Every training has one thread and MINUTES of its time, so that what else a machine does counts
+for nothing; as many trainings run at once as there are cores. `python tests/benchmarks/learning.py ablation` takes the
+preset `stable` apart.
+"""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from vgan import baseline, gan
+from vgan.config import ModelConfig, ObjectiveConfig
+from vgan.metrics.frechet import frechet_distance, protocol_name
+from vgan.metrics.i3d import features, load_i3d
+from vgan.metrics.motion import diversity, mask_motion_correlation, motion
+from vgan.models import make_networks
+from vgan.presets import PRESETS
+from vgan.pretrained import Clips, Model
+from vgan.video.pixels import batch_to_model_range
+from vgan.video.strips import read_strip
+from vgan.viz.panels import sample_grid, save_png, stream_panels, strip
+
+ACTIONS = Path(__file__).resolve().parents[3] / "shared" / "data" / "weizmann" / "actions"
+EXTRACTOR = os.environ.get("SCENE_I3D", "")
+LENGTH, STRIDE, HELD_OUT = 32, 2, 2  # frames; frames between clips; videos of each action
+BASE, BATCH, EMA, RESOLUTION = 16, 16, 0.999, 112
+MINUTES = float(os.environ.get("MINUTES", "12"))
+OUT = Path(os.environ.get("OUT", "out/bench-train"))
+STABLE = PRESETS["stable"]
+METHODS: dict[str, dict[str, Any]] = {
+    "stable, two streams": STABLE,
+    "paper, two streams": {},
+    "paper, one stream": {"model.kind": "one_stream"},
+    "autoencoder + GMM": {"model.kind": "autoencoder"},
+}
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What one training gave."""
+
+    clips: Clips  # drawn from the moving average
+    newest: Clips  # drawn from the generator itself
+    steps: int
+    margin: float  # of D's logits, mean over the second half
+
+
+def read_actions() -> tuple[np.ndarray, np.ndarray]:
+    """Training and held-out clips, (N, 32, 64, 64, 3) uint8; no person is in both."""
+    sides: tuple[list[np.ndarray], list[np.ndarray]] = [], []
+    for action in sorted(p for p in ACTIONS.iterdir() if p.is_dir()):
+        files = sorted(action.glob("*.jpg"))
+        for number, file in enumerate(files):
+            frames = read_strip(file.read_bytes())
+            side = sides[number >= len(files) - HELD_OUT]
+            side += [frames[i : i + LENGTH] for i in range(0, len(frames) - LENGTH + 1, STRIDE)]
+    train, held_out = (np.stack(side) for side in sides)
+    return train, held_out
+
+
+def configs(settings: dict[str, Any]) -> tuple[ModelConfig, ObjectiveConfig]:
+    """Model and objective of dotted settings."""
+    parts: dict[str, dict[str, Any]] = {"model": {"base": BASE}, "objective": {}}
+    for key, value in settings.items():
+        group, _, name = key.partition(".")
+        parts[group][name] = value
+    return ModelConfig(**parts["model"]), ObjectiveConfig(**parts["objective"])
+
+
+def train(settings: dict[str, Any], clips: np.ndarray, num: int, seed: int = 0) -> Learned:
+    """Train for MINUTES of this process's time, then draw `num` clips."""
+    model, objective = configs(settings)
+    torch.manual_seed(seed)
+    networks = make_networks(model)
+    average = copy.deepcopy(networks["generator"]).requires_grad_(False)
+    engines = {}
+    for name, network in networks.items():
+        network.forward = torch.autocast("cpu", torch.bfloat16)(network.forward)
+        engines[name] = gan.LocalEngine(network, gan.make_optimizer(name, network, objective))
+    rng, order, margins, step = np.random.default_rng(seed), np.empty(0, int), [0.0], 0
+    start = time.process_time()
+    while time.process_time() - start < 60 * MINUTES:
+        step += 1
+        if len(order) < BATCH:
+            order = np.concatenate([order, rng.permutation(len(clips))])
+        real, order = batch_to_model_range(torch.from_numpy(clips[order[:BATCH]])), order[BATCH:]
+        done = gan.update(engines, real, gan.Draws.of_step(seed, step, BATCH, model.z_size), model, objective)
+        gan.update_average(average, networks["generator"], gan.average_decay(EMA, step))
+        if "discriminator/margin" in done.metrics:
+            margins.append(float(done.metrics["discriminator/margin"]))
+    drawn = [draw(network, model, clips, num) for network in (average, networks["generator"])]
+    return Learned(*drawn, step, float(np.mean(margins[len(margins) // 2 :])))
+
+
+def draw(generator: nn.Module, config: ModelConfig, clips: np.ndarray, num: int) -> Clips:
+    """`num` clips; an autoencoder's from a mixture over the codes of its training clips."""
+    model = Model(config, generator.eval())
+    if config.kind == "autoencoder":
+        model = Model(config, generator, mixture=baseline.fit_mixture(model.encode(clips), seed=0))
+    return model.sample(num, seed=1)
+
+
+# ---- one method, in a process of its own -------------------------------------------------------------------------
+
+
+def learn(name: str, settings: dict[str, Any], seed: int) -> str:
+    """Train a method; its lines of the table, and pictures in OUT."""
+    torch.set_num_threads(1)
+    real, held_out = read_actions()
+    found = train(settings, real, len(held_out), seed)
+    save_pictures(name, found.clips)
+    margin = "-" if found.margin == 0 else f"{found.margin:.1f}"
+    lines = [line(name, found.clips, real, f"{found.steps}", margin)]
+    return "\n".join([*lines, line("  its newest weights, no average", found.newest, real, "", "")])
+
+
+def line(name: str, clips: Clips, real: np.ndarray, steps: str = "-", margin: str = "-") -> str:
+    """One line of the table."""
+    masks = clips.mask
+    mean = "-" if masks is None else f"{masks.mean():.2f}"
+    follows = "-" if masks is None else f"{mask_motion_correlation(masks, clips.video):.2f}"
+    spread, moved = diversity(clips.video) / diversity(real), motion(clips.video) / motion(real)
+    cells = f"{distance(clips.video, real):>9}{spread:>10.2f}{moved:>8.2f}{mean:>6}{follows:>9}{margin:>8}{steps:>7}"
+    return f"{name:<36}{cells}"
+
+
+def distance(drawn: np.ndarray, real: np.ndarray) -> str:
+    """Fréchet distance from as many training clips, evenly spread."""
+    if not EXTRACTOR:
+        return "-"
+    extractor = load_i3d(Path(EXTRACTOR))
+    known = real[np.linspace(0, len(real) - 1, len(drawn)).round().astype(int)]
+    found = [features(extractor, clips, resolution=RESOLUTION, bf16=True) for clips in (known, drawn)]
+    return f"{frechet_distance(*found):.0f}"
+
+
+def save_pictures(name: str, clips: Clips) -> None:
+    """Film strips, a grid and, of two streams, the panels of the paper's figure 3."""
+    folder = OUT / "".join(c if c.isalnum() else "-" for c in name)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_png(np.concatenate([strip(clip) for clip in clips.video[:8]]), folder / "strips.png")
+    save_png(sample_grid(clips.video[:36], scale=2)[LENGTH // 2], folder / "grid.png")
+    if clips.mask is not None:
+        parts = dict(zip(("composite", "foreground", "mask", "background"), (c[:6] for c in clips), strict=True))
+        save_png(stream_panels(parts, scale=2)[LENGTH // 2], folder / "panels.png")
+
+
+# ---- tables ------------------------------------------------------------------------------------------------------
+
+
+def compare(methods: dict[str, dict[str, Any]], seeds: tuple[int, ...] = (0,)) -> None:
+    """Train each and print the table; real held-out clips head it."""
+    if not ACTIONS.is_dir():
+        print(f"\nno clips at {ACTIONS}: the table of what is learned is left out")
+        return
+    real, held_out = read_actions()
+    kind = {"extractor": "i3d400", "resolution": RESOLUTION, "reference": "weizmann28", "num_frames": LENGTH}
+    protocol = protocol_name("fvd", num=len(held_out), **kind) if EXTRACTOR else "left out: set SCENE_I3D to its file"
+    print(f"\nLearning: {MINUTES:g} minutes of one thread each, base {BASE}, batch {BATCH}, bf16, {len(real)} clips")
+    print(f"distance: {protocol} (vgan/metrics/i3d_weights.py says where the extractor comes from)")
+    print("diversity, motion: over those of real clips; follows: correlation of mask with motion in drawn clips")
+    print(f"{'':<36}{'distance':>9}{'diversity':>10}{'motion':>8}{'mask':>6}{'follows':>9}{'margin':>8}{'steps':>7}")
+    print(line("real, other people", Clips(held_out, None, None, None), real), flush=True)
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        jobs = []
+        for name, settings in methods.items():
+            for seed in seeds:
+                label = name if len(seeds) == 1 else f"{name}, seed {seed}"
+                jobs.append(pool.submit(learn, label, settings, seed))
+        for job in jobs:
+            print(job.result(), flush=True)
+    print(f"pictures: {OUT}")
+
+
+def ablation() -> None:
+    """The preset `stable` without each of its ingredients, and with each that was left out of it."""
+    without = {f"without {key}": {k: v for k, v in STABLE.items() if k != key} for key in STABLE}
+    compare({"stable": STABLE} | without | {f"with {k}={v}": STABLE | {k: v} for k, v in LEFT_OUT.items()})
+
+
+LEFT_OUT: dict[str, Any] = {}
+
+
+def main() -> None:
+    """The table of methods."""
+    compare(METHODS)
+
+
+if __name__ == "__main__":
+    ablation() if sys.argv[1:] == ["ablation"] else main()
