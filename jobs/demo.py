@@ -174,7 +174,6 @@ def _stages(config: DemoConfig, places: Places) -> dict[str, dict[str, object]]:
             "model.base": config.base,
             "batch_size": config.batch_size,
             "steps": config.steps,
-            "ema_decay": 0.98,  # an average over the last fifty steps suits a run of a few hundred
             "checkpoint_every": 80,
             "sample_every": 80,
             **track,
