@@ -57,7 +57,7 @@ class LocalEngine:
 def make_optimizer(name: str, network: nn.Module, objective: ObjectiveConfig) -> torch.optim.Adam:
     """Adam of the network of that name (paper section 2.4); D may step farther than the others."""
     rate = objective.learning_rate * (objective.learning_rate_ratio if name == "discriminator" else 1.0)
-    return torch.optim.Adam(network.parameters(), lr=rate, betas=(objective.beta1, objective.beta2), foreach=True)
+    return torch.optim.Adam(network.parameters(), lr=rate, betas=(objective.beta1, objective.beta2), fused=True)
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def gradient_norm(module: nn.Module) -> Iterator[list[Tensor]]:
     squares: list[Tensor] = []
 
     def collect(gradient: Tensor) -> None:
-        squares.append(gradient.detach().float().square().sum())
+        squares.append(torch.linalg.vector_norm(gradient.detach(), dtype=torch.float32).square())
 
     hooks: list[Any] = [p.register_hook(collect) for p in module.parameters() if p.requires_grad]
     try:

@@ -147,7 +147,7 @@ def _recognize(layers: list[Layer]) -> tuple[str, ModelConfig]:
 
 def _assign(network: nn.Module, layers: list[Layer], path: str) -> None:
     """Copy each layer into the first of the network's that it fits and that is still free; none may be left over."""
-    free = [(name, layer) for name, layer in network.named_modules() if type(layer) in KINDS]
+    free = [(name, layer) for name, layer in network.named_modules() if _kind(layer)]
     for number, found in enumerate(layers, 1):
         fitting = [place for place in free if _fits(found, place[1])]
         if not fitting:
@@ -158,7 +158,7 @@ def _assign(network: nn.Module, layers: list[Layer], path: str) -> None:
         free.remove(fitting[0])
     if free:
         name, layer = free[0]
-        raise BadInput(f"{path!r} is not one of the published networks: no {KINDS[type(layer)]} for {name}")
+        raise BadInput(f"{path!r} is not one of the published networks: no {_kind(layer)} for {name}")
 
 
 def _fits(found: Layer, layer: nn.Module) -> bool:
@@ -166,4 +166,9 @@ def _fits(found: Layer, layer: nn.Module) -> bool:
     shapes = {k: v.shape for k, v in found.tensors.items()}
     eps = getattr(layer, "eps", None)
     same_eps = eps is None or (isinstance(found.eps, float) and np.isclose(found.eps, eps))
-    return found.kind == KINDS[type(layer)] and shapes == wanted and same_eps
+    return found.kind == _kind(layer) and shapes == wanted and same_eps
+
+
+def _kind(layer: nn.Module) -> str:
+    """Torch7's name for a layer; "" if it has no weights."""
+    return next((name for kind, name in KINDS.items() if isinstance(layer, kind)), "")

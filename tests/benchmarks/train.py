@@ -24,7 +24,8 @@ from vgan.config import ModelConfig, ObjectiveConfig
 from vgan.models import make_networks
 
 BATCH, REPEATS = 8, 5
-METHODS = ("plain", "ours fp32", "ours bf16")
+METHODS = ("plain", "plain bf16", "ours fp32", "ours bf16")
+OPTIONAL = ("channels-last", "compiled")  # of ours in bf16: what was tried beside it
 BASES = (64, 32, 16, 8)
 
 
@@ -76,12 +77,13 @@ class PlainDiscriminator(nn.Module):
         return self.main(video).view(-1, 2)
 
 
-def plain_step(base: int, real: Tensor) -> Callable[[], object]:
+def plain_step(base: int, real: Tensor, precision: str = "fp32") -> Callable[[], object]:
     """One step of the plain port: every call of D keeps its full graph, and G's step fills D's gradients too."""
     G, D = PlainGenerator(base), PlainDiscriminator(base)
     adams = [torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999)) for net in (G, D)]
     ones, zeros = torch.ones(len(real), dtype=torch.long), torch.zeros(len(real), dtype=torch.long)
 
+    @torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
     def step() -> None:
         D.zero_grad()
         F.cross_entropy(D(real), ones).backward()
@@ -95,7 +97,7 @@ def plain_step(base: int, real: Tensor) -> Callable[[], object]:
     return step
 
 
-def our_step(base: int, real: Tensor, precision: str) -> Callable[[], object]:
+def our_step(base: int, real: Tensor, precision: str, *more: str) -> Callable[[], object]:
     """One step as jobs.train takes it, on one process."""
     model, objective = ModelConfig(base=base), ObjectiveConfig()
     networks = make_networks(model)
@@ -103,6 +105,12 @@ def our_step(base: int, real: Tensor, precision: str) -> Callable[[], object]:
     for name, network in networks.items():
         if precision == "bf16":
             network.forward = torch.autocast("cpu", torch.bfloat16)(network.forward)
+        if "channels-last" in more:
+            for layer in network.modules():
+                if isinstance(layer, nn.Conv3d | nn.ConvTranspose3d):
+                    layer.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        if "compiled" in more:
+            network.compile()
         engines[name] = gan.LocalEngine(network, gan.make_optimizer(name, network, objective))
     draws = gan.Draws.of_step(0, 1, len(real), model.z_size)
     return lambda: gan.update(engines, real, draws, model, objective)
@@ -112,7 +120,8 @@ def make_step(method: str, base: int) -> Callable[[], object]:
     """A ready step of a method, on clips (BATCH, 3, 32, 64, 64)."""
     torch.manual_seed(0)
     real = torch.rand(BATCH, 3, 32, 64, 64) * 2 - 1
-    return plain_step(base, real) if method == "plain" else our_step(base, real, method.split()[1])
+    who, *how = method.split()
+    return plain_step(base, real, *how) if who == "plain" else our_step(base, real, *how)
 
 
 def seconds(step: Callable[[], object]) -> float:
@@ -149,14 +158,15 @@ def step_table() -> None:
     peaks = {"fp32": gemm_flops(torch.float32), "bf16": gemm_flops(torch.bfloat16)}
     shown = ", ".join(f"{name} {value / 1e9:.0f}" for name, value in peaks.items())
     print(f"A step of G and D, batch {BATCH}, {torch.get_num_threads()} threads; GEMM of 4096: {shown} GFLOP/s")
-    print(f"{'':<18}{'s':>8}{'clips/s':>9}{'ratio':>7}{'GFLOP':>7}{'GFLOP/s':>9}{'of GEMM':>9}{'memory GB':>11}")
+    print(f"{'':<31}{'s':>8}{'clips/s':>9}{'ratio':>7}{'GFLOP':>7}{'GFLOP/s':>9}{'of GEMM':>9}{'memory GB':>11}")
     for base in BASES:
-        steps = {method: make_step(method, base) for method in METHODS}
+        tried = tuple(f"ours bf16 {name}" for name in OPTIONAL if base in (64, 16))
+        steps = {method: make_step(method, base) for method in METHODS + tried}
         for step in steps.values():
             step()
-        best = {m: min(seconds(steps[m]) for _ in range(REPEATS)) for m in METHODS}
+        best = dict.fromkeys(steps, float("inf"))
         for _ in range(REPEATS):
-            best = {m: min(best[m], seconds(steps[m])) for m in METHODS}
+            best = {m: min(best[m], seconds(step)) for m, step in steps.items()}
         for method, step in steps.items():
             with FlopCounterMode(display=False) as counter:
                 step()
@@ -164,7 +174,7 @@ def step_table() -> None:
             peak = peaks["bf16" if "bf16" in method else "fp32"]
             memory = peak_memory_gb(method, base) if base in (64, 16) else float("nan")
             print(
-                f"base {base:<3} {method:<10}{best[method]:>7.3f}{BATCH / best[method]:>9.1f}"
+                f"base {base:<3} {method:<23}{best[method]:>7.3f}{BATCH / best[method]:>9.1f}"
                 f"{best['plain'] / best[method]:>7.2f}{counter.get_total_flops() / 1e9:>7.0f}{rate / 1e9:>9.0f}"
                 f"{rate / peak:>9.0%}{memory:>11.2f}",
                 flush=True,

@@ -16,6 +16,7 @@ import vgan
 from vgan.config import ModelConfig
 from vgan.errors import BadInput
 from vgan.models import make_networks
+from vgan.models.layers import HalvingConv3d
 from vgan.torch7 import read_networks
 
 MODEL = ModelConfig(base=2, z_size=5, num_frames=16, size=32)
@@ -105,6 +106,7 @@ class Writer:
 NAMES = {
     nn.Conv2d: "nn.SpatialConvolution",
     nn.Conv3d: "nn.VolumetricConvolution",
+    HalvingConv3d: "nn.VolumetricConvolution",
     nn.ConvTranspose2d: "nn.SpatialFullConvolution",
     nn.ConvTranspose3d: "nn.VolumetricFullConvolution",
     nn.BatchNorm2d: "nn.SpatialBatchNormalization",

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from vgan.config import ModelConfig
 from vgan.models.generator import Heads, Streams, TwoStreamGenerator, composite
-from vgan.models.layers import WIDTHS, double, down, initialize, stem, up
+from vgan.models.layers import WIDTHS, double, down, initialize, stem, up, working_layout
 
 
 class FutureGenerator(nn.Module):
@@ -47,6 +47,6 @@ class WideFutureGenerator(nn.Module):
     def forward(self, image: Tensor) -> Streams:
         """Draw the future of images (B, 3, H, W) in [-1, 1]."""
         code = self.encoder(image)  # (B, 16 base, H/16, W/16)
-        x = self.trunk(self.stem(code[:, :, None]))  # (B, 2 base, T/2, H/2, W/2)
+        x = self.trunk(working_layout(self.stem(code[:, :, None])))  # (B, 2 base, T/2, H/2, W/2)
         foreground, mask = self.heads(x)  # (B, 3, T, H, W), (B, 1, T, H, W)
         return composite(foreground, mask, self.background(code)[:, :, None])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vgan.config import ModelConfig
-from vgan.models.layers import WIDTHS, double, initialize, stem, up
+from vgan.models.layers import WIDTHS, double, double_by_blocks, initialize, stem, under_autocast, up, working_layout
 
 
 class Streams(NamedTuple):
@@ -37,9 +37,9 @@ class Heads(nn.Module):
         if isinstance(self.rgb, nn.ConvTranspose3d) and isinstance(self.mask, nn.ConvTranspose3d):
             weight = torch.cat([self.rgb.weight, self.mask.weight], 1)
             bias = torch.cat([self.rgb.bias, self.mask.bias])  # type: ignore[list-item]
+            both = double_by_blocks(x, weight, bias) if under_autocast(x) else F.conv_transpose3d(x, weight, bias, 2, 1)
             # Channel by channel in memory: what follows is elementwise, and slow on three of four interleaved channels.
-            both = F.conv_transpose3d(x, weight, bias, 2, 1).contiguous()
-            rgb, mask = both.split([3, 1], 1)
+            rgb, mask = both.contiguous().split([3, 1], 1)
             return torch.tanh(rgb), torch.sigmoid(mask)
         return torch.tanh(self.rgb(x)), torch.sigmoid(self.mask(x))
 
@@ -57,7 +57,7 @@ class OneStreamGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Streams:
         """Draw clips from noise z (B, Z)."""
-        x = self.trunk(self.stem(z[:, :, None, None, None]))  # (B, base, T/2, H/2, W/2)
+        x = self.trunk(working_layout(self.stem(z[:, :, None, None, None])))  # (B, base, T/2, H/2, W/2)
         return Streams(torch.tanh(self.rgb(x)), None, None, None)
 
 
@@ -84,7 +84,7 @@ class TwoStreamGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Streams:
         """Draw clips from noise z (B, Z)."""
-        x = self.trunk(self.stem(z[:, :, None, None, None]))  # (B, base, T/2, H/2, W/2)
+        x = self.trunk(working_layout(self.stem(z[:, :, None, None, None])))  # (B, base, T/2, H/2, W/2)
         foreground, mask = self.heads(x)  # (B, 3, T, H, W), (B, 1, T, H, W)
         background = self.background(z[:, :, None, None])[:, :, None]  # (B, 3, 1, H, W)
         return composite(foreground, mask, background)

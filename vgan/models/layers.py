@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
@@ -15,6 +17,69 @@ DISCRIMINATOR_BN_EPS = 1e-3  # the published code's, for encoders too; generator
 CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
+
+# ---- the two layers at full size ---------------------------------------------------------------------------------
+#
+# Convolutions of 3 or 4 channels leave most of a processor's vector and matrix units idle. The same sums can be taken
+# over blocks of 2 x 2 x 2 positions as channels, with the same weights in another order. In bf16, forward and backward,
+# base 64, 16 and 8: the first layer of D takes 0.71, 0.77 and 0.46 of the time, the last of G 0.67, 0.61 and 0.52. In
+# fp32 at small widths moving the blocks costs more than it saves, so this is done under autocast only.
+
+
+class HalvingConv3d(nn.Conv3d):
+    """A convolution of kernel 4, stride 2 and padding 1, for few channels in."""
+
+    def __init__(self, cin: int, cout: int) -> None:
+        super().__init__(cin, cout, 4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, cin, T, H, W) to (B, cout, T/2, H/2, W/2)."""
+        if under_autocast(x):
+            return halve_by_blocks(x, self.weight, self.bias)
+        return super().forward(x)
+
+
+def halve_by_blocks(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """F.conv3d(x, weight, bias, stride=2, padding=1) for a kernel of 4."""
+    x = F.pad(x.to(torch.get_autocast_dtype(x.device.type)) if under_autocast(x) else x, (1,) * 6)
+    batch, channels, *padded = x.shape
+    time, height, width = (side // 2 for side in padded)
+    blocks = x.view(batch, channels, time, 2, height, 2, width, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
+    blocks = blocks.reshape(batch, channels * 8, time, height, width)
+    return F.conv3d(working_layout(blocks), _block_weight(weight), bias)
+
+
+def double_by_blocks(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """F.conv_transpose3d(x, weight, bias, stride=2, padding=1) for a kernel of 4."""
+    kernel = _block_weight(weight).transpose(0, 1).flip(2, 3, 4)
+    blocks = F.conv3d(x, kernel, bias.repeat_interleave(8), padding=1)
+    batch, channels, time, height, width = blocks.shape
+    blocks = blocks.view(batch, channels // 8, 2, 2, 2, time, height, width).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return F.pad(blocks.reshape(batch, channels // 8, 2 * time, 2 * height, 2 * width), (-1,) * 6)
+
+
+def _block_weight(weight: Tensor) -> Tensor:
+    """(M, N, 4, 4, 4) as (M, 8 N, 2, 2, 2): places inside a block are channels."""
+    m, n = weight.shape[:2]
+    return weight.view(m, n, 2, 2, 2, 2, 2, 2).permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(m, n * 8, 2, 2, 2)
+
+
+def under_autocast(x: Tensor) -> bool:
+    """Whether a layer that sees `x` works in half precision."""
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def working_layout(x: Tensor) -> Tensor:
+    """Maps (B, C, T, H, W), under autocast with the channels last in memory, which all layers after them then keep.
+
+    Parameters stay contiguous: DeepSpeed cannot broadcast others.
+    """
+    return x.contiguous(memory_format=torch.channels_last_3d) if under_autocast(x) else x
+
+
+# ---- chains of layers --------------------------------------------------------------------------------------------
 
 
 def double(dims: int, cin: int, cout: int, upsample: str) -> nn.Module:
@@ -52,7 +117,8 @@ def down(dims: int, widths: Sequence[int], *, slope: float, norm: bool = True) -
     """
     layers = []
     for number, (cin, cout) in enumerate(pairwise(widths)):
-        block: list[nn.Module] = [CONVOLUTION[dims](cin, cout, 4, 2, 1)]
+        first = dims == 3 and number == 0
+        block: list[nn.Module] = [HalvingConv3d(cin, cout) if first else CONVOLUTION[dims](cin, cout, 4, 2, 1)]
         if norm and number:
             block.append(BATCH_NORM[dims](cout, eps=DISCRIMINATOR_BN_EPS))
         layers.append(nn.Sequential(*block, nn.LeakyReLU(slope, inplace=True)))
