@@ -113,8 +113,8 @@ def descend(network: nn.Module, loss: Tensor, rate: float) -> None:
     """The first step of Adam on one loss."""
     parameters = list(network.parameters())
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        parameter.grad = gradient.contiguous()  # as backward() leaves it, and as the fused step needs it
-    torch.optim.Adam(parameters, rate, (0.5, 0.999), fused=True).step()
+        parameter.grad = gradient
+    torch.optim.Adam(parameters, rate, (0.5, 0.999), foreach=True).step()
     network.zero_grad()
 
 

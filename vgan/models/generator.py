@@ -10,7 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vgan.config import ModelConfig
-from vgan.models.layers import WIDTHS, double, double_by_blocks, initialize, stem, under_autocast, up, working_layout
+from vgan.models.layers import (
+    WIDTHS,
+    double,
+    double_by_blocks,
+    doubling_kernel,
+    initialize,
+    stem,
+    under_autocast,
+    up,
+    working_layout,
+)
 
 
 class Streams(NamedTuple):
@@ -34,14 +44,12 @@ class Heads(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Foreground (B, 3, T, H, W) in [-1, 1] and mask (B, 1, T, H, W) in [0, 1] of x (B, C, T/2, H/2, W/2)."""
-        if isinstance(self.rgb, nn.ConvTranspose3d) and isinstance(self.mask, nn.ConvTranspose3d):
-            weight = torch.cat([self.rgb.weight, self.mask.weight], 1)
-            bias = torch.cat([self.rgb.bias, self.mask.bias])  # type: ignore[list-item]
-            both = double_by_blocks(x, weight, bias) if under_autocast(x) else F.conv_transpose3d(x, weight, bias, 2, 1)
-            # Channel by channel in memory: what follows is elementwise, and slow on three of four interleaved channels.
-            rgb, mask = both.contiguous().split([3, 1], 1)
-            return torch.tanh(rgb), torch.sigmoid(mask)
-        return torch.tanh(self.rgb(x)), torch.sigmoid(self.mask(x))
+        weight = torch.cat([doubling_kernel(self.rgb), doubling_kernel(self.mask)], 1)
+        bias = torch.cat([self.rgb.bias, self.mask.bias])  # type: ignore[list-item]
+        both = double_by_blocks(x, weight, bias) if under_autocast(x) else F.conv_transpose3d(x, weight, bias, 2, 1)
+        # Channel by channel in memory: what follows is elementwise, and slow on three of four interleaved channels.
+        rgb, mask = both.contiguous().split([3, 1], 1)
+        return torch.tanh(rgb), torch.sigmoid(mask)
 
 
 class OneStreamGenerator(nn.Module):
