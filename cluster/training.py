@@ -58,6 +58,7 @@ class TrainConfig:
     use_gpu: bool = option(False, "one GPU a worker; otherwise one CPU core")
     zero_stage: int = option(0, "DeepSpeed ZeRO: 0 nothing sharded; 1 optimizer state sharded, worker count then fixed")
     precision: str = option("fp32", "fp32 or bf16 (autocast)")
+    compiled: bool = option(False, "torch.compile each network; on CPUs it gains nothing")
     ema_decay: float = option(0.999, "decay a step of the generator's moving average; smaller in the first steps")
     checkpoint_every: int = option(200, "steps between checkpoints; the last step always makes one")
     checkpoints_kept: int = option(3, "newest checkpoints kept")
@@ -184,6 +185,7 @@ def train_worker(loop: dict[str, Any]) -> None:
         batch_size=config.batch_size // world_size,
         zero_stage=config.zero_stage,
         precision=config.precision,
+        compiled=config.compiled,
         use_gpu=config.use_gpu,
     )
     start = _resume(nets)

@@ -221,8 +221,13 @@ def average_decay(decay: float, step: int) -> float:
 
 @torch.no_grad()
 def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
-    """Move an exponential moving average of a network one step: parameters decay, buffers are copied."""
-    for slow, fast in zip(average.parameters(), module.parameters(), strict=True):
-        slow.lerp_(fast.to(slow.dtype), 1 - decay)
-    for kept, current in zip(average.buffers(), module.buffers(), strict=True):
-        kept.copy_(current)
+    """Move an exponential moving average of a network one step.
+
+    Batch norm's statistics are averaged too: those of the network itself are not the average's. Counters are copied.
+    """
+    slow, fast = ([*net.parameters(), *net.buffers()] for net in (average, module))
+    for kept, current in zip(slow, fast, strict=True):
+        if kept.is_floating_point():
+            kept.lerp_(current.to(kept.dtype), 1 - decay)
+        else:
+            kept.copy_(current)

@@ -231,6 +231,18 @@ def test_train_interrupted_ends_where_an_uninterrupted_run_ends(
         assert max(float((one[k].double() - other[k].double()).abs().max()) for k in one) < 1e-6, name
 
 
+@pytest.mark.slow
+def test_train_compiled_ends_near_where_it_ends_uncompiled(
+    place: Path, clips: Path, trained: list[Checkpoint], tracking: str
+) -> None:
+    assert run(train, *train_words(place, clips, tracking), "name=compiled", "compiled=true", "steps=4") == 0
+    found = open_checkpoint(f"{place}/runs/compiled")
+    for name in ("generator", "discriminator"):
+        one, other = (load_file(Path(c.url) / "weights" / f"{name}.safetensors") for c in (trained[1], found))
+        assert one.keys() == other.keys()
+        assert max(float((one[k].double() - other[k].double()).abs().max()) for k in one) < 5e-3, name
+
+
 def test_train_under_a_name_with_other_settings_is_refused_and_changes_nothing(
     place: Path, clips: Path, trained: list[Checkpoint], tracking: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
