@@ -32,7 +32,6 @@ from vgan.config import (
 )
 from vgan.errors import BadInput
 from vgan.models.classifier import Classifier
-from vgan.models.layers import fix_spectrum
 from vgan.transfer.finetune import FinetuneResult, finetune
 from vgan.transfer.fractions import FRACTIONS, subset
 from vgan.transfer.ucf101 import read_split
@@ -211,7 +210,7 @@ def run_child(
     if child.init == "vgan":
         assert source is not None
         checkpoints.load_weights(source, "discriminator", network.trunk, prefix="trunk.")
-    fix_spectrum(network)  # held-back weights are a matter of the game between G and D
+    network.settle()
     if child.init == "random":
         network.trunk.apply(_reset)
     pool = np.flatnonzero(clips.train)

@@ -172,11 +172,12 @@ def normalize_spectrum(network: nn.Module) -> None:
             spectral_norm(layer)
 
 
-def fix_spectrum(network: nn.Module) -> None:
-    """Undo `normalize_spectrum`: what the weights were divided by stays so, and they are free from now on."""
-    for layer in network.modules():
-        if is_parametrized(layer, "weight"):
-            remove_parametrizations(layer, "weight", leave_parametrized=True)
+def fix_spectrum(network: nn.Module) -> bool:
+    """Undo `normalize_spectrum`, if it was done: weights stay as they were divided, and are free from now on."""
+    held = [layer for layer in network.modules() if is_parametrized(layer, "weight")]
+    for layer in held:
+        remove_parametrizations(layer, "weight", leave_parametrized=True)
+    return bool(held)
 
 
 def initialize(module: nn.Module) -> None:

@@ -92,3 +92,21 @@ def test_fix_spectrum_changes_no_output_and_leaves_plain_weights() -> None:
     layer = network.trunk[0][0]
     layer.reset_parameters()  # would have no effect on weights that are computed
     assert not torch.allclose(network(clips(SPECTRAL)), before)
+
+
+def test_settle_gives_a_spectral_trunk_the_layers_of_the_papers() -> None:
+    torch.manual_seed(0)
+    spectral, plain = Classifier(SPECTRAL, 4, 0.5), Classifier(TINY, 4, 0.5)
+    acting = [layer.weight.detach().clone() for layer in spectral.eval().modules() if isinstance(layer, nn.Conv3d)]
+    spectral.settle()
+    assert {k: v.shape for k, v in spectral.state_dict().items()} == {k: v.shape for k, v in plain.state_dict().items()}
+    kept = [layer.weight for layer in spectral.modules() if isinstance(layer, nn.Conv3d)]
+    assert all(torch.equal(a, b) for a, b in zip(acting, kept, strict=True))
+    assert spectral(clips(SPECTRAL)).shape == (2, 4)
+
+
+def test_settle_leaves_a_trunk_with_batch_norm_alone() -> None:
+    network = Classifier(TINY, 4, 0.5)
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    network.settle()
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
