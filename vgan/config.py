@@ -248,11 +248,14 @@ class ObjectiveConfig:
 
     loss: str = option("softmax", "softmax cross entropy, the paper's; hinge (https://arxiv.org/abs/1705.02894)")
     mask_weight: float = option(
-        0.1, "lambda of the prior on the mask's mean; autoencoder and future=reference have none"
+        0.1, "lambda of the prior on the mask's mean; autoencoder has none, future=reference with a target alone"
     )
     mask_target: float = option(0.0, "mean that the prior pulls the mask to; 0 is the paper's sparsity")
     frame_loss: str = option("l2", "of kind=future, input against first frame drawn: l2 (equation 3); l1 (its code)")
     frame_weight: float = option(10.0, "lambda of the frame loss, a mean over pixels")
+    background_weight: float = option(
+        0.0, "of kind=future, weight of the same loss between input and still background; 0 is off, as the paper"
+    )
     r1_weight: float = option(0.0, "gamma/2 of R1, D's gradient penalty on real clips; 0 is off")
     augment: list[str] = option([], "of D's inputs, real and drawn alike: color, translation, cutout")
     flip: bool = option(False, "mirror every other real clip")
@@ -269,7 +272,7 @@ class ObjectiveConfig:
         for key in ("learning_rate", "learning_rate_ratio"):
             if not 0 < getattr(self, key) < math.inf:
                 raise ValueError(f"objective.{key} must be above 0, got {getattr(self, key)}")
-        for key in ("mask_weight", "frame_weight", "r1_weight"):
+        for key in ("mask_weight", "frame_weight", "background_weight", "r1_weight"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise ValueError(f"objective.{key} must be 0 or more, got {getattr(self, key)}")
         if not 0 <= self.mask_target <= 1:

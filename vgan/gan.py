@@ -113,7 +113,8 @@ def update(
     streams: Streams = G.module(draws.z if image is None else image)
     D = engines["discriminator"]
     metrics = update_discriminator(D, real, streams.video.detach(), draws, objective)
-    weight = 0.0 if model.wide else objective.mask_weight
+    # The published future model has no prior on its mask; an anchored one is not the published code's anyway.
+    weight = 0.0 if model.wide and not objective.mask_target else objective.mask_weight
     metrics |= update_generator(G, D, streams, draws, objective, mask_weight=weight, image=image)
     return Step(metrics, streams)
 
@@ -164,6 +165,10 @@ def update_generator(
             start = frame_loss(image, streams.video, objective.frame_loss)
             loss = loss + objective.frame_weight * start
             metrics["loss/first_frame"] = start.detach()
+            if objective.background_weight and streams.background is not None:
+                still = frame_loss(image, streams.background, objective.frame_loss)
+                loss = loss + objective.background_weight * still
+                metrics["loss/background"] = still.detach()
         with gradient_norm(G.module) as squares:
             G.backward(loss)
     G.step()

@@ -50,7 +50,8 @@ def mask_prior(mask: Tensor, target: float = 0.0) -> Tensor:
 
 
 def frame_loss(image: Tensor, video: Tensor, norm: str = "l1") -> Tensor:
-    """How far a drawn video (B, 3, T, H, W) begins from its input image (B, 3, H, W): a mean over pixels.
+    """How far a drawn video (B, 3, T, H, W) begins from its input image (B, 3, H, W): a mean over pixels. Of a still
+    background (B, 3, 1, H, W) too.
 
     Args:
         norm: l1, the paper's text and published code; or l2, squared, as in equation 3.

@@ -43,6 +43,7 @@ CASES = {
     "future, l2": settings(FUTURE),
     "future, l1, flipped": settings(FUTURE, frame_loss="l1", frame_weight=3.0, flip=True),
     "wide future": settings(WIDE, frame_loss="l1"),
+    "wide future, anchored": settings(WIDE, background_weight=4.0, mask_target=0.2, mask_weight=1.0),
     "hinge": settings(loss="hinge"),
     "r1": settings(r1_weight=2.0),
     "mask target": settings(mask_target=0.7, mask_weight=5.0),  # above the mean of 0.5 that masks start at
@@ -101,10 +102,15 @@ def step_by_hand(engines: Engines, model: ModelConfig, objective: ObjectiveConfi
     descend(D, d_loss + penalty, objective.learning_rate * objective.learning_rate_ratio)
 
     g_loss = total = generator_loss(D(faked), objective.loss)
-    if model.kind == "two_stream" or (model.kind, model.future) == ("future", "paper"):
+    anchored = objective.mask_target > 0
+    if model.kind == "two_stream" or (model.kind == "future" and (model.future == "paper" or anchored)):
         total = total + objective.mask_weight * mask_prior(streams.mask, objective.mask_target)
     if model.kind == "future":
         total = total + objective.frame_weight * frame_loss(real[:, :, 0], streams.video, objective.frame_loss)
+        if objective.background_weight:
+            total = total + objective.background_weight * frame_loss(
+                real[:, :, 0], streams.background, objective.frame_loss
+            )
     descend(G, total, objective.learning_rate)
     return {"loss/discriminator": d_loss.detach(), "loss/generator": g_loss.detach()}
 
