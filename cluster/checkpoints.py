@@ -58,15 +58,18 @@ def open_checkpoint(url: str) -> Checkpoint:
     """The checkpoint at a url, which may also be a run's folder (its newest one).
 
     Raises:
-        BadInput: nothing there.
+        BadInput: nothing there, or nothing that this version can read.
     """
     if not storage.exists(storage.join(url, STATE)):
         newest = latest(url)
         if newest is None:
             raise BadInput(f"no checkpoint at {url!r}: give a run's folder (<out>/<name>) or one of its step_* folders")
         url = newest
-    state = storage.read_json(storage.join(url, STATE))
-    fields = {k: state[k] for k in ("step", "clips_seen", "dataset_url", "dataset_digest", "mlflow_run_id")}
+    try:
+        state = storage.read_json(storage.join(url, STATE))
+        fields = {k: state[k] for k in ("step", "clips_seen", "dataset_url", "dataset_digest", "mlflow_run_id")}
+    except (ValueError, KeyError, TypeError) as fault:
+        raise BadInput(f"{STATE} at {url!r} does not describe a checkpoint: {fault}") from fault
     return Checkpoint(url=url, model=pretrained.make_config(state["model"], url), **fields)
 
 

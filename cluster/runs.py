@@ -16,13 +16,14 @@ from vgan.errors import BadInput
 RECORD = "run.json"
 
 
-def claim(url: str, name: str, settings: dict[str, Any]) -> str:
+def claim(url: str, name: str, settings: dict[str, Any], defaults: dict[str, Any] | None = None) -> str:
     """The key of the run in the folder `url`, made at its first start and the same at every later one.
 
     Args:
         url: folder of the run.
         name: what the user calls it; begins the key.
         settings: what a restart may not change; nested.
+        defaults: values of those that a run which began before they were there has had; nested.
 
     Raises:
         BadInput: the run was started with other settings; says which.
@@ -30,7 +31,7 @@ def claim(url: str, name: str, settings: dict[str, Any]) -> str:
     record_url = storage.join(url, RECORD)
     storage.write_new(record_url, storage.json_bytes({"key": f"{name}-{uuid.uuid4().hex}", "settings": settings}))
     record = storage.read_json(record_url)
-    was, now = flatten(record["settings"]), flatten(settings)
+    was, now = flatten(defaults or {}) | flatten(record["settings"]), flatten(settings)
     changed = [f"{k} was {was.get(k)!r}, now {now.get(k)!r}" for k in sorted(was | now) if was.get(k) != now.get(k)]
     if changed:
         raise BadInput(

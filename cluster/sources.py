@@ -55,10 +55,10 @@ def list_folder(url: str, suffixes: frozenset[str] = VIDEO_SUFFIXES) -> tuple[li
     Raises:
         BadInput: no such folder.
     """
-    fs, root = storage.filesystem(url)
-    if not fs.isdir(root):
+    found = storage.find(url)
+    if found is None:
         raise BadInput(f"no folder at {url!r}: give an existing folder of videos")
-    found = fs.find(root, detail=True)
+    _, root = storage.filesystem(url)
     sources = []
     for path in sorted(found):
         name = posixpath.relpath(path, root)

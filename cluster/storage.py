@@ -259,6 +259,13 @@ def list_files(url: str, suffix: str = "") -> list[str]:
 
 
 @_patient
+def find(url: str) -> dict[str, dict[str, Any]] | None:
+    """What a store tells of every file below a folder, by path inside the store; None where there is no such folder."""
+    fs, path = _fresh(url)
+    return fs.find(path, detail=True) if fs.isdir(path) else None
+
+
+@_patient
 def read_bytes(url: str) -> bytes:
     fs, path = _fresh(url)
     return fs.cat_file(path)

@@ -42,6 +42,8 @@ SHOWN = {
     "samples/diversity": "diversity",
 }
 LASTING = 5  # progress lines that something is wrong on before it is said: the first steps are wrong in every way
+# What runs that began before an option was there have been trained with.
+DEFAULTS = {"model": asdict(ModelConfig()), "objective": asdict(ObjectiveConfig())}
 PINNED = ("model", "objective", "batch_size", "seed", "zero_stage", "precision", "ema_decay")
 
 
@@ -90,6 +92,13 @@ class TrainConfig:
         ):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
+        if self.compiled and self.objective.r1_weight:
+            raise ValueError("compiled=true and objective.r1_weight exclude each other: compiled code has one gradient")
+        if self.use_gpu and self.workers > 1 and self.objective.r1_weight and self.model.discriminator_norm == "batch":
+            raise ValueError(
+                "objective.r1_weight on several GPUs needs model.discriminator_norm=spectral: "
+                "batch norm over workers has no second gradient"
+            )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be at least 0 and below 1, got {self.ema_decay}")
         if self.batch_size % self.workers:
@@ -114,7 +123,7 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
             _check_room(config)
             engines.prepare_ops(config.use_gpu)
         run = tracker.start(
-            runs.claim(run_url, config.name, _pinned(config, manifest)),
+            runs.claim(run_url, config.name, _pinned(config, manifest), DEFAULTS),
             name=config.name,
             params=runs.flatten(runs.public_settings(config)),
             tags={"dataset_hash": manifest.digest, "run_url": run_url, "git_commit": runs.git_commit()},

@@ -26,9 +26,10 @@ ABOUT = """Sample a trained generator: one file a clip, a grid of all, and its s
   python -m jobs.generate checkpoint=models/golf/iter65000_net.t7 out=out/golf format=[gif,png]
 
 An autoencoder (the baseline) draws from a mixture that is fitted to the codes of its dataset's clips, and kept beside
-the samples for the next call.
+the samples: give their folder as mixture= to draw from it again.
 """
 PANEL_ROWS = 4  # clips shown stream by stream
+GRID = 256  # clips in the grid: encoders have a largest height
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class GenerateConfig:
     ema: bool = option(True, "draw from the moving average of the generator, where there is one")
     fps: float = option(25.0, "frames a second of the files")
     seed: int = option(0, "of the noise")
-    mixture: str = option("", "of an autoencoder, an earlier call's mixture.safetensors; empty: fit one")
+    mixture: str = option("", "of an autoencoder, an earlier call's out= or its mixture.safetensors; empty: fit one")
     data: str = option("", "of an autoencoder, dataset whose clips' codes are fitted; empty: what it was trained on")
     components: int = option(256, "of an autoencoder, Gaussians of the mixture")
     mixture_clips: int = option(10_000, "of an autoencoder, clips whose codes are fitted at most")
@@ -53,10 +54,10 @@ class GenerateConfig:
     def __post_init__(self) -> None:
         for kind in self.format:
             check_choice("format", kind, FORMATS)
-        if not self.format or not 0 < self.fps <= 240:
-            raise ValueError(
-                f"format must name a kind and fps be above 0, at most 240; got {self.format} and {self.fps}"
-            )
+        if not self.format or not 0.1 <= self.fps <= 240:
+            raise ValueError(f"format must name a kind and fps be in 0.1..240; got {self.format} and {self.fps}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be at least 0 and below 2^32, got {self.seed}")
         for key in ("num", "components", "mixture_clips"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
@@ -97,7 +98,11 @@ def _write_all(clips: Clips, out: str, config: GenerateConfig) -> None:
     for index, (clip, row) in enumerate(zip(clips.video, strips, strict=True)):
         write_media(clip, row, storage.join(out, f"sample-{index:04d}"), config.format, config.fps)
     write_media(
-        sample_grid(clips.video, scale=2), np.concatenate(strips), storage.join(out, "grid"), config.format, config.fps
+        sample_grid(clips.video[:GRID], scale=2),
+        np.concatenate(strips[:GRID]),
+        storage.join(out, "grid"),
+        config.format,
+        config.fps,
     )
     if config.panels:
         panels = _panels(clips)
@@ -120,6 +125,7 @@ def _mixture(config: GenerateConfig, model: Model, source: Checkpoint | None) ->
     """The mixture that an autoencoder draws from: given, kept in its folder, or fitted now."""
     if config.mixture:
         url = storage.absolute(config.mixture)
+        url = url if url.endswith(".safetensors") else storage.join(url, MIXTURE)
         if not storage.exists(url):
             raise BadInput(f"no mixture at mixture={config.mixture!r}: leave it empty to fit one")
         return baseline.read_mixture(storage.read_bytes(url), url)

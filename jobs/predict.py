@@ -18,13 +18,14 @@ from cluster.progress import progress_bar
 from cluster.shards import Manifest, read_clips, read_manifest, to_frames
 from cluster.sources import VIDEO_SUFFIXES, Source, list_folder
 from jobs import command
-from vgan.config import ClipSpec, VideoConfig, check_choice, option, section
+from vgan.config import VideoConfig, check_choice, option, section
 from vgan.errors import BadInput, BadVideo
 from vgan.forecast import copied, error_table, forecast_errors, mean_change, mean_future
 from vgan.pretrained import Clips, Model
 from vgan.records import Clip
 from vgan.video.child import Decoder
 from vgan.video.clips import clips_from_video
+from vgan.video.gates import verdict
 from vgan.video.strips import is_strip
 from vgan.viz.panels import forecast_panels
 
@@ -38,6 +39,7 @@ clips give the table of errors, against the guess that nothing moves and the gue
 """
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 TRUTH_CLIPS = 256  # predicted at once
+SHOWN = 16  # futures below each other in one video: encoders have a largest height
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +60,9 @@ class PredictConfig:
     def __post_init__(self) -> None:
         for kind in self.format:
             check_choice("format", kind, FORMATS)
-        if not self.format or not 0 < self.fps <= 240 or self.num < 1:
+        if not self.format or not 0.1 <= self.fps <= 240 or self.num < 1:
             got = f"{self.format}, {self.fps} and {self.num}"
-            raise ValueError(f"format must name a kind, fps be above 0, at most 240, and num at least 1; got {got}")
+            raise ValueError(f"format must name a kind, fps be in 0.1..240, and num at least 1; got {got}")
 
 
 @dataclass(frozen=True)
@@ -98,26 +100,27 @@ def main(config: PredictConfig) -> None:
 
 def _predict_images(config: PredictConfig, model: Model, out: str) -> None:
     """A video an input, and one of all."""
-    clip = ClipSpec(num_frames=model.config.num_frames, size=model.config.size, max_per_video=1)
-    video = replace(config.video, clip=replace(clip, fps=config.video.clip.fps))
-    found = list(_read_all(config.images, video))
-    if not found:
-        raise BadInput(f"none of images={config.images} could be read")
-    rows = []
-    for number, given in enumerate(found):
+    shape = {"num_frames": model.config.num_frames, "size": model.config.size}
+    video = replace(config.video, clip=replace(config.video.clip, **shape))
+    rows: list[np.ndarray] = []
+    known, number = [], -1
+    for number, given in enumerate(_read_all(config.images, video)):
         clips = model.predict(given.image[None])
-        rows.append(_panels(given, clips))
-        write_media(rows[-1], rows[-1][-1], storage.join(out, f"future-{number:04d}"), config.format, config.fps)
+        row = _panels(given, clips)
+        write_media(row, row[-1], storage.join(out, f"future-{number:04d}"), config.format, config.fps)
+        rows = [*rows, row][:SHOWN]
+        if given.truth is not None:
+            known.append((given.truth, clips.video[0]))
         print(f"  future-{number:04d}  {given.name}{'' if given.truth is None else ', with what happened'}", flush=True)
+    if not rows:
+        raise BadInput(f"none of images={config.images} could be read")
     width = max(row.shape[2] for row in rows)
     wide = [np.pad(row, ((0, 0), (0, 0), (0, width - row.shape[2]), (0, 0)), constant_values=255) for row in rows]
     together = np.concatenate(wide, axis=1)
     write_media(together, together[-1], storage.join(out, "all"), config.format, config.fps)
-    print(f"{len(found)} futures -> {out}")
-    known = [(g.truth, g.image) for g in found if g.truth is not None]
+    print(f"{number + 1} futures -> {out}; all.* shows the first {len(rows)}")
     if known:
-        truth = np.stack([t for t, _ in known])
-        predicted = np.concatenate([model.predict(image[None]).video for _, image in known])
+        truth, predicted = (np.stack(side) for side in zip(*known, strict=True))
         guesses = {"model": predicted, "copy the frame": copied(truth)}
         print(f"errors over {len(known)} of these, frames 2 to {truth.shape[1]}:")
         print(error_table({name: forecast_errors(truth, clips) for name, clips in guesses.items()}))
@@ -148,15 +151,15 @@ def _sources(words: list[str]) -> list[Source]:
 
 
 def _read(path: Path, name: str, video: VideoConfig, decoder: Decoder) -> Given:
-    """The first clip of a video, prepared as for training; else the first frame.
+    """The first clip of a video that training would take, prepared as for it; else the first frame.
 
     Raises:
         BadVideo: nothing can be decoded.
     """
     if Path(name).suffix.lower() not in IMAGES or is_strip(path):
-        clips = [item for item in clips_from_video(decoder.frames(path), video) if isinstance(item, Clip)]
-        if clips:
-            return Given(name, clips[0].frames[0], clips[0].frames)
+        for item in clips_from_video(decoder.frames(path), video):
+            if isinstance(item, Clip) and verdict(item.evidence, video.gates) is None:
+                return Given(name, item.frames[0], item.frames)
     first = next(iter(decoder.frames(path)), None)
     if first is None:
         raise BadVideo("decode", "no_frames", "not one frame could be decoded")
@@ -177,20 +180,29 @@ def _predict_dataset(config: PredictConfig, model: Model, source: Checkpoint | N
     manifest = read_manifest(url)
     truth, sources = _clips(url, manifest, model, config.num)
     guesses = {"model": _predicted(model, truth), "copy the frame": copied(truth)}
-    if source is not None and storage.exists(storage.join(source.dataset_url, "manifest.json")):
-        trained = read_manifest(source.dataset_url)
+    trained = _trained_on(source)
+    if source is not None and trained is not None:
         clips, seen = _clips(source.dataset_url, trained, model, config.num)
         both = len(sources & seen)
         if trained.digest == manifest.digest or both:
             print(f"warning: {both} of the {len(sources)} videos of data= were trained on: this is no held-out error")
         guesses["mean future"] = mean_future(truth, mean_change(clips))
     else:
-        print("the training dataset is not there any more: no mean future")
+        print("the dataset of training is not known, or no longer the same: no mean future, and no look whether")
+        print("videos of data= were trained on")
     errors = {name: forecast_errors(truth, clips) for name, clips in guesses.items()}
     protocol = f"mse_frames2-{truth.shape[1]}_{len(truth)}clips_{manifest.digest[:8]}"
     print(f"{protocol} (dataset {config.data}):\n{error_table(errors)}")
     table = {name: {"mean": found.mean, "by_frame": found.by_frame.tolist()} for name, found in errors.items()}
     storage.write_bytes(storage.join(out, "errors.json"), json.dumps({"protocol": protocol, "mse": table}).encode())
+
+
+def _trained_on(source: Checkpoint | None) -> Manifest | None:
+    """The manifest of the dataset that a checkpoint was trained on, if it is still there as it was."""
+    if source is None or not storage.exists(storage.join(source.dataset_url, "manifest.json")):
+        return None
+    found = read_manifest(source.dataset_url)
+    return found if found.digest == source.dataset_digest else None
 
 
 def _clips(url: str, manifest: Manifest, model: Model, num: int) -> tuple[np.ndarray, set[str]]:

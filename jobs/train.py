@@ -1,4 +1,4 @@
-"""Train the video GAN on a prepared dataset."""
+"""Train a model on a prepared dataset."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from cluster import storage
 from cluster.training import TrainConfig, fit
 from jobs import command
 
-ABOUT = """Train the two-stream video GAN on Ray Train workers running DeepSpeed. The same name continues its run.
+ABOUT = """Train on Ray Train workers running DeepSpeed: the video GAN of two streams or one, the future of an image, or
+the baseline's autoencoder (model.kind). The same name continues its run.
 
-  python -m jobs.train data=out/clips out=out/runs name=gan workers=2 model.base=16 batch_size=16 steps=500
+  python -m jobs.train data=out/clips out=out/runs name=gan workers=2 preset=stable model.base=16 batch_size=16
+  python -m jobs.train config=jobs/configs/future.yaml data=out/clips out=out/runs
 """
 
 

@@ -55,9 +55,13 @@ def warnings(values: Mapping[str, float]) -> dict[str, str]:
         )
     mask = values.get("mask/mean")
     if mask is not None and mask < COLLAPSED:
-        found["mask_empty"] = "the mask is near 0 everywhere: nothing moves; lower objective.mask_weight"
+        found["mask_empty"] = (
+            "the mask is near 0 everywhere: nothing moves; lower objective.mask_weight, or set mask_target"
+        )
     if mask is not None and mask > 1 - COLLAPSED:
-        found["mask_full"] = "the mask is near 1 everywhere: the background is unused; raise objective.mask_weight"
+        found["mask_full"] = (
+            "the mask is near 1 everywhere: the background is unused; raise objective.mask_weight, or set mask_target"
+        )
     if "loss/generator" in values and values.get("samples/diversity", 1.0) < ALIKE:
-        found["samples_alike"] = "clips drawn from different noise look alike: G has collapsed; try preset=stable"
+        found["samples_alike"] = "the drawn clips of a step look alike: G has collapsed; try preset=stable"
     return found

@@ -40,6 +40,15 @@ def test_claim_with_other_settings_names_each_and_keeps_the_record(
     assert runs.claim(str(tmp_path), "gan", SETTINGS) == key
 
 
+def test_claim_of_a_run_that_began_before_an_option_was_there_takes_the_options_default(tmp_path: Path) -> None:
+    key = runs.claim(str(tmp_path / "gan"), "gan", SETTINGS)
+    newer = SETTINGS | {"model": SETTINGS["model"] | {"norm": "batch"}}
+    assert runs.claim(str(tmp_path / "gan"), "gan", newer, {"model": {"norm": "batch", "base": 8}}) == key
+    newer = SETTINGS | {"model": SETTINGS["model"] | {"norm": "spectral"}}
+    with pytest.raises(BadInput, match=r"model\.norm was 'batch', now 'spectral'"):
+        runs.claim(str(tmp_path / "gan"), "gan", newer, {"model": {"norm": "batch", "base": 8}})
+
+
 def test_claim_of_many_at_once_agrees_on_one_key(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         keys = set(pool.map(lambda _: runs.claim(str(tmp_path), "gan", SETTINGS), range(8)))

@@ -153,9 +153,21 @@ def test_train_out_of_bounds_names_key_and_value(refused: Refused, dataset: Path
     assert named in refused(train, f"data={dataset}", "workers=2", word)
 
 
+def test_train_with_a_second_gradient_where_there_is_none_is_refused(refused: Refused, dataset: Path) -> None:
+    words = [f"data={dataset}", "objective.r1_weight=1"]
+    assert "exclude each other" in refused(train, *words, "compiled=true")
+    assert "needs model.discriminator_norm=spectral" in refused(train, *words, "use_gpu=true", "workers=2")
+
+
 def test_train_with_tracking_that_cannot_be_used_writes_nothing(refused: Refused, dataset: Path) -> None:
     words = [f"data={dataset}", "model.num_frames=16", "model.size=32", "tracking.uri=nosuch://server"]
     assert "tracking.uri='nosuch://server'" in refused(train, *words)
+
+
+def test_generate_from_a_checkpoint_whose_state_is_broken_names_it(refused: Refused, checkpoint: Path) -> None:
+    for content in ("{", "{}", "[]"):
+        (checkpoint / "state.json").write_text(content)
+        assert "does not describe a checkpoint" in refused(generate, f"checkpoint={checkpoint}")
 
 
 def test_generate_without_a_checkpoint_says_what_to_give(refused: Refused, tmp_path: Path) -> None:
@@ -178,6 +190,8 @@ def test_generate_from_weights_of_another_shape_names_the_tensor(refused: Refuse
         ("format=webm", "format must be one of mp4, gif, png; got 'webm'"),
         ("num=0", "num must be at least 1"),
         ("components=0", "components must be at least 1"),
+        ("seed=-1", "seed must be at least 0"),
+        ("fps=0.001", "fps be in 0.1..240"),
     ],
 )
 def test_generate_out_of_bounds_names_key_and_value(refused: Refused, checkpoint: Path, word: str, named: str) -> None:
@@ -212,8 +226,8 @@ def test_generate_from_an_autoencoder_needs_clips_that_fit_or_a_mixture(
     assert "python -m jobs.prepare" in refused(generate, exported, f"data={tmp_path}/nowhere")
     assert "two clips at least" in refused(generate, exported, f"data={dataset}")
     assert "no mixture at" in refused(generate, exported, "mixture=gone.safetensors")
-    (tmp_path / "junk").write_bytes(b"junk")
-    assert "cannot read a mixture" in refused(generate, exported, f"mixture={tmp_path}/junk")
+    (tmp_path / "junk.safetensors").write_bytes(b"junk")
+    assert "cannot read a mixture" in refused(generate, exported, f"mixture={tmp_path}/junk.safetensors")
     larger = replace(model, num_frames=32)
     vgan.save(tmp_path / "larger", larger, make_networks(larger))
     error = refused(generate, f"checkpoint={tmp_path}/larger", f"data={dataset}")

@@ -312,7 +312,10 @@ def _display_turns(first: av.VideoFrame) -> tuple[bool, bool, bool]:
     The matrix [a b; c d] sends stored (x, y) to shown (a x + c y, b x + d y). Phones write rotations, and front cameras
     reflections.
     """
-    data = first.side_data.get("DISPLAYMATRIX")
+    try:
+        data = first.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV 18 gives up on all side data where there is a kind it cannot name, such as a photo's EXIF
+        return _turns_by_rotation(first.rotation)
     if data is None:
         return False, False, False
     (a, b), (c, d) = np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2] / 2**16
@@ -321,6 +324,12 @@ def _display_turns(first: av.VideoFrame) -> tuple[bool, bool, bool]:
     if abs(b) == abs(c) == 1 and a == d == 0:
         return True, b < 0, c < 0
     return False, False, False
+
+
+def _turns_by_rotation(degrees: int) -> tuple[bool, bool, bool]:
+    """What `_display_turns` gives for a rotation, counterclockwise; that the picture is mirrored is lost."""
+    turns = {90: (True, True, False), 180: (False, True, True), 270: (True, False, True)}
+    return turns.get(degrees % 360, (False, False, False))
 
 
 def _matrix(decoded: av.VideoFrame) -> int | None:

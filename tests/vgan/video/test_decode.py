@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from encoded_videos import KINDS, write_kind, write_video
 from moving_pictures import camera, film, make_texture, shaky_cameras
+from PIL import Image, ImageOps
 
 from vgan.config import DecodeConfig
 from vgan.errors import BadVideo
@@ -374,3 +375,17 @@ def test_segments_before_damage_are_good_and_the_ones_behind_report_it(shared):
     first_s, last_s = whole[0][0], whole[-1][0]
     middle_s = (last_s - first_s) / 2
     assert marked(path, 0.0, middle_s) + marked(path, middle_s) == [*whole, "corrupt"]
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_frames_of_a_photo_are_turned_as_its_exif_says(tmp_path: Path, orientation: int) -> None:
+    picture = np.zeros((64, 96, 3), np.uint8)
+    picture[:20, :30], picture[-20:, -30:] = (255, 0, 0), (0, 255, 0)
+    image, path = Image.fromarray(picture), tmp_path / "photo.jpg"
+    exif = image.getexif()
+    exif[0x010F], exif[0x0112] = "a phone", orientation  # make, orientation
+    image.save(path, exif=exif, quality=95)
+    (frame,) = frames(path, DecodeConfig(backend="pyav"))
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+    assert frame.image.shape == expected.shape
+    assert np.abs(frame.image.astype(int) - expected).mean() < 2
