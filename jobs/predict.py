@@ -34,8 +34,8 @@ ABOUT = """Predict the future of images: input, prediction, mask and, of a video
   python -m jobs.predict checkpoint=out/runs/future images=photo.jpg out=out/predicted
   python -m jobs.predict checkpoint=out/runs/future images=[/photos,film.mp4] data=out/held-out out=out/predicted
 
-Of a video the first clip is taken, prepared as training clips are. data= is a dataset that was not trained on: its
-clips give the table of errors, against the guess that nothing moves and the guess of the mean future.
+Of a video the first clip that training would take is predicted, prepared in the same way. data= is a dataset that was
+not trained on: its clips give the table of errors, against the guess that nothing moves and that of the mean future.
 """
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 TRUTH_CLIPS = 256  # predicted at once

@@ -9,6 +9,7 @@ preset `stable` apart.
 from __future__ import annotations
 
 import copy
+import functools
 import multiprocessing
 import os
 import sys
@@ -25,7 +26,7 @@ from torch import nn
 from vgan import baseline, gan
 from vgan.config import ModelConfig, ObjectiveConfig
 from vgan.metrics.frechet import frechet_distance, protocol_name
-from vgan.metrics.i3d import features, load_i3d
+from vgan.metrics.i3d import I3D, features, load_i3d
 from vgan.metrics.motion import diversity, mask_motion_correlation, motion
 from vgan.models import make_networks
 from vgan.presets import PRESETS
@@ -47,7 +48,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "paper, one stream": {"model.kind": "one_stream"},
     "autoencoder + GMM": {"model.kind": "autoencoder"},
 }
-SEEN: dict[str, np.ndarray] = {}  # of the training clips, once a process
 
 
 @dataclass(frozen=True)
@@ -144,22 +144,32 @@ def line(name: str, clips: Clips, real: np.ndarray, steps: str = "-", margin: st
     mean = "-" if masks is None else f"{masks.mean():.2f}"
     follows = "-" if masks is None else f"{mask_motion_correlation(masks, clips.video):.2f}"
     spread, moved = diversity(clips.video) / diversity(real), motion(clips.video) / motion(real)
-    cells = f"{distance(clips.video, real):>9}{spread:>10.2f}{moved:>8.2f}{mean:>6}{follows:>9}{margin:>8}{steps:>7}"
+    cells = f"{distance(clips.video):>9}{spread:>10.2f}{moved:>8.2f}{mean:>6}{follows:>9}{margin:>8}{steps:>7}"
     return f"{name:<36}{cells}"
 
 
-def distance(drawn: np.ndarray, real: np.ndarray) -> str:
+def distance(drawn: np.ndarray) -> str:
     """Fréchet distance from as many training clips, evenly spread."""
     if not EXTRACTOR:
         return "-"
-    if "known" not in SEEN:
-        SEEN["known"] = judged(spread(real[::2], len(drawn)))
-    return f"{frechet_distance(SEEN['known'], judged(drawn)):.0f}"
+    return f"{frechet_distance(known(len(drawn)), judged(drawn)):.0f}"
+
+
+@functools.cache
+def known(num: int) -> np.ndarray:
+    """What the extractor sees in `num` training clips."""
+    return judged(spread(read_actions()[0][::2], num))
 
 
 def judged(clips: np.ndarray) -> np.ndarray:
     """What the extractor sees in clips (N, T, H, W, 3) uint8."""
-    return features(load_i3d(Path(EXTRACTOR)), clips, resolution=RESOLUTION, bf16=True)
+    return features(extractor(), clips, resolution=RESOLUTION, bf16=True)
+
+
+@functools.cache
+def extractor() -> I3D:
+    """The network, read once a process."""
+    return load_i3d(Path(EXTRACTOR))
 
 
 def spread(clips: np.ndarray, num: int) -> np.ndarray:

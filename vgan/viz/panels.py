@@ -93,9 +93,7 @@ def stream_panels(streams: Mapping[str, np.ndarray], scale: int = 1) -> np.ndarr
             clips = np.broadcast_to(clips, shape)
         if clips.shape != shape or clips.dtype != np.uint8:
             raise ValueError(f"{name} must be {shape} uint8, got {clips.shape} {clips.dtype}")
-        grid = sample_grid(clips, columns=1, scale=scale)
-        header = np.broadcast_to(_label(name, grid.shape[2], 20, centred=True), (len(grid), 20, grid.shape[2], 3))
-        columns.append(np.concatenate([header, grid], axis=1))
+        columns.append(_column(name, clips, scale))
     return _even(np.concatenate(columns, axis=2))
 
 
@@ -117,12 +115,15 @@ def forecast_panels(
     shown = {"input": np.repeat(square[None], length, 0), "prediction": predicted, "mask": _mask_pictures(mask)}
     if truth is not None:
         shown["what happened"] = truth
-    columns = []
-    for name, clip in shown.items():
-        grid = sample_grid(clip[None], scale=scale)
-        header = np.broadcast_to(_label(name, grid.shape[2], 20, centred=True), (length, 20, grid.shape[2], 3))
-        columns.append(np.concatenate([header, grid], axis=1))
+    columns = [_column(name, clip[None], scale) for name, clip in shown.items()]
     return _even(np.concatenate(columns, axis=2))
+
+
+def _column(name: str, clips: np.ndarray, scale: int) -> np.ndarray:
+    """Clips (N, T, H, W, 3) uint8 below each other under their name: a video (T, H', W', 3)."""
+    grid = sample_grid(clips, columns=1, scale=scale)
+    header = np.broadcast_to(_label(name, grid.shape[2], 20, centred=True), (len(grid), 20, grid.shape[2], 3))
+    return np.concatenate([header, grid], axis=1)
 
 
 def save_png(picture: np.ndarray, path: str | Path) -> None:
