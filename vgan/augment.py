@@ -38,23 +38,21 @@ def mirror(video: Tensor, which: Tensor) -> Tensor:
 
 
 def _color(video: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
-    video = video + (brightness - 0.5)
-    gray = video.mean(dim=1, keepdim=True)
-    video = gray + (video - gray) * (2 * saturation)
-    mean = video.mean(dim=(1, 2, 3, 4), keepdim=True)
-    return mean + (video - mean) * (0.5 + contrast)
+    """All three in one pass over the clips: each is linear in the pixel, its gray value and the clip's mean."""
+    brightness, saturation, contrast = brightness - 0.5, 2 * saturation, 0.5 + contrast
+    gray = video.mean(dim=1, keepdim=True)  # (B, 1, T, H, W), which saturation keeps
+    mean = gray.mean(dim=(2, 3, 4), keepdim=True) + brightness  # which contrast keeps
+    same = contrast * (1 - saturation) * gray + (mean + contrast * (brightness - mean))
+    return torch.addcmul(same, video, contrast * saturation)
 
 
 def _translation(video: Tensor, down: Tensor, right: Tensor) -> Tensor:
     height, width = video.shape[-2:]
     reach = (round(height * SHIFT), round(width * SHIFT))
-    padded = F.pad(video, (reach[1], reach[1], reach[0], reach[0]))
-    tops = (down * (2 * reach[0] + 1)).long().tolist()
-    lefts = (right * (2 * reach[1] + 1)).long().tolist()
-    moved = [
-        clip[:, :, top : top + height, left : left + width] for clip, top, left in zip(padded, tops, lefts, strict=True)
-    ]
-    return torch.stack(moved)
+    tops = ((down * (2 * reach[0] + 1)).long() - reach[0]).tolist()
+    lefts = ((right * (2 * reach[1] + 1)).long() - reach[1]).tolist()
+    moves = zip(video, tops, lefts, strict=True)
+    return torch.stack([F.pad(clip, (-left, left, -top, top)) for clip, top, left in moves])
 
 
 def _cutout(video: Tensor, down: Tensor, right: Tensor) -> Tensor:

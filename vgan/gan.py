@@ -111,20 +111,20 @@ def update(
         return update_autoencoder(G, real)
     image = real[:, :, 0] if model.kind == "future" else None
     streams: Streams = G.module(draws.z if image is None else image)
-    D = engines["discriminator"]
-    metrics = update_discriminator(D, real, streams.video.detach(), draws, objective)
+    D, policy = engines["discriminator"], objective.augment
+    # D sees the same drawn clips twice, so they are augmented once.
+    seen = augment(real, draws.augment_real, policy), augment(streams.video, draws.augment_fake, policy)
+    metrics = update_discriminator(D, seen[0], seen[1].detach(), objective)
     # The published future model has no prior on its mask; an anchored one is not the published code's anyway.
     weight = 0.0 if model.wide and not objective.mask_target else objective.mask_weight
-    metrics |= update_generator(G, D, streams, draws, objective, mask_weight=weight, image=image)
+    metrics |= update_generator(G, D, streams, seen[1], objective, mask_weight=weight, image=image)
     return Step(metrics, streams)
 
 
-def update_discriminator(
-    D: Engine, real: Tensor, fake: Tensor, draws: Draws, objective: ObjectiveConfig
-) -> dict[str, Tensor]:
-    """One step of D on real and drawn clips (B, 3, T, H, W); separate passes keep batch statistics apart."""
-    real = augment(real, draws.augment_real, objective.augment).detach().requires_grad_(objective.r1_weight > 0)
-    fake = augment(fake, draws.augment_fake, objective.augment)
+def update_discriminator(D: Engine, real: Tensor, fake: Tensor, objective: ObjectiveConfig) -> dict[str, Tensor]:
+    """One step of D on real and drawn clips (B, 3, T, H, W) as it sees them: separate passes keep batch statistics
+    apart."""
+    real = real.detach().requires_grad_(objective.r1_weight > 0)
     real_logits, fake_logits = D.module(real), D.module(fake)
     loss = discriminator_loss(real_logits, fake_logits, objective.loss)
     metrics = {"loss/discriminator": loss.detach()}
@@ -148,16 +148,21 @@ def update_generator(
     G: Engine,
     D: Engine,
     streams: Streams,
-    draws: Draws,
+    seen: Tensor,
     objective: ObjectiveConfig,
     *,
     mask_weight: float,
     image: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """One step of G on the clips it drew; D is not changed. `image` (B, 3, H, W): what the clips should begin with."""
+    """One step of G on the clips it drew; D is not changed.
+
+    Args:
+        seen: the drawn clips (B, 3, T, H, W) as D sees them, with their graph.
+        image: (B, 3, H, W), what the clips should begin with.
+    """
     metrics: dict[str, Tensor] = {}
     with frozen(D.module):
-        loss = generator_loss(D.module(augment(streams.video, draws.augment_fake, objective.augment)), objective.loss)
+        loss = generator_loss(D.module(seen), objective.loss)
         metrics["loss/generator"] = loss.detach()
         if streams.mask is not None and mask_weight:
             loss = loss + mask_weight * mask_prior(streams.mask, objective.mask_target)

@@ -55,13 +55,13 @@ def two_backward_passes(G: Any, D: Any, real: Tensor, z: Tensor) -> None:
     for clips, target in ((real, REAL), (streams.video.detach(), FAKE)):
         D.backward(F.cross_entropy(D.module(clips), torch.full((len(clips),), target)))
     D.step()
-    gan.update_generator(G, D, streams, draws(z), OBJECTIVE, mask_weight=MASK_WEIGHT)
+    gan.update_generator(G, D, streams, streams.video, OBJECTIVE, mask_weight=MASK_WEIGHT)
 
 
 def unfrozen_discriminator(G: Any, D: Any, real: Tensor, z: Tensor) -> None:
     """Wrong: G's gradient stays in D and is added to D's next step."""
     streams = G.module(z)
-    gan.update_discriminator(D, real, streams.video.detach(), draws(z), OBJECTIVE)
+    gan.update_discriminator(D, real, streams.video.detach(), OBJECTIVE)
     G.backward(generator_loss(D.module(streams.video)) + MASK_WEIGHT * mask_prior(streams.mask))
     G.step()
 

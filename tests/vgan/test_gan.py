@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from vgan import gan
-from vgan.augment import NUM_DRAWS, augment
+from vgan.augment import augment
 from vgan.config import ModelConfig, ObjectiveConfig
 from vgan.losses import discriminator_loss, frame_loss, generator_loss, mask_prior, r1_penalty
 from vgan.models import make_networks
@@ -192,7 +192,7 @@ def test_update_discriminator_moves_d_alone() -> None:
     G, D = engines["generator"], engines["discriminator"]
     fake = G.module(draws().z).video.detach()
     g, d = parameters(G), parameters(D)
-    gan.update_discriminator(D, clips(), fake, draws(), PAPER[1])
+    gan.update_discriminator(D, clips(), fake, PAPER[1])
     assert torch.equal(parameters(G), g)
     assert not torch.equal(parameters(D), d)
     assert stray(G) == []
@@ -202,7 +202,8 @@ def test_update_generator_moves_g_alone() -> None:
     engines = make(*PAPER)
     G, D = engines["generator"], engines["discriminator"]
     g, d = parameters(G), parameters(D)
-    gan.update_generator(G, D, G.module(draws().z), draws(), PAPER[1], mask_weight=0.1)
+    streams = G.module(draws().z)
+    gan.update_generator(G, D, streams, streams.video, PAPER[1], mask_weight=0.1)
     assert not torch.equal(parameters(G), g)
     assert torch.equal(parameters(D), d)
     assert stray(D) == []
@@ -227,8 +228,7 @@ def test_update_discriminator_accuracy_and_margin_are_of_the_clips_it_learned_fr
 
     D = Brightness()
     engine = gan.LocalEngine(D, torch.optim.Adam(D.parameters()))
-    none = gan.Draws(*(torch.zeros(4, n) for n in (6, 1, NUM_DRAWS, NUM_DRAWS)))
-    metrics = gan.update_discriminator(engine, bright(0.5, 0.5, 0.5, -0.5), bright(-0.5, 0.5), none, PAPER[1])
+    metrics = gan.update_discriminator(engine, bright(0.5, 0.5, 0.5, -0.5), bright(-0.5, 0.5), PAPER[1])
     assert float(metrics["discriminator/accuracy_real"]) == 0.75
     assert float(metrics["discriminator/accuracy_fake"]) == 0.5
     assert float(metrics["discriminator/margin"]) == 0.5  # mean margins: 2 * 0.25 on real, 0 on drawn clips
