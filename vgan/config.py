@@ -256,6 +256,10 @@ class ObjectiveConfig:
     background_weight: float = option(
         0.0, "of kind=future, weight of the same loss between input and still background; 0 is off, as the paper"
     )
+    match_weight: float = option(
+        0.0,
+        "weight of the squared error of each real clip to the drawn clip nearest it, of GANs without input; 0 is off",
+    )
     r1_weight: float = option(0.0, "gamma/2 of R1, D's gradient penalty on real clips; 0 is off")
     augment: list[str] = option([], "of D's inputs, real and drawn alike: color, translation, cutout")
     flip: bool = option(False, "mirror every other real clip")
@@ -272,7 +276,7 @@ class ObjectiveConfig:
         for key in ("learning_rate", "learning_rate_ratio"):
             if not 0 < getattr(self, key) < math.inf:
                 raise ValueError(f"objective.{key} must be above 0, got {getattr(self, key)}")
-        for key in ("mask_weight", "frame_weight", "background_weight", "r1_weight"):
+        for key in ("mask_weight", "frame_weight", "background_weight", "match_weight", "r1_weight"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise ValueError(f"objective.{key} must be 0 or more, got {getattr(self, key)}")
         if not 0 <= self.mask_target <= 1:

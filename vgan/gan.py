@@ -24,6 +24,7 @@ from vgan.losses import (
     generator_loss,
     margin,
     mask_prior,
+    match_loss,
     r1_penalty,
     reconstruction_loss,
 )
@@ -117,7 +118,8 @@ def update(
     metrics = update_discriminator(D, seen[0], seen[1].detach(), objective)
     # The published future model has no prior on its mask; an anchored one is not the published code's anyway.
     weight = 0.0 if model.wide and not objective.mask_target else objective.mask_weight
-    metrics |= update_generator(G, D, streams, seen[1], objective, mask_weight=weight, image=image)
+    given = {"image": image} if image is not None else {"real": real}
+    metrics |= update_generator(G, D, streams, seen[1], objective, mask_weight=weight, **given)
     return Step(metrics, streams)
 
 
@@ -153,12 +155,14 @@ def update_generator(
     *,
     mask_weight: float,
     image: Tensor | None = None,
+    real: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """One step of G on the clips it drew; D is not changed.
 
     Args:
         seen: the drawn clips (B, 3, T, H, W) as D sees them, with their graph.
         image: (B, 3, H, W), what the clips should begin with.
+        real: (B, 3, T, H, W), what some of the clips should be near to.
     """
     metrics: dict[str, Tensor] = {}
     with frozen(D.module):
@@ -166,6 +170,10 @@ def update_generator(
         metrics["loss/generator"] = loss.detach()
         if streams.mask is not None and mask_weight:
             loss = loss + mask_weight * mask_prior(streams.mask, objective.mask_target)
+        if real is not None and objective.match_weight:
+            near = match_loss(real, streams.video)
+            loss = loss + objective.match_weight * near
+            metrics["loss/match"] = near.detach()
         if image is not None:
             start = frame_loss(image, streams.video, objective.frame_loss)
             loss = loss + objective.frame_weight * start

@@ -60,6 +60,21 @@ def frame_loss(image: Tensor, video: Tensor, norm: str = "l1") -> Tensor:
     return difference.abs().mean() if norm == "l1" else difference.square().mean()
 
 
+def match_loss(video: Tensor, drawn: Tensor) -> Tensor:
+    """Mean squared error of each real clip to the drawn clip nearest it, both (B, 3, T, H, W).
+
+    Every real clip pulls a drawn one its way, so that none is left out: implicit maximum likelihood
+    (https://arxiv.org/abs/1809.09087), beside an adversarial loss as in https://arxiv.org/abs/2004.03355, over a batch.
+    What is nearest is judged on means of blocks, an eighth of the clip along every side.
+    """
+    sides = [max(side // 8, 1) for side in video.shape[2:]]
+    with torch.no_grad():
+        wanted, found = (F.avg_pool3d(clips.float(), sides).flatten(1) for clips in (video, drawn))
+        nearest = torch.cdist(wanted, found).argmin(dim=1).tolist()
+    # Stacked, because the gradient of an index that repeats is summed in any order: no run would equal another.
+    return F.mse_loss(torch.stack([drawn[i] for i in nearest]).float(), video)
+
+
 def reconstruction_loss(video: Tensor, redrawn: Tensor) -> Tensor:
     """Mean squared error of an autoencoder's clips (B, 3, T, H, W). The paper does not name its loss."""
     return F.mse_loss(redrawn.float(), video)

@@ -1,9 +1,10 @@
 """What each method learns in the same minutes, on the same real clips and seed: distances, statistics and pictures.
 
-Weizmann actions (people walking, running, bending, waving): 28 videos to train on, and 8 of other people held out,
-looked for in ../shared. Every training has one thread and MINUTES of its time, so that what else a machine does counts
-for nothing; as many trainings run at once as there are cores. `python tests/benchmarks/learning.py ablation` takes the
-preset `stable` apart.
+Two sets, looked for in ../shared: Weizmann actions (people walking, running, bending, waving before few walls), 28
+videos to train on and 8 of other people held out; and four classes of UCF101, stabilized, the training and test videos
+of split 1. Every training has one thread and MINUTES of its time, so that what else a machine does counts for nothing;
+as many trainings run at once as there are cores. `python tests/benchmarks/learning.py ablation` takes the preset
+`stable` apart, on the second set.
 """
 
 from __future__ import annotations
@@ -24,20 +25,28 @@ import torch
 from torch import nn
 
 from vgan import baseline, gan
-from vgan.config import ModelConfig, ObjectiveConfig
+from vgan.config import ClipSpec, ModelConfig, ObjectiveConfig, VideoConfig
 from vgan.metrics.frechet import frechet_distance, protocol_name
 from vgan.metrics.i3d import I3D, features, load_i3d
 from vgan.metrics.motion import diversity, mask_motion_correlation, motion
 from vgan.models import make_networks
 from vgan.presets import PRESETS
 from vgan.pretrained import Clips, Model
+from vgan.records import Clip
+from vgan.transfer.ucf101 import read_split
+from vgan.video.clips import clips_from_video
+from vgan.video.decode import frames
+from vgan.video.gates import verdict
 from vgan.video.pixels import batch_to_model_range
 from vgan.video.strips import read_strip
 from vgan.viz.panels import sample_grid, save_png, stream_panels, strip
 
-ACTIONS = Path(__file__).resolve().parents[3] / "shared" / "data" / "weizmann" / "actions"
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+ACTIONS, UCF101 = SHARED / "weizmann" / "actions", SHARED / "ucf101"
 EXTRACTOR = os.environ.get("SCENE_I3D", "")
-LENGTH, STRIDE, HELD_OUT = 32, 2, 2  # frames; frames between clips; videos of each action
+LENGTH, STRIDE, HELD_OUT = 32, 2, 2  # of actions: frames; frames between clips; videos of each that are held out
+VIDEO = VideoConfig(clip=ClipSpec(stride=8))  # of UCF101
+JUDGED = 400  # clips in each of the two sets that a distance compares, at most
 BASE, BATCH, EMA, RESOLUTION = 16, 16, 0.999, 112
 MINUTES = float(os.environ.get("MINUTES", "12"))
 OUT = Path(os.environ.get("OUT", "out/bench-train"))
@@ -60,8 +69,11 @@ class Learned:
     margin: float  # of D's logits, mean over the second half
 
 
-def read_actions() -> tuple[np.ndarray, np.ndarray]:
-    """Training and held-out clips, (N, 32, 64, 64, 3) uint8; no person is in both."""
+Sides = tuple[np.ndarray, np.ndarray]  # training and held-out clips, (N, 32, 64, 64, 3) uint8
+
+
+def read_actions() -> Sides:
+    """No person is in both."""
     sides: tuple[list[np.ndarray], list[np.ndarray]] = [], []
     for action in sorted(p for p in ACTIONS.iterdir() if p.is_dir()):
         files = sorted(action.glob("*.jpg"))
@@ -71,6 +83,35 @@ def read_actions() -> tuple[np.ndarray, np.ndarray]:
             side += [frames[i : i + LENGTH] for i in range(0, len(frames) - LENGTH + 1, STRIDE)]
     train, held_out = (np.stack(side) for side in sides)
     return train, held_out
+
+
+def read_ucf101() -> Sides:
+    """The clips that prepare would keep of split 1's training and test videos; made once, then read from OUT."""
+    kept = OUT / "ucf101.npz"
+    if not kept.exists():
+        videos = read_split(UCF101, 1).videos
+        with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+            clips = dict(zip(videos, pool.map(steady_clips, [video.path for video in videos]), strict=True))
+        OUT.mkdir(parents=True, exist_ok=True)
+        sides = {side: [c for v in videos if v.side == side for c in clips[v]] for side in ("train", "test")}
+        np.savez(kept, **{side: np.stack(found) for side, found in sides.items()})
+    with np.load(kept) as found:
+        return found["train"], found["test"]
+
+
+def steady_clips(path: Path) -> list[np.ndarray]:
+    """Stabilized clips of a video that pass every gate."""
+    found = clips_from_video(frames(path, VIDEO.decode), VIDEO)
+    return [c.frames for c in found if isinstance(c, Clip) and not verdict(c.evidence, VIDEO.gates)]
+
+
+READERS = {"weizmann28": read_actions, "ucf101-partial-split1": read_ucf101}  # by the name of the reference set
+
+
+@functools.cache
+def read(data: str) -> Sides:
+    """A set's clips, read once a process."""
+    return READERS[data]()
 
 
 def configs(settings: dict[str, Any]) -> tuple[ModelConfig, ObjectiveConfig]:
@@ -118,47 +159,52 @@ def draw(generator: nn.Module, config: ModelConfig, clips: np.ndarray, num: int)
 # ---- one method, in a process of its own -------------------------------------------------------------------------
 
 
-def learn(name: str, settings: dict[str, Any], seed: int, newest: bool = False) -> str:
+def learn(name: str, settings: dict[str, Any], data: str, seed: int, newest: bool = False) -> str:
     """Train a method; its lines of the table, and pictures in OUT."""
     torch.set_num_threads(1)
-    real, held_out = read_actions()
-    found = train(settings, real, len(held_out), seed)
-    save_pictures(name, found.clips)
-    lines = [line(name, found.clips, real, f"{found.steps}", "-" if found.margin == 0 else f"{found.margin:.1f}")]
+    real, held_out = read(data)
+    found = train(settings, real, num_judged(held_out), seed)
+    save_pictures(f"{data}/{name}", found.clips)
+    margin = "-" if found.margin == 0 else f"{found.margin:.1f}"
+    lines = [line(name, found.clips, data, f"{found.steps}", margin)]
     if newest:
-        lines.append(line("  the same without moving average", found.newest, real, "", ""))
+        lines.append(line("  the same without moving average", found.newest, data, "", ""))
     return "\n".join(lines)
 
 
-def look(name: str) -> str:
-    """A line for real clips."""
+def look(name: str, data: str) -> str:
+    """A line for real clips: held out, or those that the reference set leaves out of the training videos."""
     torch.set_num_threads(1)
-    real, held_out = read_actions()
-    clips = held_out if name == "real, other people" else spread(real[1::2], len(held_out))
-    return line(name, Clips(clips, None, None, None), real)
+    real, held_out = read(data)
+    num = num_judged(held_out)
+    clips = spread(held_out, num) if "other" in name else spread(real[1::2], num)
+    return line(name, Clips(clips, None, None, None), data)
 
 
-def line(name: str, clips: Clips, real: np.ndarray, steps: str = "-", margin: str = "-") -> str:
+def line(name: str, clips: Clips, data: str, steps: str = "-", margin: str = "-") -> str:
     """One line of the table."""
-    masks = clips.mask
+    masks, (real, _) = clips.mask, read(data)
     mean = "-" if masks is None else f"{masks.mean():.2f}"
     follows = "-" if masks is None else f"{mask_motion_correlation(masks, clips.video):.2f}"
     spread, moved = diversity(clips.video) / diversity(real), motion(clips.video) / motion(real)
-    cells = f"{distance(clips.video):>9}{spread:>10.2f}{moved:>8.2f}{mean:>6}{follows:>9}{margin:>8}{steps:>7}"
+    cells = f"{distance(clips.video, data):>9}{spread:>10.2f}{moved:>8.2f}{mean:>6}{follows:>9}{margin:>8}{steps:>7}"
     return f"{name:<36}{cells}"
 
 
-def distance(drawn: np.ndarray) -> str:
+def num_judged(held_out: np.ndarray) -> int:
+    """Clips on each side of a distance."""
+    return min(JUDGED, len(held_out))
+
+
+def distance(drawn: np.ndarray, data: str) -> str:
     """Fréchet distance from as many training clips, evenly spread."""
-    if not EXTRACTOR:
-        return "-"
-    return f"{frechet_distance(known(len(drawn)), judged(drawn)):.0f}"
+    return f"{frechet_distance(known(data, len(drawn)), judged(drawn)):.0f}" if EXTRACTOR else "-"
 
 
 @functools.cache
-def known(num: int) -> np.ndarray:
+def known(data: str, num: int) -> np.ndarray:
     """What the extractor sees in `num` training clips."""
-    return judged(spread(read_actions()[0][::2], num))
+    return judged(spread(read(data)[0][::2], num))
 
 
 def judged(clips: np.ndarray) -> np.ndarray:
@@ -179,7 +225,7 @@ def spread(clips: np.ndarray, num: int) -> np.ndarray:
 
 def save_pictures(name: str, clips: Clips) -> None:
     """Film strips, a grid and, of two streams, the panels of the paper's figure 3."""
-    folder = OUT / "".join(c if c.isalnum() else "-" for c in name)
+    folder = OUT / "".join(c if c.isalnum() or c == "/" else "-" for c in name)
     folder.mkdir(parents=True, exist_ok=True)
     save_png(np.concatenate([strip(clip) for clip in clips.video[:8]]), folder / "strips.png")
     save_png(sample_grid(clips.video[:36], scale=2)[LENGTH // 2], folder / "grid.png")
@@ -191,42 +237,59 @@ def save_pictures(name: str, clips: Clips) -> None:
 # ---- tables ------------------------------------------------------------------------------------------------------
 
 
-def compare(methods: dict[str, dict[str, Any]], seeds: tuple[int, ...] = (0,), newest: tuple[str, ...] = ()) -> None:
+def compare(
+    methods: dict[str, dict[str, Any]], data: str, seeds: tuple[int, ...] = (0,), newest: tuple[str, ...] = ()
+) -> None:
     """Train each and print the table; real clips head it. Of those in `newest`, also what no moving average gives."""
-    if not ACTIONS.is_dir():
-        print(f"\nno clips at {ACTIONS}: the table of what is learned is left out")
+    if not SHARED.is_dir():
+        print(f"\nno clips at {SHARED}: the table of what is learned is left out")
         return
-    real, held_out = read_actions()
-    kind = {"extractor": "i3d400", "resolution": RESOLUTION, "reference": "weizmann28", "num_frames": LENGTH}
-    protocol = protocol_name("fvd", num=len(held_out), **kind) if EXTRACTOR else "left out: set SCENE_I3D to its file"
+    real, held_out = read(data)
+    kind = {"extractor": "i3d400", "resolution": RESOLUTION, "reference": data, "num_frames": LENGTH}
+    protocol = protocol_name("fvd", num=num_judged(held_out), **kind) if EXTRACTOR else "left out: set SCENE_I3D"
     print(f"\nLearning: {MINUTES:g} minutes of one thread each, base {BASE}, batch {BATCH}, bf16, {len(real)} clips")
     print(f"distance: {protocol} (vgan/metrics/i3d_weights.py says where the extractor comes from)")
     print("diversity, motion: over those of real clips; follows: correlation of mask with motion in drawn clips")
     print(f"{'':<36}{'distance':>9}{'diversity':>10}{'motion':>8}{'mask':>6}{'follows':>9}{'margin':>8}{'steps':>7}")
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(look, name) for name in ("real, other people", "real, same videos")]
+        jobs = [pool.submit(look, name, data) for name in ("real, other videos", "real, same videos")]
         for name, settings in methods.items():
             for seed in seeds:
                 label = name if len(seeds) == 1 else f"{name}, seed {seed}"
-                jobs.append(pool.submit(learn, label, settings, seed, name in newest))
+                jobs.append(pool.submit(learn, label, settings, data, seed, name in newest))
         for job in jobs:
             print(job.result(), flush=True)
-    print(f"pictures: {OUT}")
+    print(f"pictures: {OUT / data}")
+
+
+INGREDIENTS = {
+    "spectral norm": ("model.discriminator_norm",),
+    "resize-convolutions": ("model.upsample",),
+    "hinge loss": ("objective.loss",),
+    "a larger step": ("objective.learning_rate",),
+    "two time scales": ("objective.learning_rate_ratio",),
+    "an anchored mask": ("objective.mask_weight", "objective.mask_target"),
+    "mirrored clips": ("objective.flip",),
+}
+LEFT_OUT: dict[str, dict[str, Any]] = {
+    "translation (DiffAugment)": {"objective.augment": ["translation"]},
+}
 
 
 def ablation() -> None:
     """The preset `stable` without each of its ingredients, and with each that was left out of it."""
-    without = {f"without {key}": {k: v for k, v in STABLE.items() if k != key} for key in STABLE}
-    tried = {f"with {key}={value}": STABLE | {key: value} for key, value in LEFT_OUT.items()}
-    compare({"stable": STABLE} | without | tried, newest=("stable",))
-
-
-LEFT_OUT: dict[str, Any] = {}
+    variants = {"stable": STABLE}
+    for name, keys in INGREDIENTS.items():
+        variants[f"without {name}"] = {key: value for key, value in STABLE.items() if key not in keys}
+    for name, settings in LEFT_OUT.items():
+        variants[f"with {name}"] = STABLE | settings
+    compare(variants, "ucf101-partial-split1", newest=("stable",))
 
 
 def main() -> None:
-    """The table of methods."""
-    compare(METHODS)
+    """The table of methods on each set."""
+    for data in READERS:
+        compare(METHODS, data)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from vgan import gan
 from vgan.augment import augment
 from vgan.config import ModelConfig, ObjectiveConfig
-from vgan.losses import discriminator_loss, frame_loss, generator_loss, mask_prior, r1_penalty
+from vgan.losses import discriminator_loss, frame_loss, generator_loss, mask_prior, match_loss, r1_penalty
 from vgan.models import make_networks
 from vgan.models.discriminator import FAKE, REAL
 
@@ -48,6 +48,9 @@ CASES = {
     "r1": settings(r1_weight=2.0),
     "mask target": settings(mask_target=0.7, mask_weight=5.0),  # above the mean of 0.5 that masks start at
     "flip": settings(flip=True),
+    "matched, flipped": settings(match_weight=20.0, flip=True),
+    "one stream, matched": settings({"kind": "one_stream"}, match_weight=20.0),
+    "future, not matched": settings(FUTURE, match_weight=20.0),
     "augment": settings(augment=["color", "translation", "cutout"]),
     "augment, r1": settings(augment=["color"], r1_weight=0.5),
     "spectral, two rates": settings({"discriminator_norm": "spectral"}, learning_rate_ratio=2.0),
@@ -105,6 +108,8 @@ def step_by_hand(engines: Engines, model: ModelConfig, objective: ObjectiveConfi
     anchored = objective.mask_target > 0
     if model.kind == "two_stream" or (model.kind == "future" and (model.future == "paper" or anchored)):
         total = total + objective.mask_weight * mask_prior(streams.mask, objective.mask_target)
+    if model.kind != "future" and objective.match_weight:
+        total = total + objective.match_weight * match_loss(real, streams.video)
     if model.kind == "future":
         total = total + objective.frame_weight * frame_loss(real[:, :, 0], streams.video, objective.frame_loss)
         if objective.background_weight:

@@ -15,6 +15,7 @@ from vgan.losses import (
     generator_loss,
     margin,
     mask_prior,
+    match_loss,
     r1_penalty,
     reconstruction_loss,
 )
@@ -147,6 +148,29 @@ def test_reconstruction_loss_is_the_mean_squared_error_of_the_whole_clip() -> No
     video, redrawn = torch.zeros(1, 3, 2, 2, 2), torch.zeros(1, 3, 2, 2, 2)
     redrawn[0, 0, 1] = 3.0  # four of 24 voxels
     assert float(reconstruction_loss(video, redrawn)) == pytest.approx(4 * 9 / 24)
+
+
+def level(*values: float) -> Tensor:
+    """Clips of one colour each."""
+    return torch.tensor(values).reshape(-1, 1, 1, 1, 1).expand(-1, 3, 8, 8, 8).clone()
+
+
+def test_match_loss_is_the_error_of_each_real_clip_to_the_drawn_clip_nearest_it() -> None:
+    real, drawn = level(0.0, 0.9, 1.0), level(-0.5, 0.4, 0.8)
+    assert float(match_loss(real, drawn)) == pytest.approx((0.4**2 + 0.1**2 + 0.2**2) / 3)
+
+
+def test_match_loss_pulls_only_what_is_nearest_to_a_real_clip() -> None:
+    drawn = level(-0.5, 0.4, 0.8).requires_grad_()
+    (gradient,) = torch.autograd.grad(match_loss(level(0.9, 1.0), drawn), drawn)
+    assert gradient[:2].abs().sum() == 0
+    assert (gradient[2] < 0).all()  # down the gradient is up to the real ones
+
+
+def test_match_loss_judges_nearness_by_the_means_of_blocks() -> None:
+    checks = (torch.arange(16) % 2 * 2.0 - 1).expand(1, 3, 16, 16, 16)  # gray on average
+    real, drawn = torch.zeros(1, 3, 16, 16, 16), torch.cat([checks, torch.full_like(checks, 0.5)])
+    assert float(match_loss(real, drawn)) == pytest.approx(1.0)  # of the checks, though the flat clip's is 0.25
 
 
 def test_r1_penalty_of_a_linear_discriminator_is_the_squared_distance_of_its_two_weights() -> None:
