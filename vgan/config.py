@@ -258,7 +258,7 @@ class ObjectiveConfig:
     )
     match_weight: float = option(
         0.0,
-        "weight of the squared error of each real clip to the drawn clip nearest it, of GANs without input; 0 is off",
+        "weight of the error of each real clip to the nearest one its worker drew, of GANs without input; 0 is off",
     )
     r1_weight: float = option(0.0, "gamma/2 of R1, D's gradient penalty on real clips; 0 is off")
     augment: list[str] = option([], "of D's inputs, real and drawn alike: color, translation, cutout")

@@ -63,6 +63,7 @@ KINDS = (VideoConfig, ModelConfig, ObjectiveConfig, FinetuneConfig)
         (ObjectiveConfig, "mask_weight", float("nan")),
         (ObjectiveConfig, "frame_weight", -1.0),
         (ObjectiveConfig, "r1_weight", -1.0),
+        (ObjectiveConfig, "match_weight", -1.0),
         (ObjectiveConfig, "mask_target", 1.5),
         (ObjectiveConfig, "mask_target", -0.1),
         (ObjectiveConfig, "beta1", 1.0),
