@@ -48,7 +48,7 @@ LENGTH, STRIDE, HELD_OUT = 32, 2, 2  # of actions: frames; frames between clips;
 VIDEO = VideoConfig(clip=ClipSpec(stride=8))  # of UCF101
 JUDGED = 400  # clips in each of the two sets that a distance compares, at most
 BASE, BATCH, EMA, RESOLUTION = 16, 16, 0.999, 112
-MINUTES = float(os.environ.get("MINUTES", "12"))
+MINUTES = float(os.environ.get("MINUTES", "8"))
 OUT = Path(os.environ.get("OUT", "out/bench-train"))
 STABLE = PRESETS["stable"]
 METHODS: dict[str, dict[str, Any]] = {
