@@ -1,8 +1,8 @@
 """Shards to batches, in an order that any number of workers agrees on.
 
 The clips of epoch after epoch form one endless sequence, a pure function of (dataset digest, seed). Step k takes
-positions k*B .. (k+1)*B of it, and rank r of N its share of those. The state is the number of clips consumed: it
-does not depend on N, so a run continues with the same clips at another number of workers.
+positions k*B .. (k+1)*B of it, and rank r of N its share of those. The state is the number of clips consumed: it does
+not depend on N, so a run continues with the same clips at another number of workers.
 
 Within an epoch, row groups are permuted and taken in windows; clips are permuted inside a window. Packing has
 shuffled all clips already, so this is as good as a global shuffle and reads whole row groups.
@@ -58,13 +58,23 @@ def epoch_order(groups: np.ndarray, digest: str, seed: int, epoch: int) -> np.nd
     return np.concatenate(windows)
 
 
+def share(batch_size: int, rank: int, world_size: int) -> tuple[int, int]:
+    """First clip and end of a rank's share of a global batch; the first ranks hold one more where it does not divide.
+
+    As torch's `tensor_split` has it, which splits what is drawn for the same clips.
+    """
+    size, more = divmod(batch_size, world_size)
+    first = rank * size + min(rank, more)
+    return first, first + size + (rank < more)
+
+
 class ClipReader:
     """Reads a rank's share of every global batch."""
 
     def __init__(self, url: str, manifest: Manifest, *, seed: int, batch_size: int, rank: int, world_size: int) -> None:
-        """Args: `batch_size` is global and must be a multiple of `world_size`."""
-        if batch_size % world_size:
-            raise BadInput(f"batch_size={batch_size} must be a multiple of workers={world_size}")
+        """Args: `batch_size` is global and at least `world_size`."""
+        if batch_size < world_size:
+            raise BadInput(f"batch_size={batch_size} must be at least workers={world_size}: each needs a clip")
         self.url, self.manifest, self.seed = url, manifest, seed
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.groups = group_table(manifest)
@@ -73,11 +83,11 @@ class ClipReader:
     def batches(self, consumed: int) -> Iterator[Batch]:
         """Batches without end, from the position after `consumed` clips of the sequence."""
         num_clips = int(self.groups[:, 3].sum())
-        share = self.batch_size // self.world_size
+        first, end = share(self.batch_size, self.rank, self.world_size)
         epoch, order = -1, np.empty((0, 2), np.int64)
         while True:
             ids, frames = [], []
-            for position in range(consumed + self.rank * share, consumed + (self.rank + 1) * share):
+            for position in range(consumed + first, consumed + end):
                 if position // num_clips != epoch:
                     epoch = position // num_clips
                     order = epoch_order(self.groups, self.manifest.digest, self.seed, epoch)

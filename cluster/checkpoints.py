@@ -1,16 +1,26 @@
 """What a training run leaves on storage, and how to read it back.
 
-    <out>/<name>/run.json                        settings that last and the MLflow key, written once (cluster/runs.py)
-    <out>/<name>/checkpoint_manager_snapshot.json  Ray Train's list of complete checkpoints
-    <out>/<name>/step_.../state.json             step, clips seen, lineage
-                          weights/*.safetensors  generator, generator_ema, discriminator
-                          generator/ discriminator/  DeepSpeed's own state, to resume this very run only (it is pickled)
+    <out>/<name>/run.json                      settings that last and the MLflow key, written once (cluster/runs.py)
+    <out>/<name>/step_.../state.json           step, clips seen, lineage
+                          weights/*.safetensors    generator, generator_ema, discriminator; batch norm's buffers too
+                          optimizer/*.safetensors  Adam's moments, a part a rank (cluster/engines.py)
+                          files-0-of-2.json        what rank 0 of 2 wrote: size and SHA-256 of each file
 
-Randomness needs no state: batches and noise are pure functions of the seed and the number of clips seen.
+Each rank puts its list last, and a checkpoint is there when all lists are: the last of them commits it. What a killed
+run has half written has no complete set; what was damaged later differs from its hashes, and the checkpoint before it
+is taken. This is also why Ray Train's own list of checkpoints is not used: it is rewritten in place, so that a kill
+can leave half of it, and it knows no hashes.
+
+Nothing in a checkpoint is pickled, and none of it depends on the number of workers. Randomness needs no state: batches
+and noise are pure functions of the seed and the number of clips seen.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import re
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +33,13 @@ from vgan.config import ModelConfig
 from vgan.errors import BadInput
 from vgan.pretrained import MODEL, STATE, WEIGHTS, Model
 
-SNAPSHOT = "checkpoint_manager_snapshot.json"
+LIST = re.compile(r"files-(\d+)-of-(\d+)\.json")
+
+log = logging.getLogger(__name__)
+
+
+class Damaged(Exception):
+    """A committed checkpoint whose files are not the ones that were written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +61,117 @@ def write_state(folder: Path, state: dict[str, Any], networks: dict[str, nn.Modu
     (folder / STATE).write_bytes(storage.json_bytes(state))
 
 
+# ---- a run's checkpoints -----------------------------------------------------------------------------------------
+
+
+def folder_name(step: int, attempt: str) -> str:
+    """Folder of a checkpoint. `attempt` tells the workers' restarts apart: none writes into another's folder."""
+    return f"step_{step:08d}_{attempt}"
+
+
+def committed(run_url: str) -> list[str]:
+    """Urls of a run's complete checkpoints, the newest first."""
+    return [storage.join(run_url, name) for name, complete in _folders(run_url) if complete]
+
+
 def latest(run_url: str) -> str | None:
     """Url of a run's newest complete checkpoint; None before the first."""
-    snapshot = storage.join(run_url, SNAPSHOT)
-    if not storage.exists(snapshot):
-        return None
-    newest = storage.read_json(snapshot)["latest_checkpoint_result"]
-    return storage.join(run_url, newest["checkpoint_dir_name"]) if newest else None
+    return next(iter(committed(run_url)), None)
+
+
+def _folders(run_url: str) -> list[tuple[str, bool]]:
+    """Names of all step_* folders and whether each is committed, the newest first."""
+    lists: dict[str, set[tuple[int, int]]] = defaultdict(set)
+    root = storage.filesystem(run_url)[1].rstrip("/") + "/"
+    for path in storage.find(run_url) or {}:
+        name, _, file = path.partition(root)[2].partition("/")
+        if file and name.startswith("step_"):
+            found = LIST.fullmatch(file)
+            lists[name] |= {(int(found[1]), int(found[2]))} if found else set()
+    return [(name, _complete(lists[name])) for name in sorted(lists, reverse=True)]
+
+
+def _complete(lists: set[tuple[int, int]]) -> bool:
+    return any({(rank, size) for rank in range(size)} <= lists for _, size in lists)
+
+
+def upload(folder: Path, url: str, rank: int, world_size: int) -> None:
+    """Put a rank's files at the checkpoint's url, and last the list that commits them."""
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        files[name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        storage.put_file(storage.join(url, name), path)
+    storage.write_json(storage.join(url, f"files-{rank}-of-{world_size}.json"), files)
+
+
+def fetch(url: str, folder: Path) -> None:
+    """Copy a committed checkpoint into a local folder and compare every file with its hash.
+
+    Raises:
+        Damaged: a file is missing or is not the one that was written; says which.
+    """
+    lists = [name for name in storage.list_files(url, ".json") if LIST.fullmatch(name.rpartition("/")[2])]
+    try:
+        files = {name: entry for part in lists for name, entry in storage.read_json(part).items()}
+        hashes = {name: str(entry["sha256"]) for name, entry in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as fault:
+        raise Damaged(f"a list of its files cannot be read: {fault}") from fault
+    for name, sha256 in hashes.items():
+        local = folder / name
+        try:
+            storage.get_file(storage.join(url, name), local)
+        except FileNotFoundError as fault:
+            raise Damaged(f"{name} is missing") from fault
+        if _sha256(local) != sha256:
+            raise Damaged(f"{name} is not what was written")
+
+
+def fetch_newest(run_url: str, folder: Path) -> str | None:
+    """Copy the newest sound checkpoint of a run into a new local folder; its url, or None where none was committed.
+
+    What is passed over on the way is said.
+
+    Raises:
+        BadInput: there are checkpoints, and all of them are damaged.
+    """
+    damaged = []
+    for name, complete in _folders(run_url):
+        url = storage.join(run_url, name)
+        if not complete:
+            log.warning("%s was not finished: passed over", url)
+            continue
+        try:
+            fetch(url, folder / name)
+        except Damaged as fault:
+            log.warning("%s is DAMAGED (%s): taking the checkpoint before it", url, fault)
+            damaged.append(f"{name}: {fault}")
+            continue
+        return url
+    if damaged:
+        raise BadInput(f"every checkpoint in {run_url!r} is damaged ({'; '.join(damaged)}): choose another name=")
+    return None
+
+
+def keep_newest(run_url: str, num: int) -> None:
+    """Remove all checkpoints but the newest `num` committed ones, and what was begun before those."""
+    kept = 0
+    for name, complete in _folders(run_url):
+        if kept < num:
+            kept += complete
+            continue
+        url = storage.join(run_url, name)
+        for path in storage.list_files(url, ".json"):  # its lists first: half removed, it is not taken for whole
+            storage.remove(path)
+        storage.remove(url)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- one checkpoint ----------------------------------------------------------------------------------------------
 
 
 def open_checkpoint(url: str) -> Checkpoint:

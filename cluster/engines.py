@@ -1,8 +1,11 @@
 """Each network under a DeepSpeed engine of its own. The only module that imports deepspeed.
 
-Ray Train has made the process group by the time this runs; DeepSpeed wraps it. Optimizer state is sharded (ZeRO-1)
-or not (ZeRO-0): at 28 M parameters there is nothing for the higher stages to save, and they reject two networks
-that share a graph.
+Ray Train has made the process group by the time this runs; DeepSpeed wraps it. Optimizer state is sharded over the
+workers (ZeRO-1), gradients too (ZeRO-2), or nothing is (ZeRO-0): at 28 M parameters there is little to save.
+
+Adam's state is kept as flat vectors over all of a network's parameters, in their order, of which each rank writes a
+part. That is how ZeRO lays it out anyway; put end to end and cut anew, the parts fit any number of workers and any
+stage. DeepSpeed's own checkpoints fit the number they were written at, and have to be unpickled.
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vgan.config import ModelConfig, ObjectiveConfig
@@ -26,8 +30,10 @@ from vgan.errors import BadInput
 from vgan.gan import make_optimizer
 from vgan.models import make_networks
 
+T = TypeVar("T")
+
 STALE_LOCK_S = 300.0  # the one build takes about 30 s on two cores
-TAG = "engine"  # DeepSpeed's name for the one state in a checkpoint folder
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ def make_engines(
     zero_stage: int,
     precision: str,
     compiled: bool = False,
+    max_norm: float = 0.0,
     use_gpu: bool = False,
 ) -> Engines:
     """Build the networks under DeepSpeed, in a process group that already exists.
@@ -60,10 +67,11 @@ def make_engines(
         model: the networks.
         objective: the optimizer's settings.
         batch_size: clips a rank sees in a step.
-        zero_stage: 0 or 1.
+        zero_stage: 0, 1 or 2.
         use_gpu: put the networks on this process's CUDA device.
         precision: fp32, or bf16 for autocast around each forward pass; parameters and batch-norm buffers stay fp32.
         compiled: whether torch.compile compiles each network, by itself, when it is first called.
+        max_norm: a network's gradient is scaled down to this norm where it is longer; 0 leaves it.
     """
     device = torch.device("cuda", torch.cuda.current_device()) if use_gpu else torch.device("cpu")
     # Weights stay contiguous, for DeepSpeed cannot broadcast them channels last; what flows through them is
@@ -82,7 +90,7 @@ def make_engines(
     config = {
         "train_micro_batch_size_per_gpu": batch_size,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": 0.0,  # DeepSpeed clips to a norm of 1 unless told not to; the paper does not clip
+        "gradient_clipping": max_norm,  # told even where it is 0: DeepSpeed's own default is 1
         "zero_optimization": {"stage": zero_stage},
         "steps_per_print": None,
     }
@@ -149,23 +157,123 @@ def average_buffers(modules: Sequence[nn.Module]) -> None:
         buffer.copy_(mean.view_as(buffer))
 
 
-def mean_over_ranks(metrics: dict[str, Tensor]) -> dict[str, float]:
-    """Scalars averaged over the ranks, in one collective call. Every rank must call it."""
-    values = torch.stack([value.detach().float().reshape(()) for value in metrics.values()])
+def mean_over_ranks(metrics: dict[str, Tensor], weight: float = 1.0) -> dict[str, float]:
+    """Scalars averaged over the ranks, in one collective call. Every rank must call it.
+
+    Args:
+        metrics: this rank's scalars.
+        weight: of this rank, 1 on average over all (see `weigh`).
+    """
+    values = torch.stack([value.detach().float().reshape(()) for value in metrics.values()]) * weight
     dist.all_reduce(values)
     return dict(zip(metrics, (values / dist.get_world_size()).tolist(), strict=True))
 
 
-def save_engines(engines: Engines, folder: Path) -> None:
-    """Write this rank's part of every engine's state below `folder`, a folder a network. Every rank must call it."""
-    for name, engine in engines.by_name.items():
-        target = folder / name
-        (target / TAG).mkdir(parents=True, exist_ok=True)  # DeepSpeed makes it on rank 0 only
-        engine.save_checkpoint(str(target), tag=TAG)
+def any_rank(flags: Sequence[bool], device: torch.device) -> list[bool]:
+    """Which flags are up on any rank. Every rank must call it."""
+    if dist.get_world_size() == 1:
+        return list(flags)
+    raised = torch.tensor(flags, dtype=torch.int32, device=device)
+    dist.all_reduce(raised, dist.ReduceOp.MAX)
+    return [bool(value) for value in raised.tolist()]
 
 
-def load_engines(engines: Engines, folder: Path) -> None:
-    """Restore every engine from a folder that save_engines filled. DeepSpeed unpickles: own runs only."""
+def is_rank_zero() -> bool:
+    return dist.get_rank() == 0
+
+
+def of_rank_zero(value: T) -> T:
+    """What rank 0 holds. Every rank must call it."""
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
+# ---- shares of a batch -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """An engine whose losses count `weight` times."""
+
+    engine: Any
+    weight: float
+
+    @property
+    def module(self) -> nn.Module:
+        return self.engine.module
+
+    def backward(self, loss: Tensor) -> object:
+        return self.engine.backward(loss * self.weight)
+
+    def step(self) -> object:
+        return self.engine.step()
+
+
+def weigh(engines: Engines, weight: float) -> dict[str, Any]:
+    """The engines by name for a rank whose share of the global batch is `weight` times an equal one.
+
+    DeepSpeed averages gradients over ranks as if all held equally many clips. Where they do not, because their number
+    does not divide the batch, each rank's mean loss counts by its share, and the sum is the mean over all clips.
+    """
+    return engines.by_name if weight == 1 else {n: Weighted(e, weight) for n, e in engines.by_name.items()}
+
+
+# ---- optimizer state ---------------------------------------------------------------------------------------------
+
+
+def save_optimizers(engines: Engines, folder: Path) -> None:
+    """Write this rank's part of every network's Adam state below `folder`. Needs no other rank."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    folder.mkdir(parents=True, exist_ok=True)
     for name, engine in engines.by_name.items():
-        path, _ = engine.load_checkpoint(str(folder / name), tag=TAG)
-        assert path is not None, f"DeepSpeed found no state in {folder / name}"
+        state = {key: value.detach().cpu().contiguous() for key, value in _adam_part(engine, rank, world_size).items()}
+        save_file(state, str(folder / f"{name}-{rank}-of-{world_size}.safetensors"))
+
+
+def load_optimizers(engines: Engines, folder: Path) -> None:
+    """Restore Adam's state from what any number of ranks wrote. The modules must hold their weights already."""
+    for name, engine in engines.by_name.items():
+        paths = sorted(folder.glob(f"{name}-*-of-*.safetensors"), key=lambda p: int(p.stem.split("-")[-3]))
+        parts = [load_file(path) for path in paths]
+        _set_adam(engine, {k: torch.cat([part[k] for part in parts]) for k in MOMENTS}, parts[0]["step"])
+
+
+def _adam_part(engine: Any, rank: int, world_size: int) -> dict[str, Tensor]:
+    """This rank's part of flat Adam moments (P/N,), and the count of steps."""
+    if _sharded(engine):
+        (part,) = engine.optimizer.single_partition_of_fp32_groups
+        state = engine.optimizer.optimizer.state[part]
+        return {key: state[key] for key in (*MOMENTS, "step")}
+    states = [engine.optimizer.state[p] for p in engine.optimizer.param_groups[0]["params"]]
+    flat = {key: torch.cat([state[key].reshape(-1) for state in states]) for key in MOMENTS}
+    return {key: value.tensor_split(world_size)[rank] for key, value in flat.items()} | {"step": states[0]["step"]}
+
+
+def _set_adam(engine: Any, flat: dict[str, Tensor], step: Tensor) -> None:
+    """Give Adam its moments, each flat over all parameters (P,) and perhaps padded at the end."""
+    parameters = [p for p in engine.module.parameters() if p.requires_grad]
+    numel = sum(p.numel() for p in parameters)
+    flat = {key: value[:numel] for key, value in flat.items()}
+    if _sharded(engine):
+        engine.optimizer.refresh_fp32_params()  # its own copy of the weights that the module was given
+        (part,) = engine.optimizer.single_partition_of_fp32_groups
+        padded = {k: nn.functional.pad(v, (0, part.numel() * dist.get_world_size() - numel)) for k, v in flat.items()}
+        mine = {key: value.split(part.numel())[dist.get_rank()] for key, value in padded.items()}
+        adam = engine.optimizer.optimizer
+        moments = {key: value.to(part.device, copy=True) for key, value in mine.items()}
+        adam.state[part] = moments | {"step": _count(step, part, adam)}
+        return
+    pieces = {key: value.split([p.numel() for p in parameters]) for key, value in flat.items()}
+    for index, parameter in enumerate(parameters):
+        moments = {key: pieces[key][index].view_as(parameter).to(parameter.device, copy=True) for key in MOMENTS}
+        engine.optimizer.state[parameter] = moments | {"step": _count(step, parameter, engine.optimizer)}
+
+
+def _count(step: Tensor, parameter: Tensor, adam: torch.optim.Optimizer) -> Tensor:
+    """Adam's count of steps where it wants it: with the parameters if it is fused, else on the CPU."""
+    return step.to(parameter.device if adam.param_groups[0]["fused"] else "cpu", copy=True)
+
+
+def _sharded(engine: Any) -> bool:
+    return engine.zero_optimization_stage() > 0

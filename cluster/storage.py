@@ -297,8 +297,30 @@ def write_bytes(url: str, data: bytes) -> None:
     if not _is_local(url):
         fs.pipe_file(path, data)  # object stores publish an object when it is complete
         return
-    with _draft(fs, path, data) as draft:
+    with _draft(path) as draft:
+        fs.pipe_file(draft, data)
         os.replace(draft, path)
+
+
+@_patient
+def put_file(url: str, local: Path) -> None:
+    """Copy a local file to a url, large ones in parts: a reader sees the old content or the new, never a part."""
+    fs, path = filesystem(url)
+    _make_parent(fs, path)
+    if not _is_local(url):
+        fs.put_file(str(local), path)
+        return
+    with _draft(path) as draft:
+        fs.put_file(str(local), draft)
+        os.replace(draft, path)
+
+
+@_patient
+def get_file(url: str, local: Path) -> None:
+    """Copy a file at a url to a local one, whose folder is made."""
+    fs, path = _fresh(url)
+    local.parent.mkdir(parents=True, exist_ok=True)
+    fs.get_file(path, str(local))
 
 
 def write_new(url: str, data: bytes) -> bool:
@@ -338,7 +360,8 @@ def _create(url: str, data: bytes) -> bool:
         if not _is_local(url):
             fs.pipe_file(path, data, mode="create")
             return True
-        with _draft(fs, path, data) as draft:
+        with _draft(path) as draft:
+            fs.pipe_file(draft, data)
             _link(draft, path)
     except FileExistsError:
         return False
@@ -416,11 +439,10 @@ def _make_parent(fs: fsspec.AbstractFileSystem, path: str) -> None:
 
 
 @contextmanager
-def _draft(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> Iterator[str]:
-    """A file beside `path` that holds `data` and is gone after the block, whatever happens."""
+def _draft(path: str) -> Iterator[str]:
+    """The name of a file beside `path` to write into, which is gone after the block, whatever happens."""
     draft = f"{path}.{uuid.uuid4().hex}.tmp"  # threads share a process id, and so do containers
     try:
-        fs.pipe_file(draft, data)
         yield draft
     finally:
         with suppress(FileNotFoundError):

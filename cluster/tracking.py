@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +23,8 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 import mlflow
+import psutil
+import torch
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.utils.time import get_current_time_millis
 from sqlalchemy.exc import SQLAlchemyError
@@ -31,6 +38,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RUN_KEY = "run_key"  # tag that names a run across restarts
+FAULTS = (mlflow.MlflowException, SQLAlchemyError, OSError)  # of a server, a database, a network
+RETRY_S = 5.0
+MAX_ENTRIES = 2000  # kept while a server is away: at a line every ten seconds, hours
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +91,7 @@ class Tracker:
                 folder = (Path(self.uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
             kind = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens on its chat tools
             return self.client.create_experiment(self.experiment, artifact_location=folder, tags=kind)
-        except (mlflow.MlflowException, SQLAlchemyError, OSError) as fault:
+        except FAULTS as fault:
             raise BadInput(f"MLflow at tracking.uri={storage.redact(self.uri)!r} cannot be used: {fault}") from fault
 
     def start(
@@ -127,8 +139,9 @@ class Run:
     def client(self) -> mlflow.MlflowClient:
         return self.tracker.client
 
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        now = get_current_time_millis()
+    def metrics(self, values: Mapping[str, float], step: int = 0, *, at_ms: int = 0) -> None:
+        """Log scalars at a step; `at_ms` is when they were found, 0 for now."""
+        now = at_ms or get_current_time_millis()
         self.client.log_batch(self.id, metrics=[Metric(k, float(v), now, step) for k, v in values.items()])
 
     def curve(self, name: str, values: Sequence[float]) -> None:
@@ -173,5 +186,99 @@ class Run:
             self.finish(status)
 
     def finish(self, status: str = "FINISHED") -> None:
-        """End the run: FINISHED, FAILED or KILLED."""
-        self.client.set_terminated(self.id, status)
+        """End the run: FINISHED, FAILED or KILLED. A server that is away is said: what was computed stands."""
+        try:
+            self.client.set_terminated(self.id, status)
+        except FAULTS as fault:
+            log.warning("MLflow was not told that the run has ended as %s: %s", status, first_line(fault))
+
+
+class Outbox:
+    """Sends what a run logs from a thread of its own, in order, so that nobody waits for the server.
+
+    While it does not answer, entries are kept and tried again; that is said once, and so is its return. What it refuses
+    is dropped, and said.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._entries: deque[Callable[[], None]] = deque(maxlen=MAX_ENTRIES)
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._send_all, daemon=True)
+        self._thread.start()
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        self._put(partial(self.run.metrics, dict(values), step, at_ms=get_current_time_millis()))
+
+    def image(self, pixels: np.ndarray, key: str, step: int) -> None:
+        self._put(partial(self.run.image, pixels, key, step))
+
+    def tag(self, **tags: str) -> None:
+        self._put(partial(self.run.tag, **tags))
+
+    def close(self, patience_s: float = 30.0) -> None:
+        """Send what is left; what a server that stays away does not take in this time is given up, and said."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(patience_s)
+        if self._entries:
+            log.warning("MLflow still does not answer: %d entries of the run are lost", len(self._entries))
+
+    def _put(self, entry: Callable[[], None]) -> None:
+        with self._changed:
+            self._entries.append(entry)
+            self._changed.notify_all()
+
+    def _send_all(self) -> None:
+        away = False
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._entries or self._closing)
+                if not self._entries:
+                    return
+                entry = self._entries[0]
+            try:
+                entry()
+            except FAULTS as fault:
+                if not _refused(fault):
+                    if not away:
+                        log.warning("MLflow does not answer: going on, and keeping its entries (%s)", first_line(fault))
+                    away = True
+                    time.sleep(RETRY_S)
+                    continue
+                log.warning("MLflow refuses an entry: %s", first_line(fault))
+            with self._changed:
+                if self._entries and self._entries[0] is entry:  # a full box has dropped it meanwhile
+                    self._entries.popleft()
+            if away:
+                log.warning("MLflow answers again: sending what was kept")
+            away = False
+
+
+def _refused(fault: Exception) -> bool:
+    """Whether the server has answered, and would say the same again."""
+    return isinstance(fault, mlflow.MlflowException) and 400 <= fault.get_http_status_code() < 500
+
+
+def first_line(fault: Exception) -> str:
+    return (str(fault).splitlines() or [type(fault).__name__])[0][:200]
+
+
+def system_metrics() -> dict[str, float]:
+    """What this process and its machine use now: GB, and percent since the last call."""
+    found = {
+        "system/cpu_percent": psutil.cpu_percent(),
+        "system/memory_percent": psutil.virtual_memory().percent,
+        "system/process_memory_gb": psutil.Process().memory_info().rss / 1e9,
+    }
+    if torch.cuda.is_initialized():
+        found["system/gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    return found
+
+
+def environment() -> str:
+    """Every installed package and its version, a line each, as pip writes them."""
+    found = {f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions()}
+    return "".join(f"{line}\n" for line in sorted(found, key=str.lower))

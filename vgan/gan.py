@@ -85,8 +85,10 @@ class Draws:
         return cls(z, mirrored, real, fake)
 
     def share(self, rank: int, world_size: int, device: torch.device | str = "cpu") -> Draws:
-        """A rank's share."""
-        parts = (t.chunk(world_size)[rank] for t in (self.z, self.mirrored, self.augment_real, self.augment_fake))
+        """A rank's share; the first ones hold a clip more where the batch does not divide."""
+        parts = (
+            t.tensor_split(world_size)[rank] for t in (self.z, self.mirrored, self.augment_real, self.augment_fake)
+        )
         return Draws(*(part.to(device) for part in parts))
 
 

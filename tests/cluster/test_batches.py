@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.batches import WINDOW, Batch, ClipReader, epoch_order, group_table
+from cluster.batches import WINDOW, Batch, ClipReader, epoch_order, group_table, share
 from cluster.shards import ROWS_PER_GROUP, Manifest, Shard
 from vgan.config import ClipSpec
 from vgan.errors import BadInput
+from vgan.gan import Draws
 
 NUM_CLIPS = 150  # two shards of 70 clips, so row groups of 64, 6, 64, 6 and 10
 Reader = Callable[..., ClipReader]
@@ -91,7 +92,7 @@ def test_batches_hold_every_clip_once_an_epoch(reader: Reader) -> None:
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [2, 3, 4])
 @pytest.mark.parametrize("batch_size", [8, 20])
 def test_batches_of_all_ranks_together_do_not_depend_on_their_number(
     reader: Reader, world_size: int, batch_size: int
@@ -103,7 +104,7 @@ def test_batches_of_all_ranks_together_do_not_depend_on_their_number(
         assert torch.equal(torch.cat([share[step].frames for share in shares]), whole.frames)
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 @pytest.mark.parametrize("consumed", [0, 8, 5, 144, 148, 150, 152, 304])  # 144 to 152: across the end of an epoch
 def test_batches_after_a_restart_go_on_where_the_sequence_was(reader: Reader, consumed: int, world_size: int) -> None:
     uninterrupted = ids(take(reader(), 45))
@@ -139,6 +140,15 @@ def test_batches_larger_than_the_dataset_wrap_into_the_next_epoch(
     assert [sorted(stream[n : n + 3]) for n in range(0, 24, 3)] == [["clip-0", "clip-1", "clip-2"]] * 8
 
 
-def test_reader_refuses_a_batch_that_workers_cannot_share(reader: Reader) -> None:
-    with pytest.raises(BadInput, match=r"batch_size=10 .* workers=4"):
-        reader(0, 4, 10)
+def test_reader_refuses_a_batch_with_no_clip_for_some_worker(reader: Reader) -> None:
+    with pytest.raises(BadInput, match=r"batch_size=3 must be at least workers=4"):
+        reader(0, 4, 3)
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(8, 1), (8, 2), (8, 3), (7, 7), (13, 5)])
+def test_share_splits_clips_as_what_is_drawn_for_them_is_split(batch_size: int, world_size: int) -> None:
+    draws = Draws.of_step(seed=0, step=1, batch_size=batch_size, z_size=3)
+    for rank in range(world_size):
+        first, end = share(batch_size, rank, world_size)
+        assert torch.equal(draws.share(rank, world_size).z, draws.z[first:end])
+        assert end - first in (batch_size // world_size, batch_size // world_size + 1)

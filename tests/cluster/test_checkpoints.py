@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +15,9 @@ import torch
 from torch import nn
 
 import vgan
-from cluster import storage
+from cluster import checkpoints, storage
 from cluster.checkpoints import Checkpoint, latest, load_weights, open_checkpoint, open_model, write_state
+from cluster.saving import Saver
 from vgan.config import ModelConfig
 from vgan.errors import BadInput
 from vgan.models.classifier import Classifier
@@ -26,23 +30,24 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Writes a checkpoint of freshly drawn networks into runs/gan/step_<step>."""
+    """Writes a checkpoint of freshly drawn networks into runs/gan/step_<step>, committed by one rank."""
 
     def write(step: int = 7, model: ModelConfig = MODEL, **networks: nn.Module) -> Path:
         folder = tmp_path / "runs" / "gan" / f"step_{step:08d}"
         lineage = {"dataset_url": "/clips", "dataset_digest": "d" * 64, "mlflow_run_id": "r" * 32}
         state = {"step": step, "clips_seen": 8 * step, "model": asdict(model), "config": {}, **lineage}
         networks = networks or {"generator": TwoStreamGenerator(model), "discriminator": Discriminator(model)}
-        write_state(folder, state, networks)
+        scratch = tmp_path / "scratch" / folder.name
+        write_state(scratch, state, networks)
+        checkpoints.upload(scratch, str(folder), rank=0, world_size=1)
         return folder
 
     return write
 
 
-def snapshot(run: Path, newest: str | None) -> None:
-    """Ray Train's list of checkpoints, as far as we read it."""
-    value = {"latest_checkpoint_result": {"checkpoint_dir_name": newest} if newest else None}
-    storage.write_json(str(run / "checkpoint_manager_snapshot.json"), value)
+def steps(run: Path) -> list[int]:
+    """Of the committed checkpoints."""
+    return [open_checkpoint(url).step for url in checkpoints.committed(str(run))]
 
 
 def test_weights_come_back_bit_for_bit_with_their_buffers(write: Write) -> None:
@@ -108,7 +113,6 @@ def test_load_weights_that_are_missing_is_bad_input(write: Write) -> None:
 def test_open_checkpoint_of_a_run_takes_its_newest(write: Write) -> None:
     older, newer = write(step=3), write(step=12)
     run = older.parent
-    snapshot(run, newer.name)
     assert open_checkpoint(str(run)).step == 12
     assert open_checkpoint(f"{run}/").url == str(newer)
     assert open_checkpoint(str(older)).step == 3
@@ -116,11 +120,166 @@ def test_open_checkpoint_of_a_run_takes_its_newest(write: Write) -> None:
 
 
 def test_open_checkpoint_where_there_is_none_says_what_to_give(tmp_path: Path, write: Write) -> None:
-    unfinished = write().parent  # a folder that Ray Train never listed: its writing was cut off
-    snapshot(tmp_path / "started", None)
-    for url in (tmp_path / "nowhere", tmp_path / "started", unfinished):
+    unfinished = write()
+    (unfinished / "files-0-of-1.json").unlink()  # its writing was cut off
+    (tmp_path / "started").mkdir()
+    for url in (tmp_path / "nowhere", tmp_path / "started", unfinished.parent):
         with pytest.raises(BadInput, match=f"no checkpoint at '{url}': give a run's folder"):
             open_checkpoint(str(url))
+
+
+# ---- which one is taken ------------------------------------------------------------------------------------------
+
+
+def part(folder: Path, url: str, rank: int, world_size: int) -> None:
+    """Upload what one of several ranks has."""
+    folder.mkdir(parents=True)
+    (folder / f"part-{rank}").write_bytes(bytes([rank]) * 1000)
+    checkpoints.upload(folder, url, rank, world_size)
+
+
+def test_a_checkpoint_is_committed_when_every_rank_has_put_its_list(tmp_path: Path) -> None:
+    run, url = str(tmp_path / "run"), str(tmp_path / "run" / "step_00000004_abc")
+    for count, rank in enumerate((2, 0, 1), start=1):
+        assert checkpoints.latest(run) is None
+        part(tmp_path / str(rank), url, rank, world_size=3)
+        assert len(list(Path(url).glob("files-*-of-3.json"))) == count
+    assert checkpoints.latest(run) == url
+    checkpoints.fetch(url, tmp_path / "fetched")
+    assert sorted(p.name for p in (tmp_path / "fetched").iterdir()) == ["part-0", "part-1", "part-2"]
+
+
+def test_lists_of_different_numbers_of_ranks_do_not_make_a_whole(tmp_path: Path) -> None:
+    run, url = str(tmp_path / "run"), str(tmp_path / "run" / "step_00000004_abc")
+    part(tmp_path / "a", url, 0, world_size=2)
+    part(tmp_path / "b", url, 1, world_size=3)
+    assert checkpoints.committed(run) == []
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("harm", "file", "told"),
+    [
+        (truncate, "weights/generator.safetensors", "weights/generator.safetensors is not what was written"),
+        (flip_a_bit, "weights/discriminator.safetensors", "weights/discriminator.safetensors is not what was written"),
+        (flip_a_bit, "state.json", "state.json is not what was written"),
+        (Path.unlink, "weights/generator.safetensors", "weights/generator.safetensors is missing"),
+        (halve, "files-0-of-1.json", "a list of its files cannot be read"),
+    ],
+)
+def test_fetch_newest_passes_over_a_damaged_one_and_says_so(
+    write: Write,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    harm: Callable[[Path], object],
+    file: str,
+    told: str,
+) -> None:
+    sound, damaged = write(step=3), write(step=12)
+    harm(damaged / file)
+    found = checkpoints.fetch_newest(str(sound.parent), tmp_path / "fetched")
+    assert found == str(sound)
+    assert open_checkpoint(str(tmp_path / "fetched" / sound.name)).step == 3
+    assert f"{damaged} is DAMAGED ({told}" in caplog.text
+
+
+def test_fetch_newest_passes_over_what_was_not_finished(
+    write: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sound, unfinished = write(step=3), write(step=12)
+    (unfinished / "files-0-of-1.json").unlink()
+    assert checkpoints.fetch_newest(str(sound.parent), tmp_path / "fetched") == str(sound)
+    assert f"{unfinished} was not finished" in caplog.text
+
+
+def test_fetch_newest_of_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(
+    write: Write, tmp_path: Path
+) -> None:
+    for step in (3, 12):
+        truncate(write(step=step) / "state.json")
+    with pytest.raises(BadInput, match=r"every checkpoint in .* is damaged \(step_00000012: .*step_00000003: "):
+        checkpoints.fetch_newest(str(tmp_path / "runs" / "gan"), tmp_path / "fetched")
+
+
+def test_fetch_newest_before_the_first_gives_none(tmp_path: Path) -> None:
+    assert checkpoints.fetch_newest(str(tmp_path / "run"), tmp_path / "fetched") is None
+
+
+def test_keep_newest_removes_the_oldest_and_what_was_begun_before_them(write: Write) -> None:
+    folders = {step: write(step=step) for step in (1, 2, 3, 4, 5)}
+    run = folders[1].parent
+    for step in (2, 5):  # an old attempt, and one that is on its way
+        (folders[step] / "files-0-of-1.json").unlink()
+    checkpoints.keep_newest(str(run), 2)
+    assert steps(run) == [4, 3]
+    assert sorted(p.name for p in run.iterdir()) == [folders[step].name for step in (3, 4, 5)]
+
+
+# ---- the thread that saves ---------------------------------------------------------------------------------------
+
+
+def put(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(name.encode())
+
+
+def test_saver_comes_back_before_the_upload_unless_told_to_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go, whole = threading.Event(), checkpoints.upload
+
+    def slow(*args: Any) -> None:
+        assert may_go.wait(30)
+        whole(*args)
+
+    monkeypatch.setattr(checkpoints, "upload", slow)
+    saver = Saver(str(tmp_path), "abc", rank=0, world_size=1, kept=2)
+    saver.save(1, put("a"), wait=False)
+    assert checkpoints.committed(str(tmp_path)) == []
+    may_go.set()
+    saver.save(2, put("b"), wait=True)
+    saver.save(3, put("c"), wait=True)
+    names = [f"{tmp_path}/step_0000000{step}_abc" for step in (3, 2)]
+    assert checkpoints.committed(str(tmp_path)) == names
+    assert (Path(names[0]) / "c").read_bytes() == b"c"
+
+
+def test_saver_whose_upload_fails_says_so_and_waits_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, faults = checkpoints.upload, iter([OSError("the store is away"), OSError("still away"), None, None])
+
+    def failing(*args: Any) -> None:
+        fault = next(faults)
+        if fault:
+            raise fault
+        whole(*args)
+
+    monkeypatch.setattr(checkpoints, "upload", failing)
+    saver = Saver(str(tmp_path), "abc", rank=0, world_size=1, kept=2)
+    saver.save(1, put("a"), wait=False)
+    with pytest.raises(OSError, match="still away"):
+        saver.save(2, put("b"), wait=False)
+    assert "a checkpoint was LOST (the store is away)" in caplog.text
+    saver.save(3, put("c"), wait=False)
+    saver.close()
+    assert [url.rpartition("/")[2] for url in checkpoints.committed(str(tmp_path))] == ["step_00000003_abc"]
+    assert not list(Path(tempfile.gettempdir()).glob("checkpoint-*/[abc]"))
+
+
+# ---- models ------------------------------------------------------------------------------------------------------
 
 
 def to_memory(folder: Path, url: str) -> str:
@@ -138,7 +297,6 @@ def test_checkpoints_live_on_any_file_system(write: Write) -> None:
 
 def test_open_model_draws_as_the_package_does_from_the_same_folder(write: Write, tmp_path: Path) -> None:
     folder = write()
-    snapshot(folder.parent, folder.name)
     expected = vgan.load(folder).sample(2, seed=1)
     exported = tmp_path / "exported"
     model = vgan.load(folder)

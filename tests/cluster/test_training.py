@@ -5,16 +5,23 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cluster.training import TrainConfig, _check_finite
+from cluster.training import TrainConfig
+from cluster.worker import divergence, finite
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 7, "workers": 2}, "multiple of workers=2"),
-        ({"zero_stage": 2}, "zero_stage must be 0 or 1"),
+        ({"batch_size": 7, "workers": "8"}, "batch_size=7 must be at least workers=8"),
+        ({"batch_size": 7, "workers": "1-8"}, "batch_size=7 must be at least workers=8"),
+        ({"workers": "0"}, "workers must be a number or a range like 1-8, got '0'"),
+        ({"workers": "4-2"}, "a range like 1-8, got '4-2'"),
+        ({"workers": "many"}, "a range like 1-8, got 'many'"),
+        ({"zero_stage": 3}, "zero_stage must be 0, 1 or 2"),
         ({"precision": "fp16"}, "precision must be one of"),
         ({"steps": 0}, "steps must be at least 1"),
+        ({"hang_timeout_s": 0}, "hang_timeout_s must be at least 1"),
+        ({"max_norm": -1.0}, "max_norm and max_failures must be 0 or more"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"name": "../x"}, "name may hold"),
     ],
@@ -24,9 +31,15 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, object], mess
         TrainConfig(**settings)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_the_run_naming_it_step_and_rank(value: float) -> None:
-    losses = {"loss/generator": torch.tensor(1.0), "loss/discriminator": torch.tensor(value)}
-    with pytest.raises(FloatingPointError, match="loss/discriminator not finite at step 12 on rank 1"):
-        _check_finite(losses, step=12, rank=1)
-    _check_finite({"loss/generator": torch.tensor(1.0)}, step=12, rank=1)
+@pytest.mark.parametrize(("workers", "expected"), [("1", (1, 1)), (2, (2, 2)), ("1-8", (1, 8)), ("3-3", (3, 3))])
+def test_workers_are_a_number_or_a_range(workers: object, expected: tuple[int, int]) -> None:
+    assert TrainConfig(workers=workers).worker_range == expected
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_loss_that_is_not_finite_is_found_and_named(value: float) -> None:
+    losses = {"loss/generator": torch.tensor(1.0), "loss/discriminator": torch.tensor([value])}
+    assert finite({"loss/generator": torch.tensor(1.0)})
+    assert not finite(losses)
+    told = divergence({name: float(v) for name, v in losses.items()}, step=12)
+    assert told.startswith("loss/discriminator not finite at step 12: stopped, and the checkpoint before it is kept")

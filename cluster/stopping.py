@@ -1,0 +1,97 @@
+"""How a run that shall end hears of it in time to save: from its driver, or from Ray when a node is taken away."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import ray
+import ray.train
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+T = TypeVar("T")
+
+NOTICE_EVERY_S = 5.0  # as often as Ray itself looks for nodes that are being drained
+
+
+class StopSignal:
+    """What the driver tells the workers by: an actor."""
+
+    def __init__(self) -> None:
+        self._reason = ""
+        self._asked = asyncio.Event()
+
+    async def ask(self, reason: str) -> None:
+        """Ask the workers to save and stop."""
+        self._reason = reason
+        self._asked.set()
+
+    async def wait(self) -> str:
+        """The reason, once there is one."""
+        await self._asked.wait()
+        return self._reason
+
+
+def start_signal() -> Any:
+    """Handle of a new StopSignal, on the driver's node, so that no other node takes it along."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(StopSignal).remote()
+
+
+class StopWatch:
+    """A worker's view: whether it was asked to stop, and whether its group should look for a notice of Ray's."""
+
+    def __init__(self, signal: Any) -> None:
+        """Args: the StopSignal's handle on rank 0; None on others, which hear of it from rank 0."""
+        self.reason = ""
+        self._leads, self._looked, self._nodes = signal is not None, time.monotonic(), set[str]()
+        if signal is not None:
+            threading.Thread(target=self._listen, args=(signal,), daemon=True).start()
+
+    def _listen(self, signal: Any) -> None:
+        try:
+            self.reason = ray.get(signal.wait.remote())
+        except ray.exceptions.RayError:  # the driver is gone, and Ray ends this worker
+            return
+
+    def due(self) -> bool:
+        """Whether it is time to ask Ray: the question is a barrier over all workers, too dear for every step."""
+        if not self._leads or time.monotonic() - self._looked < NOTICE_EVERY_S:
+            return False
+        self._looked = time.monotonic()
+        return True
+
+    def new_notice(self) -> bool:
+        """Whether Ray is about to take a node that it had not named before. Every rank must call it."""
+        info = ray.train.get_preemption_info()
+        nodes = set(info.preempted_node_ids) if info else set()
+        new = bool(nodes - self._nodes)
+        self._nodes |= nodes
+        return new
+
+
+def run_stoppable(work: Callable[[], T], ask_to_stop: Callable[[str], object]) -> T:
+    """What `work` returns. The first interrupt asks it to stop, and it is still waited for; a second one ends it.
+
+    It runs in a thread of its own, because Ray Train would otherwise answer an interrupt itself, without saving.
+    """
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as fault:  # noqa: BLE001 - raised again in the caller's thread
+            done.set_exception(fault)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return done.result()
+    except KeyboardInterrupt:
+        if done.done():
+            raise
+        ask_to_stop("interrupted")
+        return done.result()

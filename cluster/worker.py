@@ -1,0 +1,302 @@
+"""What each Ray Train worker does: build, resume, step, save, stop. Rank 0 alone logs."""
+
+from __future__ import annotations
+
+import math
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import ray.train
+import torch
+from torch import Tensor
+
+from cluster import checkpoints, engines, runs, storage
+from cluster.batches import Batch, ClipReader, share
+from cluster.saving import Saver
+from cluster.shards import Manifest
+from cluster.stopping import StopWatch
+from cluster.tracking import Outbox, Run, Tracker, system_metrics
+from vgan import gan
+from vgan.errors import BadInput
+from vgan.health import health, warnings
+from vgan.video.pixels import batch_from_model_range, batch_to_model_range
+from vgan.viz.panels import strip
+
+if TYPE_CHECKING:
+    from cluster.training import TrainConfig
+
+SHOWN = {
+    "loss/discriminator": "D",
+    "loss/generator": "G",
+    "loss/reconstruction": "error",
+    "discriminator/margin": "margin",
+    "mask/mean": "mask",
+    "samples/diversity": "diversity",
+}
+LASTING = 5  # progress lines that something is wrong on before it is said: the first steps are wrong in every way
+OPTIMIZER = "optimizer"  # folder of a checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What the driver gives every worker."""
+
+    config: TrainConfig
+    manifest: Manifest
+    tracker: Tracker
+    run_id: str
+    stop: Any  # handle of the StopSignal
+
+    @property
+    def run_url(self) -> str:
+        return storage.join(self.config.out, self.config.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How the workers ended, all of them alike."""
+
+    step: int
+    stopped: bool = False  # before the last step, because the driver asked for it
+    failed: str = ""  # why it would be no use to try again, for a person
+
+
+def train_worker(loop: dict[str, Any]) -> Outcome:
+    """One worker's life. Every rank takes the same steps, and saves and stops after the same ones."""
+    job: Job = loop["job"]
+    config = job.config
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+
+    engines.prepare_ops(config.use_gpu)
+    torch.manual_seed(config.seed)
+    first, end = share(config.batch_size, rank, world_size)
+    nets = engines.make_engines(
+        config.model,
+        config.objective,
+        batch_size=end - first,
+        zero_stage=config.zero_stage,
+        precision=config.precision,
+        compiled=config.compiled,
+        max_norm=config.max_norm,
+        use_gpu=config.use_gpu,
+    )
+    try:
+        start = resume(nets, job.run_url)
+    except BadInput as fault:
+        return Outcome(step=0, failed=str(fault))
+    if start >= config.steps:
+        return Outcome(step=start)
+    report = Report(job, world_size) if rank == 0 else None
+    if report:
+        report.say(f"training {config.name!r} from step {start} to {config.steps} on {world_size}x {nets.device}")
+    reader = ClipReader(
+        config.data, job.manifest, seed=config.seed, batch_size=config.batch_size, rank=rank, world_size=world_size
+    )
+    attempt = engines.of_rank_zero(uuid.uuid4().hex[:6])
+    saver = Saver(job.run_url, attempt, rank=rank, world_size=world_size, kept=config.checkpoints_kept)
+    outcome = train(job, nets, reader, saver, report, start)
+    if report:
+        report.close()
+    return outcome
+
+
+def train(
+    job: Job, nets: engines.Engines, reader: ClipReader, saver: Saver, report: Report | None, start: int
+) -> Outcome:
+    """Train from the step after `start` to the last one, or until all ranks know of a reason to stop."""
+    config, rank, world_size = job.config, reader.rank, reader.world_size
+    first, end = share(config.batch_size, rank, world_size)
+    weight = (end - first) * world_size / config.batch_size
+    weighed = engines.weigh(nets, weight)
+    watch = StopWatch(job.stop if rank == 0 else None)
+    feed = reader.batches(consumed=start * config.batch_size)
+    clock, safe = _Clock(), False
+    for step in range(start + 1, config.steps + 1):
+        began = time.perf_counter()
+        batch, wait_s = _timed_next(feed)
+        real = batch_to_model_range(batch.frames.to(nets.device))  # (B/N, 3, T, H, W)
+        draws = gan.Draws.of_step(config.seed, step, config.batch_size, config.model.z_size)
+        done = gan.update(weighed, real, draws.share(rank, world_size, nets.device), config.model, config.objective)
+        bad, asked, due = engines.any_rank([not finite(done.metrics), bool(watch.reason), watch.due()], nets.device)
+        if bad:  # nothing is saved over what was good
+            saver.close()
+            return Outcome(step=step, failed=divergence(engines.mean_over_ranks(done.metrics), step))
+        decay = gan.average_decay(config.ema_decay, step)
+        gan.update_average(nets.average, nets.by_name["generator"].module, decay)
+        clock.tick(began, wait_s)
+        last = step == config.steps
+        if step % config.log_every == 0 or last:
+            values = engines.mean_over_ranks(done.metrics | health(real, done.streams), weight)
+            if report:
+                report.progress(values | clock.rates(config.batch_size), step)
+        if report and (step % config.sample_every == 0 or last):
+            report.image(sample_grid(nets.average, real, config), step)
+        warned = due and watch.new_notice()
+        if step % config.checkpoint_every == 0 or last or asked or warned:
+            # The first is waited for as well: a crash soon after it would else find none.
+            wait = not safe or last or asked or warned
+            stall_s, safe = saver.save(step, partial(_write, nets, step, job), wait=wait), True
+            if report:
+                report.metrics({"checkpoint/stall_s": stall_s}, step)
+        if warned and report:
+            report.say(f"step {step}: a node is about to be taken away; saved, and going on until it is")
+        if asked and not last:
+            return Outcome(step=step, stopped=True)
+    return Outcome(step=config.steps)
+
+
+@torch.no_grad()
+def sample_grid(generator: torch.nn.Module, real: Tensor, config: TrainConfig, num: int = 8) -> np.ndarray:
+    """Film strips of up to `num` clips drawn from fixed noise, below each other: uint8 (H, W, 3).
+
+    A future model draws from the first frames of `real` (B, 3, T, H, W), an autoencoder redraws it; the strip above
+    each is then the real one.
+    """
+    z = gan.Draws.of_step(config.seed, 0, num, config.model.z_size).z.to(real.device)
+    real = real[:num]
+    given = {"future": real[:, :, 0], "autoencoder": real}.get(config.model.kind, z)
+    rows = [strip(clip) for clip in batch_from_model_range(generator.eval()(given).video).cpu().numpy()]
+    if given is not z:
+        truth = [strip(clip) for clip in batch_from_model_range(real).cpu().numpy()]
+        rows = [row for pair in zip(truth, rows, strict=True) for row in pair]
+    return np.concatenate(rows)
+
+
+def resume(nets: engines.Engines, run_url: str) -> int:
+    """Restore the newest sound checkpoint, if any; the step it was taken at. Every rank must call it.
+
+    Raises:
+        BadInput: there are checkpoints, and all of them are damaged.
+    """
+    with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
+        url, fault = engines.of_rank_zero(_newest(run_url, Path(scratch)) if engines.is_rank_zero() else ("", ""))
+        if fault:
+            raise BadInput(fault)
+        if not url:
+            return 0
+        folder = Path(scratch) / url.rpartition("/")[2]
+        if not engines.is_rank_zero():
+            checkpoints.fetch(url, folder)
+        found = checkpoints.open_checkpoint(str(folder))
+        for name, network in nets.modules.items():
+            checkpoints.load_weights(found, name, network)
+        engines.load_optimizers(nets, folder / OPTIMIZER)
+    return found.step
+
+
+def _newest(run_url: str, scratch: Path) -> tuple[str, str]:
+    """Url of the checkpoint to resume from, fetched, or ""; and what is wrong, or ""."""
+    try:
+        return checkpoints.fetch_newest(run_url, scratch) or "", ""
+    except BadInput as fault:
+        return "", str(fault)
+
+
+def _write(nets: engines.Engines, step: int, job: Job, folder: Path) -> None:
+    """Write this rank's files of a checkpoint into a local folder. Every rank must call it."""
+    config = job.config
+    engines.average_buffers(list(nets.modules.values()))
+    engines.save_optimizers(nets, folder / OPTIMIZER)
+    if engines.is_rank_zero():
+        state = {
+            "step": step,
+            "clips_seen": step * config.batch_size,
+            "model": asdict(config.model),
+            "config": runs.public_settings(config),
+            "dataset_url": config.data,
+            "dataset_digest": job.manifest.digest,
+            "mlflow_run_id": job.run_id,
+        }
+        checkpoints.write_state(folder, state, nets.modules)
+
+
+def finite(metrics: dict[str, Tensor]) -> bool:
+    """Whether all scalars are finite."""
+    return bool(torch.stack([value.float().reshape(()) for value in metrics.values()]).isfinite().all())
+
+
+def divergence(metrics: dict[str, float], step: int) -> str:
+    """What to tell of a run that has diverged at a step."""
+    bad = ", ".join(name for name, value in metrics.items() if not math.isfinite(value))
+    return (
+        f"{bad} not finite at step {step}: stopped, and the checkpoint before it is kept; "
+        "under another name=, try a smaller objective.learning_rate, max_norm=1 or precision=fp32"
+    )
+
+
+def _timed_next(feed: Iterator[Batch]) -> tuple[Batch, float]:
+    started = time.perf_counter()
+    return next(feed), time.perf_counter() - started
+
+
+class _Clock:
+    """Time spent on steps and on waiting for clips since the last progress line."""
+
+    def __init__(self) -> None:
+        self.steps, self.busy_s, self.waited_s = 0, 0.0, 0.0
+
+    def tick(self, began: float, wait_s: float) -> None:
+        self.steps, self.waited_s = self.steps + 1, self.waited_s + wait_s
+        self.busy_s += time.perf_counter() - began
+
+    def rates(self, batch_size: int) -> dict[str, float]:
+        """Rates a step, checkpoints and pictures left out; starts anew."""
+        steps, busy_s, waited_s = self.steps, self.busy_s, self.waited_s
+        self.steps, self.busy_s, self.waited_s = 0, 0.0, 0.0
+        return {
+            "throughput/clips_per_s": steps * batch_size / busy_s,
+            "throughput/step_s": busy_s / steps,
+            "data/wait_s": waited_s / steps,
+        }
+
+
+class Report:
+    """What rank 0 tells: lines for a person, figures for MLflow."""
+
+    def __init__(self, job: Job, world_size: int) -> None:
+        self.config, self.world_size = job.config, world_size
+        self._out = Outbox(Run(job.tracker, job.run_id))
+        self._wrong: dict[str, int] = {}  # for how many lines each thing has been wrong
+
+    def say(self, line: str) -> None:
+        """Print a line; what goes through print() Ray Train repeats."""
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    def metrics(self, values: dict[str, float], step: int) -> None:
+        """Log what is finite."""
+        self._out.metrics({key: value for key, value in values.items() if math.isfinite(value)}, step)
+
+    def image(self, pixels: np.ndarray, step: int) -> None:
+        self._out.image(pixels, "samples", step)
+
+    def progress(self, values: dict[str, float], step: int) -> None:
+        """Log the metrics, the losses against clips seen as well, and print a line; say what is wrong if it lasts."""
+        clips_seen = step * self.config.batch_size
+        self.metrics(values | system_metrics() | {"progress/clips_seen": clips_seen, "workers": self.world_size}, step)
+        self.metrics({f"by_clips/{key}": values[key] for key in SHOWN if key in values}, clips_seen)
+        left_s = (self.config.steps - step) * values["throughput/step_s"]
+        losses = "  ".join(f"{short} {values[key]:.3f}" for key, short in SHOWN.items() if key in values)
+        self.say(
+            f"step {step}/{self.config.steps}  {losses}  {values['throughput/clips_per_s']:.1f} clips/s  "
+            f"wait {values['data/wait_s'] * 1000:.0f} ms  {left_s / 60:.1f} min left"
+        )
+        found = warnings(values)
+        self._wrong = {name: self._wrong.get(name, 0) + 1 for name in found}
+        for name in found:
+            if self._wrong[name] == LASTING:
+                self.say(f"warning: since step {step - (LASTING - 1) * self.config.log_every}: {found[name]}")
+                self._out.tag(**{f"warning.{name}": found[name]})
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._out.close()
