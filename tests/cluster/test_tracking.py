@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import mlflow
 import numpy as np
 import pytest
+import torch
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from cluster.tracking import Run, Tracker
+from cluster import tracking
+from cluster.tracking import Outbox, Run, Tracker, environment, system_metrics
 from vgan.errors import BadInput
 
 
@@ -146,3 +150,85 @@ def test_tracker_that_cannot_be_reached_is_bad_input(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(BadInput, match=rf"tracking\.uri='{uri}'"):
         Tracker(uri, "gan").experiment_id()
+
+
+# ---- a server that goes away -------------------------------------------------------------------------------------
+
+
+def failing(run: Run, monkeypatch: pytest.MonkeyPatch, *faults: Exception) -> list[Exception]:
+    """Make the next calls of the run's client fail so; the faults that are left."""
+    left, whole = list(faults), run.client.log_batch
+
+    def log_batch(*args: Any, **kwargs: Any) -> None:
+        if left:
+            raise left.pop(0)
+        whole(*args, **kwargs)
+
+    monkeypatch.setattr(tracking, "RETRY_S", 0.01)
+    monkeypatch.setattr(run.client, "log_batch", log_batch)
+    return left
+
+
+def test_outbox_keeps_what_a_server_does_not_take_and_sends_it_in_order_later(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = start(tracker)
+    left = failing(run, monkeypatch, mlflow.MlflowException("no connection"), OSError("reset"), OSError("reset"))
+    outbox = Outbox(run)
+    for step in (1, 2, 3):
+        outbox.metrics({"loss": 1 / step}, step)
+    outbox.tag(warned="yes")
+    outbox.close()
+    assert not left
+    history = tracker.client.get_metric_history(run.id, "loss")
+    assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert stored(run).data.tags["warned"] == "yes"
+    assert caplog.text.count("MLflow does not answer") == caplog.text.count("MLflow answers again") == 1
+
+
+def test_outbox_drops_what_a_server_refuses_and_goes_on(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = start(tracker)
+    refused = mlflow.MlflowException("bad name", error_code=INVALID_PARAMETER_VALUE)
+    left = failing(run, monkeypatch, refused)
+    outbox = Outbox(run)
+    outbox.metrics({"loss": 1.0}, 1)
+    outbox.metrics({"loss": 0.5}, 2)
+    outbox.close()
+    assert not left
+    assert "MLflow refuses an entry: " in caplog.text
+    assert [m.step for m in tracker.client.get_metric_history(run.id, "loss")] == [2]
+
+
+def test_outbox_gives_up_on_a_server_that_stays_away_and_says_what_is_lost(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = start(tracker)
+    failing(run, monkeypatch, *[OSError("away")] * 100_000)
+    outbox = Outbox(run)
+    for step in (1, 2):
+        outbox.metrics({"loss": 1.0}, step)
+    outbox.close(patience_s=0.2)
+    assert "2 entries of the run are lost" in caplog.text
+
+
+def test_finish_without_a_server_is_said_and_does_not_fail_what_was_done(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = start(tracker)
+
+    def away(*_: object) -> None:
+        raise mlflow.MlflowException("no connection")
+
+    monkeypatch.setattr(run.client, "set_terminated", away)
+    with run.ending():
+        pass
+    assert "MLflow was not told that the run has ended as FINISHED: no connection" in caplog.text
+
+
+def test_system_metrics_and_environment_are_of_this_process() -> None:
+    found = system_metrics()
+    assert 0.05 < found["system/process_memory_gb"] < 100
+    assert 0 < found["system/memory_percent"] <= 100
+    assert f"torch=={torch.__version__}\n" in environment()
