@@ -15,9 +15,11 @@ import errno
 import functools
 import json
 import logging
+import math
 import os
 import random
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -239,6 +241,11 @@ def make_folder(url: str) -> None:
         if _is_local(url):
             with suppress(OSError):  # what did not fit still has its name
                 os.unlink(filesystem(probe)[1])
+
+
+def free_bytes(url: str) -> float:
+    """Space that is left for files below a local folder, which must exist; infinite elsewhere."""
+    return shutil.disk_usage(filesystem(url)[1]).free if _is_local(url) else math.inf
 
 
 @_patient

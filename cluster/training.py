@@ -14,6 +14,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from cluster import checkpoints, engines, runs, storage
 from cluster.session import ray_session
 from cluster.shards import Manifest, read_manifest
+from cluster.sizing import Sizing, check_memory, matrix_flop_per_s, memory_gb, sizing
 from cluster.stopping import run_stoppable, start_signal
 from cluster.tracking import Run, Tracker, TrackingConfig, environment
 from cluster.worker import Job, Outcome, train_worker
@@ -121,10 +122,19 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
     run_url = storage.join(config.out, config.name)
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "gan")
     tracker.experiment_id()  # a tracking server that cannot be used is told before anything is written
+    size = sizing(
+        config.model,
+        config.objective,
+        batch_size=config.batch_size,
+        clips=sum(shard.rows for shard in manifest.shards),
+        zero_stage=config.zero_stage,
+        precision=config.precision,
+    )
+    print("\n".join(size.lines(config.worker_range, config.checkpoint_every)), flush=True)
     storage.make_folder(run_url)
     with ray_session(config.address) as alone:
         if alone:  # the workers will run here: what they would wait or fail for is told now
-            _check_room(config)
+            _check_room(config, size)
             engines.prepare_ops(config.use_gpu)
         settings = runs.public_settings(config)
         run = tracker.start(
@@ -148,12 +158,30 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
     return result
 
 
-def _check_room(config: TrainConfig) -> None:
-    """Raise BadInput if a Ray that cannot grow has too few CPUs or GPUs: it would wait for ever."""
+def _check_room(config: TrainConfig, size: Sizing) -> None:
+    """Raise BadInput if a Ray that cannot grow lacks CPUs, GPUs, memory or disk; else tell how fast it may be.
+
+    Too few CPUs or GPUs it would wait for, for ever.
+    """
     kind = "GPU" if config.use_gpu else "CPU"
-    there, least = int(ray.cluster_resources().get(kind, 0)), config.worker_range[0]
+    there, (least, most) = int(ray.cluster_resources().get(kind, 0)), config.worker_range
     if there < least:
         raise BadInput(f"workers={config.workers} need a {kind} each, and there are {there}: lower workers=")
+    check_memory(size, min(most, there), memory_gb())
+    free_gb = storage.free_bytes(config.out) / 1e9
+    needed_gb = (config.checkpoints_kept + 1) * size.checkpoint_gb
+    if free_gb < needed_gb:
+        raise BadInput(
+            f"{config.checkpoints_kept} checkpoints of {size.checkpoint_gb:.2f} GB and the next do not fit into the "
+            f"{free_gb:.2f} GB free at {config.out!r}: lower checkpoints_kept= or choose another out="
+        )
+    if not config.use_gpu:
+        step_s = size.step_s(matrix_flop_per_s() * min(most, there))
+        print(
+            f"by the speed of a matrix product here, a step may take {step_s:.2f} s: "
+            f"{3600 / step_s / config.checkpoint_every:.1f} checkpoints an hour",
+            flush=True,
+        )
 
 
 def _train(config: TrainConfig, manifest: Manifest, tracker: Tracker, run: Run) -> Outcome:

@@ -1,0 +1,152 @@
+"""What a run will cost, worked out before it starts: one step on tensors that have shapes and no data."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from vgan import gan
+from vgan.config import ModelConfig, ObjectiveConfig
+from vgan.errors import BadInput
+from vgan.models import make_networks
+
+PROBE = 2  # clips of the step that is looked at
+PROCESS_GB = 0.7  # a worker's interpreter with torch, Ray and DeepSpeed
+SPEED = 0.4  # of a matrix product's, what a step at base 16 to 64 reaches on CPUs (`make bench-train`)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizing:
+    """Figures of one run. Memory is what must be held; what layers work with in passing comes on top of it."""
+
+    parameters: dict[str, int]  # by network
+    flop: float  # of one step of all networks, a clip
+    activation_gb: float  # kept for the backward passes, a clip
+    clips: int  # of the dataset
+    batch_size: int
+    sharded: bool  # optimizer state over the workers
+
+    def worker_gb(self, workers: int) -> float:
+        """Memory of one of so many workers: process, weights, gradients, Adam's moments, average, activations."""
+        total, share = sum(self.parameters.values()), -(-self.batch_size // workers)
+        adam = 8 if not self.sharded else 4 + 12 / workers  # ZeRO's own copy of the weights is sharded too
+        state = total * (4 + 4 + adam) + self.parameters["generator"] * 4
+        return PROCESS_GB + state / 1e9 + share * self.activation_gb
+
+    @property
+    def checkpoint_gb(self) -> float:
+        """Weights, the moving average and Adam's two moments, fp32."""
+        return (3 * sum(self.parameters.values()) + self.parameters["generator"]) * 4 / 1e9
+
+    def lines(self, workers: tuple[int, int], checkpoint_every: int) -> list[str]:
+        """For a person, before the run starts; `workers` are the fewest and the most."""
+        networks = ", ".join(f"{name} {count / 1e6:.1f} M" for name, count in self.parameters.items())
+        memory = " to ".join(f"{gb:.1f}" for gb in sorted({round(self.worker_gb(n), 1) for n in workers}))
+        return [
+            f"parameters: {networks}; {self.flop / 1e9:.1f} GFLOP a clip and step; about {memory} GB a worker",
+            f"an epoch is {self.clips / self.batch_size:.1f} steps of {self.batch_size} clips",
+            f"a checkpoint is {self.checkpoint_gb:.2f} GB, one every {checkpoint_every} steps",
+        ]
+
+    def step_s(self, flop_per_s: float) -> float:
+        """Seconds of a step where a matrix product runs at this speed, all workers together."""
+        return self.batch_size * self.flop / (SPEED * flop_per_s)
+
+
+def sizing(
+    model: ModelConfig, objective: ObjectiveConfig, *, batch_size: int, clips: int, zero_stage: int, precision: str
+) -> Sizing:
+    """Figures of a run on `clips` clips, by one step of its very networks and losses."""
+    with torch.device("meta"):
+        networks = make_networks(model)
+    real = torch.empty(PROBE, 3, model.num_frames, model.size, model.size, device="meta")
+    draws = gan.Draws.of_step(0, 0, PROBE, model.z_size).share(0, 1, "meta")
+    kept = _Kept()
+    engines = {name: _Probe(network, kept.stop) for name, network in networks.items()}
+    # Augmentation looks at what it draws, and costs next to nothing; R1 cannot be counted, and comes on top.
+    plain = replace(objective, augment=[], flip=False, r1_weight=0.0)
+    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(kept.add, _same):
+        gan.update(engines, real, draws, model, plain)
+    half = 0.5 if precision == "bf16" else 1.0  # autocast keeps most of them in 16 bits
+    return Sizing(
+        parameters={name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()},
+        flop=counter.get_total_flops() / PROBE,
+        activation_gb=half * kept.bytes / PROBE / 1e9,
+        clips=clips,
+        batch_size=batch_size,
+        sharded=zero_stage > 0,
+    )
+
+
+def check_memory(size: Sizing, workers: int, there_gb: float) -> None:
+    """Raise BadInput unless so many workers can hold what they must in a machine's memory."""
+    needed_gb = workers * size.worker_gb(workers)
+    if needed_gb > there_gb:
+        raise BadInput(
+            f"{workers} workers need about {needed_gb:.0f} GB with batch_size={size.batch_size}, and this machine has "
+            f"{there_gb:.0f}: lower batch_size=, model.base= or workers="
+        )
+
+
+def memory_gb() -> float:
+    """This machine's memory."""
+    return psutil.virtual_memory().total / 1e9
+
+
+class _Kept:
+    """Bytes of what autograd keeps, until the first backward pass: G's graph and both of D's are then there."""
+
+    def __init__(self) -> None:
+        self.bytes, self._seen, self._full = 0, dict[int, Tensor](), False
+
+    def add(self, tensor: Tensor) -> Tensor:
+        key = tensor.untyped_storage()._cdata
+        if not (self._full or isinstance(tensor, nn.Parameter) or key in self._seen):
+            self._seen[key] = tensor  # held, so that its key is not given away
+            self.bytes += tensor.untyped_storage().nbytes()
+        return tensor
+
+    def stop(self) -> None:
+        self._full = True
+        self._seen.clear()
+
+
+@dataclass
+class _Probe:
+    """An engine without an optimizer."""
+
+    module: nn.Module
+    before_backward: Callable[[], None]
+
+    def backward(self, loss: Tensor) -> None:
+        self.before_backward()
+        loss.backward()
+
+    def step(self) -> None:
+        self.module.zero_grad()
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def matrix_flop_per_s(size: int = 1024) -> float:
+    """Speed of a matrix product here on one thread, the best of five."""
+    a, threads = torch.randn(size, size), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        best = float("inf")
+        for _ in range(5):
+            began = time.perf_counter()
+            a @ a
+            best = min(best, time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
+    return 2 * size**3 / best

@@ -1,0 +1,89 @@
+"""What a run costs, told before it starts, against the networks themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from cluster.sizing import Sizing, check_memory, matrix_flop_per_s, sizing
+from vgan import gan
+from vgan.config import ModelConfig, ObjectiveConfig
+from vgan.errors import BadInput
+from vgan.models import make_networks
+
+SMALL = ModelConfig(base=4, num_frames=16, size=32)
+KINDS = ("two_stream", "one_stream", "future", "autoencoder")
+
+
+def size_of(model: ModelConfig = SMALL, objective: ObjectiveConfig | None = None, **more: object) -> Sizing:
+    settings = {"batch_size": 8, "clips": 100, "zero_stage": 0, "precision": "fp32"} | more
+    return sizing(model, objective or ObjectiveConfig(), **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sizing_counts_what_a_real_step_does(kind: str) -> None:
+    model, objective = replace(SMALL, kind=kind), ObjectiveConfig()
+    found = size_of(model)
+    networks = make_networks(model)
+    engines = {n: gan.LocalEngine(net, gan.make_optimizer(n, net, objective)) for n, net in networks.items()}
+    with FlopCounterMode(display=False) as counter:
+        gan.update(engines, torch.rand(4, 3, 16, 32, 32), gan.Draws.of_step(0, 1, 4, model.z_size), model, objective)
+    assert found.flop == counter.get_total_flops() / 4
+    assert found.parameters == {n: sum(p.numel() for p in net.parameters()) for n, net in networks.items()}
+
+
+def test_sizing_of_the_papers_model_is_near_what_it_is_known_to_cost() -> None:
+    found = size_of(ModelConfig())
+    assert 45e9 < found.flop < 55e9
+    assert found.parameters == {"generator": 16_245_383, "discriminator": 11_057_858}
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        ObjectiveConfig(augment=["color", "translation", "cutout"], flip=True, loss="hinge"),
+        ObjectiveConfig(r1_weight=1.0),
+    ],
+)
+def test_sizing_takes_every_objective(objective: ObjectiveConfig) -> None:
+    found = size_of(replace(SMALL, discriminator_norm="spectral", upsample="resize"), objective)
+    assert found.flop > 0
+    assert found.activation_gb > 0
+
+
+def test_sizing_memory_grows_with_the_share_of_clips_and_falls_with_sharding() -> None:
+    whole = size_of(ModelConfig(), batch_size=64)
+    assert whole.worker_gb(1) - whole.worker_gb(2) == pytest.approx(32 * whole.activation_gb)
+    assert size_of(ModelConfig(), batch_size=64, precision="bf16").activation_gb == whole.activation_gb / 2
+    sharded = replace(whole, sharded=True)
+    assert sharded.worker_gb(8) < whole.worker_gb(8)
+
+
+def test_sizing_checkpoint_is_as_large_as_its_tensors() -> None:
+    found, networks = size_of(), make_networks(SMALL)
+    numels = {n: sum(p.numel() for p in net.parameters()) for n, net in networks.items()}
+    assert found.checkpoint_gb * 1e9 == 4 * (3 * sum(numels.values()) + numels["generator"])
+
+
+def test_lines_tell_all_of_it() -> None:
+    first, *rest = size_of(ModelConfig(), batch_size=64, clips=1000).lines((1, 4), 200)
+    assert first.startswith("parameters: generator 16.2 M, discriminator 11.1 M; 46.0 GFLOP a clip and step; about 1.")
+    assert " to " in first
+    assert rest == ["an epoch is 15.6 steps of 64 clips", "a checkpoint is 0.39 GB, one every 200 steps"]
+
+
+def test_check_memory_refuses_what_cannot_fit_and_names_the_ways_out() -> None:
+    size = size_of(ModelConfig(base=64), batch_size=4096)
+    check_memory(size, 2, there_gb=1000)
+    with pytest.raises(
+        BadInput, match=r"2 workers need about \d+ GB with batch_size=4096, and this machine has 24: low"
+    ):
+        check_memory(size, 2, there_gb=24)
+
+
+def test_a_step_is_estimated_from_the_speed_of_a_matrix_product() -> None:
+    assert size_of().step_s(1e9) == pytest.approx(8 * size_of().flop / 0.4e9)
+    assert matrix_flop_per_s(64) > 1e6
