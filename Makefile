@@ -5,7 +5,7 @@ OUT    ?= out/demo
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test check bench bench-prepare bench-train bench-ablation lock clean
+.PHONY: help demo test check bench bench-prepare bench-train bench-distributed bench-ablation lock clean
 
 help:   ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -44,6 +44,9 @@ $(I3D): | $(READY)
 
 bench-train: $(READY) $(I3D)  ## a training step against a plain port, and what each method learns in the same minutes
 	SCENE_I3D=$(I3D) $(BIN)/python tests/benchmarks/train.py
+
+bench-distributed: $(READY)  ## training on workers against a bare loop, the feed against other readers, checkpoints
+	$(BIN)/python tests/benchmarks/distributed.py
 
 bench-ablation: $(READY) $(I3D)  ## the preset `stable` without each of its ingredients, and with what was left out
 	SCENE_I3D=$(I3D) $(BIN)/python tests/benchmarks/learning.py ablation

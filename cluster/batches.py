@@ -10,9 +10,10 @@ shuffled all clips already, so this is as good as a global shuffle and reads who
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -110,3 +111,23 @@ class ClipReader:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(index)
         return self._cache[index]
+
+
+def prefetched(batches: Iterator[Batch], ahead: int = 2, *, pin: bool = False) -> Iterator[Batch]:
+    """The same batches, read and put together up to `ahead` early by a thread of their own.
+
+    Args:
+        batches: an iterator that nobody else uses.
+        ahead: batches made before they are asked for.
+        pin: put frames into page-locked memory, from which they move to a GPU while it computes.
+    """
+
+    def make() -> Batch | None:
+        batch = next(batches, None)
+        return replace(batch, frames=batch.frames.pin_memory()) if batch and pin else batch
+
+    with ThreadPoolExecutor(1, "batches") as thread:
+        made = deque(thread.submit(make) for _ in range(ahead))
+        while (batch := made.popleft().result()) is not None:
+            made.append(thread.submit(make))
+            yield batch

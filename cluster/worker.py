@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from cluster import checkpoints, engines, runs, storage
-from cluster.batches import Batch, ClipReader, share
+from cluster.batches import Batch, ClipReader, prefetched, share
 from cluster.saving import Saver
 from cluster.shards import Manifest
 from cluster.stopping import StopWatch
@@ -118,12 +118,12 @@ def train(
     weight = (end - first) * world_size / config.batch_size
     weighed = engines.weigh(nets, weight)
     watch = StopWatch(job.stop if rank == 0 else None)
-    feed = reader.batches(consumed=start * config.batch_size)
+    feed = prefetched(reader.batches(consumed=start * config.batch_size), pin=config.use_gpu)
     clock, safe = _Clock(), False
     for step in range(start + 1, config.steps + 1):
         began = time.perf_counter()
         batch, wait_s = _timed_next(feed)
-        real = batch_to_model_range(batch.frames.to(nets.device))  # (B/N, 3, T, H, W)
+        real = batch_to_model_range(batch.frames.to(nets.device, non_blocking=True))  # (B/N, 3, T, H, W)
         draws = gan.Draws.of_step(config.seed, step, config.batch_size, config.model.z_size)
         done = gan.update(weighed, real, draws.share(rank, world_size, nets.device), config.model, config.objective)
         bad, asked, due = engines.any_rank([not finite(done.metrics), bool(watch.reason), watch.due()], nets.device)
@@ -144,7 +144,7 @@ def train(
         if step % config.checkpoint_every == 0 or last or asked or warned:
             # The first is waited for as well: a crash soon after it would else find none.
             wait = not safe or last or asked or warned
-            stall_s, safe = saver.save(step, partial(_write, nets, step, job), wait=wait), True
+            stall_s, safe = saver.save(step, partial(write_checkpoint, nets, step, job), wait=wait), True
             if report:
                 report.metrics({"checkpoint/stall_s": stall_s}, step)
         if warned and report:
@@ -201,7 +201,7 @@ def _newest(run_url: str, scratch: Path) -> tuple[str, str]:
         return "", str(fault)
 
 
-def _write(nets: engines.Engines, step: int, job: Job, folder: Path) -> None:
+def write_checkpoint(nets: engines.Engines, step: int, job: Job, folder: Path) -> None:
     """Write this rank's files of a checkpoint into a local folder. Every rank must call it."""
     config = job.config
     engines.average_buffers(list(nets.modules.values()))

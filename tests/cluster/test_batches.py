@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.batches import WINDOW, Batch, ClipReader, epoch_order, group_table, share
+from cluster.batches import WINDOW, Batch, ClipReader, epoch_order, group_table, prefetched, share
 from cluster.shards import ROWS_PER_GROUP, Manifest, Shard
 from vgan.config import ClipSpec
 from vgan.errors import BadInput
@@ -152,3 +152,33 @@ def test_share_splits_clips_as_what_is_drawn_for_them_is_split(batch_size: int, 
         first, end = share(batch_size, rank, world_size)
         assert torch.equal(draws.share(rank, world_size).z, draws.z[first:end])
         assert end - first in (batch_size // world_size, batch_size // world_size + 1)
+
+
+def test_prefetched_gives_the_same_batches_and_makes_the_next_ones_early(reader: Reader) -> None:
+    made: list[int] = []
+
+    def watched() -> Iterator[Batch]:
+        for number, batch in enumerate(reader().batches(0)):
+            made.append(number)
+            yield batch
+
+    feed = prefetched(watched(), ahead=3)
+    early = [next(feed) for _ in range(5)]
+    feed.close()  # waits for what is being made
+    assert made == list(range(8))
+    for batch, expected in zip(early, take(reader(), 5), strict=True):
+        assert batch.clip_ids == expected.clip_ids
+        assert torch.equal(batch.frames, expected.frames)
+
+
+def test_prefetched_ends_with_its_batches_and_tells_their_faults(reader: Reader) -> None:
+    assert ids(list(prefetched(iter(take(reader(), 4))))) == ids(take(reader(), 4))
+
+    def broken() -> Iterator[Batch]:
+        yield from take(reader(), 1)
+        raise OSError("the store is away")
+
+    feed = prefetched(broken())
+    assert next(feed).clip_ids
+    with pytest.raises(OSError, match="the store is away"):
+        next(feed)
