@@ -1,8 +1,9 @@
-"""How a run that shall end hears of it in time to save: from its driver, or from Ray when a node is taken away."""
+"""How a run that shall end hears of it in time to save: from its driver, by a signal, or from Ray when a node goes."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -11,11 +12,35 @@ from typing import Any, TypeVar
 
 import ray
 import ray.train
+from ray.train.torch import TorchConfig
+from ray.train.torch.config import _TorchBackend
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 T = TypeVar("T")
 
 NOTICE_EVERY_S = 5.0  # as often as Ray itself looks for nodes that are being drained
+
+
+_TERMINATED = threading.Event()  # whether this process was sent SIGTERM
+
+
+class HeedingConfig(TorchConfig):
+    """torch's process group, and workers that note a SIGTERM instead of ending at once, as Ray would have them."""
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        return _HeedingBackend
+
+
+class _HeedingBackend(_TorchBackend):
+    def on_training_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        super().on_training_start(worker_group, backend_config)
+        worker_group.execute(_heed_sigterm)
+
+
+def _heed_sigterm() -> None:
+    """Runs in a worker's main thread, the only one that may; training runs in another."""
+    signal.signal(signal.SIGTERM, lambda *_: _TERMINATED.set())
 
 
 class StopSignal:
@@ -45,18 +70,22 @@ def start_signal() -> Any:
 class StopWatch:
     """A worker's view: whether it was asked to stop, and whether its group should look for a notice of Ray's."""
 
-    def __init__(self, signal: Any) -> None:
+    def __init__(self, asked: Any) -> None:
         """Args: the StopSignal's handle on rank 0; None on others, which hear of it from rank 0."""
         self.reason = ""
-        self._leads, self._looked, self._nodes = signal is not None, time.monotonic(), set[str]()
-        if signal is not None:
-            threading.Thread(target=self._listen, args=(signal,), daemon=True).start()
+        self._leads, self._looked, self._nodes = asked is not None, time.monotonic(), set[str]()
+        if asked is not None:
+            threading.Thread(target=self._listen, args=(asked,), daemon=True).start()
 
-    def _listen(self, signal: Any) -> None:
+    def _listen(self, asked: Any) -> None:
         try:
-            self.reason = ray.get(signal.wait.remote())
+            self.reason = ray.get(asked.wait.remote())
         except ray.exceptions.RayError:  # the driver is gone, and Ray ends this worker
             return
+
+    def terminated(self) -> bool:
+        """Whether this very worker was sent SIGTERM."""
+        return _TERMINATED.is_set()
 
     def due(self) -> bool:
         """Whether it is time to ask Ray: the question is a barrier over all workers, too dear for every step."""

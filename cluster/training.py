@@ -9,13 +9,13 @@ from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from cluster import checkpoints, engines, runs, storage
 from cluster.session import ray_session
 from cluster.shards import Manifest, read_manifest
 from cluster.sizing import Sizing, check_memory, matrix_flop_per_s, memory_gb, sizing
-from cluster.stopping import run_stoppable, start_signal
+from cluster.stopping import HeedingConfig, run_stoppable, start_signal
 from cluster.tracking import Run, Tracker, TrackingConfig, environment
 from cluster.worker import Job, Outcome, train_worker
 from vgan.config import ModelConfig, ObjectiveConfig, check_choice, option, section
@@ -150,6 +150,7 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
             outcome = _train(config, manifest, tracker, run)
             if outcome.failed:
                 raise BadInput(outcome.failed)
+            checkpoints.keep_newest(run_url, config.checkpoints_kept)  # the last one has pushed another out
             result = checkpoints.open_checkpoint(run_url)
             run.tag(checkpoint_uri=result.url)
             if outcome.stopped:
@@ -210,7 +211,7 @@ def _trainer(job: Job) -> TorchTrainer:
     return TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(timeout_s=config.hang_timeout_s),
+        torch_config=HeedingConfig(timeout_s=config.hang_timeout_s),
         scaling_config=ScalingConfig(
             num_workers=most if least == most else (least, most),
             use_gpu=config.use_gpu,

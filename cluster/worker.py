@@ -126,7 +126,8 @@ def train(
         real = batch_to_model_range(batch.frames.to(nets.device, non_blocking=True))  # (B/N, 3, T, H, W)
         draws = gan.Draws.of_step(config.seed, step, config.batch_size, config.model.z_size)
         done = gan.update(weighed, real, draws.share(rank, world_size, nets.device), config.model, config.objective)
-        bad, asked, due = engines.any_rank([not finite(done.metrics), bool(watch.reason), watch.due()], nets.device)
+        flags = [not finite(done.metrics), bool(watch.reason), watch.terminated(), watch.due()]
+        bad, asked, terminated, due = engines.any_rank(flags, nets.device)
         if bad:  # nothing is saved over what was good
             saver.close()
             return Outcome(step=step, failed=divergence(engines.mean_over_ranks(done.metrics), step))
@@ -141,9 +142,9 @@ def train(
         if report and (step % config.sample_every == 0 or last):
             report.image(sample_grid(nets.average, real, config), step)
         warned = due and watch.new_notice()
-        if step % config.checkpoint_every == 0 or last or asked or warned:
-            # The first is waited for as well: a crash soon after it would else find none.
-            wait = not safe or last or asked or warned
+        now = last or asked or terminated or warned
+        if step % config.checkpoint_every == 0 or now:
+            wait = now or not safe  # for the first as well: a crash soon after it would else find none
             stall_s, safe = saver.save(step, partial(write_checkpoint, nets, step, job), wait=wait), True
             if report:
                 report.metrics({"checkpoint/stall_s": stall_s}, step)
@@ -151,6 +152,8 @@ def train(
             report.say(f"step {step}: a node is about to be taken away; saved, and going on until it is")
         if asked and not last:
             return Outcome(step=step, stopped=True)
+        if terminated and not last:
+            raise RuntimeError(f"a worker was sent SIGTERM: saved at step {step}, where the group starts again")
     return Outcome(step=config.steps)
 
 

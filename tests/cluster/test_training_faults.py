@@ -256,6 +256,23 @@ def test_training_told_to_stop_saves_at_that_step_and_goes_on_from_it(
     assert client.get_run(found.mlflow_run_id).info.status == "FINISHED"
 
 
+def test_training_one_of_whose_workers_is_sent_sigterm_saves_and_starts_again_from_there(
+    clips: Path, calm: Callable[..., dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    words = ("workers=2", "steps=400", "checkpoint_every=1000", "sample_every=1000")
+    expected = calm(*words)
+    job = Job(clips, tmp_path, *words)
+    assert job.reach(7, after=0)
+    job.workers()[0].terminate()
+    assert job.end() == 0, job.said()[-3000:]
+    (saved,) = set(re.findall(r"a worker was sent SIGTERM: saved at step (\d+)", job.said()))
+    assert f"{BEGUN} {saved} to 400" in job.said()
+    found = final_state(tmp_path / "runs" / "gan")
+    statistics = {key for key in found if "running" in key}  # their mean over the ranks was taken once more
+    assert set(differing(found, expected)) <= statistics
+    assert max(float((found[key] - expected[key]).abs().max()) for key in statistics) < 1e-5
+
+
 # ---- a cluster whose nodes come and go ---------------------------------------------------------------------------
 
 
