@@ -284,7 +284,9 @@ class Report:
 
     def progress(self, values: dict[str, float], step: int) -> None:
         """Log the metrics, the losses against clips seen as well, and print a line; say what is wrong if it lasts."""
-        clips_seen = step * self.config.batch_size
+        clips_seen, model = step * self.config.batch_size, self.config.model
+        clip_mb = model.num_frames * model.size**2 * 3 / 1e6
+        values = values | {"data/mb_per_s": values["throughput/clips_per_s"] * clip_mb}
         self.metrics(values | system_metrics() | {"progress/clips_seen": clips_seen, "workers": self.world_size}, step)
         self.metrics({f"by_clips/{key}": values[key] for key in SHOWN if key in values}, clips_seen)
         left_s = (self.config.steps - step) * values["throughput/step_s"]

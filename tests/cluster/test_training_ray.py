@@ -70,7 +70,7 @@ def test_training_goes_on_at_another_number_of_workers_that_does_not_divide_the_
     client = mlflow.MlflowClient(tracking_uri)
     assert [m.value for m in client.get_metric_history(run.info.run_id, "workers")] == [2, 2, 1]
     assert [m.step for m in client.get_metric_history(run.info.run_id, "by_clips/loss/generator")] == [9, 18, 27]
-    assert {"system/memory_percent", "checkpoint/stall_s"} <= run.data.metrics.keys()
+    assert {"system/memory_percent", "checkpoint/stall_s", "data/mb_per_s"} <= run.data.metrics.keys()
     assert {"settings.json", "environment.txt"} <= {f.path for f in client.list_artifacts(run.info.run_id)}
 
 
