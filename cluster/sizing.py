@@ -52,7 +52,7 @@ class Sizing:
         return [
             f"parameters: {networks}; {self.flop / 1e9:.1f} GFLOP a clip and step; about {memory} GB a worker",
             f"an epoch is {self.clips / self.batch_size:.1f} steps of {self.batch_size} clips",
-            f"a checkpoint is {self.checkpoint_gb:.2f} GB, one every {checkpoint_every} steps",
+            f"a checkpoint is {self.checkpoint_gb * 1000:,.1f} MB, one every {checkpoint_every} steps",
         ]
 
     def step_s(self, flop_per_s: float) -> float:

@@ -72,7 +72,7 @@ def test_lines_tell_all_of_it() -> None:
     first, *rest = size_of(ModelConfig(), batch_size=64, clips=1000).lines((1, 4), 200)
     assert first.startswith("parameters: generator 16.2 M, discriminator 11.1 M; 46.0 GFLOP a clip and step; about 1.")
     assert " to " in first
-    assert rest == ["an epoch is 15.6 steps of 64 clips", "a checkpoint is 0.39 GB, one every 200 steps"]
+    assert rest == ["an epoch is 15.6 steps of 64 clips", "a checkpoint is 392.6 MB, one every 200 steps"]
 
 
 def test_check_memory_refuses_what_cannot_fit_and_names_the_ways_out() -> None:
