@@ -32,6 +32,7 @@ pytestmark = pytest.mark.slow  # each run starts a Ray of its own
 NUM_KILLS = 10
 KINDS = ("worker", "workers", "driver", "raylet")
 PATIENCE_S = 600.0
+STARTED: list[Job] = []
 BEGUN = "training 'gan' from step"
 
 
@@ -60,6 +61,7 @@ class Job:
             )
         self.driver = psutil.Process(self.process.pid)
         self.family: set[psutil.Process] = {self.driver}
+        STARTED.append(self)
 
     def said(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
@@ -106,10 +108,26 @@ class Job:
         """Wait for the job's end, then end what it left behind, all its own; the exit code."""
         self.wait_until(lambda: False)
         code = self.process.wait(30)
+        self.clear()
+        return code
+
+    def clear(self) -> None:
+        """End what is left of the job."""
+        self.running()
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(30)
         left = [p for p in self.family if p.pid != self.process.pid]
         kill(left)
         psutil.wait_procs(left, timeout=30)
-        return code
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """A test that fails leaves no job behind."""
+    yield
+    while STARTED:
+        STARTED.pop().clear()
 
 
 def command_of(process: psutil.Process) -> str:
