@@ -106,7 +106,8 @@ class StopWatch:
 def run_stoppable(work: Callable[[], T], ask_to_stop: Callable[[str], object]) -> T:
     """What `work` returns. The first interrupt asks it to stop, and it is still waited for; a second one ends it.
 
-    It runs in a thread of its own, because Ray Train would otherwise answer an interrupt itself, without saving.
+    It runs in a thread of its own, because Ray Train would otherwise answer an interrupt itself, without saving. Ray
+    also takes SIGTERM, and ends the process three seconds later. Call it in the main thread, with Ray started.
     """
     done: Future[T] = Future()
 
@@ -116,11 +117,17 @@ def run_stoppable(work: Callable[[], T], ask_to_stop: Callable[[str], object]) -
         except BaseException as fault:  # noqa: BLE001 - raised again in the caller's thread
             done.set_exception(fault)
 
-    threading.Thread(target=run, daemon=True).start()
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in signals}
     try:
-        return done.result()
-    except KeyboardInterrupt:
-        if done.done():
-            raise
-        ask_to_stop("interrupted")
-        return done.result()
+        threading.Thread(target=run, daemon=True).start()
+        try:
+            return done.result()
+        except KeyboardInterrupt:
+            if done.done():
+                raise
+            ask_to_stop("interrupted")
+            return done.result()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -11,13 +11,13 @@ import pytest
 from cluster.stopping import run_stoppable
 
 
-def interrupt_soon(count: int = 1) -> None:
-    """Send this process so many SIGINTs, as Ctrl-C does."""
+def interrupt_soon(*numbers: signal.Signals) -> None:
+    """Send this process the signals, one after the other."""
 
     def send() -> None:
-        for _ in range(count):
+        for number in numbers:
             time.sleep(0.2)
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
 
     threading.Thread(target=send, daemon=True).start()
 
@@ -33,20 +33,22 @@ def test_run_stoppable_gives_what_the_work_gives_or_raises() -> None:
     assert asked == []
 
 
-def test_run_stoppable_on_an_interrupt_asks_and_still_waits() -> None:
-    stop = threading.Event()
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_run_stoppable_on_an_interrupt_asks_and_still_waits(number: signal.Signals) -> None:
+    stop, before = threading.Event(), signal.getsignal(number)
 
     def work() -> str:
         assert stop.wait(30)
         return "saved"
 
-    interrupt_soon()
+    interrupt_soon(number)
     assert run_stoppable(work, lambda _: stop.set()) == "saved"
+    assert signal.getsignal(number) is before
 
 
 def test_run_stoppable_on_a_second_interrupt_does_not_wait_any_longer() -> None:
     never, asked = threading.Event(), list[str]()
-    interrupt_soon(2)
+    interrupt_soon(signal.SIGINT, signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         run_stoppable(lambda: never.wait(30), asked.append)
     assert asked == ["interrupted"]

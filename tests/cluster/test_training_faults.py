@@ -189,12 +189,12 @@ def calm(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
 def test_training_killed_ten_times_ends_bit_for_bit_where_an_undisturbed_run_ends(
     clips: Path, calm: Callable[..., dict[str, torch.Tensor]], tmp_path: Path
 ) -> None:
-    words = ("workers=2", "zero_stage=1", "steps=300", "checkpoint_every=10", "sample_every=1000")
+    words = ("workers=2", "zero_stage=1", "steps=1500", "checkpoint_every=20", "sample_every=1000")
     expected = calm(*words)
     rng, killed = random.Random(0), Counter[str]()
     kinds = [*KINDS, *KINDS, *rng.choices(KINDS, k=NUM_KILLS - 2 * len(KINDS))]
     rng.shuffle(kinds)
-    targets = sorted(rng.sample(range(2, 200), NUM_KILLS))  # lines reach the log seconds late
+    targets = sorted(rng.sample(range(2, 1000), NUM_KILLS))  # lines reach the log seconds late
     job, begun = Job(clips, tmp_path, *words), 0
     for kind, target in zip(kinds, targets, strict=True):
         while not job.reach(target, after=begun):
