@@ -70,8 +70,8 @@ def sizing(
     draws = gan.Draws.of_step(0, 0, PROBE, model.z_size).share(0, 1, "meta")
     kept = _Kept()
     engines = {name: _Probe(network, kept.stop) for name, network in networks.items()}
-    # Augmentation looks at what it draws, and costs next to nothing; R1 cannot be counted, and comes on top.
-    plain = replace(objective, augment=[], flip=False, r1_weight=0.0)
+    # Augmentation and matching look at what is drawn, and cost next to nothing; R1 cannot be counted, and comes on top.
+    plain = replace(objective, augment=[], flip=False, match_weight=0.0, r1_weight=0.0)
     with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(kept.add, _same):
         gan.update(engines, real, draws, model, plain)
     half = 0.5 if precision == "bf16" else 1.0  # autocast keeps most of them in 16 bits

@@ -45,6 +45,7 @@ def test_sizing_of_the_papers_model_is_near_what_it_is_known_to_cost() -> None:
     "objective",
     [
         ObjectiveConfig(augment=["color", "translation", "cutout"], flip=True, loss="hinge"),
+        ObjectiveConfig(match_weight=10.0),
         ObjectiveConfig(r1_weight=1.0),
     ],
 )
