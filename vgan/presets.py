@@ -20,8 +20,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         # An anchored prior: else the mask ends up lit where nothing moves, with people in the still background.
         "objective.mask_weight": 1.0,
         "objective.mask_target": 0.2,
-        # Nothing in the data is left undrawn, https://arxiv.org/abs/2004.03355.
-        "objective.match_weight": 10.0,
         # Else only the first frame is the image's, drawn by the foreground, and another scene follows.
         "objective.background_weight": 10.0,
         "objective.flip": True,
