@@ -114,14 +114,14 @@ def update(
         return update_autoencoder(G, real)
     image = real[:, :, 0] if model.kind == "future" else None
     streams: Streams = G.module(draws.z if image is None else image)
-    D, policy = engines["discriminator"], objective.augment
-    # D sees the same drawn clips twice, so they are augmented once.
-    seen = augment(real, draws.augment_real, policy), augment(streams.video, draws.augment_fake, policy)
-    metrics = update_discriminator(D, seen[0], seen[1].detach(), objective)
+    D = engines["discriminator"]
+    shown = augment(real, draws.augment_real, objective.augment)
+    seen = augment(streams.video, draws.augment_fake, objective.augment)  # once, though D sees it twice
+    metrics = update_discriminator(D, shown, seen.detach(), objective)
     # The published future model has no prior on its mask; an anchored one is not the published code's anyway.
     weight = 0.0 if model.wide and not objective.mask_target else objective.mask_weight
-    given = {"image": image} if image is not None else {"real": real}
-    metrics |= update_generator(G, D, streams, seen[1], objective, mask_weight=weight, **given)
+    near = real if image is None else None
+    metrics |= update_generator(G, D, streams, seen, objective, mask_weight=weight, image=image, real=near)
     return Step(metrics, streams)
 
 

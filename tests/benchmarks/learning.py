@@ -51,6 +51,7 @@ BASE, BATCH, EMA, RESOLUTION = 16, 16, 0.999, 112
 MINUTES = float(os.environ.get("MINUTES", "8"))
 OUT = Path(os.environ.get("OUT", "out/bench-train"))
 STABLE = PRESETS["stable"]
+OTHERS = "real, other videos"
 METHODS: dict[str, dict[str, Any]] = {
     "stable, two streams": STABLE,
     "paper, two streams": {},
@@ -176,8 +177,7 @@ def look(name: str, data: str) -> str:
     """A line for real clips: held out, or those that the reference set leaves out of the training videos."""
     torch.set_num_threads(1)
     real, held_out = read(data)
-    num = num_judged(held_out)
-    clips = spread(held_out, num) if "other" in name else spread(real[1::2], num)
+    clips = spread(held_out if name == OTHERS else real[1::2], num_judged(held_out))
     return line(name, Clips(clips, None, None, None), data)
 
 
@@ -252,7 +252,7 @@ def compare(
     print("diversity, motion: over those of real clips; follows: correlation of mask with motion in drawn clips")
     print(f"{'':<36}{'distance':>9}{'diversity':>10}{'motion':>8}{'mask':>6}{'follows':>9}{'margin':>8}{'steps':>7}")
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(look, name, data) for name in ("real, other videos", "real, same videos")]
+        jobs = [pool.submit(look, name, data) for name in (OTHERS, "real, same videos")]
         for name, settings in methods.items():
             for seed in seeds:
                 label = name if len(seeds) == 1 else f"{name}, seed {seed}"
@@ -273,6 +273,7 @@ INGREDIENTS = {
 }
 LEFT_OUT: dict[str, dict[str, Any]] = {
     "translation (DiffAugment)": {"objective.augment": ["translation"]},
+    "matching": {"objective.match_weight": 10.0},
 }
 
 
