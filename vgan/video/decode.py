@@ -20,10 +20,11 @@ from pathlib import Path
 import av
 import numpy as np
 import PIL
-from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
 from vgan.config import DecodeConfig
 from vgan.errors import BadVideo
+from vgan.video.hdr import tone_map
 
 DECORD_CHUNK = 16  # frames asked of decord at a time: 1.4 MB at 128x228, and few calls
 # MPEG-PS and MPEG-TS land up to a group of pictures behind the key frame sought: asking for one this much earlier, two
@@ -31,6 +32,7 @@ DECORD_CHUNK = 16  # frames asked of decord at a time: 1.4 MB at 128x228, and fe
 PREROLL_S = 1.0
 UNSEEKABLE = ("mxf",)  # here the times after seeking are not those of the whole decode
 HD_LINES = 720  # pictures this high that name no color matrix are BT.709, lower ones BT.601, as players assume
+HDR_CURVES: dict[int, str] = {ColorTrc.SMPTE2084: "pq", ColorTrc.ARIB_STD_B67: "hlg"}
 MAX_PIXEL_ASPECT = 4  # pixels are at most 2.4 times wider than high in any standard; beyond it the header is garbled
 
 
@@ -103,8 +105,8 @@ def frames(
     `on_skip` gets the time of each frame decoded on the way. What follows damage in the middle of a file is lost to the
     whole decode, which ends there; a segment that starts behind the damage may give it or report the damage.
 
-    HDR pictures (PQ, HLG) are converted with the right matrix and range to 8 bits of their own transfer curve: flat
-    and dull to the eye, but with all their texture. They are not tone-mapped.
+    HDR pictures (PQ, HLG) come as an ordinary display would show them (`hdr.tone_map`); by decord, which knows neither
+    curve, flat and dull, with all their texture.
 
     Raises:
         BadVideo: stage "decode", reason no_video_stream, cannot_open or no_frames (none in the file: a segment past its
@@ -289,16 +291,19 @@ class _Layout:
         reformatter = VideoReformatter()
 
         def convert(decoded: av.VideoFrame) -> np.ndarray:
+            curve = HDR_CURVES.get(decoded.color_trc)
             scaled = reformatter.reformat(
                 decoded,
                 width=width,
                 height=height,
-                format="rgb24",
+                format="rgb48le" if curve else "rgb24",
                 src_colorspace=_matrix(decoded),
                 interpolation=Interpolation.AREA,
                 threads=1,
             )
             image = scaled.to_ndarray()
+            if curve:
+                image = tone_map(image, curve, wide=decoded.color_primaries != ColorPrimaries.BT709)
             if self.swapped:
                 image = image.swapaxes(0, 1)
             return np.ascontiguousarray(image[:: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1])
@@ -334,8 +339,11 @@ def _turns_by_rotation(degrees: int) -> tuple[bool, bool, bool]:
 
 def _matrix(decoded: av.VideoFrame) -> int | None:
     """The color matrix of a frame that names none, None where it does."""
-    unspecified = decoded.colorspace == 2 and not decoded.format.is_rgb
-    return Colorspace.ITU709 if unspecified and decoded.height >= HD_LINES else None
+    if decoded.colorspace != 2 or decoded.format.is_rgb:
+        return None
+    if decoded.color_trc in HDR_CURVES:
+        return Colorspace.BT2020
+    return Colorspace.ITU709 if decoded.height >= HD_LINES else None
 
 
 # ---- decord ------------------------------------------------------------------------------------------------------
