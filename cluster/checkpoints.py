@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -153,14 +154,34 @@ def fetch_newest(run_url: str, folder: Path) -> str | None:
     return None
 
 
-def keep_newest(run_url: str, num: int) -> None:
-    """Remove all checkpoints but the newest `num` committed ones, and what was begun before those."""
-    kept = 0
+def best(run_url: str, metric: str) -> str | None:
+    """Url of the committed checkpoint at which a metric was lowest, the newest of equals; None where none has it."""
+    known = [(_metrics(url).get(metric, math.nan), url) for url in committed(run_url)]
+    finite = [(value, url) for value, url in known if math.isfinite(value)]
+    return min(finite, key=lambda pair: pair[0])[1] if finite else None
+
+
+def _metrics(url: str) -> dict[str, float]:
+    """What was measured before a checkpoint; empty where it cannot be read."""
+    try:
+        found = storage.read_json(storage.join(url, STATE)).get("metrics", {})
+        return {key: float(value) for key, value in found.items()}
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def prune(run_url: str, newest: int, best_by: str = "") -> None:
+    """Remove all checkpoints but the `newest` committed ones, and what was begun before those.
+
+    Args:
+        best_by: metric whose lowest value keeps its checkpoint too.
+    """
+    kept, chosen = 0, best(run_url, best_by) if best_by else None
     for name, complete in _folders(run_url):
-        if kept < num:
+        url = storage.join(run_url, name)
+        if kept < newest or url == chosen:
             kept += complete
             continue
-        url = storage.join(run_url, name)
         for path in storage.list_files(url, ".json"):  # its lists first: half removed, it is not taken for whole
             storage.remove(path)
         storage.remove(url)

@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 class Saver:
     """One rank's side of saving a run. At most one checkpoint is on its way at a time."""
 
-    def __init__(self, run_url: str, attempt: str, *, rank: int, world_size: int, kept: int) -> None:
-        """Args: `attempt` is the same on all ranks and new after each restart; `kept` newest checkpoints stay."""
-        self.run_url, self.attempt, self.kept = run_url, attempt, kept
+    def __init__(self, run_url: str, attempt: str, *, rank: int, world_size: int, prune: Callable[[], object]) -> None:
+        """Args: `attempt` is the same on all ranks and new after each restart; `prune` removes old checkpoints."""
+        self.run_url, self.attempt, self._prune = run_url, attempt, prune
         self.rank, self.world_size = rank, world_size
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
@@ -72,4 +72,7 @@ class Saver:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         if self.rank == 0:
-            checkpoints.keep_newest(self.run_url, self.kept)
+            try:
+                self._prune()
+            except Exception as fault:  # noqa: BLE001 - the new one is safe: the next will remove what this one did not
+                log.warning("old checkpoints could not be removed (%s): the next one tries again", fault)

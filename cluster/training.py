@@ -53,6 +53,9 @@ class TrainConfig:
     ema_decay: float = option(0.999, "decay a step of the generator's moving average; smaller in the first steps")
     checkpoint_every: int = option(200, "steps between checkpoints; the last step and a request to stop make one too")
     checkpoints_kept: int = option(3, "newest checkpoints kept; below 2 there is none before a damaged one")
+    keep_best: str = option(
+        "", "metric whose lowest value keeps its checkpoint too, e.g. loss/reconstruction; means since the one before"
+    )
     log_every: int = option(10, "steps between progress lines and metrics")
     sample_every: int = option(200, "steps between sample grids in MLflow")
     max_failures: int = option(2, "worker failures without a new checkpoint after which the run gives up")
@@ -150,9 +153,11 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
             outcome = _train(config, manifest, tracker, run)
             if outcome.failed:
                 raise BadInput(outcome.failed)
-            checkpoints.keep_newest(run_url, config.checkpoints_kept)  # the last one has pushed another out
+            checkpoints.prune(run_url, config.checkpoints_kept, config.keep_best)  # the last one has pushed another out
             result = checkpoints.open_checkpoint(run_url)
             run.tag(checkpoint_uri=result.url)
+            if config.keep_best:
+                run.tag(best_checkpoint_uri=checkpoints.best(run_url, config.keep_best) or "none")
             if outcome.stopped:
                 log.warning("stopped at step %d, which is saved: the same command goes on from it", outcome.step)
                 raise KeyboardInterrupt

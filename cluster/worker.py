@@ -102,7 +102,8 @@ def train_worker(loop: dict[str, Any]) -> Outcome:
         config.data, job.manifest, seed=config.seed, batch_size=config.batch_size, rank=rank, world_size=world_size
     )
     attempt = engines.of_rank_zero(uuid.uuid4().hex[:6])
-    saver = Saver(job.run_url, attempt, rank=rank, world_size=world_size, kept=config.checkpoints_kept)
+    prune = partial(checkpoints.prune, job.run_url, config.checkpoints_kept, config.keep_best)
+    saver = Saver(job.run_url, attempt, rank=rank, world_size=world_size, prune=prune)
     outcome = train(job, nets, reader, saver, report, start)
     if report:
         report.close()
@@ -119,7 +120,7 @@ def train(
     weighed = engines.weigh(nets, weight)
     watch = StopWatch(job.stop if rank == 0 else None)
     feed = prefetched(reader.batches(consumed=start * config.batch_size), pin=config.use_gpu)
-    clock, safe = _Clock(), False
+    clock, safe, logged = _Clock(), False, list[dict[str, float]]()
     for step in range(start + 1, config.steps + 1):
         began = time.perf_counter()
         batch, wait_s = _timed_next(feed)
@@ -137,6 +138,10 @@ def train(
         last = step == config.steps
         if step % config.log_every == 0 or last:
             values = engines.mean_over_ranks(done.metrics | health(real, done.streams), weight)
+            logged.append(values)
+            if config.keep_best and config.keep_best not in values:
+                saver.close()
+                return Outcome(step=step, failed=f"keep_best={config.keep_best!r} is not among {', '.join(values)}")
             if report:
                 report.progress(values | clock.rates(config.batch_size), step)
         if report and (step % config.sample_every == 0 or last):
@@ -145,7 +150,8 @@ def train(
         now = last or asked or terminated or warned
         if step % config.checkpoint_every == 0 or now:
             wait = now or not safe  # for the first as well: a crash soon after it would else find none
-            stall_s, safe = saver.save(step, partial(write_checkpoint, nets, step, job), wait=wait), True
+            write = partial(write_checkpoint, nets, step, job, means(logged))
+            stall_s, safe, logged = saver.save(step, write, wait=wait), True, []
             if report:
                 report.metrics({"checkpoint/stall_s": stall_s}, step)
         if warned and report:
@@ -204,8 +210,17 @@ def _newest(run_url: str, scratch: Path) -> tuple[str, str]:
         return "", str(fault)
 
 
-def write_checkpoint(nets: engines.Engines, step: int, job: Job, folder: Path) -> None:
-    """Write this rank's files of a checkpoint into a local folder. Every rank must call it."""
+def means(logged: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each metric that every line has."""
+    return {key: sum(line[key] for line in logged) / len(logged) for key in (logged[0] if logged else {})}
+
+
+def write_checkpoint(nets: engines.Engines, step: int, job: Job, metrics: dict[str, float], folder: Path) -> None:
+    """Write this rank's files of a checkpoint into a local folder. Every rank must call it.
+
+    Args:
+        metrics: what was measured since the checkpoint before.
+    """
     config = job.config
     engines.average_buffers(list(nets.modules.values()))
     engines.save_optimizers(nets, folder / OPTIMIZER)
@@ -218,6 +233,7 @@ def write_checkpoint(nets: engines.Engines, step: int, job: Job, folder: Path) -
             "dataset_url": config.data,
             "dataset_digest": job.manifest.digest,
             "mlflow_run_id": job.run_id,
+            "metrics": {key: value for key, value in metrics.items() if math.isfinite(value)},
         }
         checkpoints.write_state(folder, state, nets.modules)
 

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from torch import Tensor
 
-from cluster import engines
+from cluster import checkpoints, engines
 from cluster.batches import ClipReader, prefetched, share
 from cluster.saving import Saver
 from cluster.shards import Manifest, Shard, clip_row, clip_schema, table_bytes
@@ -126,11 +127,12 @@ def step_worker(loop: dict[str, object]) -> dict[str, object]:
     found: dict[str, object] = {name: (min(values), float(np.median(values))) for name, values in taken.items()}
     if loop["bare"]:
         job = Job(config=config, manifest=manifest, tracker=None, run_id="", stop=None)  # type: ignore[arg-type]
-        saver = Saver(f"{config.out}/saved", "a", rank=rank, world_size=world_size, kept=2)
+        saved = f"{config.out}/saved"
+        saver = Saver(saved, "a", rank=rank, world_size=world_size, prune=partial(checkpoints.prune, saved, 2))
         stalls, during, free = [], [], []
         for number in range(REPEATS):
             stalls.append(
-                saver.save(number, lambda folder, n=number: write_checkpoint(nets, n, job, folder), wait=False)
+                saver.save(number, lambda folder, n=number: write_checkpoint(nets, n, job, {}, folder), wait=False)
             )
             during.append(seconds(steps["ours"]))  # while it is uploaded
             saver.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import threading
 from collections.abc import Callable
@@ -32,10 +33,11 @@ Write = Callable[..., Path]
 def write(tmp_path: Path) -> Write:
     """Writes a checkpoint of freshly drawn networks into runs/gan/step_<step>, committed by one rank."""
 
-    def write(step: int = 7, model: ModelConfig = MODEL, **networks: nn.Module) -> Path:
+    def write(step: int = 7, model: ModelConfig = MODEL, error: float | None = None, **networks: nn.Module) -> Path:
         folder = tmp_path / "runs" / "gan" / f"step_{step:08d}"
         lineage = {"dataset_url": "/clips", "dataset_digest": "d" * 64, "mlflow_run_id": "r" * 32}
         state = {"step": step, "clips_seen": 8 * step, "model": asdict(model), "config": {}, **lineage}
+        state |= {} if error is None else {"metrics": {"loss/reconstruction": error}}
         networks = networks or {"generator": TwoStreamGenerator(model), "discriminator": Discriminator(model)}
         scratch = tmp_path / "scratch" / folder.name
         write_state(scratch, state, networks)
@@ -218,14 +220,23 @@ def test_fetch_newest_before_the_first_gives_none(tmp_path: Path) -> None:
     assert checkpoints.fetch_newest(str(tmp_path / "run"), tmp_path / "fetched") is None
 
 
-def test_keep_newest_removes_the_oldest_and_what_was_begun_before_them(write: Write) -> None:
+def test_prune_removes_the_oldest_and_what_was_begun_before_them(write: Write) -> None:
     folders = {step: write(step=step) for step in (1, 2, 3, 4, 5)}
     run = folders[1].parent
     for step in (2, 5):  # an old attempt, and one that is on its way
         (folders[step] / "files-0-of-1.json").unlink()
-    checkpoints.keep_newest(str(run), 2)
+    checkpoints.prune(str(run), 2)
     assert steps(run) == [4, 3]
     assert sorted(p.name for p in run.iterdir()) == [folders[step].name for step in (3, 4, 5)]
+
+
+def test_prune_keeps_the_checkpoint_with_the_lowest_metric_too(write: Write) -> None:
+    for step, error in ((1, 0.5), (2, 0.2), (3, 0.2), (4, math.nan), (5, 0.4), (6, None)):
+        run = write(step=step, error=error).parent
+    checkpoints.prune(str(run), 1, "loss/reconstruction")
+    assert steps(run) == [6, 3]
+    assert checkpoints.best(str(run), "loss/reconstruction") == str(run / "step_00000003")
+    assert checkpoints.best(str(run), "loss/generator") is None
 
 
 # ---- the thread that saves ---------------------------------------------------------------------------------------
@@ -245,7 +256,7 @@ def test_saver_comes_back_before_the_upload_unless_told_to_wait(
         whole(*args)
 
     monkeypatch.setattr(checkpoints, "upload", slow)
-    saver = Saver(str(tmp_path), "abc", rank=0, world_size=1, kept=2)
+    saver = Saver(str(tmp_path), "abc", rank=0, world_size=1, prune=lambda: checkpoints.prune(str(tmp_path), 2))
     saver.save(1, put("a"), wait=False)
     assert checkpoints.committed(str(tmp_path)) == []
     may_go.set()
@@ -268,15 +279,33 @@ def test_saver_whose_upload_fails_says_so_and_waits_for_the_next(
         whole(*args)
 
     monkeypatch.setattr(checkpoints, "upload", failing)
-    saver = Saver(str(tmp_path), "abc", rank=0, world_size=1, kept=2)
+    saver = Saver(str(tmp_path), "abc", rank=0, world_size=1, prune=lambda: checkpoints.prune(str(tmp_path), 2))
     saver.save(1, put("a"), wait=False)
     with pytest.raises(OSError, match="still away"):
         saver.save(2, put("b"), wait=False)
     assert "a checkpoint was LOST (the store is away)" in caplog.text
     saver.save(3, put("c"), wait=False)
     saver.close()
-    assert [url.rpartition("/")[2] for url in checkpoints.committed(str(tmp_path))] == ["step_00000003_abc"]
+    assert steps_named(tmp_path) == ["step_00000003_abc"]
     assert not list(Path(tempfile.gettempdir()).glob("checkpoint-*/[abc]"))
+
+
+def test_saver_that_cannot_remove_old_checkpoints_says_so_and_loses_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing() -> None:
+        raise OSError("the store is busy")
+
+    saver = Saver(str(tmp_path), "abc", rank=0, world_size=1, prune=failing)
+    saver.save(1, put("a"), wait=True)
+    assert steps_named(tmp_path) == ["step_00000001_abc"]
+    assert "old checkpoints could not be removed (the store is busy)" in caplog.text
+    assert "LOST" not in caplog.text
+
+
+def steps_named(run: Path) -> list[str]:
+    """Folders of the committed checkpoints."""
+    return [url.rpartition("/")[2] for url in checkpoints.committed(str(run))]
 
 
 # ---- models ------------------------------------------------------------------------------------------------------
