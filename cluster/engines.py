@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from vgan.config import ModelConfig, ObjectiveConfig
 from vgan.errors import BadInput
-from vgan.gan import make_optimizer
+from vgan.gan import Weighted, make_optimizer
 from vgan.models import make_networks
 
 T = TypeVar("T")
@@ -57,6 +57,7 @@ def make_engines(
     batch_size: int,
     zero_stage: int,
     precision: str,
+    pieces: int = 1,
     compiled: bool = False,
     max_norm: float = 0.0,
     use_gpu: bool = False,
@@ -66,7 +67,8 @@ def make_engines(
     Args:
         model: the networks.
         objective: the optimizer's settings.
-        batch_size: clips a rank sees in a step.
+        batch_size: clips a rank sees at once.
+        pieces: such batches in a step (`gan.update`).
         zero_stage: 0, 1 or 2.
         use_gpu: put the networks on this process's CUDA device.
         precision: fp32, or bf16 for autocast around each forward pass; parameters and batch-norm buffers stay fp32.
@@ -89,7 +91,7 @@ def make_engines(
             net.compile()
     config = {
         "train_micro_batch_size_per_gpu": batch_size,
-        "gradient_accumulation_steps": 1,
+        "gradient_accumulation_steps": pieces,
         "gradient_clipping": max_norm,  # told even where it is 0: DeepSpeed's own default is 1
         "zero_optimization": {"stage": zero_stage},
         "steps_per_print": None,
@@ -190,24 +192,6 @@ def of_rank_zero(value: T) -> T:
 
 
 # ---- shares of a batch -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Weighted:
-    """An engine whose losses count `weight` times."""
-
-    engine: Any
-    weight: float
-
-    @property
-    def module(self) -> nn.Module:
-        return self.engine.module
-
-    def backward(self, loss: Tensor) -> object:
-        return self.engine.backward(loss * self.weight)
-
-    def step(self) -> object:
-        return self.engine.step()
 
 
 def weigh(engines: Engines, weight: float) -> dict[str, Any]:

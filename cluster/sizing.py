@@ -31,11 +31,12 @@ class Sizing:
     activation_gb: float  # kept for the backward passes, a clip
     clips: int  # of the dataset
     batch_size: int
+    pieces: int  # that a worker takes its clips in
     sharded: bool  # optimizer state over the workers
 
     def worker_gb(self, workers: int) -> float:
         """Memory of one of so many workers: process, weights, gradients, Adam's moments, average, activations."""
-        total, share = sum(self.parameters.values()), -(-self.batch_size // workers)
+        total, share = sum(self.parameters.values()), -(-self.batch_size // (workers * self.pieces))
         adam = 8 if not self.sharded else 4 + 12 / workers  # ZeRO's own copy of the weights is sharded too
         state = total * (4 + 4 + adam) + self.parameters["generator"] * 4
         return PROCESS_GB + state / 1e9 + share * self.activation_gb
@@ -61,7 +62,14 @@ class Sizing:
 
 
 def sizing(
-    model: ModelConfig, objective: ObjectiveConfig, *, batch_size: int, clips: int, zero_stage: int, precision: str
+    model: ModelConfig,
+    objective: ObjectiveConfig,
+    *,
+    batch_size: int,
+    clips: int,
+    zero_stage: int,
+    precision: str,
+    pieces: int = 1,
 ) -> Sizing:
     """Figures of a run on `clips` clips, by one step of its very networks and losses."""
     with torch.device("meta"):
@@ -72,8 +80,10 @@ def sizing(
     engines = {name: _Probe(network, kept.stop) for name, network in networks.items()}
     # Augmentation and matching look at what is drawn, and cost next to nothing; R1 cannot be counted, and comes on top.
     plain = replace(objective, augment=[], flip=False, match_weight=0.0, r1_weight=0.0)
-    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(kept.add, _same):
+    with torch.autograd.graph.saved_tensors_hooks(kept.add, _same):  # in one piece, which needs most
         gan.update(engines, real, draws, model, plain)
+    with FlopCounterMode(display=False) as counter:
+        gan.update(engines, real, draws, model, plain, pieces=min(pieces, PROBE))
     half = 0.5 if precision == "bf16" else 1.0  # autocast keeps most of them in 16 bits
     return Sizing(
         parameters={name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()},
@@ -81,6 +91,7 @@ def sizing(
         activation_gb=half * kept.bytes / PROBE / 1e9,
         clips=clips,
         batch_size=batch_size,
+        pieces=pieces,
         sharded=zero_stage > 0,
     )
 
@@ -91,7 +102,7 @@ def check_memory(size: Sizing, workers: int, there_gb: float) -> None:
     if needed_gb > there_gb:
         raise BadInput(
             f"{workers} workers need about {needed_gb:.0f} GB with batch_size={size.batch_size}, and this machine has "
-            f"{there_gb:.0f}: lower batch_size=, model.base= or workers="
+            f"{there_gb:.0f}: raise pieces=, or lower batch_size=, model.base= or workers="
         )
 
 

@@ -46,6 +46,9 @@ class TrainConfig:
     )
     hang_timeout_s: int = option(600, "a worker that others wait for this long counts as failed, seconds")
     use_gpu: bool = option(False, "one GPU a worker; otherwise one CPU core")
+    pieces: int = option(
+        1, "each worker takes its clips in so many pieces, one after the other, for less memory (gradient accumulation)"
+    )
     zero_stage: int = option(0, "DeepSpeed ZeRO: 0 nothing sharded; 1 optimizer state sharded; 2 gradients as well")
     precision: str = option("fp32", "fp32 or bf16 (autocast)")
     compiled: bool = option(False, "torch.compile each network; on CPUs it gains nothing")
@@ -74,11 +77,13 @@ class TrainConfig:
         if self.zero_stage not in (0, 1, 2):
             raise ValueError(f"zero_stage must be 0, 1 or 2, got {self.zero_stage}")
         most = self.worker_range[1]
-        if self.batch_size < most:
-            raise ValueError(f"batch_size={self.batch_size} must be at least workers={most}: each needs a clip")
+        if self.batch_size < most * max(self.pieces, 1):
+            least = f"workers={most} times pieces={self.pieces}"
+            raise ValueError(f"batch_size={self.batch_size} must be at least {least}: each needs a clip")
         for key in (
             "steps",
             "batch_size",
+            "pieces",
             "checkpoint_every",
             "checkpoints_kept",
             "log_every",
@@ -129,6 +134,7 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
         config.model,
         config.objective,
         batch_size=config.batch_size,
+        pieces=config.pieces,
         clips=sum(shard.rows for shard in manifest.shards),
         zero_stage=config.zero_stage,
         precision=config.precision,

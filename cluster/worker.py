@@ -82,7 +82,8 @@ def train_worker(loop: dict[str, Any]) -> Outcome:
     nets = engines.make_engines(
         config.model,
         config.objective,
-        batch_size=end - first,
+        batch_size=-(-(end - first) // config.pieces),
+        pieces=config.pieces,
         zero_stage=config.zero_stage,
         precision=config.precision,
         compiled=config.compiled,
@@ -126,7 +127,8 @@ def train(
         batch, wait_s = _timed_next(feed)
         real = batch_to_model_range(batch.frames.to(nets.device, non_blocking=True))  # (B/N, 3, T, H, W)
         draws = gan.Draws.of_step(config.seed, step, config.batch_size, config.model.z_size)
-        done = gan.update(weighed, real, draws.share(rank, world_size, nets.device), config.model, config.objective)
+        mine = draws.share(rank, world_size, nets.device)
+        done = gan.update(weighed, real, mine, config.model, config.objective, config.pieces)
         flags = [not finite(done.metrics), bool(watch.reason), watch.terminated(), watch.due()]
         bad, asked, terminated, due = engines.any_rank(flags, nets.device)
         if bad:  # nothing is saved over what was good

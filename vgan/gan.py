@@ -34,8 +34,8 @@ from vgan.models.generator import Streams
 class Engine(Protocol):
     """A network with its optimizer: DeepSpeed's engine, or LocalEngine."""
 
-    module: nn.Module
-
+    @property
+    def module(self) -> nn.Module: ...
     def backward(self, loss: Tensor) -> object: ...
     def step(self) -> object: ...
 
@@ -43,16 +43,38 @@ class Engine(Protocol):
 class LocalEngine:
     """One process, no sharding: what tests and notebooks use in place of DeepSpeed's engine."""
 
-    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, pieces: int = 1) -> None:
+        """Args: `pieces` of a batch to average gradients over before a step (see `update`)."""
         self.module = module
         self.optimizer = optimizer
+        self._pieces, self._seen = pieces, 0
 
     def backward(self, loss: Tensor) -> None:
-        loss.backward()
+        (loss / self._pieces).backward()
 
     def step(self) -> None:
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self._seen += 1
+        if self._seen % self._pieces == 0:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """An engine whose losses count `weight` times: of clips whose number is not the average one."""
+
+    engine: Engine
+    weight: float
+
+    @property
+    def module(self) -> nn.Module:
+        return self.engine.module
+
+    def backward(self, loss: Tensor) -> object:
+        return self.engine.backward(loss * self.weight)
+
+    def step(self) -> object:
+        return self.engine.step()
 
 
 def make_optimizer(name: str, network: nn.Module, objective: ObjectiveConfig) -> torch.optim.Adam:
@@ -101,28 +123,76 @@ class Step:
 
 
 def update(
-    engines: Mapping[str, Engine], real: Tensor, draws: Draws, model: ModelConfig, objective: ObjectiveConfig
+    engines: Mapping[str, Engine],
+    real: Tensor,
+    draws: Draws,
+    model: ModelConfig,
+    objective: ObjectiveConfig,
+    pieces: int = 1,
 ) -> Step:
     """One step of every network of `vgan.models.make_networks` on real clips (B, 3, T, H, W) in [-1, 1].
 
     D's step comes first, then G's against the updated D; one pass of G serves both, as in the published code.
+
+    Args:
+        pieces: the batch is taken in so many, one after the other, whose gradients are averaged before a step, so that
+            only one needs memory at a time. Each has batch statistics of its own, and G draws each twice: once for D,
+            whose step has to come first, and again for itself. Engines must have been made for as many.
     """
     if objective.flip:
         real = mirror(real, draws.mirrored)
-    G = engines["generator"]
+    shares = [(clips, draws.share(i, pieces, real.device)) for i, clips in enumerate(real.tensor_split(pieces))]
+    weighed = [
+        engines if pieces == 1 else {n: Weighted(e, len(clips) * pieces / len(real)) for n, e in engines.items()}
+        for clips, _ in shares
+    ]
     if model.kind == "autoencoder":
-        return update_autoencoder(G, real)
-    image = real[:, :, 0] if model.kind == "future" else None
-    streams: Streams = G.module(draws.z if image is None else image)
-    D = engines["discriminator"]
-    shown = augment(real, draws.augment_real, objective.augment)
-    seen = augment(streams.video, draws.augment_fake, objective.augment)  # once, though D sees it twice
-    metrics = update_discriminator(D, shown, seen.detach(), objective)
+        return _joined(
+            [update_autoencoder(e["generator"], clips) for e, (clips, _) in zip(weighed, shares, strict=True)]
+        )
+    drawn: list[tuple[Streams, Tensor]] = []
+    first: list[dict[str, Tensor]] = []
+    for by_name, (clips, share) in zip(weighed, shares, strict=True):
+        with torch.set_grad_enabled(pieces == 1):
+            drawn.append(_draw(by_name["generator"], clips, share, model, objective))
+        shown = augment(clips, share.augment_real, objective.augment)
+        first.append(update_discriminator(by_name["discriminator"], shown, drawn[-1][1].detach(), objective))
     # The published future model has no prior on its mask; an anchored one is not the published code's anyway.
-    weight = 0.0 if model.wide and not objective.mask_target else objective.mask_weight
-    near = real if image is None else None
-    metrics |= update_generator(G, D, streams, seen, objective, mask_weight=weight, image=image, real=near)
-    return Step(metrics, streams)
+    mask_weight = 0.0 if model.wide and not objective.mask_target else objective.mask_weight
+    steps = []
+    for by_name, (clips, share), kept, metrics in zip(weighed, shares, drawn, first, strict=True):
+        G, D = by_name["generator"], by_name["discriminator"]
+        streams, seen = kept if pieces == 1 else _draw(G, clips, share, model, objective)
+        image, near = (clips[:, :, 0], None) if model.kind == "future" else (None, clips)
+        metrics |= update_generator(G, D, streams, seen, objective, mask_weight=mask_weight, image=image, real=near)
+        steps.append(Step(metrics, streams))
+    return _joined(steps)
+
+
+def _draw(
+    G: Engine, real: Tensor, draws: Draws, model: ModelConfig, objective: ObjectiveConfig
+) -> tuple[Streams, Tensor]:
+    """What G draws, and the clips among it as D sees them: augmented once, though D sees them twice."""
+    streams: Streams = G.module(real[:, :, 0] if model.kind == "future" else draws.z)
+    return streams, augment(streams.video, draws.augment_fake, objective.augment)
+
+
+def _joined(steps: list[Step]) -> Step:
+    """The pieces of a step as one: metrics averaged over clips, clips put together."""
+    if len(steps) == 1:
+        return steps[0]
+    counts = torch.tensor([float(len(step.streams.video)) for step in steps])
+    shares = (counts / counts.sum()).tolist()
+    metrics = {
+        k: torch.stack([s * step.metrics[k] for s, step in zip(shares, steps, strict=True)]).sum()
+        for k in steps[0].metrics
+    }
+    video = torch.cat([step.streams.video.detach() for step in steps])
+    others = [
+        None if part[0] is None else torch.cat([clips.detach() for clips in part])
+        for part in zip(*(step.streams[1:] for step in steps), strict=True)
+    ]
+    return Step(metrics, Streams(video, *others))
 
 
 def update_discriminator(D: Engine, real: Tensor, fake: Tensor, objective: ObjectiveConfig) -> dict[str, Tensor]:

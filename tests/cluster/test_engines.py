@@ -240,6 +240,7 @@ def rank_main(rank: int, folder: Path, name: str, stages: tuple[int, ...]) -> No
         found[stage, "resume"] = resume(stage, rank, folder / f"state-zero{stage}")
         found[stage, "clipped"] = off_one_process(stage, rank, cut=4, max_norm=MAX_NORM)
         found[stage, "uneven"] = off_one_process(stage, rank, cut=5, max_norm=0)
+        found[stage, "in pieces"] = in_pieces(stage, rank)
         found[stage, "uneven and clipped"] = off_one_process(stage, rank, cut=7, max_norm=MAX_NORM)
     found["buffers"] = buffers(rank)
     found["bf16"] = bf16(rank)
@@ -247,10 +248,16 @@ def rank_main(rank: int, folder: Path, name: str, stages: tuple[int, ...]) -> No
     dist.destroy_process_group()
 
 
-def make(stage: int, seed: int = 0, precision: str = "fp32", max_norm: float = 0.0) -> engines.Engines:
+def make(stage: int, seed: int = 0, precision: str = "fp32", max_norm: float = 0.0, pieces: int = 1) -> engines.Engines:
     torch.manual_seed(seed)
     nets = engines.make_engines(
-        MODEL, OBJECTIVE, batch_size=PER_RANK, zero_stage=stage, precision=precision, max_norm=max_norm
+        MODEL,
+        OBJECTIVE,
+        batch_size=PER_RANK // pieces,
+        pieces=pieces,
+        zero_stage=stage,
+        precision=precision,
+        max_norm=max_norm,
     )
     for engine in nets.by_name.values():
         for group in engine.optimizer.param_groups:
@@ -317,6 +324,27 @@ def off_one_process(stage: int, rank: int, cut: int, max_norm: float) -> float:
     weighed = engines.weigh(nets, len(mine) * RANKS / len(real))
     gan.update_discriminator(weighed["discriminator"], mine, -mine, OBJECTIVE)
     return farthest(snapshot({"D": D}), snapshot({"D": alone}))
+
+
+def in_pieces(stage: int, rank: int) -> float:
+    """How far both networks' parameters are, after four steps of two pieces on each rank, from those of one process
+    that takes all clips in four: the same clips share their batch statistics. Running ones are each rank's own."""
+    nets = make(stage, pieces=2)
+    alone = {}
+    for name, engine in nets.by_name.items():
+        network = copy.deepcopy(engine.module)
+        adam = torch.optim.Adam(network.parameters(), 3e-3, (0.5, 0.999), ADAM_EPS)
+        alone[name] = gan.LocalEngine(network, adam, pieces=4)
+    for step in range(STEPS):
+        real, z = batch(step)
+        gan.update(alone, real, draws(z), MODEL, OBJECTIVE, pieces=4)
+        real, z = (whole.chunk(RANKS)[rank] for whole in (real, z))
+        gan.update(nets.by_name, real, draws(z), MODEL, OBJECTIVE, pieces=2)
+    found, wanted = (
+        {f"{n}.{k}": p.detach() for n in alone for k, p in networks[n].named_parameters()}
+        for networks in (trained(nets), {name: engine.module for name, engine in alone.items()})
+    )
+    return farthest(found, wanted)
 
 
 def buffers(rank: int) -> dict[str, dict[str, Tensor]]:
@@ -402,6 +430,11 @@ def test_shares_and_max_norm_give_the_step_of_one_process_on_the_whole_batch(
     found: Found, stage: int, what: str
 ) -> None:
     assert max(rank[stage, what] for rank in found) < 1e-6
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_pieces_on_each_rank_give_the_step_of_one_process_that_takes_all_of_them(found: Found, stage: int) -> None:
+    assert max(rank[stage, "in pieces"] for rank in found) < 1e-5
 
 
 def test_any_rank_raises_a_flag_for_all(ranks: Found) -> None:

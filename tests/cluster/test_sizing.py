@@ -63,6 +63,12 @@ def test_sizing_memory_grows_with_the_share_of_clips_and_falls_with_sharding() -
     assert sharded.worker_gb(8) < whole.worker_gb(8)
 
 
+def test_sizing_pieces_need_less_memory_and_another_pass_of_the_generator() -> None:
+    whole, pieced = (size_of(batch_size=16, pieces=n) for n in (1, 4))
+    assert whole.worker_gb(2) - pieced.worker_gb(2) == pytest.approx(6 * whole.activation_gb)
+    assert whole.flop * 1.05 < pieced.flop < whole.flop * 1.3
+
+
 def test_sizing_checkpoint_is_as_large_as_its_tensors() -> None:
     found, networks = size_of(), make_networks(SMALL)
     numels = {n: sum(p.numel() for p in net.parameters()) for n, net in networks.items()}
@@ -80,7 +86,8 @@ def test_check_memory_refuses_what_cannot_fit_and_names_the_ways_out() -> None:
     size = size_of(ModelConfig(base=64), batch_size=4096)
     check_memory(size, 2, there_gb=1000)
     with pytest.raises(
-        BadInput, match=r"2 workers need about \d+ GB with batch_size=4096, and this machine has 24: low"
+        BadInput,
+        match=r"2 workers need about \d+ GB with batch_size=4096, and this machine has 24: raise pieces=, or low",
     ):
         check_memory(size, 2, there_gb=24)
 

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vgan import gan
 from vgan.augment import augment
@@ -26,6 +27,7 @@ from vgan.config import ModelConfig, ObjectiveConfig
 from vgan.losses import discriminator_loss, frame_loss, generator_loss, mask_prior, match_loss, r1_penalty
 from vgan.models import make_networks
 from vgan.models.discriminator import FAKE, REAL
+from vgan.models.generator import Streams
 
 Engines = dict[str, gan.LocalEngine]
 B = 4
@@ -59,10 +61,10 @@ CASES = {
 PAPER = CASES["paper"]
 
 
-def make(model: ModelConfig, objective: ObjectiveConfig) -> Engines:
+def make(model: ModelConfig, objective: ObjectiveConfig, pieces: int = 1) -> Engines:
     torch.manual_seed(0)
     networks = make_networks(model)
-    return {name: gan.LocalEngine(net, gan.make_optimizer(name, net, objective)) for name, net in networks.items()}
+    return {n: gan.LocalEngine(net, gan.make_optimizer(n, net, objective), pieces) for n, net in networks.items()}
 
 
 def clips(model: ModelConfig = PAPER[0]) -> Tensor:
@@ -90,43 +92,72 @@ def stray(engine: gan.LocalEngine) -> list[str]:
 # ---- a whole step ------------------------------------------------------------------------------------------------
 
 
-def step_by_hand(engines: Engines, model: ModelConfig, objective: ObjectiveConfig) -> dict[str, Tensor]:
-    """D on real and drawn clips, then G against the new D on the same drawn clips; the losses of both."""
-    G, D, drawn, real = engines["generator"].module, engines["discriminator"].module, draws(model), clips(model)
+def step_by_hand(
+    engines: Engines, model: ModelConfig, objective: ObjectiveConfig, pieces: int = 1
+) -> dict[str, Tensor]:
+    """D on real and drawn clips, then G against the new D on the same drawn clips; the losses of both.
+
+    In several pieces each has its own batch statistics, and all of D's come before all of G's.
+    """
+    G, D, drawn, whole = engines["generator"].module, engines["discriminator"].module, draws(model), clips(model)
     if objective.flip:
-        real = torch.stack([clip.flip(-1) if m else clip for clip, m in zip(real, drawn.mirrored, strict=True)])
-    streams = G(real[:, :, 0] if model.kind == "future" else drawn.z)
+        whole = torch.stack([clip.flip(-1) if m else clip for clip, m in zip(whole, drawn.mirrored, strict=True)])
+    shares = list(zip(whole.tensor_split(pieces), (drawn.share(i, pieces) for i in range(pieces)), strict=True))
 
-    shown = augment(real, drawn.augment_real, objective.augment).clone().requires_grad_()
-    faked = augment(streams.video, drawn.augment_fake, objective.augment)
-    real_logits, fake_logits = D(shown), D(faked.detach())
-    d_loss = discriminator_loss(real_logits, fake_logits, objective.loss)
-    penalty = objective.r1_weight * r1_penalty(shown, real_logits) if objective.r1_weight else 0
-    descend(D, d_loss + penalty, objective.learning_rate * objective.learning_rate_ratio)
+    def draw(real: Tensor, share: gan.Draws) -> tuple[Streams, Tensor]:
+        streams = G(real[:, :, 0] if model.kind == "future" else share.z)
+        return streams, augment(streams.video, share.augment_fake, objective.augment)
 
-    g_loss = total = generator_loss(D(faked), objective.loss)
-    anchored = objective.mask_target > 0
-    if model.kind == "two_stream" or (model.kind == "future" and (model.future == "paper" or anchored)):
-        total = total + objective.mask_weight * mask_prior(streams.mask, objective.mask_target)
-    if model.kind != "future" and objective.match_weight:
-        total = total + objective.match_weight * match_loss(real, streams.video)
-    if model.kind == "future":
-        total = total + objective.frame_weight * frame_loss(real[:, :, 0], streams.video, objective.frame_loss)
-        if objective.background_weight:
-            total = total + objective.background_weight * frame_loss(
-                real[:, :, 0], streams.background, objective.frame_loss
-            )
-    descend(G, total, objective.learning_rate)
-    return {"loss/discriminator": d_loss.detach(), "loss/generator": g_loss.detach()}
+    seen, d_loss, d_total = [], [], []
+    for real, share in shares:
+        seen.append(draw(real, share))
+        shown = augment(real, share.augment_real, objective.augment).clone().requires_grad_()
+        real_logits, fake_logits = D(shown), D(seen[-1][1].detach())
+        d_loss.append(discriminator_loss(real_logits, fake_logits, objective.loss))
+        penalty = objective.r1_weight * r1_penalty(shown, real_logits) if objective.r1_weight else 0
+        d_total.append((d_loss[-1] + penalty) * len(real) / B)
+    descend(
+        engines["discriminator"], torch.stack(d_total).sum(), objective.learning_rate * objective.learning_rate_ratio
+    )
+
+    g_loss, g_total = [], []
+    for (real, share), kept in zip(shares, seen, strict=True):
+        streams, faked = kept if pieces == 1 else draw(real, share)
+        total = generator_loss(D(faked), objective.loss)
+        g_loss.append(total)
+        anchored = objective.mask_target > 0
+        if model.kind == "two_stream" or (model.kind == "future" and (model.future == "paper" or anchored)):
+            total = total + objective.mask_weight * mask_prior(streams.mask, objective.mask_target)
+        if model.kind != "future" and objective.match_weight:
+            total = total + objective.match_weight * match_loss(real, streams.video)
+        if model.kind == "future":
+            total = total + objective.frame_weight * frame_loss(real[:, :, 0], streams.video, objective.frame_loss)
+            if objective.background_weight:
+                total = total + objective.background_weight * frame_loss(
+                    real[:, :, 0], streams.background, objective.frame_loss
+                )
+        g_total.append(total * len(real) / B)
+    descend(engines["generator"], torch.stack(g_total).sum(), objective.learning_rate)
+    counts = [len(real) / B for real, _ in shares]
+    return {
+        name: torch.stack([n * loss.detach() for n, loss in zip(counts, losses, strict=True)]).sum()
+        for name, losses in {"loss/discriminator": d_loss, "loss/generator": g_loss}.items()
+    }
 
 
-def descend(network: nn.Module, loss: Tensor, rate: float) -> None:
+def descend(engine: gan.LocalEngine, loss: Tensor, rate: float) -> None:
     """The first step of Adam on one loss."""
-    parameters = list(network.parameters())
+    parameters = list(engine.module.parameters())
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
         parameter.grad = gradient
-    torch.optim.Adam(parameters, rate, (0.5, 0.999), foreach=True).step()
-    network.zero_grad()
+    engine.optimizer = torch.optim.Adam(parameters, rate, (0.5, 0.999), foreach=True)
+    engine.optimizer.step()
+    engine.module.zero_grad()
+
+
+def gradients(engine: gan.LocalEngine) -> Tensor:
+    """What the first step of Adam was made on, flat."""
+    return torch.cat([engine.optimizer.state[p]["exp_avg"].flatten() / 0.5 for p in engine.module.parameters()])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -137,6 +168,30 @@ def test_update_is_the_step_written_out(case: str) -> None:
     found, wanted = states(engines), states(by_hand)
     assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
     assert {name: metrics[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("pieces", [2, 3])
+@pytest.mark.parametrize("case", CASES)
+def test_update_in_pieces_averages_their_gradients_over_clips(case: str, pieces: int) -> None:
+    engines, by_hand = make(*CASES[case], pieces=pieces), make(*CASES[case])
+    done = gan.update(engines, clips(), draws(), *CASES[case], pieces=pieces)
+    expected = step_by_hand(by_hand, *CASES[case], pieces=pieces)
+    torch.testing.assert_close({name: done.metrics[name] for name in expected}, expected)
+    for name, engine in engines.items():
+        found, wanted = gradients(engine), gradients(by_hand[name])
+        assert (found - wanted).norm() < 1e-4 * wanted.norm()
+    assert len(done.streams.video) == B
+    assert {name: stray(engine) for name, engine in engines.items()} == {"generator": [], "discriminator": []}
+
+
+def test_update_of_an_autoencoder_in_pieces_averages_their_gradients() -> None:
+    case = settings({"kind": "autoencoder"})
+    whole, pieced = make(*case), make(*case, pieces=2)
+    gan.update(pieced, clips(), draws(), *case, pieces=2)
+    A = whole["generator"].module
+    loss = torch.stack([F.mse_loss(A(half).video, half) for half in clips().chunk(2)]).mean()
+    descend(whole["generator"], loss, case[1].learning_rate)
+    assert (gradients(pieced["generator"]) - gradients(whole["generator"])).norm() < 1e-6
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -248,7 +303,7 @@ def test_update_autoencoder_is_a_step_down_the_mean_squared_error() -> None:
     step = gan.update(engines, clips(), draws(), model, objective)
     A = by_hand["generator"].module
     error = (A(clips()).video - clips()).square().mean()
-    descend(A, error, 1e-2)
+    descend(by_hand["generator"], error, 1e-2)
     assert float(step.metrics["loss/reconstruction"]) == pytest.approx(float(error.detach()))
     torch.testing.assert_close(parameters(engines["generator"]), parameters(by_hand["generator"]))
     assert step.streams.video.shape == clips().shape
