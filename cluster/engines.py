@@ -11,6 +11,7 @@ stage. DeepSpeed's own checkpoints fit the number they were written at, and have
 from __future__ import annotations
 
 import copy
+import math
 import os
 import shutil
 import sys
@@ -34,6 +35,36 @@ T = TypeVar("T")
 
 STALE_LOCK_S = 300.0  # the one build takes about 30 s on two cores
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
+FIRST_SCALE, GROW_AFTER = 2.0**16, 2000  # as torch.amp.GradScaler
+SCALE = "loss_scale"  # in a checkpoint: its value and its steps since it changed
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class LossScale:
+    """What a network's losses are multiplied with, so that small gradients survive 16 bits (fp16)."""
+
+    value: float = FIRST_SCALE
+    dynamic: bool = True  # halved by a gradient that is not finite, doubled after GROW_AFTER that were
+    used: float = FIRST_SCALE  # in the last step
+    good: int = 0  # steps since it last changed
+    lost: bool = False  # the last step's gradient was not finite, and no step was taken
+    told: bool = False  # what became of the step that is being taken
+
+    def update(self, *, finite: bool) -> None:
+        """After a step."""
+        self.used, self.lost, self.good, self.told = self.value, not finite, self.good + finite, True
+        if not self.dynamic:
+            return
+        if not finite:
+            self.value, self.good = self.value / 2, 0
+        elif self.good == GROW_AFTER:
+            self.value, self.good = self.value * 2, 0
+
+    @property
+    def exhausted(self) -> bool:
+        """The gradient is not finite whatever it is scaled by."""
+        return self.lost and (self.value < 1 or not self.dynamic)
 
 
 @dataclass(frozen=True)
@@ -43,6 +74,7 @@ class Engines:
     by_name: dict[str, Any]  # name of the network -> deepspeed.DeepSpeedEngine
     average: nn.Module
     device: torch.device
+    scales: dict[str, LossScale]  # by network; empty unless precision is fp16
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -60,6 +92,7 @@ def make_engines(
     pieces: int = 1,
     compiled: bool = False,
     max_norm: float = 0.0,
+    loss_scale: float = 0.0,
     use_gpu: bool = False,
 ) -> Engines:
     """Build the networks under DeepSpeed, in a process group that already exists.
@@ -71,9 +104,11 @@ def make_engines(
         pieces: such batches in a step (`gan.update`).
         zero_stage: 0, 1 or 2.
         use_gpu: put the networks on this process's CUDA device.
-        precision: fp32, or bf16 for autocast around each forward pass; parameters and batch-norm buffers stay fp32.
+        precision: fp32, or bf16 or fp16 for autocast around each forward pass; parameters, gradients and batch-norm
+            buffers stay fp32.
         compiled: whether torch.compile compiles each network, by itself, when it is first called.
         max_norm: a network's gradient is scaled down to this norm where it is longer; 0 leaves it.
+        loss_scale: of fp16; 0 finds one as it goes (`LossScale`).
     """
     device = torch.device("cuda", torch.cuda.current_device()) if use_gpu else torch.device("cpu")
     # Weights stay contiguous, for DeepSpeed cannot broadcast them channels last; what flows through them is
@@ -82,22 +117,53 @@ def make_engines(
     average = copy.deepcopy(networks["generator"]).requires_grad_(False)
     if device.type == "cuda" and dist.get_world_size() > 1:  # gloo has no synchronized batch norm
         networks = {name: nn.SyncBatchNorm.convert_sync_batchnorm(net) for name, net in networks.items()}
-    if precision == "bf16":
+    if precision in HALVES:
         for net in networks.values():
             # DeepSpeed's own autocast wraps engine(...) only, and the exact update pair calls engine.module(...)
-            net.forward = torch.autocast(device.type, torch.bfloat16)(net.forward)
+            net.forward = torch.autocast(device.type, HALVES[precision])(net.forward)
     if compiled:
         for net in networks.values():
             net.compile()
     config = {
         "train_micro_batch_size_per_gpu": batch_size,
         "gradient_accumulation_steps": pieces,
-        "gradient_clipping": max_norm,  # told even where it is 0: DeepSpeed's own default is 1
+        "gradient_clipping": 0.0
+        if precision == "fp16"
+        else max_norm,  # told even where it is 0: DeepSpeed's own default is 1
         "zero_optimization": {"stage": zero_stage},
         "steps_per_print": None,
     }
     engines = {name: _engine(net, make_optimizer(name, net, objective), config) for name, net in networks.items()}
-    return Engines(engines, average, device)
+    scales = {}
+    if precision == "fp16":
+        scales = {name: LossScale(loss_scale or FIRST_SCALE, dynamic=loss_scale == 0) for name in engines}
+    for name, scale in scales.items():
+        _unscale_before_steps(engines[name], scale, max_norm)
+    return Engines(engines, average, device, scales)
+
+
+def _unscale_before_steps(engine: Any, scale: LossScale, max_norm: float) -> None:
+    """Have Adam divide its gradients by the scale, and keep still where any rank's are not finite.
+
+    DeepSpeed's own scaling for autocast clips scaled gradients, and lets each rank decide for its shard.
+    """
+    adam = engine.optimizer.optimizer if _sharded(engine) else engine.optimizer
+
+    def before_step(adam: torch.optim.Optimizer, *_: object) -> None:
+        held = [p for group in adam.param_groups for p in group["params"] if p.grad is not None]
+        squares = torch.stack([p.grad.double().square().sum() for p in held]).sum()
+        if _sharded(engine):
+            dist.all_reduce(squares)
+        norm = float(squares.sqrt()) / scale.value
+        if math.isfinite(norm):
+            clip = min(1.0, max_norm / (norm + 1e-6)) if max_norm else 1.0
+            torch._foreach_mul_([p.grad for p in held], clip / scale.value)
+        else:
+            for p in held:
+                p.grad = None  # Adam passes over these, its count of steps too
+        scale.update(finite=math.isfinite(norm))
+
+    adam.register_step_pre_hook(before_step)
 
 
 def _engine(net: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:
@@ -194,13 +260,49 @@ def of_rank_zero(value: T) -> T:
 # ---- shares of a batch -------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """An engine whose losses are scaled. ZeRO itself takes no step where the gradient is not finite."""
+
+    engine: Any
+    scale: LossScale
+
+    @property
+    def module(self) -> nn.Module:
+        return self.engine.module
+
+    def backward(self, loss: Tensor) -> object:
+        return self.engine.backward(loss * self.scale.value)
+
+    def step(self) -> object:
+        self.scale.told = not self.engine.is_gradient_accumulation_boundary()
+        done = self.engine.step()
+        if not self.scale.told:
+            self.scale.update(finite=False)
+        return done
+
+
 def weigh(engines: Engines, weight: float) -> dict[str, Any]:
     """The engines by name for a rank whose share of the global batch is `weight` times an equal one.
 
     DeepSpeed averages gradients over ranks as if all held equally many clips. Where they do not, because their number
-    does not divide the batch, each rank's mean loss counts by its share, and the sum is the mean over all clips.
+    does not divide the batch, each rank's mean loss counts by its share, and the sum is the mean over all clips. What
+    fp16 scales losses by comes in here as well.
     """
-    return engines.by_name if weight == 1 else {n: Weighted(e, weight) for n, e in engines.by_name.items()}
+    found = {n: Scaled(e, engines.scales[n]) if n in engines.scales else e for n, e in engines.by_name.items()}
+    return found if weight == 1 else {n: Weighted(e, weight) for n, e in found.items()}
+
+
+def unscaled(engines: Engines, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The metrics of a step with gradient norms as they are without a scale, and the scales.
+
+    The norm of a gradient that overflowed, for which no step was taken, is told as 0.
+    """
+    for name, scale in engines.scales.items():
+        norm = metrics.pop(f"gradient/{name}") / scale.used
+        metrics[f"gradient/{name}"] = norm.new_tensor(0.0) if scale.lost else norm
+        metrics[f"scale/{name}"] = norm.new_tensor(scale.used)
+    return metrics
 
 
 # ---- optimizer state ---------------------------------------------------------------------------------------------
@@ -212,6 +314,9 @@ def save_optimizers(engines: Engines, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, engine in engines.by_name.items():
         state = {key: value.detach().cpu().contiguous() for key, value in _adam_part(engine, rank, world_size).items()}
+        if name in engines.scales:
+            scale = engines.scales[name]
+            state[SCALE] = torch.tensor([scale.value, float(scale.good)], dtype=torch.float64)
         save_file(state, str(folder / f"{name}-{rank}-of-{world_size}.safetensors"))
 
 
@@ -221,17 +326,27 @@ def load_optimizers(engines: Engines, folder: Path) -> None:
         paths = sorted(folder.glob(f"{name}-*-of-*.safetensors"), key=lambda p: int(p.stem.split("-")[-3]))
         parts = [load_file(path) for path in paths]
         _set_adam(engine, {k: torch.cat([part[k] for part in parts]) for k in MOMENTS}, parts[0]["step"])
+        if name in engines.scales and SCALE in parts[0]:
+            value, good = parts[0][SCALE].tolist()
+            engines.scales[name].value, engines.scales[name].good = value, int(good)
 
 
 def _adam_part(engine: Any, rank: int, world_size: int) -> dict[str, Tensor]:
     """This rank's part of flat Adam moments (P/N,), and the count of steps."""
     if _sharded(engine):
         (part,) = engine.optimizer.single_partition_of_fp32_groups
-        state = engine.optimizer.optimizer.state[part]
-        return {key: state[key] for key in (*MOMENTS, "step")}
-    states = [engine.optimizer.state[p] for p in engine.optimizer.param_groups[0]["params"]]
+        return _adam_of(engine.optimizer.optimizer, part)
+    states = [_adam_of(engine.optimizer, p) for p in engine.optimizer.param_groups[0]["params"]]
     flat = {key: torch.cat([state[key].reshape(-1) for state in states]) for key in MOMENTS}
     return {key: value.tensor_split(world_size)[rank] for key, value in flat.items()} | {"step": states[0]["step"]}
+
+
+def _adam_of(adam: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    """A parameter's moments and count of steps; zeros before the first."""
+    state = adam.state.get(parameter) or {key: torch.zeros_like(parameter) for key in MOMENTS} | {
+        "step": torch.zeros(())
+    }
+    return {key: state[key] for key in (*MOMENTS, "step")}
 
 
 def _set_adam(engine: Any, flat: dict[str, Tensor], step: Tensor) -> None:

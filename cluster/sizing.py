@@ -84,7 +84,7 @@ def sizing(
         gan.update(engines, real, draws, model, plain)
     with FlopCounterMode(display=False) as counter:
         gan.update(engines, real, draws, model, plain, pieces=min(pieces, PROBE))
-    half = 0.5 if precision == "bf16" else 1.0  # autocast keeps most of them in 16 bits
+    half = 0.5 if precision != "fp32" else 1.0  # autocast keeps most of them in 16 bits
     return Sizing(
         parameters={name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()},
         flop=counter.get_total_flops() / PROBE,

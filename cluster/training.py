@@ -25,8 +25,8 @@ from vgan.presets import PRESETS
 log = logging.getLogger(__name__)
 
 # What runs that began before an option was there have been trained with.
-DEFAULTS = {"model": asdict(ModelConfig()), "objective": asdict(ObjectiveConfig()), "max_norm": 0.0}
-PINNED = ("model", "objective", "batch_size", "seed", "zero_stage", "precision", "ema_decay", "max_norm")
+DEFAULTS = {"model": asdict(ModelConfig()), "objective": asdict(ObjectiveConfig()), "max_norm": 0.0, "loss_scale": 0.0}
+PINNED = ("model", "objective", "batch_size", "seed", "zero_stage", "precision", "ema_decay", "max_norm", "loss_scale")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,8 @@ class TrainConfig:
         1, "each worker takes its clips in so many pieces, one after the other, for less memory (gradient accumulation)"
     )
     zero_stage: int = option(0, "DeepSpeed ZeRO: 0 nothing sharded; 1 optimizer state sharded; 2 gradients as well")
-    precision: str = option("fp32", "fp32 or bf16 (autocast)")
+    precision: str = option("fp32", "fp32, or autocast: bf16, or fp16 for GPUs that know no bf16")
+    loss_scale: float = option(0.0, "of precision=fp16: what losses are multiplied with; 0 finds it as it goes")
     compiled: bool = option(False, "torch.compile each network; on CPUs it gains nothing")
     max_norm: float = option(0.0, "a network's gradient that is longer is scaled down to this norm; 0 leaves it")
     ema_decay: float = option(0.999, "decay a step of the generator's moving average; smaller in the first steps")
@@ -73,7 +74,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_choice("preset", self.preset, tuple(PRESETS))
-        check_choice("precision", self.precision, ("fp32", "bf16"))
+        check_choice("precision", self.precision, ("fp32", "bf16", "fp16"))
+        if self.loss_scale < 0 or (self.loss_scale and self.precision != "fp16"):
+            raise ValueError(f"loss_scale must be 0 or more, and 0 unless precision=fp16, got {self.loss_scale}")
         if self.zero_stage not in (0, 1, 2):
             raise ValueError(f"zero_stage must be 0, 1 or 2, got {self.zero_stage}")
         most = self.worker_range[1]

@@ -88,6 +88,7 @@ def train_worker(loop: dict[str, Any]) -> Outcome:
         precision=config.precision,
         compiled=config.compiled,
         max_norm=config.max_norm,
+        loss_scale=config.loss_scale,
         use_gpu=config.use_gpu,
     )
     try:
@@ -129,17 +130,23 @@ def train(
         draws = gan.Draws.of_step(config.seed, step, config.batch_size, config.model.z_size)
         mine = draws.share(rank, world_size, nets.device)
         done = gan.update(weighed, real, mine, config.model, config.objective, config.pieces)
-        flags = [not finite(done.metrics), bool(watch.reason), watch.terminated(), watch.due()]
+        measured = engines.unscaled(nets, done.metrics)
+        flags = [
+            not finite(measured) or any(s.exhausted for s in nets.scales.values()),
+            bool(watch.reason),
+            watch.terminated(),
+            watch.due(),
+        ]
         bad, asked, terminated, due = engines.any_rank(flags, nets.device)
         if bad:  # nothing is saved over what was good
             saver.close()
-            return Outcome(step=step, failed=divergence(engines.mean_over_ranks(done.metrics), step))
+            return Outcome(step=step, failed=divergence(engines.mean_over_ranks(measured), step))
         decay = gan.average_decay(config.ema_decay, step)
         gan.update_average(nets.average, nets.by_name["generator"].module, decay)
         clock.tick(began, wait_s)
         last = step == config.steps
         if step % config.log_every == 0 or last:
-            values = engines.mean_over_ranks(done.metrics | health(real, done.streams), weight)
+            values = engines.mean_over_ranks(measured | health(real, done.streams), weight)
             logged.append(values)
             if config.keep_best and config.keep_best not in values:
                 saver.close()
@@ -247,7 +254,7 @@ def finite(metrics: dict[str, Tensor]) -> bool:
 
 def divergence(metrics: dict[str, float], step: int) -> str:
     """What to tell of a run that has diverged at a step."""
-    bad = ", ".join(name for name, value in metrics.items() if not math.isfinite(value))
+    bad = ", ".join(name for name, value in metrics.items() if not math.isfinite(value)) or "gradients in fp16 are"
     return (
         f"{bad} not finite at step {step}: stopped, and the checkpoint before it is kept; "
         "under another name=, try a smaller objective.learning_rate, max_norm=1 or precision=fp32"

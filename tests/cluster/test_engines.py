@@ -241,6 +241,7 @@ def rank_main(rank: int, folder: Path, name: str, stages: tuple[int, ...]) -> No
         found[stage, "clipped"] = off_one_process(stage, rank, cut=4, max_norm=MAX_NORM)
         found[stage, "uneven"] = off_one_process(stage, rank, cut=5, max_norm=0)
         found[stage, "in pieces"] = in_pieces(stage, rank)
+        found[stage, "fp16"] = fp16(stage, rank, folder / f"fp16-zero{stage}")
         found[stage, "uneven and clipped"] = off_one_process(stage, rank, cut=7, max_norm=MAX_NORM)
     found["buffers"] = buffers(rank)
     found["bf16"] = bf16(rank)
@@ -248,7 +249,14 @@ def rank_main(rank: int, folder: Path, name: str, stages: tuple[int, ...]) -> No
     dist.destroy_process_group()
 
 
-def make(stage: int, seed: int = 0, precision: str = "fp32", max_norm: float = 0.0, pieces: int = 1) -> engines.Engines:
+def make(
+    stage: int,
+    seed: int = 0,
+    precision: str = "fp32",
+    max_norm: float = 0.0,
+    pieces: int = 1,
+    loss_scale: float = 0.0,
+) -> engines.Engines:
     torch.manual_seed(seed)
     nets = engines.make_engines(
         MODEL,
@@ -258,6 +266,7 @@ def make(stage: int, seed: int = 0, precision: str = "fp32", max_norm: float = 0
         zero_stage=stage,
         precision=precision,
         max_norm=max_norm,
+        loss_scale=loss_scale,
     )
     for engine in nets.by_name.values():
         for group in engine.optimizer.param_groups:
@@ -269,7 +278,8 @@ def train(nets: engines.Engines, rule: Rule, steps: range, rank: int) -> object:
     result = None
     for step in steps:
         real, z = (whole.chunk(RANKS)[rank] for whole in batch(step))
-        result = rule(nets.by_name["generator"], nets.by_name["discriminator"], real, z)
+        by_name = engines.weigh(nets, 1)
+        result = rule(by_name["generator"], by_name["discriminator"], real, z)
     return result
 
 
@@ -304,15 +314,17 @@ def resume(stage: int, rank: int, folder: Path) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-def off_one_process(stage: int, rank: int, cut: int, max_norm: float) -> float:
+def off_one_process(stage: int, rank: int, cut: int, max_norm: float, **more: Any) -> float:
     """How far D is from a copy that one process trained on the whole batch, after a step on clips up to `cut` on rank 0
     and from there on rank 1. Batch norm does not train here, because its statistics are each rank's own."""
-    nets = make(stage, max_norm=max_norm)
+    nets = make(stage, max_norm=max_norm, **more)
     D = nets.by_name["discriminator"].module
     for layer in D.modules():
         if isinstance(layer, nn.BatchNorm3d):
             layer.eval()
     alone = copy.deepcopy(D)
+    if more.get("precision") == "fp16":  # the copy of a wrapped forward would be the other network's
+        alone.forward = torch.autocast("cpu", torch.float16)(type(D).forward.__get__(alone))
     real, _ = batch(0)
     adam = torch.optim.Adam(alone.parameters(), 3e-3, (0.5, 0.999), ADAM_EPS)
     discriminator_loss(alone(real), alone(-real)).backward()
@@ -345,6 +357,42 @@ def in_pieces(stage: int, rank: int) -> float:
         for networks in (trained(nets), {name: engine.module for name, engine in alone.items()})
     )
     return farthest(found, wanted)
+
+
+def fp16(stage: int, rank: int, folder: Path) -> dict[str, Any]:
+    """What a scale does to the step, and what becomes of gradients that do not fit into 16 bits."""
+    ends = []
+    for scale in (1.0, 2.0**12, 2.0**14):  # small gradients are lost at 1
+        nets = make(stage, precision="fp16", loss_scale=scale)
+        train(nets, exact, range(1), rank)
+        ends.append(snapshot(trained(nets)))
+    found: dict[str, Any] = {"off": [farthest(end, ends[2]) for end in ends[:2]]}
+    found["clipped"] = off_one_process(stage, rank, cut=4, max_norm=MAX_NORM, precision="fp16", loss_scale=1024.0)
+
+    fixed = make(stage, precision="fp16", loss_scale=2.0**100)
+    before = parameters(fixed)
+    metrics = engines.unscaled(fixed, train(fixed, exact, range(1), rank))  # type: ignore[arg-type]
+    found["fixed"] = farthest(before, parameters(fixed)), [s.exhausted for s in fixed.scales.values()], metrics
+
+    found_as_it_goes = make(stage, precision="fp16")
+    for scale in found_as_it_goes.scales.values():
+        scale.value = 2.0**30
+    before, lost = parameters(found_as_it_goes), []
+    while not lost or any(lost[-1]):
+        train(found_as_it_goes, exact, range(1), rank)
+        lost.append([scale.lost for scale in found_as_it_goes.scales.values()])
+    found["dynamic"] = len(lost), [scale.value for scale in found_as_it_goes.scales.values()]
+    found["moved"] = farthest(before, parameters(found_as_it_goes))
+    save(found_as_it_goes, folder)
+    other = make(stage, seed=1, precision="fp16")
+    load(other, folder)
+    found["loaded"] = [scale.value for scale in other.scales.values()]
+    return found
+
+
+def parameters(nets: engines.Engines) -> dict[str, Tensor]:
+    networks = trained(nets).items()
+    return {f"{n}.{k}": p.detach().clone() for n, network in networks for k, p in network.named_parameters()}
 
 
 def buffers(rank: int) -> dict[str, dict[str, Tensor]]:
@@ -435,6 +483,42 @@ def test_shares_and_max_norm_give_the_step_of_one_process_on_the_whole_batch(
 @pytest.mark.parametrize("stage", STAGES)
 def test_pieces_on_each_rank_give_the_step_of_one_process_that_takes_all_of_them(found: Found, stage: int) -> None:
     assert max(rank[stage, "in pieces"] for rank in found) < 1e-5
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_fp16_scales_losses_and_steps_as_without(found: Found, stage: int) -> None:
+    for rank in found:
+        unscaled, scaled = rank[stage, "fp16"]["off"]
+        assert scaled < 1e-6
+        assert unscaled > 1e-3
+        assert rank[stage, "fp16"]["clipped"] < 1e-4
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_fp16_gradients_that_overflow_move_nothing_and_halve_the_scale(found: Found, stage: int) -> None:
+    for rank in found:
+        moved, exhausted, metrics = rank[stage, "fp16"]["fixed"]
+        assert moved == 0
+        assert exhausted == [True, True]
+        assert metrics["scale/generator"] == 2.0**100
+        assert metrics["gradient/generator"] == metrics["gradient/discriminator"] == 0
+        steps, scales = rank[stage, "fp16"]["dynamic"]
+        assert steps > 2
+        assert all(1 < scale < 2.0**30 for scale in scales)
+        assert min(scales) == 2.0 ** (30 - steps + 1)
+        assert rank[stage, "fp16"]["moved"] > 1e-3
+        assert rank[stage, "fp16"]["loaded"] == scales
+    assert found[0][stage, "fp16"]["dynamic"] == found[1][stage, "fp16"]["dynamic"]
+
+
+def test_loss_scale_grows_after_long_enough() -> None:
+    scale = engines.LossScale(8.0)
+    for _ in range(engines.GROW_AFTER):
+        scale.update(finite=True)
+    assert (scale.value, scale.good, scale.exhausted) == (16.0, 0, False)
+    for _ in range(5):
+        scale.update(finite=False)
+    assert (scale.value, scale.exhausted) == (0.5, True)
 
 
 def test_any_rank_raises_a_flag_for_all(ranks: Found) -> None:
