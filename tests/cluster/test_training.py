@@ -18,7 +18,7 @@ from cluster.worker import divergence, finite
         ({"workers": "4-2"}, "a range like 1-8, got '4-2'"),
         ({"workers": "many"}, "a range like 1-8, got 'many'"),
         ({"zero_stage": 3}, "zero_stage must be 0, 1 or 2"),
-        ({"precision": "fp16"}, "precision must be one of"),
+        ({"precision": "fp8"}, "precision must be one of"),
         ({"batch_size": 7, "workers": "2", "pieces": 4}, "batch_size=7 must be at least workers=2 times pieces=4"),
         ({"loss_scale": 8.0}, "loss_scale must be 0 or more, and 0 unless precision=fp16, got 8.0"),
         ({"pieces": 0}, "pieces must be at least 1"),
