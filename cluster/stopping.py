@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
@@ -101,6 +104,21 @@ class StopWatch:
         new = bool(nodes - self._nodes)
         self._nodes |= nodes
         return new
+
+
+@contextmanager
+def must_go_on(seconds: float) -> Iterator[Callable[[], None]]:
+    """In the block, this process ends, telling where each of its threads stands, unless what is yielded is called again
+    within so many seconds: a worker that waits for something that never comes is noticed even if none waits for it."""
+
+    def going_on() -> None:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or sys.stderr)
+
+    going_on()
+    try:
+        yield going_on
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def run_stoppable(work: Callable[[], T], ask_to_stop: Callable[[str], object]) -> T:

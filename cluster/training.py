@@ -44,7 +44,9 @@ class TrainConfig:
     resize_every_s: float = option(
         60.0, "of workers=1-8, seconds between looks for room; growing goes back to the last checkpoint"
     )
-    hang_timeout_s: int = option(600, "a worker that others wait for this long counts as failed, seconds")
+    hang_timeout_s: int = option(
+        600, "a worker that others wait for this long, or that takes this long for a step, counts as failed, seconds"
+    )
     use_gpu: bool = option(False, "one GPU a worker; otherwise one CPU core")
     pieces: int = option(
         1, "each worker takes its clips in so many pieces, one after the other, for less memory (gradient accumulation)"

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from cluster import checkpoints, engines, runs, storage
 from cluster.batches import Batch, ClipReader, prefetched, share
 from cluster.saving import Saver
 from cluster.shards import Manifest
-from cluster.stopping import StopWatch
+from cluster.stopping import StopWatch, must_go_on
 from cluster.tracking import Outbox, Run, Tracker, system_metrics
 from vgan import gan
 from vgan.errors import BadInput
@@ -41,6 +41,7 @@ SHOWN = {
     "mask/mean": "mask",
     "samples/diversity": "diversity",
 }
+PATIENCE = 1.2  # times hang_timeout_s, after which a worker ends itself: those that wait for another end first
 LASTING = 5  # progress lines that something is wrong on before it is said: the first steps are wrong in every way
 OPTIMIZER = "optimizer"  # folder of a checkpoint
 
@@ -106,14 +107,21 @@ def train_worker(loop: dict[str, Any]) -> Outcome:
     attempt = engines.of_rank_zero(uuid.uuid4().hex[:6])
     prune = partial(checkpoints.prune, job.run_url, config.checkpoints_kept, config.keep_best)
     saver = Saver(job.run_url, attempt, rank=rank, world_size=world_size, prune=prune)
-    outcome = train(job, nets, reader, saver, report, start)
+    with must_go_on(PATIENCE * config.hang_timeout_s) as going_on:
+        outcome = train(job, nets, reader, saver, report, start, going_on)
     if report:
         report.close()
     return outcome
 
 
 def train(
-    job: Job, nets: engines.Engines, reader: ClipReader, saver: Saver, report: Report | None, start: int
+    job: Job,
+    nets: engines.Engines,
+    reader: ClipReader,
+    saver: Saver,
+    report: Report | None,
+    start: int,
+    going_on: Callable[[], None],
 ) -> Outcome:
     """Train from the step after `start` to the last one, or until all ranks know of a reason to stop."""
     config, rank, world_size = job.config, reader.rank, reader.world_size
@@ -124,6 +132,7 @@ def train(
     feed = prefetched(reader.batches(consumed=start * config.batch_size), pin=config.use_gpu)
     clock, safe, logged = _Clock(), False, list[dict[str, float]]()
     for step in range(start + 1, config.steps + 1):
+        going_on()
         began = time.perf_counter()
         batch, wait_s = _timed_next(feed)
         real = batch_to_model_range(batch.frames.to(nets.device, non_blocking=True))  # (B/N, 3, T, H, W)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -53,3 +55,30 @@ def test_run_stoppable_on_a_second_interrupt_does_not_wait_any_longer() -> None:
         run_stoppable(lambda: never.wait(30), asked.append)
     assert asked == ["interrupted"]
     never.set()
+
+
+SLOW_STEP = """
+import sys, time
+from cluster.stopping import must_go_on
+with must_go_on(1.0) as going_on:
+    for step in range(5):
+        going_on()
+        time.sleep(0.4)
+    print("steps done", flush=True)
+    if sys.argv[1] == "hang":
+        time.sleep(60)
+time.sleep(1.5)
+print("ended", flush=True)
+"""
+
+
+def test_must_go_on_ends_a_process_that_hangs_and_tells_where() -> None:
+    done = subprocess.run([sys.executable, "-c", SLOW_STEP, "hang"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "steps done\n")
+    assert "Timeout" in done.stderr
+    assert 'File "<string>", line 10' in done.stderr
+
+
+def test_must_go_on_lets_a_process_be_that_takes_its_steps() -> None:
+    done = subprocess.run([sys.executable, "-c", SLOW_STEP, "go"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "steps done\nended\n")
