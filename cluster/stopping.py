@@ -109,7 +109,8 @@ class StopWatch:
 @contextmanager
 def must_go_on(seconds: float) -> Iterator[Callable[[], None]]:
     """In the block, this process ends, telling where each of its threads stands, unless what is yielded is called again
-    within so many seconds: a worker that waits for something that never comes is noticed even if none waits for it."""
+    within so many seconds. What a worker waits for may not come: another worker, or a store. Timeouts of collectives do
+    not notice in time: the groups that DeepSpeed makes wait for half an hour, whatever the first one was made with."""
 
     def going_on() -> None:
         faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or sys.stderr)

@@ -41,7 +41,6 @@ SHOWN = {
     "mask/mean": "mask",
     "samples/diversity": "diversity",
 }
-PATIENCE = 1.2  # times hang_timeout_s, after which a worker ends itself: those that wait for another end first
 LASTING = 5  # progress lines that something is wrong on before it is said: the first steps are wrong in every way
 OPTIMIZER = "optimizer"  # folder of a checkpoint
 
@@ -107,7 +106,7 @@ def train_worker(loop: dict[str, Any]) -> Outcome:
     attempt = engines.of_rank_zero(uuid.uuid4().hex[:6])
     prune = partial(checkpoints.prune, job.run_url, config.checkpoints_kept, config.keep_best)
     saver = Saver(job.run_url, attempt, rank=rank, world_size=world_size, prune=prune)
-    with must_go_on(PATIENCE * config.hang_timeout_s) as going_on:
+    with must_go_on(config.hang_timeout_s) as going_on:
         outcome = train(job, nets, reader, saver, report, start, going_on)
     if report:
         report.close()
