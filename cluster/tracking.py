@@ -218,11 +218,14 @@ class Outbox:
         self._put(partial(self.run.tag, **tags))
 
     def close(self, patience_s: float = 30.0) -> None:
-        """Send what is left; what a server that stays away does not take in this time is given up, and said."""
+        """Send what is left. It is given up, and said, when the server has taken nothing for so long."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join(patience_s)
+        left = MAX_ENTRIES + 1
+        while self._thread.is_alive() and len(self._entries) < left:
+            left = len(self._entries)
+            self._thread.join(patience_s)
         if self._entries:
             log.warning("MLflow still does not answer: %d entries of the run are lost", len(self._entries))
 

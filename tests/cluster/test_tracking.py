@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,24 @@ def test_outbox_drops_what_a_server_refuses_and_goes_on(
     assert not left
     assert "MLflow refuses an entry: " in caplog.text
     assert [m.step for m in tracker.client.get_metric_history(run.id, "loss")] == [2]
+
+
+def test_outbox_waits_for_a_slow_server_as_long_as_it_takes_something(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(tracker)
+    whole = run.client.log_batch
+
+    def slow(*args: Any, **kwargs: Any) -> None:
+        time.sleep(0.05)
+        whole(*args, **kwargs)
+
+    monkeypatch.setattr(run.client, "log_batch", slow)
+    outbox = Outbox(run)
+    for step in range(40):
+        outbox.metrics({"loss": 1.0}, step)
+    outbox.close(patience_s=0.5)
+    assert len(tracker.client.get_metric_history(run.id, "loss")) == 40
 
 
 def test_outbox_gives_up_on_a_server_that_stays_away_and_says_what_is_lost(
