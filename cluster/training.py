@@ -25,7 +25,7 @@ from vgan.presets import PRESETS
 
 log = logging.getLogger(__name__)
 
-START_TIMEOUT_S = 180.0
+START_TIMEOUT_S = 120.0
 # What runs that began before an option was there have been trained with.
 DEFAULTS = {"model": asdict(ModelConfig()), "objective": asdict(ObjectiveConfig()), "max_norm": 0.0, "loss_scale": 0.0}
 PINNED = ("model", "objective", "batch_size", "seed", "zero_stage", "precision", "ema_decay", "max_norm", "loss_scale")
@@ -224,7 +224,8 @@ def _train(config: TrainConfig, manifest: Manifest, tracker: Tracker, run: Run) 
 
 def _trainer(job: Job) -> TorchTrainer:
     config = job.config
-    # Ray's own 60 s are short for workers that import torch and DeepSpeed on a busy or a new node.
+    # Ray's own 60 s are short for workers that import torch and DeepSpeed on a busy or a new node. When a node has gone it
+    # may wait this long for it before it goes on with fewer.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{START_TIMEOUT_S}")
     fs, path = storage.arrow_filesystem(config.out)
     least, most = config.worker_range
