@@ -224,8 +224,8 @@ def _train(config: TrainConfig, manifest: Manifest, tracker: Tracker, run: Run) 
 
 def _trainer(job: Job) -> TorchTrainer:
     config = job.config
-    # Ray's own 60 s are short for workers that import torch and DeepSpeed on a busy or a new node. When a node has gone it
-    # may wait this long for it before it goes on with fewer.
+    # Ray's own 60 s are short for workers that import torch and DeepSpeed on a busy or a new node. When a node has gone
+    # it may wait this long for it before it goes on with fewer.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{START_TIMEOUT_S}")
     fs, path = storage.arrow_filesystem(config.out)
     least, most = config.worker_range

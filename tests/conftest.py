@@ -24,12 +24,20 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
+def ray_token() -> Iterator[str]:
+    """One token for every Ray of the session: a process keeps the first that it has used. Without one Ray would write
+    its own, readable by all, into the home folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        yield os.environ["RAY_AUTH_TOKEN"]
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(ray_token: str) -> Iterator[None]:
     """The one local Ray of the session, on two cores. Tests that use it carry the mark `ray`."""
     import ray  # the default tier does without it
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray keeps one, readable by all, in the home folder
-        ray.init("local", num_cpus=2, include_dashboard=True, dashboard_host="127.0.0.1", logging_level="ERROR")
-        yield
-        ray.shutdown()
+    assert os.environ["RAY_AUTH_TOKEN"] == ray_token
+    ray.init("local", num_cpus=2, include_dashboard=True, dashboard_host="127.0.0.1", logging_level="ERROR")
+    yield
+    ray.shutdown()

@@ -19,7 +19,6 @@ import fsspec
 import mlflow
 import psutil
 import pytest
-import ray
 import torch
 from ray.cluster_utils import Cluster
 from s3_server import Faults, environment, failing_proxy, forget_connections, required_in_ci, s3_server
@@ -303,12 +302,11 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def cluster(ray_token: str) -> Iterator[Cluster]:
     """A head without CPUs, for the driver and Ray's own actors."""
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "f" * 64)
+    assert os.environ["RAY_AUTH_TOKEN"] == ray_token
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "dashboard_port": free_port()})
     yield found
-    ray.shutdown()
     found.shutdown()
 
 
