@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 RUN_KEY = "run_key"  # tag that names a run across restarts
 FAULTS = (mlflow.MlflowException, SQLAlchemyError, OSError)  # of a server, a database, a network
 RETRY_S = 5.0
-MAX_ENTRIES = 2000  # kept while a server is away: at a line every ten seconds, hours
+MAX_ENTRIES = 500  # kept while a server is away
+MAX_POINTS = 500  # of metrics in an entry: 8,000 lines of 30 metrics in all, 80 MB; a server takes 1,000 at once
 
 log = logging.getLogger(__name__)
 
@@ -139,10 +140,13 @@ class Run:
     def client(self) -> mlflow.MlflowClient:
         return self.tracker.client
 
-    def metrics(self, values: Mapping[str, float], step: int = 0, *, at_ms: int = 0) -> None:
-        """Log scalars at a step; `at_ms` is when they were found, 0 for now."""
-        now = at_ms or get_current_time_millis()
-        self.client.log_batch(self.id, metrics=[Metric(k, float(v), now, step) for k, v in values.items()])
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log scalars at a step."""
+        self.points(points(values, step))
+
+    def points(self, found: Sequence[Metric]) -> None:
+        """Log up to 1,000 scalars, each with its step and time."""
+        self.client.log_batch(self.id, metrics=found)
 
     def curve(self, name: str, values: Sequence[float]) -> None:
         """Log a series whose steps count from 1."""
@@ -203,13 +207,21 @@ class Outbox:
     def __init__(self, run: Run) -> None:
         self.run = run
         self._entries: deque[Callable[[], None]] = deque(maxlen=MAX_ENTRIES)
-        self._changed = threading.Condition()
-        self._closing = False
+        self._changed = threading.Condition()  # may be entered again by the thread that is in it
+        self._points: list[Metric] | None = None  # of the newest entry, if it is metrics
+        self._full = self._closing = False
         self._thread = threading.Thread(target=self._send_all, daemon=True)
         self._thread.start()
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        self._put(partial(self.run.metrics, dict(values), step, at_ms=get_current_time_millis()))
+        found = points(values, step)
+        with self._changed:
+            on_its_way = len(self._entries) <= 1  # the newest entry may be
+            if self._points is None or on_its_way or len(self._points) + len(found) > MAX_POINTS:
+                gathered: list[Metric] = []
+                self._put(partial(self.run.points, gathered))
+                self._points = gathered
+            self._points.extend(found)
 
     def image(self, pixels: np.ndarray, key: str, step: int) -> None:
         self._put(partial(self.run.image, pixels, key, step))
@@ -231,7 +243,11 @@ class Outbox:
 
     def _put(self, entry: Callable[[], None]) -> None:
         with self._changed:
+            if len(self._entries) == MAX_ENTRIES and not self._full:
+                log.warning("MLflow has not answered for long: the oldest entries of the run are lost")
+            self._full = len(self._entries) == MAX_ENTRIES
             self._entries.append(entry)
+            self._points = None
             self._changed.notify_all()
 
     def _send_all(self) -> None:
@@ -258,6 +274,12 @@ class Outbox:
             if away:
                 log.warning("MLflow answers again: sending what was kept")
             away = False
+
+
+def points(values: Mapping[str, float], step: int) -> list[Metric]:
+    """Scalars as found now."""
+    now = get_current_time_millis()
+    return [Metric(key, float(value), now, step) for key, value in values.items()]
 
 
 def _refused(fault: Exception) -> bool:

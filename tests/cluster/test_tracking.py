@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from mlflow.entities import Metric
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from cluster import tracking
@@ -185,6 +187,32 @@ def test_outbox_keeps_what_a_server_does_not_take_and_sends_it_in_order_later(
     assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     assert stored(run).data.tags["warned"] == "yes"
     assert caplog.text.count("MLflow does not answer") == caplog.text.count("MLflow answers again") == 1
+
+
+def test_outbox_sends_what_has_gathered_in_few_calls_and_says_what_it_had_to_drop(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tracking, "MAX_ENTRIES", 3)
+    run = start(tracker)
+    asked, may_go, calls, whole = threading.Event(), threading.Event(), list[int](), run.client.log_batch
+
+    def log_batch(run_id: str, metrics: list[Metric]) -> None:
+        asked.set()
+        assert may_go.wait(30)
+        calls.append(len(metrics))
+        whole(run_id, metrics=metrics)
+
+    monkeypatch.setattr(run.client, "log_batch", log_batch)
+    outbox = Outbox(run)
+    for step in range(1, 1701):  # the first waits at the server, 500 gather, 500, 500 and 199: two entries too many
+        outbox.metrics({"loss": 1 / step}, step)
+        assert asked.wait(30)
+    assert "the oldest entries of the run are lost" in caplog.text
+    may_go.set()
+    outbox.close()
+    assert sorted(calls) == [1, 199, 500, 500]
+    kept = [m.step for m in tracker.client.get_metric_history(run.id, "loss")]
+    assert sorted(kept) == [1, *range(502, 1701)]
 
 
 def test_outbox_drops_what_a_server_refuses_and_goes_on(
