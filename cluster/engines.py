@@ -127,9 +127,8 @@ def make_engines(
     config = {
         "train_micro_batch_size_per_gpu": batch_size,
         "gradient_accumulation_steps": pieces,
-        "gradient_clipping": 0.0
-        if precision == "fp16"
-        else max_norm,  # told even where it is 0: DeepSpeed's own default is 1
+        # Told even where it is 0: DeepSpeed's own default is 1. In fp16 it would see scaled gradients.
+        "gradient_clipping": 0.0 if precision == "fp16" else max_norm,
         "zero_optimization": {"stage": zero_stage},
         "steps_per_print": None,
     }
@@ -151,7 +150,8 @@ def _unscale_before_steps(engine: Any, scale: LossScale, max_norm: float) -> Non
 
     def before_step(adam: torch.optim.Optimizer, *_: object) -> None:
         held = [p for group in adam.param_groups for p in group["params"] if p.grad is not None]
-        squares = torch.stack([p.grad.double().square().sum() for p in held]).sum()
+        norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float64) for p in held]
+        squares = torch.stack(norms).square().sum()
         if _sharded(engine):
             dist.all_reduce(squares)
         norm = float(squares.sqrt()) / scale.value
