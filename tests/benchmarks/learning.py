@@ -1,10 +1,10 @@
-"""What each method learns in the same minutes, on the same real clips and seed: distances, statistics and pictures.
+"""What each method learns from the same computation, on the same real clips and seed: distances, statistics, pictures.
 
 Two sets, looked for in ../shared: Weizmann actions (people walking, running, bending, waving before few walls), 28
 videos to train on and 8 of other people held out; and four classes of UCF101, stabilized, the training and test videos
-of split 1. Every training has one thread and MINUTES of its time, so that what else a machine does counts for nothing;
-as many trainings run at once as there are cores. `python tests/benchmarks/learning.py ablation` takes the preset
-`stable` apart, on the second set.
+of split 1. Every training has one thread and TFLOP of work, by the operations of its very step, so that what else a
+machine does counts for nothing and a table can be had again; as many trainings run at once as there are cores.
+`python tests/benchmarks/learning.py ablation` takes the preset `stable` apart, on the second set.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import functools
 import multiprocessing
 import os
 import sys
-import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cluster.sizing import sizing
 from vgan import baseline, gan
 from vgan.config import ClipSpec, ModelConfig, ObjectiveConfig, VideoConfig
 from vgan.metrics.frechet import frechet_distance, protocol_name
@@ -48,7 +48,7 @@ LENGTH, STRIDE, HELD_OUT = 32, 2, 2  # of actions: frames; frames between clips;
 VIDEO = VideoConfig(clip=ClipSpec(stride=8))  # of UCF101
 JUDGED = 400  # clips in each of the two sets that a distance compares, at most
 BASE, BATCH, EMA, RESOLUTION = 16, 16, 0.999, 112
-MINUTES = float(os.environ.get("MINUTES", "8"))
+TFLOP = float(os.environ.get("TFLOP", "45"))  # eight minutes of one thread that has bf16 units
 OUT = Path(os.environ.get("OUT", "out/bench-train"))
 STABLE = PRESETS["stable"]
 OTHERS = "real, other videos"
@@ -125,8 +125,10 @@ def configs(settings: dict[str, Any]) -> tuple[ModelConfig, ObjectiveConfig]:
 
 
 def train(settings: dict[str, Any], clips: np.ndarray, num: int, seed: int = 0) -> Learned:
-    """Train for MINUTES of this process's time, then draw `num` clips."""
+    """Train for TFLOP of work, then draw `num` clips."""
     model, objective = configs(settings)
+    size = sizing(model, objective, batch_size=BATCH, clips=len(clips), zero_stage=0, precision="bf16")
+    steps = round(TFLOP * 1e12 / (size.flop * BATCH))
     torch.manual_seed(seed)
     networks = make_networks(model)
     average = copy.deepcopy(networks["generator"]).requires_grad_(False)
@@ -134,10 +136,8 @@ def train(settings: dict[str, Any], clips: np.ndarray, num: int, seed: int = 0) 
     for name, network in networks.items():
         network.forward = torch.autocast("cpu", torch.bfloat16)(network.forward)
         engines[name] = gan.LocalEngine(network, gan.make_optimizer(name, network, objective))
-    rng, order, margins, step = np.random.default_rng(seed), np.empty(0, int), [0.0], 0
-    start = time.process_time()
-    while time.process_time() - start < 60 * MINUTES:
-        step += 1
+    rng, order, margins = np.random.default_rng(seed), np.empty(0, int), [0.0]
+    for step in range(1, steps + 1):
         if len(order) < BATCH:
             order = np.concatenate([order, rng.permutation(len(clips))])
         real, order = batch_to_model_range(torch.from_numpy(clips[order[:BATCH]])), order[BATCH:]
@@ -146,7 +146,7 @@ def train(settings: dict[str, Any], clips: np.ndarray, num: int, seed: int = 0) 
         if "discriminator/margin" in done.metrics:
             margins.append(float(done.metrics["discriminator/margin"]))
     drawn = [draw(network, model, clips, num) for network in (average, networks["generator"])]
-    return Learned(*drawn, step, float(np.mean(margins[len(margins) // 2 :])))
+    return Learned(*drawn, steps, float(np.mean(margins[len(margins) // 2 :])))
 
 
 def draw(generator: nn.Module, config: ModelConfig, clips: np.ndarray, num: int) -> Clips:
@@ -247,7 +247,7 @@ def compare(
     real, held_out = read(data)
     kind = {"extractor": "i3d400", "resolution": RESOLUTION, "reference": data, "num_frames": LENGTH}
     protocol = protocol_name("fvd", num=num_judged(held_out), **kind) if EXTRACTOR else "left out: set SCENE_I3D"
-    print(f"\nLearning: {MINUTES:g} minutes of one thread each, base {BASE}, batch {BATCH}, bf16, {len(real)} clips")
+    print(f"\nLearning: {TFLOP:g} TFLOP each, base {BASE}, batch {BATCH}, bf16, {len(real)} clips")
     print(f"distance: {protocol} (vgan/metrics/i3d_weights.py says where the extractor comes from)")
     print("diversity, motion: over those of real clips; follows: correlation of mask with motion in drawn clips")
     print(f"{'':<36}{'distance':>9}{'diversity':>10}{'motion':>8}{'mask':>6}{'follows':>9}{'margin':>8}{'steps':>7}")

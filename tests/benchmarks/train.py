@@ -1,6 +1,6 @@
 """Every figure of training in one run: `make bench-train`. Prints tables; asserts nothing.
 
-First what a step costs, against a plain port written the way public ones are; then what is learned in the same minutes
+First what a step costs, against a plain port written the way public ones are; then what is learned from the same work
 by each method, on the same clips and seeds.
 """
 
