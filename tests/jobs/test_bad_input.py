@@ -148,7 +148,7 @@ def test_train_with_a_model_of_another_size_than_the_clips(refused: Refused, dat
         ("steps=0", "steps must be at least 1, got 0"),
         ("zero_stage=3", "zero_stage must be 0, 1 or 2, got 3"),
         ("workers=2-1", "workers must be a number or a range like 1-8, got '2-1'"),
-        ("precision=fp16", "precision must be one of fp32, bf16; got 'fp16'"),
+        ("precision=fp8", "precision must be one of fp32, bf16, fp16; got 'fp8'"),
         ("name=../gan", "'../gan'"),
         ("model.base=wide", "model.base='wide'"),
     ],
