@@ -208,7 +208,7 @@ class Outbox:
         self.run = run
         self._entries: deque[Callable[[], None]] = deque(maxlen=MAX_ENTRIES)
         self._changed = threading.Condition()  # may be entered again by the thread that is in it
-        self._points: list[Metric] | None = None  # of the newest entry, if it is metrics
+        self._open: partial[None] | None = None  # the entry that takes metrics in, as long as it is not the first
         self._full = self._closing = False
         self._thread = threading.Thread(target=self._send_all, daemon=True)
         self._thread.start()
@@ -216,12 +216,14 @@ class Outbox:
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         found = points(values, step)
         with self._changed:
-            on_its_way = len(self._entries) <= 1  # the newest entry may be
-            if self._points is None or on_its_way or len(self._points) + len(found) > MAX_POINTS:
-                gathered: list[Metric] = []
-                self._put(partial(self.run.points, gathered))
-                self._points = gathered
-            self._points.extend(found)
+            if (
+                self._open is None
+                or self._open is self._entries[0]
+                or len(self._open.args[0]) + len(found) > MAX_POINTS
+            ):
+                self._open = partial(self.run.points, [])
+                self._put(self._open)
+            self._open.args[0].extend(found)
 
     def image(self, pixels: np.ndarray, key: str, step: int) -> None:
         self._put(partial(self.run.image, pixels, key, step))
@@ -246,9 +248,14 @@ class Outbox:
             if len(self._entries) == MAX_ENTRIES and not self._full:
                 log.warning("MLflow has not answered for long: the oldest entries of the run are lost")
             self._full = len(self._entries) == MAX_ENTRIES
+            if self._full:
+                self._take_first()
             self._entries.append(entry)
-            self._points = None
             self._changed.notify_all()
+
+    def _take_first(self) -> None:
+        if self._entries.popleft() is self._open:
+            self._open = None
 
     def _send_all(self) -> None:
         away = False
@@ -270,7 +277,7 @@ class Outbox:
                 log.warning("MLflow refuses an entry: %s", first_line(fault))
             with self._changed:
                 if self._entries and self._entries[0] is entry:  # a full box has dropped it meanwhile
-                    self._entries.popleft()
+                    self._take_first()
             if away:
                 log.warning("MLflow answers again: sending what was kept")
             away = False

@@ -47,7 +47,8 @@ class TrainConfig:
         60.0, "of workers=1-8, seconds between looks for room; growing goes back to the last checkpoint"
     )
     hang_timeout_s: int = option(
-        600, "a worker that others wait for this long, or that takes this long for a step, counts as failed, seconds"
+        600,
+        "seconds a step, or the upload of a checkpoint that is waited for, may take before a worker counts as failed",
     )
     use_gpu: bool = option(False, "one GPU a worker; otherwise one CPU core")
     pieces: int = option(
@@ -188,7 +189,7 @@ def _check_room(config: TrainConfig, size: Sizing) -> None:
         raise BadInput(f"workers={config.workers} need a {kind} each, and there are {there}: lower workers=")
     check_memory(size, min(most, there), memory_gb())
     free_gb = storage.free_bytes(config.out) / 1e9
-    needed_gb = (config.checkpoints_kept + 1) * size.checkpoint_gb
+    needed_gb = (config.checkpoints_kept + 1 + bool(config.keep_best)) * size.checkpoint_gb
     if free_gb < needed_gb:
         raise BadInput(
             f"{config.checkpoints_kept} checkpoints of {size.checkpoint_gb:.2f} GB and the next do not fit into the "

@@ -167,8 +167,10 @@ def train(
         now = last or asked or terminated or warned
         if step % config.checkpoint_every == 0 or now:
             wait = now or not safe  # for the first as well: a crash soon after it would else find none
-            write = partial(write_checkpoint, nets, step, job, means(logged))
-            stall_s, safe, logged = saver.save(step, write, wait=wait), True, []
+            going_on()
+            regular = step % config.checkpoint_every == 0 or last  # of others the mean is one of few lines
+            write = partial(write_checkpoint, nets, step, job, means(logged) if regular else {})
+            stall_s, safe, logged = saver.save(step, write, wait=wait), True, [] if regular else logged
             if report:
                 report.metrics({"checkpoint/stall_s": stall_s}, step)
         if warned and report:
@@ -228,7 +230,7 @@ def _newest(run_url: str, scratch: Path) -> tuple[str, str]:
 
 
 def means(logged: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each metric that every line has."""
+    """The mean of each metric over lines that have the same ones."""
     return {key: sum(line[key] for line in logged) / len(logged) for key in (logged[0] if logged else {})}
 
 
@@ -265,7 +267,7 @@ def divergence(metrics: dict[str, float], step: int) -> str:
     bad = ", ".join(name for name, value in metrics.items() if not math.isfinite(value)) or "gradients in fp16 are"
     return (
         f"{bad} not finite at step {step}: stopped, and the checkpoint before it is kept; "
-        "under another name=, try a smaller objective.learning_rate, max_norm=1 or precision=fp32"
+        "under another name=, try a smaller objective.learning_rate, max_norm=1, precision=fp32 or (fp16) loss_scale=0"
     )
 
 

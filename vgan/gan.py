@@ -136,8 +136,9 @@ def update(
 
     Args:
         pieces: the batch is taken in so many, one after the other, whose gradients are averaged before a step, so that
-            only one needs memory at a time. Each has batch statistics of its own, and G draws each twice: once for D,
-            whose step has to come first, and again for itself. Engines must have been made for as many.
+            only one needs memory at a time. Each has batch statistics of its own, and its own clips to match; G draws
+            each twice, once for D, whose step has to come first, and again for itself, so that its running statistics
+            move twice as well. Engines must have been made for as many.
     """
     if objective.flip:
         real = mirror(real, draws.mirrored)
@@ -178,13 +179,18 @@ def _draw(
 
 
 def _joined(steps: list[Step]) -> Step:
-    """The pieces of a step as one: metrics averaged over clips, clips put together."""
+    """The pieces of a step as one: clips put together, metrics averaged over clips.
+
+    A piece's gradient is counted by its share already: the sum of norms is the mean norm of the pieces' gradients.
+    """
     if len(steps) == 1:
         return steps[0]
     counts = torch.tensor([float(len(step.streams.video)) for step in steps])
     shares = (counts / counts.sum()).tolist()
     metrics = {
-        k: torch.stack([s * step.metrics[k] for s, step in zip(shares, steps, strict=True)]).sum()
+        k: torch.stack(
+            [(1 if k.startswith("gradient/") else s) * step.metrics[k] for s, step in zip(shares, steps, strict=True)]
+        ).sum()
         for k in steps[0].metrics
     }
     video = torch.cat([step.streams.video.detach() for step in steps])

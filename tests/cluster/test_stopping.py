@@ -60,14 +60,14 @@ def test_run_stoppable_on_a_second_interrupt_does_not_wait_any_longer() -> None:
 SLOW_STEP = """
 import sys, time
 from cluster.stopping import must_go_on
-with must_go_on(1.0) as going_on:
+with must_go_on(3.0) as going_on:
     for step in range(5):
         going_on()
         time.sleep(0.4)
     print("steps done", flush=True)
     if sys.argv[1] == "hang":
         time.sleep(60)
-time.sleep(1.5)
+time.sleep(4)
 print("ended", flush=True)
 """
 

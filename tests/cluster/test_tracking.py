@@ -204,15 +204,18 @@ def test_outbox_sends_what_has_gathered_in_few_calls_and_says_what_it_had_to_dro
 
     monkeypatch.setattr(run.client, "log_batch", log_batch)
     outbox = Outbox(run)
-    for step in range(1, 1701):  # the first waits at the server, 500 gather, 500, 500 and 199: two entries too many
+    for step in range(1, 1701):  # the first waits at the server, 500 gather, 500, 500 and 199, and there are two tags
         outbox.metrics({"loss": 1 / step}, step)
         assert asked.wait(30)
+        if step in (10, 600):
+            outbox.tag(**{f"step{step}": "seen"})  # what comes between does not end the gathering
     assert "the oldest entries of the run are lost" in caplog.text
     may_go.set()
     outbox.close()
-    assert sorted(calls) == [1, 199, 500, 500]
+    assert sorted(calls) == [1, 199, 500]
     kept = [m.step for m in tracker.client.get_metric_history(run.id, "loss")]
-    assert sorted(kept) == [1, *range(502, 1701)]
+    assert sorted(kept) == [1, *range(1002, 1701)]
+    assert "step600" in stored(run).data.tags
 
 
 def test_outbox_drops_what_a_server_refuses_and_goes_on(
@@ -233,6 +236,7 @@ def test_outbox_drops_what_a_server_refuses_and_goes_on(
 def test_outbox_waits_for_a_slow_server_as_long_as_it_takes_something(
     tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tracking, "MAX_POINTS", 1)  # nothing gathers
     run = start(tracker)
     whole = run.client.log_batch
 

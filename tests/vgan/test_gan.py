@@ -181,6 +181,8 @@ def test_update_in_pieces_averages_their_gradients_over_clips(case: str, pieces:
         found, wanted = gradients(engine), gradients(by_hand[name])
         assert (found - wanted).norm() < 1e-4 * wanted.norm()
     assert len(done.streams.video) == B
+    whole = gan.update(make(*CASES[case]), clips(), draws(), *CASES[case]).metrics
+    assert 0.7 < float(done.metrics["gradient/discriminator"] / whole["gradient/discriminator"]) < 3.5
     assert {name: stray(engine) for name, engine in engines.items()} == {"generator": [], "discriminator": []}
 
 
