@@ -156,7 +156,12 @@ def fetch_newest(run_url: str, folder: Path) -> str | None:
 
 def best(run_url: str, metric: str) -> str | None:
     """Url of the committed checkpoint at which a metric was lowest, the newest of equals; None where none has it."""
-    known = [(_metrics(url).get(metric, math.nan), url) for url in committed(run_url)]
+    return _lowest(committed(run_url), metric)
+
+
+def _lowest(urls: list[str], metric: str) -> str | None:
+    """Of checkpoints, the newest first."""
+    known = [(_metrics(url).get(metric, math.nan), url) for url in urls]
     finite = [(value, url) for value, url in known if math.isfinite(value)]
     return min(finite, key=lambda pair: pair[0])[1] if finite else None
 
@@ -176,9 +181,10 @@ def prune(run_url: str, newest: int, best_by: str = "") -> None:
     Args:
         best_by: metric whose lowest value keeps its checkpoint too.
     """
-    kept, chosen = 0, best(run_url, best_by) if best_by else None
-    for name, complete in _folders(run_url):
-        url = storage.join(run_url, name)
+    folders = [(storage.join(run_url, name), complete) for name, complete in _folders(run_url)]
+    chosen = _lowest([url for url, complete in folders if complete], best_by) if best_by else None
+    kept = 0
+    for url, complete in folders:
         if kept < newest or url == chosen:
             kept += complete
             continue

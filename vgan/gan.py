@@ -142,28 +142,26 @@ def update(
     """
     if objective.flip:
         real = mirror(real, draws.mirrored)
-    shares = [(clips, draws.share(i, pieces, real.device)) for i, clips in enumerate(real.tensor_split(pieces))]
-    weighed = [
-        engines if pieces == 1 else {n: Weighted(e, len(clips) * pieces / len(real)) for n, e in engines.items()}
-        for clips, _ in shares
-    ]
+    shares = []
+    for i, clips in enumerate(real.tensor_split(pieces)):
+        weight = len(clips) * pieces / len(real)
+        by_name = engines if pieces == 1 else {name: Weighted(engine, weight) for name, engine in engines.items()}
+        shares.append((by_name, clips, draws.share(i, pieces, real.device)))
     if model.kind == "autoencoder":
-        return _joined(
-            [update_autoencoder(e["generator"], clips) for e, (clips, _) in zip(weighed, shares, strict=True)]
-        )
-    drawn: list[tuple[Streams, Tensor]] = []
-    first: list[dict[str, Tensor]] = []
-    for by_name, (clips, share) in zip(weighed, shares, strict=True):
+        return _joined([update_autoencoder(by_name["generator"], clips) for by_name, clips, _ in shares])
+    firsts = []
+    for by_name, clips, share in shares:
         with torch.set_grad_enabled(pieces == 1):
-            drawn.append(_draw(by_name["generator"], clips, share, model, objective))
+            streams, seen = _draw(by_name["generator"], clips, share, model, objective)
         shown = augment(clips, share.augment_real, objective.augment)
-        first.append(update_discriminator(by_name["discriminator"], shown, drawn[-1][1].detach(), objective))
+        metrics = update_discriminator(by_name["discriminator"], shown, seen.detach(), objective)
+        firsts.append((metrics, (streams, seen) if pieces == 1 else None))
     # The published future model has no prior on its mask; an anchored one is not the published code's anyway.
     mask_weight = 0.0 if model.wide and not objective.mask_target else objective.mask_weight
     steps = []
-    for by_name, (clips, share), kept, metrics in zip(weighed, shares, drawn, first, strict=True):
+    for (by_name, clips, share), (metrics, drawn) in zip(shares, firsts, strict=True):
         G, D = by_name["generator"], by_name["discriminator"]
-        streams, seen = kept if pieces == 1 else _draw(G, clips, share, model, objective)
+        streams, seen = drawn or _draw(G, clips, share, model, objective)
         image, near = (clips[:, :, 0], None) if model.kind == "future" else (None, clips)
         metrics |= update_generator(G, D, streams, seen, objective, mask_weight=mask_weight, image=image, real=near)
         steps.append(Step(metrics, streams))

@@ -189,8 +189,11 @@ def test_update_in_pieces_averages_their_gradients_over_clips(case: str, pieces:
 def test_update_of_an_autoencoder_in_pieces_averages_their_gradients() -> None:
     case = settings({"kind": "autoencoder"})
     whole, pieced = make(*case), make(*case, pieces=2)
-    gan.update(pieced, clips(), draws(), *case, pieces=2)
+    done = gan.update(pieced, clips(), draws(), *case, pieces=2)
     A = whole["generator"].module
+    halves = [torch.autograd.grad(F.mse_loss(A(half).video, half), list(A.parameters())) for half in clips().chunk(2)]
+    norms = torch.stack([torch.cat([g.flatten() for g in half]).norm() for half in halves])
+    torch.testing.assert_close(done.metrics["gradient/generator"], norms.mean())
     loss = torch.stack([F.mse_loss(A(half).video, half) for half in clips().chunk(2)]).mean()
     descend(whole["generator"], loss, case[1].learning_rate)
     assert (gradients(pieced["generator"]) - gradients(whole["generator"])).norm() < 1e-6

@@ -10,9 +10,7 @@ import functools
 import numpy as np
 
 WHITE = 203.0  # cd/m2 of diffuse white, https://www.itu.int/pub/R-REP-BT.2408
-PEAK = (
-    1000.0  # cd/m2, taken for the brightest there is in a picture: what HLG's nominal display and most PQ grades have
-)
+PEAK = 1000.0  # cd/m2, taken for the brightest in a picture: what HLG's nominal display and most PQ grades have
 GAMMA = 2.4  # of an ordinary display, https://www.itu.int/rec/R-REC-BT.1886
 BT2020_LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)
 TO_BT709 = np.array(  # linear light, https://www.itu.int/pub/R-REP-BT.2407
