@@ -80,7 +80,7 @@ def _fetch(fs: AbstractFileSystem, path: str, local: Path, uri: str) -> None:
             raise BadVideo("fetch", "missing", str(fault)) from fault
         except PermissionError as fault:  # of an object store: the job's credentials, not this video
             raise (storage.explained(fault, uri) or fault) from fault
-        except storage.FAULTS as fault:
+        except storage.faults() as fault:
             if isinstance(fault, aiohttp.ClientResponseError) and fault.status in HTTP_FINAL:
                 raise BadVideo("fetch", f"http_{fault.status}", fault.message) from fault
             last = fault

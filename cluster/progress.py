@@ -64,7 +64,8 @@ class SourceHours:
         if self._total_s is None:
             share = self._done_bytes / self._total_bytes if self._done_bytes else self._units / self._num_units
             self._bar.total = self._done_s / 3600 / min(1.0, share)
-        self._bar.total = max(self._bar.total, self._done_s / 3600)  # durations are claims
+        done_h = self._bar.n + row["source_s"] / 3600
+        self._bar.total = max(self._bar.total, done_h)  # durations are claims, and sums of hours are rounded
         speed = self._done_s / max(1e-3, self._bar.format_dict["elapsed"])
         self._bar.set_postfix_str(
             f"{speed:.1f}x real time, {self._units} videos, {self._clips} of {self._windows} windows kept",

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from cluster import storage
 from vgan.config import ClipSpec, VideoConfig
 from vgan.errors import BadInput
-from vgan.records import SCHEMA_VERSION, Clip, Evidence
+from vgan.records import SCHEMA_VERSION, VIDEO_REVISION, Clip, Evidence
 
 ROWS_PER_GROUP = 64  # 25 MB raw: what one ranged read of an object store should fetch, and the unit of shuffling
 MANIFEST = "manifest.json"
@@ -98,7 +98,7 @@ def table_bytes(table: pa.Table) -> bytes:
 
 def config_digest(config: VideoConfig) -> str:
     """16 hex digits that change whenever the same video would give another dataset."""
-    return hashlib.sha256(storage.json_bytes([SCHEMA_VERSION, asdict(config)])).hexdigest()[:16]
+    return _digest(asdict(config))
 
 
 def work_digest(config: VideoConfig) -> str:
@@ -112,7 +112,11 @@ def work_digest(config: VideoConfig) -> str:
         del content["gates"]
     for limit in ("timeout_s", "time_factor", "memory_gb"):
         del content["decode"][limit]
-    return hashlib.sha256(storage.json_bytes([SCHEMA_VERSION, content])).hexdigest()[:16]
+    return _digest(content)
+
+
+def _digest(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(storage.json_bytes([SCHEMA_VERSION, VIDEO_REVISION, settings])).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ import os
 import random
 import re
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -126,6 +127,12 @@ def arrow_filesystem(url: str) -> tuple[PyFileSystem, str]:
 # ---- faults ------------------------------------------------------------------------------------------------------
 
 
+def faults() -> tuple[type[Exception], ...]:
+    """What stores raise, Google's among them once its package is loaded."""
+    google = sys.modules.get("gcsfs.retry")
+    return (*FAULTS, google.HttpError, google.google.auth.exceptions.GoogleAuthError) if google else FAULTS
+
+
 def may_pass(fault: BaseException) -> bool:
     """Whether a fault of a store may be gone at another try: broken connection, time-out, server in trouble."""
     status, code = _answer(fault)
@@ -181,11 +188,23 @@ def _answer(fault: BaseException) -> tuple[int | None, str]:
     """HTTP status and S3's name of the fault in a store's answer; (None, "") where there was no answer."""
     if isinstance(fault, aiohttp.ClientResponseError):
         return fault.status, ""
+    if "gcsfs.retry" in sys.modules and (status := _google_status(fault)):
+        return status, ""
     for cause in (fault, fault.__cause__):  # s3fs turns S3's answers into OSError
         if isinstance(cause, boto.ClientError):
             code = str(cause.response.get("Error", {}).get("Code", ""))
             return cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode"), code
     return None, ""
+
+
+def _google_status(fault: BaseException) -> int | None:
+    """HTTP status behind a fault of gcsfs; 401 where no credentials were found."""
+    google = sys.modules["gcsfs.retry"]
+    if isinstance(fault, google.HttpError):
+        return int(fault.code) if fault.code else None
+    if isinstance(fault, google.google.auth.exceptions.GoogleAuthError):
+        return 401
+    return 403 if isinstance(fault, OSError) and str(fault).startswith("Forbidden: ") else None
 
 
 def _first_line(fault: BaseException) -> str:
@@ -203,7 +222,7 @@ def _patient(operation: Callable[Concatenate[str, P], R]) -> Callable[Concatenat
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return operation(url, *args, **kwargs)
-            except FAULTS as fault:
+            except faults() as fault:
                 if attempt == ATTEMPTS or not may_pass(fault):
                     told = explained(fault, url)
                     if told is None:
@@ -234,7 +253,7 @@ def make_folder(url: str) -> None:
         fs.pipe_file(path, os.urandom(65536))  # an empty file fits on a full disk
         fs.cat_file(path)
         fs.rm_file(path)
-    except FAULTS as fault:
+    except faults() as fault:
         told = explained(fault, url)
         raise told or BadInput(f"cannot write to {redact(url)!r}: {redact(_first_line(fault))}") from fault
     finally:

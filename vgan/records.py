@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 SCHEMA_VERSION = 2
+VIDEO_REVISION = 2  # raised when the same video and settings give other pixels or scores (2: HDR shown as displays do)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster import storage
+from cluster import shards, storage
 from cluster.shards import (
     Manifest,
     Shard,
@@ -25,6 +25,7 @@ from cluster.shards import (
     read_manifest,
     table_bytes,
     to_frames,
+    work_digest,
     write_manifest,
 )
 from vgan.config import ClipSpec, DecodeConfig, VideoConfig
@@ -153,3 +154,14 @@ def test_read_clips_joins_the_shards_in_stored_order(write_dataset: Callable[...
     assert whole.column_names == ["clip_id", "frames"]
     assert whole["clip_id"].to_pylist() == [f"clip-{n}" for n in range(12)]
     assert to_frames(whole["frames"], written.clip)[:, 0, 0, 0, 2].tolist() == list(range(12))
+
+
+def test_digests_follow_settings_and_what_the_code_makes_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = VideoConfig(clip=SPEC)
+    patient = replace(config, decode=replace(config.decode, timeout_s=config.decode.timeout_s + 1))
+    assert work_digest(patient) == work_digest(config)  # the same pixels
+    assert config_digest(patient) != config_digest(config)
+    before = work_digest(config), config_digest(config)
+    monkeypatch.setattr(shards, "VIDEO_REVISION", shards.VIDEO_REVISION + 1)
+    assert work_digest(config) != before[0]
+    assert config_digest(config) != before[1]
