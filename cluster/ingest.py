@@ -57,7 +57,14 @@ DECODER_DIED = frozenset({"crashed", "timeout", "out_of_memory", "killed"})  # s
 
 
 def prepare(
-    sources: list[Source], out: str, config: VideoConfig, *, seed: int, shard_mb: int, replace: bool = False
+    sources: list[Source],
+    out: str,
+    config: VideoConfig,
+    *,
+    seed: int,
+    shard_mb: int,
+    codec: str = "raw",
+    replace: bool = False,
 ) -> Manifest:
     """Make the dataset at `out` from `sources`, or finish it if an earlier run was cut off. Needs a Ray session.
 
@@ -67,12 +74,15 @@ def prepare(
         config: decode, shots, screen, stabilization, clip and gate settings.
         seed: of the shuffle that packs clips into shards.
         shard_mb: raw size of a shard, MB.
-        replace: pack anew even if a finished dataset stands there, of the same or other sources, gates, seed or size.
+        codec: of the shards' frames, one of `shards.CODECS`.
+        replace: pack anew even if a finished dataset stands there, of the same or other sources, gates, seed, size or
+            codec.
 
     Raises:
         BadInput: no video gave a clip, `out` holds another dataset, or is not shared by all nodes.
     """
-    if finished := already_prepared(sources, out, config, seed=seed, shard_mb=shard_mb, replace=replace):
+    packing: dict[str, Any] = {"seed": seed, "shard_mb": shard_mb, "codec": codec}
+    if finished := already_prepared(sources, out, config, **packing, replace=replace):
         return finished
     videos, ledger = videos_by_name(sources, config), Ledger.read(out)
     if not storage.honours_create(out):
@@ -86,14 +96,21 @@ def prepare(
                 raise BadInput(f"what the workers wrote is not seen at {out!r}: out= must be a place all nodes share")
     by_source_id = sorted(videos, key=lambda video: videos[video].source_id)
     records = read_records(ledger.commit_urls(by_source_id))
-    inputs, shard_rows = _inputs_digest(videos, ledger, config, seed, shard_mb), _shard_rows(config, shard_mb)
-    manifest = pack(records, sources, out, config, seed=seed, shard_rows=shard_rows, inputs=inputs)
+    inputs, shard_rows = _inputs_digest(videos, ledger, config, **packing), _shard_rows(config, shard_mb)
+    manifest = pack(records, sources, out, config, seed=seed, shard_rows=shard_rows, codec=codec, inputs=inputs)
     write_manifest(manifest, out)
     return manifest
 
 
 def already_prepared(
-    sources: list[Source], out: str, config: VideoConfig, *, seed: int, shard_mb: int, replace: bool = False
+    sources: list[Source],
+    out: str,
+    config: VideoConfig,
+    *,
+    seed: int,
+    shard_mb: int,
+    codec: str = "raw",
+    replace: bool = False,
 ) -> Manifest | None:
     """The finished dataset that the same arguments of `prepare` would make, if it stands at `out`.
 
@@ -103,7 +120,7 @@ def already_prepared(
     if not storage.exists(storage.join(out, MANIFEST)):
         return None
     manifest = read_manifest(out)
-    inputs = _inputs_digest(videos_by_name(sources, config), Ledger.read(out), config, seed, shard_mb)
+    inputs = _inputs_digest(videos_by_name(sources, config), Ledger.read(out), config, seed, shard_mb, codec)
     if manifest.inputs == inputs and not replace:
         print(f"already prepared: {out}", flush=True)
         return manifest
@@ -111,7 +128,8 @@ def already_prepared(
         raise BadInput(f"{out!r} holds a dataset made with other settings: choose another out= or remove it")
     if not replace:
         raise BadInput(
-            f"{out!r} holds a dataset of other sources, gates, seed or shard size: choose another out= or replace=true"
+            f"{out!r} holds a dataset of other sources, gates, seed, shard size or codec: "
+            "choose another out= or replace=true"
         )
     return None
 
@@ -126,10 +144,12 @@ def videos_by_name(sources: list[Source], config: VideoConfig) -> dict[str, Sour
     return {video_name(s, digest): s for s in sources}
 
 
-def _inputs_digest(videos: dict[str, Source], ledger: Ledger, config: VideoConfig, seed: int, shard_mb: int) -> str:
+def _inputs_digest(
+    videos: dict[str, Source], ledger: Ledger, config: VideoConfig, seed: int, shard_mb: int, codec: str
+) -> str:
     """16 hex digits that tell whether the same call would make the same dataset."""
     work = sorted((video, ledger.generation(video), s.label or "", s.split or "") for video, s in videos.items())
-    packing = [seed, _shard_rows(config, shard_mb), asdict(config.gates)]
+    packing = [seed, _shard_rows(config, shard_mb), codec, asdict(config.gates)]
     return hashlib.sha256(storage.json_bytes([work, packing])).hexdigest()[:16]
 
 

@@ -28,6 +28,7 @@ from cluster.shards import (
     config_digest,
     frame_bytes,
     table_bytes,
+    to_frames,
     work_digest,
 )
 from cluster.sources import Source
@@ -36,6 +37,7 @@ from vgan.errors import BadInput
 from vgan.records import Evidence
 from vgan.video.fingerprint import near_duplicates
 from vgan.video.gates import verdict
+from vgan.video.strips import write_strip
 
 READERS = 16  # threads of one task that wait for an object store's answers
 STAGES = ("fetch", "decode", "shots", "screen", "stabilize", "gates")  # in the order a video meets them
@@ -50,6 +52,7 @@ def pack(
     *,
     seed: int,
     shard_rows: int,
+    codec: str,
     inputs: str,
 ) -> Manifest:
     """Write the shards, the rejects and the manifest's content.
@@ -61,6 +64,7 @@ def pack(
         config: what the clips were made with, and the gates.
         seed: of the shuffle.
         shard_rows: clips in a shard.
+        codec: of the shards' frames, one of `shards.CODECS`.
         inputs: digest of what went in, kept so that the same call again finds its work done.
 
     Raises:
@@ -84,7 +88,7 @@ def pack(
     tasks = []
     for number, start in enumerate(range(0, len(order), shard_rows)):
         chosen = accepted.take(pa.array(order[start : start + shard_rows]))
-        tasks.append(write.remote(chosen, out, f"shards/shard-{number:06d}.parquet", config))
+        tasks.append(write.remote(chosen, out, f"shards/shard-{number:06d}.parquet", config, codec))
     shards = []
     with progress_bar(total=len(tasks), unit="shard", desc="pack") as bar:
         for task in tasks:
@@ -95,7 +99,7 @@ def pack(
     digests = {"digest": config_digest(config), "work_digest": work_digest(config)}
     manifest = Manifest(
         clip=config.clip,
-        config={"video": asdict(config), "seed": seed, **digests},
+        config={"video": asdict(config), "seed": seed, "codec": codec, **digests},
         counts=counts,
         shards=shards,
         inputs=inputs,
@@ -161,7 +165,7 @@ def judge(clips: pa.Table, config: GateConfig) -> list[tuple[str, str] | None]:
     return verdicts
 
 
-def write_shard(clips: pa.Table, out: str, path: str, config: VideoConfig) -> Shard:
+def write_shard(clips: pa.Table, out: str, path: str, config: VideoConfig, codec: str) -> Shard:
     """Gather the pixels of `clips` (rows of `candidates`) into one shard, in the order given."""
     size = frame_bytes(config.clip)
     pixels = bytearray(size * clips.num_rows)
@@ -181,7 +185,9 @@ def write_shard(clips: pa.Table, out: str, path: str, config: VideoConfig) -> Sh
     with ThreadPoolExecutor(READERS) as pool:
         list(pool.map(gather, by_file))
     frames = pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), clips.num_rows, [None, pa.py_buffer(pixels)])
-    schema = clip_schema(config.clip)
+    if codec == "jpeg":
+        frames = pa.array([write_strip(clip) for clip in to_frames(frames, config.clip)], pa.binary())
+    schema = clip_schema(config.clip, codec)
     table = clips.select([name for name in schema.names if name != "frames"]).combine_chunks()
     table = table.append_column(schema.field("frames"), frames).select(schema.names)
     data = table_bytes(table.replace_schema_metadata(schema.metadata))

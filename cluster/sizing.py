@@ -10,7 +10,8 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from vgan import gan
 from vgan.config import ModelConfig, ObjectiveConfig
@@ -78,16 +79,16 @@ def sizing(
     draws = gan.Draws.of_step(0, 0, PROBE, model.z_size).share(0, 1, "meta")
     kept = _Kept()
     engines = {name: _Probe(network, kept.stop) for name, network in networks.items()}
-    # Augmentation and matching look at what is drawn, and cost next to nothing; R1 cannot be counted, and comes on top.
-    plain = replace(objective, augment=[], flip=False, match_weight=0.0, r1_weight=0.0)
+    # Augmentation and matching look at what is drawn, and cost next to nothing.
+    plain = replace(objective, augment=[], flip=False, match_weight=0.0)
     with torch.autograd.graph.saved_tensors_hooks(kept.add, _same):  # in one piece, which needs most
         gan.update(engines, real, draws, model, plain)
-    with FlopCounterMode(display=False) as counter:
+    with _Counter() as counter:
         gan.update(engines, real, draws, model, plain, pieces=min(pieces, PROBE))
     half = 0.5 if precision != "fp32" else 1.0  # autocast keeps most of them in 16 bits
     return Sizing(
         parameters={name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()},
-        flop=counter.get_total_flops() / PROBE,
+        flop=counter.flop / PROBE,
         activation_gb=half * kept.bytes / PROBE / 1e9,
         clips=clips,
         batch_size=batch_size,
@@ -109,6 +110,18 @@ def check_memory(size: Sizing, workers: int, there_gb: float) -> None:
 def memory_gb() -> float:
     """This machine's memory."""
     return psutil.virtual_memory().total / 1e9
+
+
+class _Counter(TorchDispatchMode):
+    """Operations of products and convolutions as FlopCounterMode counts them, which does not know second gradients."""
+
+    flop = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if count := flop_registry.get(func._overloadpacket):
+            self.flop += count(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 class _Kept:

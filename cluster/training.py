@@ -48,7 +48,7 @@ class TrainConfig:
     )
     hang_timeout_s: int = option(
         600,
-        "seconds a step, or the upload of a checkpoint that is waited for, may take before a worker counts as failed",
+        "seconds a step, or a checkpoint that is fetched or waited for, may take before a worker counts as failed",
     )
     use_gpu: bool = option(False, "one GPU a worker; otherwise one CPU core")
     pieces: int = option(

@@ -92,7 +92,8 @@ def train_worker(loop: dict[str, Any]) -> Outcome:
         use_gpu=config.use_gpu,
     )
     try:
-        start = resume(nets, job.run_url)
+        with must_go_on(config.hang_timeout_s):
+            start = resume(nets, job.run_url)
     except BadInput as fault:
         return Outcome(step=0, failed=str(fault))
     if start >= config.steps:

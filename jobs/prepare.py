@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from cluster import storage
 from cluster.export import write_strips
@@ -11,7 +12,7 @@ from cluster.inspection import funnel_text, quarantine, requeue, status, status_
 from cluster.inspector import inspection
 from cluster.runs import flatten, public_settings
 from cluster.session import ray_session
-from cluster.shards import Manifest
+from cluster.shards import CODECS, Manifest
 from cluster.sources import read_sources
 from cluster.tracking import Tracker, TrackingConfig
 from jobs import command
@@ -64,8 +65,9 @@ class PrepareConfig:
     strips: str = option("", "with action=strips: url of the folder they go to")
     reason: str = option("", "with action=retry: do the videos rejected for this reason again")
     max_reject_fraction: float = option(1.0, "fail if a larger share of the videos is rejected, 0..1")
-    shard_mb: int = option(400, "raw size of a shard, MB")
-    replace: bool = option(False, "pack anew over a finished dataset: other sources, gates, seed or shard size")
+    shard_mb: int = option(400, "size of a shard's raw pixels, MB")
+    codec: str = option("raw", "raw pixels, or jpeg: a fifth of the bytes, not quite the pixels (quality 95, 42 dB)")
+    replace: bool = option(False, "pack anew over a finished dataset: other sources, gates, seed, shard size or codec")
     seed: int = option(0, "of the shuffle into shards")
     address: str = option("", "Ray cluster; empty: the one this job was submitted to, else a local one")
     clip: ClipSpec = section(ClipSpec, "shape of a clip")
@@ -78,6 +80,7 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         check_choice("action", self.action, ACTIONS)
+        check_choice("codec", self.codec, CODECS)
         if self.shard_mb < 1:
             raise ValueError(f"shard_mb must be at least 1, got {self.shard_mb}")
         if self.num < 1:
@@ -120,14 +123,15 @@ def make_dataset(config: PrepareConfig, out: str) -> None:
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "prepare")
     tracker.experiment_id()  # a tracking server that cannot be used is told before the work, not after
     storage.make_folder(out)
-    seed, shard_mb, again = config.seed, config.shard_mb, config.replace or config.action == "retry"
-    manifest = already_prepared(sources, out, config.video(), seed=seed, shard_mb=shard_mb, replace=again)
+    packing: dict[str, Any] = {key: getattr(config, key) for key in ("seed", "shard_mb", "codec")}
+    packing["replace"] = config.replace or config.action == "retry"
+    manifest = already_prepared(sources, out, config.video(), **packing)
     if config.action == "retry":
         num = requeue(out, config.reason, videos_by_name(sources, config.video()))
         print(f"{num} videos queued again", flush=True)
     if manifest is None:
         with ray_session(config.address):
-            manifest = prepare(sources, out, config.video(), seed=seed, shard_mb=shard_mb, replace=again)
+            manifest = prepare(sources, out, config.video(), **packing)
     command.save(config, storage.join(out, "settings.yaml"))
     track(tracker, config, manifest, out)
     print(summary(manifest, out))

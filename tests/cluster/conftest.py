@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from cluster import storage
 from cluster.shards import Manifest, Shard, clip_row, clip_schema, config_digest, table_bytes, write_manifest
 from vgan.config import ClipSpec, VideoConfig
 from vgan.records import Clip, Evidence
+from vgan.video.strips import write_strip
 
 WriteDataset = Callable[..., Manifest]
 
@@ -28,12 +30,14 @@ def write_dataset() -> WriteDataset:
     Its first pixel's colour spells n in base 256, its other values are n modulo 251.
     """
 
-    def write(url: str, num_clips: int = 12, shard_rows: int = 5, seed: int = 0) -> Manifest:
+    def write(url: str, num_clips: int = 12, shard_rows: int = 5, seed: int = 0, codec: str = "raw") -> Manifest:
         video = VideoConfig(clip=ClipSpec(num_frames=16, size=32))
         shards = []
         for number, start in enumerate(range(0, num_clips, shard_rows)):
             rows = [_row(n) for n in range(start, min(start + shard_rows, num_clips))]
-            data = table_bytes(pa.Table.from_pylist(rows, clip_schema(video.clip)))
+            if codec == "jpeg":
+                rows = [row | {"frames": write_strip(pixels(row["frames"]))} for row in rows]
+            data = table_bytes(pa.Table.from_pylist(rows, clip_schema(video.clip, codec)))
             path = f"shards/shard-{number:06d}.parquet"
             storage.write_bytes(storage.join(url, path), data)
             shards.append(Shard(path=path, rows=len(rows), bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
@@ -46,7 +50,11 @@ def write_dataset() -> WriteDataset:
     return write
 
 
-def _row(number: int) -> dict[str, object]:
+def pixels(data: bytes) -> np.ndarray:
+    return np.frombuffer(data, np.uint8).reshape(16, 32, 32, 3)
+
+
+def _row(number: int) -> dict[str, Any]:
     frames = np.full((16, 32, 32, 3), number % 251, np.uint8)
     frames[0, 0, 0] = number // 65536, number // 256 % 256, number % 256
     clip = Clip(start_s=number / 2, shot=0, frames=frames, evidence=Evidence(motion=float(number)))

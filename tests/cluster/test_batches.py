@@ -123,6 +123,20 @@ def test_batches_frames_belong_to_their_ids(reader: Reader) -> None:
             assert (frames[1:] == number % 251).all()
 
 
+def test_batches_of_jpegs_are_those_of_raw_pixels(
+    dataset: tuple[str, Manifest], write_dataset: Callable[..., Manifest], tmp_path: Path
+) -> None:
+    packed = write_dataset(str(tmp_path), NUM_CLIPS, shard_rows=70, codec="jpeg")
+    packed = replace(packed, digest=dataset[1].digest)  # which the order follows
+    shares = [ClipReader(str(tmp_path), packed, seed=0, batch_size=8, rank=r, world_size=2) for r in range(2)]
+    raw = [ClipReader(*dataset, seed=0, batch_size=8, rank=r, world_size=2) for r in range(2)]
+    for ours, theirs in zip(shares, raw, strict=True):
+        for batch, exact in zip(take(ours, 20), take(theirs, 20), strict=True):
+            assert batch.clip_ids == exact.clip_ids
+            assert batch.frames.shape == exact.frames.shape
+            assert (batch.frames[:, 1:].int() - exact.frames[:, 1:].int()).abs().max() <= 2  # one colour each
+
+
 def test_batches_order_follows_the_seed_and_the_datasets_digest(reader: Reader, dataset: tuple[str, Manifest]) -> None:
     first = ids(take(reader(), 10))
     assert ids(take(reader(), 10)) == first

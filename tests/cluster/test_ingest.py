@@ -9,6 +9,7 @@ import urllib.request
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -48,9 +49,14 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
 
 
 def run(
-    sources: list[Source], out: Path, seed: int = 0, config: VideoConfig = VIDEO, replace_old: bool = False
+    sources: list[Source],
+    out: Path,
+    seed: int = 0,
+    config: VideoConfig = VIDEO,
+    codec: str = "raw",
+    replace_old: bool = False,
 ) -> Manifest:
-    return prepare(sources, str(out), config, seed=seed, shard_mb=1, replace=replace_old)
+    return prepare(sources, str(out), config, seed=seed, shard_mb=1, codec=codec, replace=replace_old)
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +162,23 @@ def test_prepare_of_other_sources_into_a_finished_dataset_is_refused(copy: Path,
     with pytest.raises(BadInput, match="replace=true"):
         run(sources[:1], copy)
     assert {p: p.stat().st_mtime_ns for p in copy.rglob("*")} == before
+
+
+def test_prepare_with_codec_jpeg_packs_anew_without_decoding(copy: Path, sources: list[Source]) -> None:
+    before, raw = decoded(copy), read_manifest(str(copy))
+    pixels = read_clips(str(copy), raw)
+    with pytest.raises(BadInput, match="codec"):
+        run(sources, copy, codec="jpeg")
+    packed = run(sources, copy, codec="jpeg", replace_old=True)
+    assert decoded(copy) == before
+    assert sum(s.bytes for s in packed.shards) < sum(s.bytes for s in raw.shards) / 2
+    assert (packed.config["codec"], packed.digest == raw.digest) == ("jpeg", False)
+    strips = read_clips(str(copy), packed)
+    assert strips["clip_id"] == pixels["clip_id"]
+    near, frames = (to_frames(t["frames"], raw.clip).astype(float) for t in (strips, pixels))
+    assert 0 < np.square(near - frames).mean() < 255**2 / 10**3.5  # above 35 dB
+    again = run(sources, copy, codec="jpeg", replace_old=True)
+    assert again.digest == packed.digest
 
 
 def test_prepare_with_one_source_less_or_more_decodes_only_what_is_new(copy: Path, sources: list[Source]) -> None:

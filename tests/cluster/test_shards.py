@@ -31,6 +31,7 @@ from cluster.shards import (
 from vgan.config import ClipSpec, DecodeConfig, VideoConfig
 from vgan.errors import BadInput
 from vgan.records import Clip, Evidence
+from vgan.video.strips import write_strip
 
 SPEC = ClipSpec(num_frames=16, size=32)
 
@@ -88,6 +89,22 @@ def test_to_frames_reads_slices_of_a_column(start: int, length: int) -> None:
         [written["frames"].chunk(0).slice(n, 1) for n in range(start, start + length)], column.type
     )
     assert (to_frames(chunked, SPEC) == frames[start : start + length]).all()
+
+
+def test_shards_of_jpegs_give_back_nearly_every_pixel() -> None:
+    written, _ = table(3)
+    smooth = np.broadcast_to(np.linspace(0, 255, 32).astype(np.uint8)[:, None, None], (16, 32, 32, 3))
+    frames = np.stack([np.roll(smooth, 5 * n, axis=1) for n in range(3)])
+    column = pa.array([write_strip(clip) for clip in frames], pa.binary())
+    data = table_bytes(written.set_column(written.schema.names.index("frames"), "frames", column))
+    read = reread(data)
+    assert len(data) < frames.nbytes / 4
+    for start, length in ((0, 3), (1, 2), (2, 0)):
+        back = to_frames(read["frames"].slice(start, length), SPEC)
+        assert back.shape == (length, 16, 32, 32, 3)
+        assert back.dtype == np.uint8
+        assert np.abs(back.astype(int) - frames[start : start + length]).max(initial=0) < 24
+    assert clip_schema(SPEC, "jpeg").metadata[b"frames"].startswith(b"JPEG of 16 frames of 32x32 below each other")
 
 
 def test_clip_row_takes_frames_in_any_memory_layout() -> None:

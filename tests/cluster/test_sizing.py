@@ -55,6 +55,16 @@ def test_sizing_takes_every_objective(objective: ObjectiveConfig) -> None:
     assert found.activation_gb > 0
 
 
+def test_sizing_r1_costs_about_another_step_of_the_discriminator_on_real_clips() -> None:
+    plain, more = (size_of(objective=ObjectiveConfig(r1_weight=weight)) for weight in (0.0, 10.0))
+    networks = make_networks(SMALL)
+    with FlopCounterMode(display=False) as counter:
+        networks["discriminator"](torch.rand(1, 3, 16, 32, 32))
+    passes = (more.flop - plain.flop) / counter.get_total_flops()
+    assert 2 < passes < 6  # a gradient to the pixels, and its own gradients
+    assert plain.activation_gb < more.activation_gb < 2.5 * plain.activation_gb
+
+
 def test_sizing_memory_grows_with_the_share_of_clips_and_falls_with_sharding() -> None:
     whole = size_of(ModelConfig(), batch_size=64)
     assert whole.worker_gb(1) - whole.worker_gb(2) == pytest.approx(32 * whole.activation_gb)
