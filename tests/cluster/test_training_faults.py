@@ -236,6 +236,20 @@ def test_training_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before
     assert differing(final_state(run), expected) == []
 
 
+def test_training_whose_workers_keep_failing_gives_up_and_goes_on_later(
+    clips: Path, calm: Callable[..., dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    words = ("workers=1", "checkpoint_every=4", "sample_every=1000")
+    job = Job(clips, tmp_path, *words, "steps=100000", "checkpoint_every=100000", "max_failures=1")
+    for begun in range(2):
+        assert job.reach(2, after=begun)
+        kill(job.workers())
+    assert job.end() == 1
+    assert job.starts() == 2
+    assert Job(clips, tmp_path, *words, "steps=20").end() == 0  # nothing of the failed run is in the way
+    assert differing(final_state(tmp_path / "runs" / "gan"), calm(*words, "steps=20")) == []
+
+
 def test_training_with_a_worker_that_hangs_is_started_again_within_the_stated_time(
     clips: Path, calm: Callable[..., dict[str, torch.Tensor]], tmp_path: Path
 ) -> None:
