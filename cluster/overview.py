@@ -17,7 +17,9 @@ from cluster.checkpoints import open_checkpoint
 from cluster.inspector import clip_before, reject_counts
 from cluster.shards import Manifest, read_clips, read_manifest, to_frames
 from cluster.sources import Source
+from cluster.sweep_record import results_of
 from cluster.transfer import dataset_url
+from vgan.transfer.curves import accuracies, gains
 from vgan.viz.figures import figure_png, label_fraction_figure
 from vgan.viz.panels import Pair, before_after_sheet
 from vgan.viz.report import Media, Report, Stage
@@ -58,7 +60,9 @@ def overview(
     }
     pairs = stabilization_pairs(clips_url, manifest, 3) + stabilization_pairs(dataset_url(sweep_url), labelled, 2)
     sheet = cv2.imencode(".png", cv2.cvtColor(before_after_sheet(pairs), cv2.COLOR_RGB2BGR))[1].tobytes()
-    plot = figure_png(label_fraction_figure(rows, protocol=protocol, chance=chance))
+    results = results_of(rows)
+    accuracy = accuracies(results)
+    plot = figure_png(label_fraction_figure(accuracy, gains(results), protocol=protocol, chance=chance))
     return Report(
         title=title,
         created=f"{datetime.datetime.now():%Y-%m-%d %H:%M}, version {importlib.metadata.version('scene-dynamics')}",
@@ -74,11 +78,11 @@ def overview(
         samples=(Media.from_file(samples / "grid.mp4", alt="Generated clips"),),
         streams=(Media.from_file(samples / "panels.mp4", alt="Generated clips, foreground, mask and background"),),
         accuracy_figure=Media(data=plot, media_type="image/png", alt="Accuracy against label fraction"),
-        accuracy=tuple(rows),
+        accuracy=tuple(accuracy),
         protocol=protocol,
         chance=chance,
-        accuracy_note="vgan starts from the trained discriminator, untrained from the weights it was trained from, "
-        "random from PyTorch's default initialization. After minutes of training on minutes of video, differences here "
+        accuracy_note="vgan starts from the trained discriminator, logistic is a regression on its features, random "
+        "starts from PyTorch's default initialization. After minutes of training on minutes of video, differences here "
         "show that the line works, not how well the method does.",
         mlflow_command=shlex.join(
             [str(Path(sys.executable).with_name("mlflow")), "ui", "--backend-store-uri", tracking_uri]

@@ -7,17 +7,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
-import torch
 
 from cluster import checkpoints, runs, storage
+from cluster.child import INITS, PRETRAINED, Child, Start, run_child
 from cluster.progress import progress_bar
 from cluster.session import ray_session
 from cluster.shards import Manifest
-from cluster.sweep_record import Child, log_child, log_curves, log_results
+from cluster.sweep_record import log_child, log_finished, log_results, row_of
 from cluster.tracking import Tracker, TrackingConfig
-from cluster.transfer import LabelledClips, dataset_url, load_split, prepare_labelled
+from cluster.transfer import LabelledClips, dataset_url, load_split, prepare_labelled, require_unseen, windows
 from vgan.config import (
     ClipSpec,
     FinetuneConfig,
@@ -32,11 +31,8 @@ from vgan.config import (
 )
 from vgan.errors import BadInput
 from vgan.models.classifier import Classifier
-from vgan.transfer.finetune import FinetuneResult, finetune
-from vgan.transfer.fractions import FRACTIONS, subset
+from vgan.transfer.fractions import FRACTIONS
 from vgan.transfer.ucf101 import read_split
-
-INITS = ("vgan", "untrained", "random")
 
 
 def _labelled_video() -> VideoConfig:
@@ -57,17 +53,20 @@ class SweepConfig:
     """One sweep over label fractions."""
 
     ucf101: str = option("", "folder that holds UCF-101/ and ucfTrainTestlist/ (required)")
-    checkpoint: str = option("", "a GAN run's folder or checkpoint, for init vgan; random takes its network's size")
+    checkpoint: str = option("", "a GAN run's folder or checkpoint; random inits take its network's size")
+    others: dict[str, str] = option({}, "more checkpoints, each an init of its name: others={longer: out/runs/longer}")
     out: str = option("out/finetune", "folder for the labelled clips and the results")
     name: str = option("sweep", "name of the sweep; the same name in the same folder continues")
     dataset: str = option("ucf101", "name of the labelled set in metric names")
     inits: list[str] = option(
-        ["vgan", "untrained", "random"],
-        "vgan: the trained GAN's trunk; untrained: weights as GAN training starts with; random: PyTorch's default",
+        ["vgan", "logistic", "random"], "; ".join(f"{name}: {text}" for name, text in INITS.items())
     )
     fractions: list[float] = option(list(FRACTIONS), "shares of each class's training clips, nested")
     seeds: list[int] = option([0, 1], "each draws its own subsets, order and head")
     splits: list[int] = option([1], "official splits, 1 to 3")
+    test_clips: int = option(1, "of each test video: 1, its first frames, or more, evenly spread; e.g. 10")
+    choose: bool = option(False, "test on groups held out from the training list, to choose settings by")
+    allow_leak: bool = option(False, "go on where the checkpoint has seen test videos, or that cannot be told")
     seed: int = option(0, "of the clips' packing order")
     use_gpu: bool = option(False, "one GPU a run; otherwise one CPU core")
     address: str = option("", "Ray cluster; empty: the one this job was submitted to, else a local one")
@@ -78,7 +77,13 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         for init in self.inits:
-            check_choice("inits", init, INITS)
+            check_choice("inits", init, tuple(INITS))
+        if taken := sorted(set(self.others) & set(INITS)):
+            raise ValueError(f"others must have names of their own, got {taken[0]}")
+        for name in self.others:
+            runs.check_name(name)
+        if self.test_clips < 1:
+            raise ValueError(f"test_clips must be at least 1, got {self.test_clips}")
         if any(not 0 < f <= 1 for f in self.fractions):
             raise ValueError(f"fractions must be above 0 and at most 1, got {self.fractions}")
         if any(s not in (1, 2, 3) for s in self.splits):
@@ -95,61 +100,81 @@ def sweep(config: SweepConfig) -> list[dict[str, Any]]:
     """Run every child that has no result yet, and return all results as rows.
 
     Raises:
-        BadInput: missing data, no checkpoint for init vgan, or one whose shape does not fit the clips.
+        BadInput: missing data, no checkpoint for an init that needs one, one whose shape does not fit the clips, or one
+            that has seen test videos.
         RuntimeError: children failed; the others' results are kept.
     """
-    source = _checkpoint(config)
+    starts = _starts(config)
     for number in config.splits:
         read_split(Path(config.ucf101), number)  # a folder that is not UCF101 is told before Ray starts
+    remarks = [
+        require_unseen(config.ucf101, config.splits, url, config.allow_leak)
+        for url in sorted({start.checkpoint.dataset_url for start in starts.values() if start.checkpoint})
+    ]
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "transfer")
     tracker.experiment_id()  # a tracking server that cannot be used is told before the work, not after
     storage.make_folder(config.out)
     with ray_session(config.address):
-        clips_url = dataset_url(config.out)
-        manifest = prepare_labelled(config.ucf101, config.splits, clips_url, config.video, seed=config.seed)
-        data = {s: load_split(config.ucf101, s, clips_url, manifest, config.dataset) for s in config.splits}
+        clips_url = dataset_url(config.out, config.test_clips)
+        video = windows(config.video, config.test_clips)
+        manifest = prepare_labelled(config.ucf101, config.splits, clips_url, video, seed=config.seed)
+        tests: dict[str, Any] = {"test_clips": config.test_clips, "choose": config.choose}
+        data = {s: load_split(config.ucf101, s, clips_url, manifest, config.dataset, **tests) for s in config.splits}
         for number, clips in data.items():
             print(f"split {number}: {clips.summary()}", flush=True)
-        return _run_children(config, tracker, source, manifest, data)
+        return _run_children(config, tracker, starts, manifest, data, "; ".join(filter(None, remarks)))
 
 
 def _run_children(
     config: SweepConfig,
     tracker: Tracker,
-    source: checkpoints.Checkpoint | None,
+    starts: dict[str, Start],
     manifest: Manifest,
     data: dict[int, LabelledClips],
+    remark: str,
 ) -> list[dict[str, Any]]:
     """Run the children under one MLflow parent run."""
     results_url = storage.join(config.out, config.name)
-    key = runs.claim(results_url, config.name, _pinned(config, manifest.digest, source))
+    key = runs.claim(results_url, config.name, _pinned(config, manifest.digest, starts))
     lineage = {
         "sweep_id": key,
         "dataset_hash": manifest.digest,
-        "checkpoint_uri": source.url if source else "",
-        "pretraining_dataset_hash": source.dataset_digest if source else "",
         "git_commit": runs.git_commit(),
+        "remark": remark,
     }
     again = tracker.finished(key)
     parent = tracker.start(
         key, name=config.name, params=runs.flatten(runs.public_settings(config)), tags={"kind": "sweep", **lineage}
     )
-    parent.dataset(name=config.dataset, digest=manifest.digest, url=dataset_url(config.out), context="transfer")
+    url = dataset_url(config.out, config.test_clips)
+    parent.dataset(name=config.dataset, digest=manifest.digest, url=url, context="transfer")
     rows: list[dict[str, Any]] = []
     failed = []
     with parent.ending():
-        for child, outcome in _outcomes(config, source, data, results_url):
+        for child, outcome in _outcomes(config, starts, data, results_url):
             if isinstance(outcome, BaseException):
                 failed.append(f"{child.name}: {outcome}")
                 continue
-            log_child(tracker, parent, child, outcome, key, lineage)
-            rows.append(asdict(child) | {k: outcome[k] for k in ("accuracy", "protocol", "chance")})
+            log_child(tracker, parent, child, outcome, key, lineage | _origin(starts[child.init].checkpoint))
+            rows.append(row_of(child, outcome, remark))
             log_results(parent, rows)
         if failed:
             raise RuntimeError(f"{len(failed)} of {len(_children(config))} children failed:\n" + "\n".join(failed))
         if not again:
-            log_curves(parent, rows)
+            log_finished(parent, rows)
     return sorted(rows, key=lambda r: (r["split"], r["init"], r["fraction"], r["seed"]))
+
+
+def _origin(source: checkpoints.Checkpoint | None) -> dict[str, str]:
+    """Where a child's weights come from, as tags."""
+    if source is None:
+        return {}
+    return {
+        "checkpoint_uri": source.url,
+        "pretraining_run_id": source.mlflow_run_id,
+        "pretraining_dataset_uri": source.dataset_url,
+        "pretraining_dataset_hash": source.dataset_digest,
+    }
 
 
 def _children(config: SweepConfig) -> list[Child]:
@@ -158,15 +183,17 @@ def _children(config: SweepConfig) -> list[Child]:
         for split in config.splits
         for fraction in config.fractions
         for seed in config.seeds
-        for init in config.inits
+        for init in [*config.inits, *config.others]
     ]
 
 
 def _outcomes(
-    config: SweepConfig, source: checkpoints.Checkpoint | None, data: dict[int, LabelledClips], results_url: str
+    config: SweepConfig,
+    starts: dict[str, Start],
+    data: dict[int, LabelledClips],
+    results_url: str,
 ) -> Iterator[tuple[Child, Any]]:
     """Each child with its result, or the error that ended it; earlier results first, then as they finish."""
-    model = source.model if source else config.model
     shared = {number: ray.put(clips) for number, clips in data.items()}
     train = ray.remote(num_cpus=1, num_gpus=int(config.use_gpu), max_retries=2)(run_child)
     waiting: dict[Any, Child] = {}
@@ -178,9 +205,8 @@ def _outcomes(
                 bar.update()
                 yield child, storage.read_json(url)
             else:
-                waiting[train.remote(child, shared[child.split], model, config.finetune, source, config.use_gpu)] = (
-                    child
-                )
+                start, clips = starts[child.init], shared[child.split]
+                waiting[train.remote(child, clips, start, config.finetune, config.use_gpu)] = child
         while waiting:
             (ready, *_), _ = ray.wait(list(waiting), num_returns=1)
             child = waiting.pop(ready)
@@ -196,82 +222,41 @@ def _outcomes(
             yield child, outcome
 
 
-def run_child(
-    child: Child,
-    clips: LabelledClips,
-    model: ModelConfig,
-    config: FinetuneConfig,
-    source: checkpoints.Checkpoint | None,
-    use_gpu: bool = False,
-) -> dict[str, Any]:
-    """Fine-tune and test one child; suitable for `ray.remote`. Returns plain values for JSON."""
-    torch.manual_seed(child.seed)
-    network = Classifier(model, len(clips.classes), config.dropout)
-    if child.init == "vgan":
-        assert source is not None
-        checkpoints.load_weights(source, "discriminator", network.trunk, prefix="trunk.")
-    network.settle()
-    if child.init == "random":
-        network.trunk.apply(_reset)
-    pool = np.flatnonzero(clips.train)
-    chosen = pool[subset(clips.labels[pool], child.fraction, child.seed)]
-    test = np.flatnonzero(~clips.train)
-    frames, labels = clips.frames, torch.tensor(clips.labels)
-    result: FinetuneResult = finetune(
-        network,
-        torch.from_numpy(frames[chosen]),
-        labels[chosen],
-        torch.from_numpy(frames[test]),
-        labels[test],
-        config,
-        seed=child.seed,
-        protocol=clips.protocol,
-        device="cuda" if use_gpu else "cpu",
-    )
-    return {
-        "accuracy": result.accuracy,
-        "chance": 1 / len(clips.classes),
-        "protocol": result.protocol,
-        "metrics": result.metrics,
-        "losses": list(result.losses),
-        "confusion": result.confusion.tolist(),
-        "num_train": len(chosen),
-        "subset": sorted(clips.clip_ids[chosen].tolist()),
-    }
-
-
-def _reset(module: torch.nn.Module) -> None:
-    reset = getattr(module, "reset_parameters", None)
-    if callable(reset):
-        reset()
-
-
-def _checkpoint(config: SweepConfig) -> checkpoints.Checkpoint | None:
-    """The checkpoint of init vgan, after a look that its weights load and its network fits the clips.
+def _starts(config: SweepConfig) -> dict[str, Start]:
+    """What every init starts with, after a look that weights load and networks fit the clips.
 
     Raises:
-        BadInput: it is missing or does not fit.
+        BadInput: a checkpoint is missing or does not fit.
     """
-    if not config.checkpoint and "vgan" in config.inits:
-        raise BadInput("inits names vgan, so checkpoint= is required; or give inits=[random]")
-    found = checkpoints.open_checkpoint(config.checkpoint) if config.checkpoint else None
-    model = found.model if found else config.model
-    for key in ("num_frames", "size"):
-        ours, theirs = getattr(config.video.clip, key), getattr(model, key)
-        if ours != theirs:
-            raise BadInput(f"the network takes clips of {key}={theirs}: set video.clip.{key}={theirs}, got {ours}")
-    if found:
-        trunk = Classifier(model, 2, config.finetune.dropout).trunk
-        checkpoints.load_weights(found, "discriminator", trunk, prefix="trunk.")
-    return found
+    needing = sorted(set(config.inits) & PRETRAINED)
+    if needing and not config.checkpoint:
+        raise BadInput(f"inits names {needing[0]}, so checkpoint= is required; or give inits=[random]")
+    opened = {url: checkpoints.open_checkpoint(url) for url in {config.checkpoint, *config.others.values()} if url}
+    model = opened[config.checkpoint].model if config.checkpoint else config.model
+    starts = {init: Start(model, opened[config.checkpoint] if init in PRETRAINED else None) for init in config.inits}
+    starts |= {init: Start(opened[url].model, opened[url]) for init, url in config.others.items()}
+    for init, start in starts.items():
+        for key in ("num_frames", "size"):
+            ours, theirs = getattr(config.video.clip, key), getattr(start.model, key)
+            if ours != theirs:
+                raise BadInput(f"the network takes clips of {key}={theirs}: set video.clip.{key}={theirs}, got {ours}")
+        if start.checkpoint:
+            trunk = Classifier(start.model, 2, config.finetune.dropout).trunk
+            checkpoints.load_weights(start.checkpoint, "discriminator", trunk, prefix="trunk.")
+            told = f"all {len(trunk.state_dict())} tensors of the trunk from {start.checkpoint.url}"
+            print(f"init {init}: {told}; the head starts anew", flush=True)
+    return starts
 
 
-def _pinned(config: SweepConfig, digest: str, source: checkpoints.Checkpoint | None) -> dict[str, Any]:
-    """What every child of a sweep shares."""
-    model = asdict(source.model if source else config.model)
+def _pinned(config: SweepConfig, digest: str, starts: dict[str, Start]) -> dict[str, Any]:
+    """What every child of a sweep shares, and what each init starts with."""
     return {
         "finetune": asdict(config.finetune),
         "data": digest,
-        "checkpoint": source.url if source else "",
-        "model": model,
+        "test_clips": config.test_clips,
+        "choose": config.choose,
+        "starts": {
+            init: {"model": asdict(start.model), "checkpoint": start.checkpoint.url if start.checkpoint else ""}
+            for init, start in sorted(starts.items())
+        },
     }

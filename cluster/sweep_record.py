@@ -1,78 +1,202 @@
-"""What a sweep leaves in MLflow: a child run each, and on the parent the figure, the table and the native curves."""
+"""What a sweep leaves in MLflow, a child run each and figures on the parent; and a sweep found again from there."""
 
 from __future__ import annotations
 
 import csv
 import io
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
+from cluster.child import Child
 from cluster.tracking import Run, Tracker
+from vgan.errors import BadInput
+from vgan.transfer.curves import Result, accuracies, gains
 from vgan.transfer.fractions import ids_digest
-from vgan.viz.figures import AccuracyRow, label_fraction_figure
+from vgan.transfer.scores import Scores
+from vgan.viz.figures import all_labels_figure, figure_png, label_fraction_figure
+from vgan.viz.interactive import all_labels_page, label_fraction_page
 
-COLUMNS = ("split", "init", "fraction", "seed", "accuracy", "chance", "protocol")
+COLUMNS = ("split", "init", "fraction", "seed", "accuracy", "chance", "protocol", "remark")
+PREDICTIONS = "predictions.csv"  # of a child: each test video with its class and what it was taken for
 
 
-@dataclass(frozen=True, order=True)
-class Child:
-    """One fine-tuning."""
+def row_of(child: Child, outcome: dict[str, Any], remark: str) -> dict[str, Any]:
+    """One line of a sweep's results."""
+    correct = [int(a == b) for a, b in zip(outcome["labels"], outcome["predicted"], strict=True)]
+    told = {key: outcome[key] for key in ("accuracy", "protocol", "chance")}
+    return asdict(child) | told | {"remark": remark, "correct": correct}
 
-    split: int
-    init: str
-    fraction: float
-    seed: int
 
-    @property
-    def name(self) -> str:
-        return f"{self.init}-f{self.fraction:g}-seed{self.seed}-split{self.split}"
+def results_of(rows: Sequence[dict[str, Any]]) -> list[Result]:
+    """Rows as `vgan.transfer.curves` takes them."""
+    keys = ("init", "fraction", "seed", "split")
+    return [Result(**{key: row[key] for key in keys}, correct=np.array(row["correct"], bool)) for row in rows]
+
+
+# ---- to MLflow ---------------------------------------------------------------------------------------------------
 
 
 def log_child(
     tracker: Tracker, parent: Run, child: Child, outcome: dict[str, Any], key: str, lineage: dict[str, str]
 ) -> None:
-    """One child run with its subset, loss curve and accuracy; nothing if an earlier run of the sweep logged it."""
+    """One child run with its subset, loss curve, predictions and accuracy; nothing if an earlier run logged it."""
     if tracker.finished(f"{key}-{child.name}"):
         return
     tags = {name: str(value) for name, value in asdict(child).items()}
+    told = {"protocol": outcome["protocol"], "chance": str(outcome["chance"])}
     run = tracker.start(
         f"{key}-{child.name}",
         name=child.name,
         parent=parent.id,
         params={"label_fraction": child.fraction, **tags},
-        tags={"kind": "child", **tags, **lineage},
+        tags={"kind": "child", **tags, **told, **lineage},
     )
     name = f"{outcome['protocol']}-f{child.fraction:g}-seed{child.seed}"
     run.dataset(name=name, digest=ids_digest(outcome["subset"]), url=parent.id, context="finetune")
     run.text("\n".join(outcome["subset"]) + "\n", "subset.txt")
-    run.curve("loss/finetune", outcome["losses"])
+    names = outcome["classes"]
+    lines = zip(outcome["tested"], outcome["labels"], outcome["predicted"], strict=True)
+    run.text(_csv(("video", "class", "predicted"), [(v, names[a], names[b]) for v, a, b in lines]), PREDICTIONS)
+    run.text(_csv(("class", *names), _confusion(outcome)), "confusion.csv")
+    if outcome["losses"]:
+        run.curve("loss/finetune", outcome["losses"])
     counts = {"data/label_fraction": child.fraction, "data/num_labelled_clips": outcome["num_train"]}
-    run.metrics(outcome["metrics"] | counts)
+    by_class = {f"class_accuracy/{name}": value for name, value in _class_accuracy(outcome).items()}
+    run.metrics(outcome["metrics"] | counts | by_class)
     run.finish()
 
 
 def log_results(parent: Run, rows: list[dict[str, Any]]) -> None:
-    """Redraw the parent's figures (one a test protocol) and table from the results so far."""
+    """Redraw the parent's figures and table from the results so far."""
+    parent.text(_csv(COLUMNS, [[row[c] for c in COLUMNS] for row in rows]), "label_fractions.csv")
+    for name, (figure, _) in _figures(rows).items():
+        parent.figure(figure(), f"figures/{name}.png")
+
+
+def log_finished(parent: Run, rows: list[dict[str, Any]]) -> None:
+    """What is drawn once: pages to look around in, and mean accuracy by init as metrics whose step is the percentage
+    of labels, so that MLflow draws accuracy against labels as it is."""
+    for name, (_, page) in _figures(rows).items():
+        parent.text(page(), f"figures/{name}.html")
+    for point in accuracies(results_of(rows)):
+        parent.metrics({f"curve/accuracy_{point.init}": point.mean}, step=round(100 * point.fraction))
+
+
+def _figures(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[Callable[[], Figure], Callable[[], str]]]:
+    """Every figure by its name: how to draw it as a picture, and as a page."""
+    found: dict[str, tuple[Callable[[], Figure], Callable[[], str]]] = {}
+    for protocol, own in by_protocol(rows).items():
+        shown, points = _shown(protocol, own), accuracies(results_of(own))
+        curves = (points, gains(results_of(own)))
+        found[f"figure_4bc_{protocol}"] = (
+            partial(label_fraction_figure, *curves, **shown),
+            partial(label_fraction_page, *curves, **shown),
+        )
+        if any(p.fraction == 1.0 for p in points):
+            found[f"figure_4a_{protocol}"] = (
+                partial(all_labels_figure, points, **shown),
+                partial(all_labels_page, points, **shown),
+            )
+    return found
+
+
+def write_figures(rows: list[dict[str, Any]], folder: Path) -> list[Path]:
+    """The table and every figure, as pictures and as pages, into a local folder; their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "label_fractions.csv").write_text(_csv(COLUMNS, [[row[c] for c in COLUMNS] for row in rows]))
+    written = [folder / "label_fractions.csv"]
+    for name, (figure, page) in _figures(rows).items():
+        for path, data in ((f"{name}.png", figure_png(figure())), (f"{name}.html", page().encode())):
+            (folder / path).write_bytes(data)
+            written.append(folder / path)
+    return written
+
+
+def by_protocol(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Rows of each test protocol; of several splits also their mean, as in the paper's figure 4a."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["protocol"], []).append(row)
+    splits = sorted({row["split"] for row in rows})
+    if len(splits) > 1:
+        mean = f"mean-of-splits-{'-'.join(map(str, splits))}"
+        found[rows[0]["protocol"].replace(f"split{rows[0]['split']}", mean)] = list(rows)
+    return found
+
+
+def _shown(protocol: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What every figure says beside its points. Published figures are of the whole of UCF101."""
+    whole = protocol.startswith(("ucf101-split", "ucf101-mean")) and "heldout" not in protocol
+    remark = "; ".join(sorted({row["remark"] for row in rows} - {""}))
+    return {"protocol": protocol, "chance": rows[0]["chance"], "remark": remark, "published": whole}
+
+
+def _csv(head: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    parent.text(buffer.getvalue(), "label_fractions.csv")
-    for protocol in {row["protocol"] for row in rows}:
-        points = [
-            AccuracyRow(init=r["init"], fraction=r["fraction"], seed=r["seed"], accuracy=r["accuracy"])
-            for r in rows
-            if r["protocol"] == protocol
-        ]
-        chance = next(row["chance"] for row in rows if row["protocol"] == protocol)
-        figure = label_fraction_figure(points, protocol=protocol, chance=chance)
-        parent.figure(figure, f"figures/label_fractions_{protocol}.png")
+    csv.writer(buffer, lineterminator="\n").writerows([head, *lines])
+    return buffer.getvalue()
 
 
-def log_curves(parent: Run, rows: list[dict[str, Any]]) -> None:
-    """Mean accuracy by init as metrics whose step is the percentage of labels: MLflow draws them as they are."""
-    for init, fraction in sorted({(row["init"], row["fraction"]) for row in rows}):
-        values = [row["accuracy"] for row in rows if (row["init"], row["fraction"]) == (init, fraction)]
-        parent.metrics({f"curve/accuracy_{init}": float(np.mean(values))}, step=round(100 * fraction))
+def _confusion(outcome: dict[str, Any]) -> list[list[Any]]:
+    """A line a class: its name, and as what its videos were taken."""
+    counts = _scores(outcome).confusion
+    return [[name, *row] for name, row in zip(outcome["classes"], counts.tolist(), strict=True)]
+
+
+def _class_accuracy(outcome: dict[str, Any]) -> dict[str, float]:
+    values = dict(zip(outcome["classes"], _scores(outcome).class_accuracy.tolist(), strict=True))
+    return {name: value for name, value in values.items() if np.isfinite(value)}
+
+
+def _scores(outcome: dict[str, Any]) -> Scores:
+    labels, predicted = (np.array(outcome[key]) for key in ("labels", "predicted"))
+    num = len(outcome["classes"])
+    return Scores(protocol=outcome["protocol"], labels=labels, predicted=predicted, num_classes=num)
+
+
+# ---- from MLflow -------------------------------------------------------------------------------------------------
+
+
+def gather(tracker: Tracker, names: Sequence[str]) -> tuple[Run, list[dict[str, Any]]]:
+    """A sweep's parent run and its results, from MLflow alone; of several sweeps, every init under its sweep's name.
+
+    Raises:
+        BadInput: there is no sweep of a name, or it has no finished child.
+    """
+    parents, rows = [], list[dict[str, Any]]()
+    for name in names:
+        parent = tracker.newest(kind="sweep", name=name)
+        if parent is None:
+            raise BadInput(
+                f"no sweep {name!r} in MLflow's experiment {tracker.experiment!r}: see sweep= and tracking.*"
+            )
+        found = [_row_from(tracker, run_id, tags) for run_id, tags in tracker.children(parent.id)]
+        if not found:
+            raise BadInput(f"the sweep {name!r} has no finished run yet")
+        if len(names) > 1:
+            found = [row | {"init": f"{name}: {row['init']}"} for row in found]
+        parents.append(parent)
+        rows += found
+    return parents[0], sorted(rows, key=lambda r: (r["split"], r["init"], r["fraction"], r["seed"]))
+
+
+def _row_from(tracker: Tracker, run_id: str, tags: dict[str, str]) -> dict[str, Any]:
+    lines = list(csv.DictReader(io.StringIO(tracker.read_text(run_id, PREDICTIONS))))
+    correct = [int(line["class"] == line["predicted"]) for line in lines]
+    return {
+        "split": int(tags["split"]),
+        "init": tags["init"],
+        "fraction": float(tags["fraction"]),
+        "seed": int(tags["seed"]),
+        "accuracy": sum(correct) / len(correct),
+        "chance": float(tags["chance"]),
+        "protocol": tags["protocol"],
+        "remark": tags.get("remark", ""),
+        "correct": correct,
+    }

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import tempfile
 import threading
 import time
 from collections import deque
@@ -118,6 +119,27 @@ class Tracker:
             run_id = created.info.run_id
             self.client.log_batch(run_id, params=[Param(k, str(v)[:6000]) for k, v in params.items()])
         return Run(self, run_id)
+
+    def newest(self, *, kind: str, name: str) -> Run | None:
+        """The run of this kind and name that was started last, if there is one. Names hold no quotes."""
+        query = f"tags.kind = '{kind}' and tags.`mlflow.runName` = '{name}'"
+        found = self.client.search_runs([self.experiment_id()], query, max_results=1)
+        return Run(self, found[0].info.run_id) if found else None
+
+    def children(self, parent: str) -> list[tuple[str, dict[str, str]]]:
+        """Id and tags of each finished run that belongs to another."""
+        query, found, token = f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'FINISHED'", [], None
+        while True:
+            page = self.client.search_runs([self.experiment_id()], query, max_results=1000, page_token=token)
+            found += [(run.info.run_id, dict(run.data.tags)) for run in page]
+            token = page.token
+            if not token:
+                return found
+
+    def read_text(self, run_id: str, path: str) -> str:
+        """A text that a run has logged."""
+        with tempfile.TemporaryDirectory(prefix="artifact-") as scratch:
+            return Path(self.client.download_artifacts(run_id, path, scratch)).read_text(encoding="utf-8")
 
     def finished(self, key: str) -> bool:
         """Whether the run that carries `key` has ended well."""

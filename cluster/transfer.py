@@ -1,55 +1,69 @@
-"""Labelled videos to memory: the UCF101 layout through the same prepare pipeline, one clip a video."""
+"""Labelled videos to memory: the UCF101 layout through the same prepare pipeline, one or several clips a video."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from cluster import storage
 from cluster.ingest import prepare
-from cluster.shards import Manifest, read_clips, to_frames
+from cluster.shards import Manifest, read_clips, read_manifest, to_frames
 from cluster.sources import Source
 from vgan.config import VideoConfig
-from vgan.transfer.finetune import protocol_name
+from vgan.errors import BadInput
+from vgan.transfer.fractions import held_out
+from vgan.transfer.scores import protocol_name
 from vgan.transfer.ucf101 import Split, read_split
+
+HELD_OUT_SHARE = 0.2  # of each class's training groups, for choosing settings
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledClips:
-    """One split's clips in memory, in the official lists' order."""
+    """One split's clips in memory, videos in the official lists' order."""
 
     protocol: str  # of the test, as metric names spell it
     classes: tuple[str, ...]
-    clip_ids: np.ndarray  # (N,) str
     frames: np.ndarray  # (N, T, H, W, 3) uint8
-    labels: np.ndarray  # (N,) int64 in 0..K-1
-    train: np.ndarray  # (N,) bool
+    videos: np.ndarray  # (V,) str
+    labels: np.ndarray  # (V,) int64 in 0..K-1
+    train: np.ndarray  # (V,) bool
+    rows: np.ndarray  # (V, C) int64, the C clips of each video; the first is its earliest
     num_missing: int  # listed videos that are not on disk
     num_rejected: int  # videos on disk without a clip
 
     def summary(self) -> str:
         """Counts for a person, what is missing included."""
         return (
-            f"{len(self.classes)} classes, {self.train.sum()} training and {(~self.train).sum()} test clips; "
+            f"{len(self.classes)} classes, {self.train.sum()} training and {(~self.train).sum()} test videos; "
             f"{self.num_missing} listed videos not on disk, {self.num_rejected} without a clip"
         )
 
 
-def prepare_labelled(
-    root: str, splits: list[int], out: str, config: VideoConfig, *, seed: int, shard_mb: int = 400
-) -> Manifest:
+def prepare_labelled(root: str, splits: list[int], out: str, config: VideoConfig, *, seed: int) -> Manifest:
     """Make (or find) the dataset of every video that any of the splits lists."""
     videos = {v.path: v for number in splits for v in read_split(Path(root), number).videos}
     sources = [
         Source(uri=str(path), source_id=_source_id(path), bytes=path.stat().st_size, label=video.class_name)
         for path, video in sorted(videos.items())
     ]
-    return prepare(sources, out, config, seed=seed, shard_mb=shard_mb)
+    return prepare(sources, out, config, seed=seed, shard_mb=400)
 
 
-def load_split(root: str, number: int, url: str, manifest: Manifest, dataset: str) -> LabelledClips:
+def windows(config: VideoConfig, test_clips: int) -> VideoConfig:
+    """The settings that give so many clips a video: its first frames alone, or windows four a clip's length."""
+    if test_clips == 1:
+        return config
+    clip = config.clip
+    return replace(config, clip=replace(clip, stride=clip.num_frames // 4, max_per_video=1000))
+
+
+def load_split(
+    root: str, number: int, url: str, manifest: Manifest, dataset: str, *, test_clips: int = 1, choose: bool = False
+) -> LabelledClips:
     """Join a split's official lists with the prepared clips.
 
     Args:
@@ -57,26 +71,42 @@ def load_split(root: str, number: int, url: str, manifest: Manifest, dataset: st
         number: 1, 2 or 3.
         url: the prepared dataset; manifest is its own.
         dataset: name for the protocol, e.g. ucf101; a partial copy says so in the name.
+        test_clips: of each test video, evenly spread; some come twice where it has fewer.
+        choose: leave the test list alone, and test on groups held out from the training list.
     """
     split = read_split(Path(root), number)
-    table = read_clips(url, manifest, columns=["clip_id", "source_id", "start_s", "frames"])
-    first: dict[str, int] = {}
-    starts = table["start_s"].to_pylist()
-    for row, source in enumerate(table["source_id"].to_pylist()):
-        if source not in first or starts[row] < starts[first[source]]:
-            first[source] = row
-    videos = [v for v in split.videos if _source_id(v.path) in first]
-    rows = np.array([first[_source_id(v.path)] for v in videos])
+    table = read_clips(url, manifest, columns=["source_id", "start_s"]).to_pydict()
+    by_video: dict[str, list[int]] = {}
+    for row in np.argsort(table["start_s"], kind="stable").tolist():
+        by_video.setdefault(table["source_id"][row], []).append(row)
+    listed = [v for v in split.videos if _source_id(v.path) in by_video]
+    found = [v for v in listed if v.side == "train"] if choose else listed
+    labels = np.array([split.compact_labels[v.label] for v in found], np.int64)
+    train = np.array([v.side == "train" for v in found])
+    if choose:
+        train = ~held_out(labels, [v.group for v in found], HELD_OUT_SHARE, seed=0)
+    stored = np.zeros((len(found), test_clips), np.int64)
+    for place, video in enumerate(found):
+        own = by_video[_source_id(video.path)]
+        stored[place] = own[0] if train[place] else _spread(own, test_clips)
+    used, rows = np.unique(stored, return_inverse=True)
+    frames = read_clips(url, manifest, columns=["frames"])["frames"].take(used)
     return LabelledClips(
-        protocol=protocol_name(_dataset_name(dataset, split), number),
+        protocol=protocol_name(_dataset_name(dataset, split), number, test_clips=test_clips, held_out=choose),
         classes=split.class_names,
-        clip_ids=np.array(table["clip_id"].to_pylist())[rows],
-        frames=to_frames(table["frames"], manifest.clip)[rows],
-        labels=np.array([split.compact_labels[v.label] for v in videos], np.int64),
-        train=np.array([v.side == "train" for v in videos]),
+        frames=to_frames(frames, manifest.clip),
+        videos=np.array([_source_id(v.path) for v in found]),
+        labels=labels,
+        train=train,
+        rows=rows.reshape(stored.shape),
         num_missing=len(split.missing),
-        num_rejected=len(split.videos) - len(videos),
+        num_rejected=len(split.videos) - len(listed),
     )
+
+
+def _spread(rows: list[int], num: int) -> list[int]:
+    """`num` of the rows, evenly spread; the first alone for one."""
+    return [rows[round(i)] for i in np.linspace(0, len(rows) - 1, num)] if num > 1 else rows[:1]
 
 
 def _dataset_name(dataset: str, split: Split) -> str:
@@ -89,6 +119,55 @@ def _source_id(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"
 
 
-def dataset_url(out: str) -> str:
+# ---- what the checkpoint has seen before -------------------------------------------------------------------------
+
+
+def leaked(root: str, splits: list[int], pretraining_url: str) -> list[str]:
+    """Videos of a pre-training set that are test videos of one of the splits, or cut from the same source as one.
+
+    Known by their names, as UCF101's files are called (v_<Class>_gGG_cCC): a copy under another name is not found.
+
+    Raises:
+        BadInput: the pre-training set cannot be read.
+    """
+    tested = {
+        _group(v.path.name) for number in splits for v in read_split(Path(root), number).videos if v.side == "test"
+    }
+    manifest = read_manifest(pretraining_url)
+    seen = read_clips(pretraining_url, manifest, columns=["source_id"])["source_id"].unique().to_pylist()
+    return sorted(name for name in seen if _group(PurePosixPath(name).name) in tested)
+
+
+def _group(name: str) -> str:
+    """Class and group of a UCF101 file's name, whatever its case and ending; the name itself of any other."""
+    found = re.match(r"(v_\w+_g\d+)_c\d+", name, re.IGNORECASE)
+    return found[1].casefold() if found else name
+
+
+def require_unseen(root: str, splits: list[int], pretraining_url: str, allowed: bool) -> str:
+    """What figures must say of the pre-training set, "" if nothing.
+
+    Raises:
+        BadInput: it holds test videos, and that is not allowed; or nobody can tell.
+    """
+    way_out = "or give allow_leak=true, and every figure will say so"
+    try:
+        found = leaked(root, splits, pretraining_url)
+    except (BadInput, FileNotFoundError) as fault:
+        if allowed:
+            return "pre-training set not known"
+        raise BadInput(
+            f"whether the checkpoint has seen test videos cannot be told, because its dataset {pretraining_url!r} "
+            f"cannot be read ({fault}): put it back, {way_out}"
+        ) from fault
+    if found and not allowed:
+        raise BadInput(
+            f"{len(found)} videos of the checkpoint's dataset {pretraining_url!r} are test videos or of their groups, "
+            f"{found[0]} first: train on the training list alone, {way_out}"
+        )
+    return f"pre-training saw {len(found)} test videos" if found else ""
+
+
+def dataset_url(out: str, test_clips: int = 1) -> str:
     """Where a sweep keeps its labelled clips."""
-    return storage.join(out, "clips")
+    return storage.join(out, "clips" if test_clips == 1 else f"clips-{test_clips}")

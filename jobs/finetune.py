@@ -2,30 +2,62 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from cluster import storage
 from cluster.sweep import SweepConfig, sweep
+from cluster.sweep_record import by_protocol, gather, log_finished, log_results, results_of, write_figures
+from cluster.tracking import Tracker
 from jobs import command
+from vgan.config import check_choice, option
+from vgan.transfer.curves import accuracies
 
-ABOUT = """Fine-tune the discriminator's trunk for each (init, label fraction, seed, split): an MLflow parent run, one
-child run each. Run again after an interruption: finished children are not run twice.
+ABOUT = """Train on labelled actions from each init at each label fraction, seed and split, and compare: an MLflow
+parent run, one child run each, the paper's figure 4. Run again after an interruption: finished children are not run
+twice.
 
   python -m jobs.finetune ucf101=/data/ucf101 checkpoint=out/runs/gan out=out/finetune
   python -m jobs.finetune ucf101=/data/ucf101 inits=random fractions=[0.125,1] seeds=[0,1,2] model.base=16
+  python -m jobs.finetune ucf101=/data/ucf101 checkpoint=... splits=[1,2,3] fractions=1 test_clips=10    figure 4a
+
+Choose settings without a look at the test list, on groups held out from the training list:
+
+  python -m jobs.finetune ucf101=/data/ucf101 checkpoint=... choose=true name=choose finetune.learning_rate=5e-4
+
+Draw a sweep's figures and table again from MLflow alone, or two sweeps in one:
+
+  python -m jobs.finetune action=report sweep=sweep tracking.uri=http://mlflow:5000
+  python -m jobs.finetune action=report sweep=[short,long] out=out/compared
 """
+ACTIONS = ("run", "report")
 
 
-def main(config: SweepConfig) -> None:
-    """Run the sweep and print its table."""
+@dataclass(frozen=True, kw_only=True)
+class FinetuneJobConfig(SweepConfig):
+    """A sweep, or what is asked of one."""
+
+    action: str = option("run", f"one of {', '.join(ACTIONS)}")
+    sweep: list[str] = option([], "with action=report: names of the sweeps")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("action", self.action, ACTIONS)
+
+
+def main(config: FinetuneJobConfig) -> None:
+    """Do what `config.action` says."""
+    if config.action == "report":
+        report(config)
+        return
     command.require(config, "ucf101", "out")
     config = replace(
         config,
         ucf101=storage.absolute(config.ucf101),
         out=storage.absolute(config.out),
         checkpoint=config.checkpoint and storage.absolute(config.checkpoint),
+        others={name: storage.absolute(url) for name, url in config.others.items()},
     )
     rows = sweep(config)
     command.save(config, storage.join(config.out, config.name, "settings.yaml"))
@@ -33,20 +65,38 @@ def main(config: SweepConfig) -> None:
     print(table(rows))
 
 
+def report(config: FinetuneJobConfig) -> None:
+    """Draw a sweep, or several, from what MLflow holds; figures go into out=, of one sweep also onto its parent run."""
+    command.require(config, "sweep", "out")
+    out = Path(config.out) / "-".join(config.sweep)
+    tracker = Tracker(config.tracking.uri, config.tracking.experiment or "transfer")
+    parent, rows = gather(tracker, config.sweep)
+    if len(config.sweep) == 1:
+        log_results(parent, rows)
+        log_finished(parent, rows)
+    for path in write_figures(rows, out):
+        print(path)
+    print(table(rows))
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """Mean accuracy and range over seeds, by protocol, init and fraction."""
-    cells: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        cells[row["protocol"], row["init"]][row["fraction"]].append(100 * row["accuracy"])
+    """Mean accuracy and its 95 % interval, by protocol, init and fraction."""
     fractions = sorted({row["fraction"] for row in rows})
     heads = "".join(f"{fraction:>20g}" for fraction in fractions)
-    lines = ["accuracy, % (lowest-highest seed), by share of labels", f"{'protocol':<40}{'init':<10}{heads}"]
-    for (protocol, init), by_fraction in sorted(cells.items()):
-        shown = [by_fraction.get(f, []) for f in fractions]
-        text = "".join(f"{f'{sum(a) / len(a):.1f} ({min(a):.1f}-{max(a):.1f})' if a else '':>20}" for a in shown)
-        lines.append(f"{protocol:<40}{init:<10}{text}")
+    lines = ["accuracy, % (95 % interval over seeds and test videos), by share of labels", f"{'init':<40}{heads}"]
+    for protocol, found in by_protocol(rows).items():
+        lines.append(f"{protocol}, chance {100 * found[0]['chance']:.3g}")
+        points = accuracies(results_of(found))
+        for init in dict.fromkeys(p.init for p in points):
+            cells = {
+                p.fraction: f"{100 * p.mean:.1f} ({100 * p.low:.1f}-{100 * p.high:.1f})"
+                for p in points
+                if p.init == init
+            }
+            lines.append(f"  {init:<38}" + "".join(f"{cells.get(f, ''):>20}" for f in fractions))
+    lines += sorted({f"note: {row['remark']}" for row in rows if row["remark"]})
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main, SweepConfig, ABOUT))
+    raise SystemExit(command.run(main, FinetuneJobConfig, ABOUT))

@@ -295,6 +295,7 @@ class FinetuneConfig:
     learning_rate: float = option(2e-4, "Adam's step size for all layers")
     beta1: float = option(0.5, "Adam's first moment decay")
     dropout: float = option(0.5, "probability of dropping a whole channel before the head")
+    logistic_penalty: float = option(1000.0, "of init logistic: strength of its L2 penalty, on standardized features")
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.batch_size < 2:  # batch norm needs two clips
@@ -302,3 +303,5 @@ class FinetuneConfig:
             raise ValueError(f"finetune.iterations must be at least 1 and finetune.batch_size at least 2, {got}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"finetune.dropout must be at least 0 and below 1, got {self.dropout}")
+        if self.logistic_penalty <= 0:
+            raise ValueError(f"finetune.logistic_penalty must be above 0, got {self.logistic_penalty}")

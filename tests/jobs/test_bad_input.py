@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 import vgan
 from cluster.checkpoints import write_state
 from cluster.shards import Manifest, write_manifest
-from cluster.sweep import SweepConfig
 from cluster.training import TrainConfig
 from jobs import acquire, command, finetune, generate, prepare, train
 from jobs.acquire import AcquireConfig
+from jobs.finetune import FinetuneJobConfig
 from jobs.generate import GenerateConfig
 from jobs.prepare import PrepareConfig
 from vgan.config import ClipSpec, ModelConfig
@@ -32,7 +32,7 @@ KINDS = {
     prepare: PrepareConfig,
     train: TrainConfig,
     generate: GenerateConfig,
-    finetune: SweepConfig,
+    finetune: FinetuneJobConfig,
 }
 MODEL = ModelConfig(base=2, z_size=5, num_frames=16, size=32)
 Refused = Callable[..., str]

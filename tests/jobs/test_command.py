@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.sweep import SweepConfig
 from cluster.training import TrainConfig
 from jobs import acquire, command, finetune, generate, prepare, train
 from jobs.acquire import AcquireConfig
+from jobs.finetune import FinetuneJobConfig
 from jobs.generate import GenerateConfig
 from jobs.prepare import PrepareConfig
 from vgan.config import option, section
@@ -25,7 +25,7 @@ JOBS = [
     (prepare, PrepareConfig),
     (train, TrainConfig),
     (generate, GenerateConfig),
-    (finetune, SweepConfig),
+    (finetune, FinetuneJobConfig),
 ]
 
 

@@ -21,7 +21,7 @@ COMMANDS = sorted(
 @pytest.mark.parametrize("line", COMMANDS)
 def test_documented_command_uses_keys_that_exist(line: str) -> None:
     module, *words = line.split()
-    names = {"jobs.train": "TrainConfig", "jobs.finetune": "SweepConfig"}
+    names = {"jobs.train": "TrainConfig", "jobs.finetune": "FinetuneJobConfig"}
     job = importlib.import_module(module)
     kind = getattr(job, names.get(module, f"{module.removeprefix('jobs.').capitalize()}Config"))
     known = {key for key, *_ in command.options(kind)}

@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 
 from cluster.checkpoints import Checkpoint, open_checkpoint
 from cluster.shards import Manifest, read_manifest
-from cluster.sweep import SweepConfig
 from cluster.training import TrainConfig
 from jobs import acquire, command, finetune, generate, predict, prepare, train
 from jobs.acquire import AcquireConfig
+from jobs.finetune import FinetuneJobConfig
 from jobs.generate import GenerateConfig
 from jobs.predict import PredictConfig
 from jobs.prepare import PrepareConfig
@@ -38,7 +38,7 @@ KINDS = {
     train: TrainConfig,
     generate: GenerateConfig,
     predict: PredictConfig,
-    finetune: SweepConfig,
+    finetune: FinetuneJobConfig,
 }
 SMALL_VIDEO = ("clip.num_frames=16", "clip.size=32", "clip.stride=8", "decode.size=96", "stabilize.size=96")
 
@@ -374,8 +374,10 @@ def test_finetune_has_a_parent_and_a_child_for_each_combination(
     for entry in (parent, *found):
         assert entry.info.status == "FINISHED"
         assert entry.data.tags["dataset_hash"] == digest
-        assert entry.data.tags["pretraining_dataset_hash"] == trained[1].dataset_digest
-        assert entry.data.tags["checkpoint_uri"] == trained[1].url
+    for child in found:
+        known = child.data.tags["init"] == "vgan"
+        assert child.data.tags.get("pretraining_dataset_hash") == (trained[1].dataset_digest if known else None)
+        assert child.data.tags.get("checkpoint_uri") == (trained[1].url if known else None)
     for child in found:
         (accuracy,) = (v for k, v in child.data.metrics.items() if k.startswith("accuracy/"))
         assert accuracy in (0.0, 0.25, 0.5, 0.75, 1.0)  # of four test videos
@@ -391,10 +393,15 @@ def test_finetune_leaves_the_figure_on_the_parent_and_the_results_on_disk(
     swept: Path, client: mlflow.MlflowClient
 ) -> None:
     parent, found = children(client)
-    figures = [f.path for f in client.list_artifacts(parent.info.run_id, "figures")]
-    assert len(figures) == 1
-    with Image.open(client.download_artifacts(parent.info.run_id, figures[0])) as image:
-        assert min(image.size) > 100
+    figures = {f.path for f in client.list_artifacts(parent.info.run_id, "figures")}
+    names = [path.removeprefix("figures/").partition("_ucf101")[0] for path in sorted(figures)]
+    assert names == ["figure_4a", "figure_4a", "figure_4bc", "figure_4bc"]
+    for path in figures:
+        if path.endswith(".png"):
+            with Image.open(client.download_artifacts(parent.info.run_id, path)) as image:
+                assert min(image.size) > 100
+    curve = client.get_metric_history(parent.info.run_id, "curve/accuracy_vgan")
+    assert [point.step for point in curve] == [50, 100]
     rows = json.loads((swept / "sweep" / "results.json").read_text())
     logged = {c.data.tags["init"] + c.data.tags["fraction"]: c for c in found}
     for row in rows:
@@ -414,6 +421,34 @@ def test_finetune_again_runs_no_child_twice(
     assert {p: p.stat().st_mtime_ns for p in (swept / "sweep").glob("*-*.json")} == before
     assert {r.info.run_id: r.info.end_time for r in children(client)[1]} == ended
     assert (swept / "sweep" / "results.json").exists()
+
+
+def test_finetune_report_draws_a_sweep_and_two_from_mlflow_alone(
+    swept: Path, tracking: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = json.loads((swept / "sweep" / "results.json").read_text())
+    capsys.readouterr()
+    assert run(finetune, "action=report", "sweep=sweep", f"out={tmp_path}", tracking) == 0
+    assert finetune.table(rows) in capsys.readouterr().out
+    kinds = sorted(path.suffix for path in (tmp_path / "sweep").iterdir())
+    assert kinds == [".csv", ".html", ".html", ".png", ".png"]
+    assert run(finetune, "action=report", "sweep=[sweep,nowhere]", f"out={tmp_path}", tracking) == 2
+    assert "no sweep 'nowhere' in MLflow's experiment 'transfer'" in capsys.readouterr().err
+
+
+def test_finetune_chooses_on_held_out_groups_by_several_clips_a_video(
+    place: Path, swept: Path, actions: Path, tracking: str
+) -> None:
+    words = [w for w in finetune_words(place, actions, tracking) if not w.startswith(("inits", "fractions"))]
+    more = ["name=choose", "choose=true", "test_clips=3", "inits=[logistic,random_torch]", "fractions=1"]
+    assert run(finetune, *words, *more, "others={again: " + f"{place}/runs/gan" + "}") == 0
+    rows = json.loads((swept / "choose" / "results.json").read_text())
+    assert [row["init"] for row in rows] == ["again", "logistic", "random_torch"]
+    assert all("-split1-heldout_3clip" in row["protocol"] for row in rows)
+    child = json.loads(next((swept / "choose").glob("logistic-*.json")).read_text())
+    groups = [{name.partition("_c")[0] for name in child[side]} for side in ("subset", "tested")]
+    assert not groups[0] & groups[1]
+    assert len(child["tested"]) + child["num_train"] == 8  # the training list's; the test list was left alone
 
 
 def test_finetune_under_a_name_with_other_settings_is_refused(

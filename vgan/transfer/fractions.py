@@ -36,6 +36,33 @@ def subset(labels: Sequence[int] | np.ndarray, fraction: float, seed: int) -> np
     return np.sort(np.concatenate(chosen))
 
 
+def held_out(
+    labels: Sequence[int] | np.ndarray, groups: Sequence[int] | np.ndarray, share: float, seed: int
+) -> np.ndarray:
+    """Which clips (N,) bool to hold out from training: whole groups of every class, whose clips are near-copies.
+
+    Of a class with one group none is held out; of any other at least one group, and never all.
+
+    Args:
+        labels: (N,) class of every clip.
+        groups: (N,) which source video of its class each clip was cut from.
+        share: of each class's groups, above 0 and below 1.
+
+    Raises:
+        ValueError: `share` is out of range.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share must be above 0 and below 1, got {share}")
+    classes, sources = np.asarray(labels), np.asarray(groups)
+    out = np.zeros(len(classes), bool)
+    for label in np.unique(classes):
+        own = np.unique(sources[classes == label])
+        order = np.random.default_rng([seed, int(label), 1]).permutation(own)
+        chosen = order[: min(max(1, round(share * len(own))), len(own) - 1)]
+        out |= (classes == label) & np.isin(sources, chosen)
+    return out
+
+
 def ids_digest(clip_ids: Iterable[str]) -> str:
     """16 hex digits of SHA-256 over the sorted ids: the same clips give the same digest in any order."""
     return hashlib.sha256("\n".join(sorted(clip_ids)).encode()).hexdigest()[:16]

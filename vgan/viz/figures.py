@@ -1,10 +1,10 @@
-"""The label-fraction figure: accuracy against labelled data, and the gain over random weights (paper figure 4)."""
+"""Figures of a sweep: accuracy against labelled data, the gain over random weights, and all labels (paper figure 4)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
-from typing import TypedDict
+from itertools import groupby
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +12,19 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-BASELINE = "random"  # the initialization every gain is taken over
+from vgan.transfer.curves import BASELINE, Point
+
+# The paper's figure 4a: percent on UCF101, mean of its three splits.
+PUBLISHED = {
+    "ImageNet supervision": 91.4,
+    "VGAN + fine tune": 52.1,
+    "Shuffle and Learn": 50.2,
+    "VGAN + logistic reg": 49.3,
+    "Temporal Coherence": 45.4,
+    "STIP features": 43.9,
+    "VGAN + random init": 36.7,
+}
+PUBLISHED_OF = {"vgan": "VGAN + fine tune", "logistic": "VGAN + logistic reg", "random": "VGAN + random init"}
 
 # Okabe and Ito's palette: told apart with any common colour blindness; markers and dashes say the same again.
 _STYLES = (("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"))
@@ -20,64 +32,108 @@ _BASELINE_STYLE = ("#D55E00", "s", "--")
 _GRAY = "#5f6672"
 
 
-class AccuracyRow(TypedDict):
-    """One run of a sweep: `accuracy` and `fraction` are shares in [0, 1]."""
-
-    init: str
-    fraction: float
-    seed: int
-    accuracy: float
-
-
 def label_fraction_figure(
-    rows: Sequence[AccuracyRow], *, protocol: str, chance: float, labels: dict[str, str] | None = None
+    accuracy: Sequence[Point],
+    gain: Sequence[Point],
+    *,
+    protocol: str,
+    chance: float,
+    remark: str = "",
+    published: bool = False,
+    labels: dict[str, str] | None = None,
 ) -> Figure:
-    """Accuracy against label fraction for every initialization, and beside it the gain over random weights.
+    """Accuracy against label fraction for every initialization (figure 4b), and beside it the gain over random weights
+    (4c), which is left out where there is none.
 
-    Lines are means over seeds, dots single seeds, bands the lowest to the highest seed. The gain is the paper's figure
-    4c, accuracy over the random initialization's, taken seed by seed; its panel is left out without a random run.
+    Lines are means, dots single seeds, bands 95 % intervals over seeds and test videos.
 
     Args:
-        rows: runs of the sweep, in any order; repeated (init, fraction, seed) rows, as of several splits, are averaged.
+        accuracy: of `vgan.transfer.curves.accuracies`; `gain` of its `gains`.
         protocol: what was tested and how, for the axis, e.g. "ucf101-split1_1clip".
         chance: accuracy of guessing, a share in [0, 1].
+        remark: what must be said of the sweep, in the caption.
+        published: draw the paper's figures as lines: they are of all 101 classes and the mean of three splits.
         labels: init -> its name in the legend.
 
     Raises:
-        ValueError: there is no row.
+        ValueError: there is no point.
     """
-    if not rows:
-        raise ValueError("label_fraction_figure needs at least one row")
-    names = sorted({row["init"] for row in rows}, key=lambda init: (init == BASELINE, init))
-    runs = {init: _by_fraction(rows, init) for init in names}
-    gains = {init: gain for init in names if init != BASELINE and (gain := _gains(runs[init], runs.get(BASELINE, {})))}
+    if not accuracy:
+        raise ValueError("label_fraction_figure needs at least one point")
+    names = list(dict.fromkeys(point.init for point in accuracy))
     styles = _styles(names)
     shown = {init: (labels or {}).get(init, init) for init in names}
 
-    figure = Figure(figsize=(9.6, 4.2) if gains else (5.6, 4.2), dpi=160, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(9.6, 4.2) if gain else (5.6, 4.2), dpi=160, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 2, width_ratios=(1.25, 1)) if gains else [figure.subplots()]
-    for init in names:
-        _draw_runs(axes[0], runs[init], styles[init], shown[init], scale=100.0)
+    axes = figure.subplots(1, 2, width_ratios=(1.25, 1)) if gain else [figure.subplots()]
+    for init, points in groupby(accuracy, key=lambda point: point.init):
+        _draw_points(axes[0], list(points), styles[init], shown[init], scale=100.0)
+        if published and init in PUBLISHED_OF:
+            name, value = PUBLISHED_OF[init], PUBLISHED[PUBLISHED_OF[init]]
+            axes[0].axhline(value, color=styles[init][0], linewidth=1.0, linestyle=(0, (5, 4)), alpha=0.7)
+            _note(axes[0], value, f"published, all labels, mean of 3 splits: {name} {value:g} %", styles[init][0])
     axes[0].axhline(chance * 100, color=_GRAY, linewidth=1.2, linestyle=(0, (1, 2)))
     _note(axes[0], chance * 100, f"chance {chance * 100:.3g} %", _GRAY)
-    axes[0].set_ylim(*_accuracy_limits(rows, chance))
+    axes[0].set_ylim(0.0, min(max(max([chance, *(p.high for p in accuracy)]) * 1.3, 0.05), 1.15) * 100)
     axes[0].set_ylabel(f"accuracy, %\n{protocol}")
     axes[0].set_title("Accuracy against labelled data", loc="left", fontsize=11, fontweight="bold")
     axes[0].legend(frameon=False, fontsize=9.5, loc="upper left", handlelength=3.4)
-    fractions = sorted({float(row["fraction"]) for row in rows})
-    if gains:
-        for init, gain in gains.items():
-            _draw_runs(axes[1], gain, styles[init], shown[init], scale=1.0)
+    if gain:
+        for init, points in groupby(gain, key=lambda point: point.init):
+            _draw_points(axes[1], list(points), styles[init], shown[init], scale=1.0)
         axes[1].axhline(1.0, color=_BASELINE_STYLE[0], linewidth=1.2, linestyle="--")
-        _note(axes[1], 1.0, shown[BASELINE], _BASELINE_STYLE[0])
-        axes[1].set_ylabel(f"accuracy over that of {shown[BASELINE]}")
+        _note(axes[1], 1.0, shown.get(BASELINE, BASELINE), _BASELINE_STYLE[0])
+        axes[1].set_ylabel(f"accuracy over that of {shown.get(BASELINE, BASELINE)}")
         axes[1].set_title("Relative gain", loc="left", fontsize=11, fontweight="bold")
         axes[1].margins(y=0.18)
     for panel in axes:
-        _dress(panel, fractions)
-    caption = "share of the training labels; lines: mean over seeds, dots: seeds, bands: lowest to highest"
-    figure.supxlabel(caption, fontsize=9, color=_GRAY)
+        _dress(panel, sorted({point.fraction for point in accuracy}))
+    caption = (
+        "share of the training labels; lines: means, dots: seeds, bands: 95 % intervals over seeds and test videos"
+    )
+    figure.supxlabel("\n".join(filter(None, [caption, remark])), fontsize=9, color=_GRAY)
+    return figure
+
+
+def all_labels_figure(
+    accuracy: Sequence[Point], *, protocol: str, chance: float, remark: str = "", published: bool = False
+) -> Figure:
+    """Accuracy with all labels as bars with 95 % intervals (figure 4a), the published ones beside them in gray.
+
+    Args:
+        accuracy: of `vgan.transfer.curves.accuracies`; points at other fractions are left out.
+        protocol: what was tested and how; of several splits it says that this is their mean.
+        published: show the paper's figures, of all 101 classes and the mean of three splits.
+
+    Raises:
+        ValueError: no point has all labels.
+    """
+    points = sorted((p for p in accuracy if p.fraction == 1.0), key=lambda p: p.mean)
+    if not points:
+        raise ValueError("all_labels_figure needs a point with all labels")
+    styles = _styles([p.init for p in points])
+    bars: list[tuple[str, float, str, Point | None]] = [(p.init, 100 * p.mean, styles[p.init][0], p) for p in points]
+    if published:
+        bars += [(f"published: {name}", value, "#c3c8d0", None) for name, value in PUBLISHED.items()]
+        bars.sort(key=lambda bar: bar[1])
+    figure = Figure(figsize=(6.4, 1.4 + 0.42 * len(bars)), dpi=160, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for place, (_, value, colour, point) in enumerate(bars):
+        axes.barh(place, value, color=colour, height=0.66)
+        if point:
+            axes.plot([100 * point.low, 100 * point.high], [place, place], color="#20242c", linewidth=1.4)
+        end = 100 * point.high if point else value
+        axes.annotate(f"{value:.1f}", (end, place), (5, 0), textcoords="offset points", va="center", fontsize=9.5)
+    axes.axvline(chance * 100, color=_GRAY, linewidth=1.2, linestyle=(0, (1, 2)))
+    axes.set_yticks(range(len(bars)), [name for name, *_ in bars], fontsize=9.5)
+    axes.set_xlim(0, 108)
+    axes.set_xlabel(f"accuracy, %, all labels; {protocol}\nlines: 95 % intervals; dotted: chance {chance * 100:.3g} %")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    if remark:
+        figure.supxlabel(remark, fontsize=9, color=_GRAY)
     return figure
 
 
@@ -88,31 +144,9 @@ def figure_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _by_fraction(rows: Sequence[AccuracyRow], init: str) -> dict[float, dict[int, float]]:
-    """fraction -> seed -> accuracy, averaged over rows that repeat a (fraction, seed)."""
-    collected: dict[float, dict[int, list[float]]] = {}
-    for row in rows:
-        if row["init"] == init:
-            collected.setdefault(float(row["fraction"]), {}).setdefault(int(row["seed"]), []).append(row["accuracy"])
-    return {
-        fraction: {seed: float(np.mean(values)) for seed, values in seeds.items()}
-        for fraction, seeds in sorted(collected.items())
-    }
-
-
-def _gains(
-    runs: dict[float, dict[int, float]], baseline: dict[float, dict[int, float]]
-) -> dict[float, dict[int, float]]:
-    """fraction -> seed -> accuracy over the baseline's, where both have that run and the baseline is not 0."""
-    paired = {
-        fraction: {
-            seed: accuracy / baseline[fraction][seed]
-            for seed, accuracy in seeds.items()
-            if baseline.get(fraction, {}).get(seed, 0.0) > 0
-        }
-        for fraction, seeds in runs.items()
-    }
-    return {fraction: seeds for fraction, seeds in paired.items() if seeds}
+def colours(names: Sequence[str]) -> dict[str, str]:
+    """The colour of each init, in every figure the same."""
+    return {name: colour for name, (colour, _, _) in _styles(list(dict.fromkeys(names))).items()}
 
 
 def _styles(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
@@ -123,16 +157,14 @@ def _styles(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
     return {**styles, BASELINE: _BASELINE_STYLE}
 
 
-def _draw_runs(
-    axes: Axes, runs: dict[float, dict[int, float]], style: tuple[str, str, str], label: str, *, scale: float
-) -> None:
+def _draw_points(axes: Axes, points: Sequence[Point], style: tuple[str, str, str], label: str, *, scale: float) -> None:
     colour, marker, dashes = style
-    x = np.array(list(runs))
-    values = [np.array(list(seeds.values())) * scale for seeds in runs.values()]
-    low, mean, high = (np.array([pick(v) for v in values]) for pick in (np.min, np.mean, np.max))
-    if any(len(v) > 1 for v in values):
-        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-        dots_x, dots_y = np.repeat(x, [len(v) for v in values]), np.concatenate(values)
+    x = np.array([p.fraction for p in points])
+    low, mean, high = (scale * np.array([getattr(p, name) for p in points]) for name in ("low", "mean", "high"))
+    axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    if any(len(p.seeds) > 1 for p in points):
+        dots_x = np.repeat(x, [len(p.seeds) for p in points])
+        dots_y = scale * np.concatenate([p.seeds for p in points])
         axes.scatter(dots_x, dots_y, s=13, color=colour, marker=marker, alpha=0.45, linewidth=0)
     (line,) = axes.plot(x, mean, color=colour, linestyle=dashes, linewidth=2.0, label=label)
     line.set(marker=marker, markersize=6.5, markeredgecolor="white", markeredgewidth=0.9)
@@ -144,17 +176,11 @@ def _note(axes: Axes, y: float, text: str, colour: str) -> None:
     note.set(horizontalalignment="right", verticalalignment="bottom", color=colour, fontsize=9)
 
 
-def _accuracy_limits(rows: Sequence[AccuracyRow], chance: float) -> tuple[float, float]:
-    """From 0, so that heights compare, to a little above the best run; room at the top for the legend."""
-    highest = max(max(row["accuracy"] for row in rows), chance)
-    return 0.0, min(max(highest * 1.3, 0.05), 1.15) * 100
-
-
 def _dress(axes: Axes, fractions: Sequence[float]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(fractions))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _fraction_name(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: fraction_name(value)))
     axes.set_xlim(min(fractions) / 1.18, max(fractions) * 1.18)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.grid(axis="y", color="#e4e7ec", linewidth=0.8)
@@ -164,7 +190,7 @@ def _dress(axes: Axes, fractions: Sequence[float]) -> None:
     axes.tick_params(colors="#3a404c", labelsize=9.5)
 
 
-def _fraction_name(fraction: float) -> str:
+def fraction_name(fraction: float) -> str:
     """1/8, 1/4 or 1 where it is one over a whole number, else a percentage."""
     parts = round(1 / fraction)
     if abs(fraction * parts - 1) > 1e-6:

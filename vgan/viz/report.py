@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from vgan.viz.figures import AccuracyRow
+from vgan.transfer.curves import Point
 
 _MEDIA_TYPES = {
     ".png": "image/png",
@@ -94,7 +93,7 @@ class Report:
     samples: tuple[Media, ...] = ()  # grids of generated clips
     streams: tuple[Media, ...] = ()  # composite, foreground, mask, background
     accuracy_figure: Media | None = None
-    accuracy: tuple[AccuracyRow, ...] = ()
+    accuracy: tuple[Point, ...] = ()
     protocol: str = ""
     chance: float = 0.0  # share in [0, 1]
     accuracy_note: str = ""  # how the numbers may be read
@@ -102,32 +101,9 @@ class Report:
     lineage: tuple[tuple[str, str], ...] = ()  # (what, hash or url)
 
 
-@dataclass(frozen=True, kw_only=True)
-class AccuracyCell:
-    """Accuracies of one (init, fraction) over seeds, percent."""
-
-    mean: float
-    low: float
-    high: float
-    num_seeds: int
-
-
-def accuracy_table(rows: Sequence[AccuracyRow]) -> dict[str, dict[float, AccuracyCell]]:
-    """init -> fraction -> mean and range over the runs, both keys sorted."""
-    runs: dict[tuple[str, float], list[float]] = {}
-    for row in rows:
-        runs.setdefault((row["init"], float(row["fraction"])), []).append(100 * row["accuracy"])
-    table: dict[str, dict[float, AccuracyCell]] = {}
-    for (init, fraction), values in sorted(runs.items()):
-        table.setdefault(init, {})[fraction] = AccuracyCell(
-            mean=float(np.mean(values)), low=min(values), high=max(values), num_seeds=len(values)
-        )
-    return table
-
-
 def render_report(report: Report) -> str:
     """The page as html text. Every string is escaped; nothing is fetched from anywhere."""
-    table = accuracy_table(report.accuracy)
+    table = {init: {p.fraction: p for p in points} for init, points in groupby(report.accuracy, key=lambda p: p.init)}
     return (
         page_environment()
         .get_template("report.html")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vgan.transfer.fractions import FRACTIONS, ids_digest, subset
+from vgan.transfer.fractions import FRACTIONS, held_out, ids_digest, subset
 
 
 def random_labels(seed: int) -> np.ndarray:
@@ -58,3 +58,21 @@ def test_ids_digest_depends_on_the_clips_and_not_on_their_order() -> None:
     assert ids_digest(["b", "a", "c"]) == ids_digest(iter(["a", "b", "c"]))
     assert ids_digest(["a", "b"]) != ids_digest(["a", "c"])
     assert ids_digest(["ab", "c"]) != ids_digest(["a", "bc"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_held_out_takes_whole_groups_of_every_class_and_never_all(seed: int) -> None:
+    labels = random_labels(seed)
+    groups = np.random.default_rng(seed).integers(1, 26, len(labels))
+    out = held_out(labels, groups, 0.2, seed)
+    for label in np.unique(labels):
+        own = labels == label
+        there, taken = (set(groups[own & side]) for side in (np.ones(len(out), bool), out))
+        assert not taken & set(groups[own & ~out])
+        assert len(taken) == (0 if len(there) == 1 else min(max(1, round(0.2 * len(there))), len(there) - 1))
+    np.testing.assert_array_equal(out, held_out(labels, groups, 0.2, seed))
+
+
+def test_held_out_of_a_share_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="share"):
+        held_out([0, 1], [1, 1], 1.0, 0)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vgan.viz.report import Media, RejectCount, Report, Stage, accuracy_table, duration_text, render_report
+from vgan.transfer.curves import Point
+from vgan.viz.report import Media, RejectCount, Report, Stage, duration_text, render_report
 
 HOSTILE = "<script>alert('x')</script>\" onload=\"y"
 
@@ -50,9 +51,8 @@ def report() -> Report:
         streams=(picture("streams"),),
         accuracy_figure=picture("curve"),
         accuracy=(
-            {"init": "vgan", "fraction": 0.125, "seed": 0, "accuracy": 0.25},
-            {"init": "vgan", "fraction": 0.125, "seed": 1, "accuracy": 0.35},
-            {"init": "random", "fraction": 1.0, "seed": 0, "accuracy": 0.5},
+            Point(init="vgan", fraction=0.125, mean=0.3, low=0.25, high=0.35, seeds=(0.28, 0.32)),
+            Point(init="random", fraction=1.0, mean=0.5, low=0.4, high=0.6, seeds=(0.5,)),
         ),
         protocol="ucf101-split1_1clip",
         chance=0.2,
@@ -65,7 +65,7 @@ def test_report_shows_every_figure_it_was_given(report: Report) -> None:
     text = " ".join(Page(render_report(report)).text.split())
     for shown in (
         "3 min 05 s", "SUCCEEDED", "1,200", "few_matches", "caption of sheet", "ucf101-split1_1clip", "chance is 20 %",
-        "30.0", "25.0 to 35.0, 2 runs", "1 run", "mlflow ui --backend-store-uri", "abc123", "file:///ckpt",
+        "30.0", "25.0 to 35.0, 2 seeds", "1 seed", "mlflow ui --backend-store-uri", "abc123", "file:///ckpt",
     ):  # fmt: skip
         assert shown in text
 
@@ -99,7 +99,7 @@ def test_report_escapes_hostile_text_everywhere() -> None:
             funnel=((HOSTILE, 1),),
             rejects=(RejectCount(stage=HOSTILE, reason=HOSTILE, count=1),),
             samples=(Media(data=b"x", media_type="image/png", alt=HOSTILE, caption=HOSTILE),),
-            accuracy=({"init": HOSTILE, "fraction": 1.0, "seed": 0, "accuracy": 0.1},),
+            accuracy=(Point(init=HOSTILE, fraction=1.0, mean=0.1, low=0.1, high=0.1, seeds=(0.1,)),),
             protocol=HOSTILE,
             mlflow_command=HOSTILE,
             lineage=((HOSTILE, HOSTILE),),
@@ -125,11 +125,6 @@ def test_media_from_file_knows_its_type_and_refuses_others(tmp_path: Path) -> No
     assert (media.media_type, media.is_video) == ("image/gif", False)
     with pytest.raises(ValueError, match=r"notes\.txt"):
         Media.from_file(tmp_path / "notes.txt", alt="")
-
-
-def test_accuracy_table_averages_runs_of_a_cell(report: Report) -> None:
-    cell = accuracy_table(report.accuracy)["vgan"][0.125]
-    assert (cell.mean, cell.low, cell.high, cell.num_seeds) == pytest.approx((30.0, 25.0, 35.0, 2))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,126 @@
+"""One child of a sweep: a network from its init, fine-tuned on a share of the labels, and what it says of the tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cluster import checkpoints
+from cluster.transfer import LabelledClips
+from vgan.config import FinetuneConfig, ModelConfig
+from vgan.models.classifier import Classifier
+from vgan.models.layers import fix_spectrum
+from vgan.transfer.finetune import finetune
+from vgan.transfer.fractions import subset
+from vgan.transfer.logistic import features, logistic_probabilities
+from vgan.transfer.scores import probabilities, score
+
+INITS = {
+    "vgan": "the trained GAN's trunk, fine-tuned",
+    "logistic": "logistic regression on the trained trunk's last features",
+    "untrained": "weights as GAN training starts with",
+    "random": "PyTorch's default weights",
+    "random_torch": "Torch7's default weights, as the original's random network had them",
+}
+PRETRAINED = frozenset({"vgan", "logistic"})
+
+
+@dataclass(frozen=True)
+class Start:
+    """What an init starts with."""
+
+    model: ModelConfig
+    checkpoint: checkpoints.Checkpoint | None = None  # of the trunk; None for random weights
+
+
+@dataclass(frozen=True, order=True)
+class Child:
+    """One fine-tuning."""
+
+    split: int
+    init: str
+    fraction: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.init}-f{self.fraction:g}-seed{self.seed}-split{self.split}"
+
+
+def run_child(
+    child: Child,
+    clips: LabelledClips,
+    start: Start,
+    config: FinetuneConfig,
+    use_gpu: bool = False,
+) -> dict[str, Any]:
+    """Train and test one child; suitable for `ray.remote`. Returns plain values for JSON."""
+    device = "cuda" if use_gpu else "cpu"
+    torch.manual_seed(child.seed)
+    network = Classifier(start.model, len(clips.classes), config.dropout)
+    if start.checkpoint:
+        checkpoints.load_weights(start.checkpoint, "discriminator", network.trunk, prefix="trunk.")
+    pool = np.flatnonzero(clips.train)
+    chosen = pool[subset(clips.labels[pool], child.fraction, child.seed)]
+    test = np.flatnonzero(~clips.train)
+    frames, labels = torch.from_numpy(clips.frames), torch.from_numpy(clips.labels)
+    rows = clips.rows[test]  # (V, clips a video)
+    losses: tuple[float, ...] = ()
+    if child.init == "logistic":
+        fix_spectrum(network)
+        train_maps, test_maps = (
+            features(network.trunk, frames[found], config.batch_size, device)
+            for found in (clips.rows[chosen, 0], rows.ravel())
+        )
+        found = logistic_probabilities(train_maps, clips.labels[chosen], test_maps, config.logistic_penalty)
+    else:
+        network.settle()
+        if child.init in _RESETS:
+            network.trunk.apply(_RESETS[child.init])
+        losses = finetune(
+            network, frames[clips.rows[chosen, 0]], labels[chosen], config, seed=child.seed, device=device
+        )
+        found = probabilities(network, frames[rows.ravel()], config.batch_size, device)
+    scores = score(found, np.repeat(np.arange(len(test)), rows.shape[1]), clips.labels[test], clips.protocol)
+    return {
+        "accuracy": scores.accuracy,
+        "chance": 1 / len(clips.classes),
+        "protocol": scores.protocol,
+        "metrics": scores.metrics,
+        "losses": list(losses),
+        "classes": list(clips.classes),
+        "tested": clips.videos[test].tolist(),
+        "labels": scores.labels.tolist(),
+        "predicted": scores.predicted.tolist(),
+        "num_train": len(chosen),
+        "subset": sorted(clips.videos[chosen].tolist()),
+    }
+
+
+def _reset(module: nn.Module) -> None:
+    """PyTorch's default initialization."""
+    reset = getattr(module, "reset_parameters", None)
+    if callable(reset):
+        reset()
+
+
+def _reset_as_torch7(module: nn.Module) -> None:
+    """Weights and biases uniform below one over the root of the fan-in, batch-norm scales uniform in 0..1.
+
+    https://github.com/torch/nn/blob/master/VolumetricConvolution.lua and BatchNormalization.lua
+    """
+    if isinstance(module, nn.Conv3d):
+        bound = module.weight[0].numel() ** -0.5
+        nn.init.uniform_(module.weight, -bound, bound)
+        if module.bias is not None:
+            nn.init.uniform_(module.bias, -bound, bound)
+    elif isinstance(module, nn.BatchNorm3d):
+        nn.init.uniform_(module.weight, 0.0, 1.0)
+        nn.init.zeros_(module.bias)
+
+
+_RESETS = {"random": _reset, "random_torch": _reset_as_torch7}
