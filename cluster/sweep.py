@@ -68,7 +68,8 @@ class SweepConfig:
     choose: bool = option(False, "test on groups held out from the training list, to choose settings by")
     allow_leak: bool = option(False, "go on where the checkpoint has seen test videos, or that cannot be told")
     seed: int = option(0, "of the clips' packing order")
-    use_gpu: bool = option(False, "one GPU a run; otherwise one CPU core")
+    cpus: float = option(1.0, "CPU cores a run; as many runs at once as there is room for")
+    gpus: float = option(0.0, "GPUs a run, 0.25 for four on one; 0 computes on CPUs")
     address: str = option("", "Ray cluster; empty: the one this job was submitted to, else a local one")
     finetune: FinetuneConfig = section(FinetuneConfig, "optimization")
     model: ModelConfig = section(ModelConfig, "the network where no checkpoint is given")
@@ -84,6 +85,8 @@ class SweepConfig:
             runs.check_name(name)
         if self.test_clips < 1:
             raise ValueError(f"test_clips must be at least 1, got {self.test_clips}")
+        if self.cpus <= 0 or self.gpus < 0:
+            raise ValueError(f"cpus must be above 0 and gpus 0 or more, got {self.cpus} and {self.gpus}")
         if any(not 0 < f <= 1 for f in self.fractions):
             raise ValueError(f"fractions must be above 0 and at most 1, got {self.fractions}")
         if any(s not in (1, 2, 3) for s in self.splits):
@@ -151,16 +154,18 @@ def _run_children(
     rows: list[dict[str, Any]] = []
     failed = []
     with parent.ending():
-        for child, outcome in _outcomes(config, starts, data, results_url):
+        for child, outcome, new in _outcomes(config, starts, data, results_url):
             if isinstance(outcome, BaseException):
                 failed.append(f"{child.name}: {outcome}")
                 continue
             log_child(tracker, parent, child, outcome, key, lineage | _origin(starts[child.init].checkpoint))
             rows.append(row_of(child, outcome, remark))
-            log_results(parent, rows)
+            if new:  # an earlier start of the sweep has drawn the others
+                log_results(parent, rows)
         if failed:
             raise RuntimeError(f"{len(failed)} of {len(_children(config))} children failed:\n" + "\n".join(failed))
         if not again:
+            log_results(parent, rows)
             log_finished(parent, rows)
     return sorted(rows, key=lambda r: (r["split"], r["init"], r["fraction"], r["seed"]))
 
@@ -192,10 +197,10 @@ def _outcomes(
     starts: dict[str, Start],
     data: dict[int, LabelledClips],
     results_url: str,
-) -> Iterator[tuple[Child, Any]]:
-    """Each child with its result, or the error that ended it; earlier results first, then as they finish."""
+) -> Iterator[tuple[Child, Any, bool]]:
+    """Each child with its result, or the error that ended it, and whether it is new: earlier results come first."""
     shared = {number: ray.put(clips) for number, clips in data.items()}
-    train = ray.remote(num_cpus=1, num_gpus=int(config.use_gpu), max_retries=2)(run_child)
+    train = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus, max_retries=2)(run_child)
     waiting: dict[Any, Child] = {}
     children = _children(config)
     with progress_bar(total=len(children), unit="run", desc="sweep") as bar:
@@ -203,10 +208,10 @@ def _outcomes(
             url = storage.join(results_url, f"{child.name}.json")
             if storage.exists(url):
                 bar.update()
-                yield child, storage.read_json(url)
+                yield child, storage.read_json(url), False
             else:
                 start, clips = starts[child.init], shared[child.split]
-                waiting[train.remote(child, clips, start, config.finetune, config.use_gpu)] = child
+                waiting[train.remote(child, clips, start, config.finetune, config.gpus > 0)] = child
         while waiting:
             (ready, *_), _ = ray.wait(list(waiting), num_returns=1)
             child = waiting.pop(ready)
@@ -214,12 +219,12 @@ def _outcomes(
                 outcome = ray.get(ready)
             except ray.exceptions.RayError as fault:
                 bar.update()
-                yield child, fault
+                yield child, fault, True
                 continue
             bar.set_postfix_str(f"{child.name} {outcome['accuracy']:.1%}", refresh=False)
             bar.update()
             storage.write_json(storage.join(results_url, f"{child.name}.json"), outcome)
-            yield child, outcome
+            yield child, outcome, True
 
 
 def _starts(config: SweepConfig) -> dict[str, Start]:
