@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import ray
+import ray.train
 import torch
-from torch import nn
+import torch.distributed as dist
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from torch import Tensor, nn
 
-from cluster import checkpoints
+from cluster import checkpoints, storage
 from cluster.transfer import LabelledClips
 from vgan.config import FinetuneConfig, ModelConfig
 from vgan.models.classifier import Classifier
 from vgan.models.layers import fix_spectrum
-from vgan.transfer.finetune import finetune
+from vgan.transfer.finetune import ALONE, Team, finetune
 from vgan.transfer.fractions import subset
 from vgan.transfer.logistic import features, logistic_probabilities
 from vgan.transfer.scores import probabilities, score
@@ -57,8 +63,13 @@ def run_child(
     start: Start,
     config: FinetuneConfig,
     use_gpu: bool = False,
+    team: Team = ALONE,
 ) -> dict[str, Any]:
-    """Train and test one child; suitable for `ray.remote`. Returns plain values for JSON."""
+    """Train and test one child; suitable for `ray.remote`. Returns plain values for JSON.
+
+    Args:
+        team: the workers that share it; all of them test.
+    """
     device = "cuda" if use_gpu else "cpu"
     torch.manual_seed(child.seed)
     network = Classifier(start.model, len(clips.classes), config.dropout)
@@ -82,7 +93,7 @@ def run_child(
         if child.init in _RESETS:
             network.trunk.apply(_RESETS[child.init])
         losses = finetune(
-            network, frames[clips.rows[chosen, 0]], labels[chosen], config, seed=child.seed, device=device
+            network, frames[clips.rows[chosen, 0]], labels[chosen], config, seed=child.seed, device=device, team=team
         )
         found = probabilities(network, frames[rows.ravel()], config.batch_size, device)
     scores = score(found, np.repeat(np.arange(len(test)), rows.shape[1]), clips.labels[test], clips.protocol)
@@ -99,6 +110,50 @@ def run_child(
         "num_train": len(chosen),
         "subset": sorted(clips.videos[chosen].tolist()),
     }
+
+
+def run_child_on_workers(
+    child: Child,
+    clips: list[Any],
+    start: Start,
+    config: FinetuneConfig,
+    use_gpu: bool,
+    *,
+    workers: int,
+    cpus: float,
+    scratch: str,
+) -> dict[str, Any]:
+    """The same on so many Ray Train workers, which share each batch.
+
+    Args:
+        clips: one reference to LabelledClips in Ray's object store; in a list, so that Ray does not fetch it here.
+        cpus: cores a worker.
+        scratch: url of a folder all nodes share.
+    """
+    fs, path = storage.arrow_filesystem(scratch)
+    trainer = TorchTrainer(
+        _on_worker,
+        train_loop_config={"child": child, "clips": clips[0], "start": start, "config": config, "use_gpu": use_gpu},
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}),
+        run_config=RunConfig(name=child.name, storage_path=path, storage_filesystem=fs),
+    )
+    outcome: dict[str, Any] = trainer.fit().return_value
+    return outcome
+
+
+def _on_worker(loop: dict[str, Any]) -> dict[str, Any]:
+    context = ray.train.get_context()
+    team = Team(rank=context.get_world_rank(), size=context.get_world_size(), average=_average)
+    clips = ray.get(loop["clips"])
+    return run_child(loop["child"], clips, loop["start"], loop["config"], loop["use_gpu"], team)
+
+
+def _average(tensors: Sequence[Tensor]) -> None:
+    flat = torch.cat([tensor.float().flatten() for tensor in tensors])  # one message instead of dozens
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
 
 
 def _reset(module: nn.Module) -> None:

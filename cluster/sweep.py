@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import ray
 
 from cluster import checkpoints, runs, storage
-from cluster.child import INITS, PRETRAINED, Child, Start, run_child
+from cluster.child import INITS, PRETRAINED, Child, Start, run_child, run_child_on_workers
 from cluster.progress import progress_bar
 from cluster.session import ray_session
 from cluster.shards import Manifest
@@ -68,8 +69,11 @@ class SweepConfig:
     choose: bool = option(False, "test on groups held out from the training list, to choose settings by")
     allow_leak: bool = option(False, "go on where the checkpoint has seen test videos, or that cannot be told")
     seed: int = option(0, "of the clips' packing order")
-    cpus: float = option(1.0, "CPU cores a run; as many runs at once as there is room for")
-    gpus: float = option(0.0, "GPUs a run, 0.25 for four on one; 0 computes on CPUs")
+    workers: int = option(1, "Ray Train workers a run that share each batch, for large ones; runs then take turns")
+    cpus: float = option(1.0, "CPU cores a run (and worker); as many runs at once as there is room for")
+    gpus: float = option(
+        0.0, "GPUs a run, 0.25 for four on one; 0 computes on CPUs; of several workers each has a whole one"
+    )
     address: str = option("", "Ray cluster; empty: the one this job was submitted to, else a local one")
     finetune: FinetuneConfig = section(FinetuneConfig, "optimization")
     model: ModelConfig = section(ModelConfig, "the network where no checkpoint is given")
@@ -85,6 +89,9 @@ class SweepConfig:
             runs.check_name(name)
         if self.test_clips < 1:
             raise ValueError(f"test_clips must be at least 1, got {self.test_clips}")
+        if self.workers < 1 or self.finetune.batch_size < 2 * self.workers:  # batch norm needs two clips
+            got = f"got {self.workers} and {self.finetune.batch_size}"
+            raise ValueError(f"workers must be at least 1 and finetune.batch_size at least twice that, {got}")
         if self.cpus <= 0 or self.gpus < 0:
             raise ValueError(f"cpus must be above 0 and gpus 0 or more, got {self.cpus} and {self.gpus}")
         if any(not 0 < f <= 1 for f in self.fractions):
@@ -200,19 +207,21 @@ def _outcomes(
 ) -> Iterator[tuple[Child, Any, bool]]:
     """Each child with its result, or the error that ended it, and whether it is new: earlier results come first."""
     shared = {number: ray.put(clips) for number, clips in data.items()}
-    train = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus, max_retries=2)(run_child)
-    waiting: dict[Any, Child] = {}
-    children = _children(config)
+    children, waiting = _children(config), dict[Any, Child]()
     with progress_bar(total=len(children), unit="run", desc="sweep") as bar:
+        queue = deque[Child]()
         for child in children:
             url = storage.join(results_url, f"{child.name}.json")
             if storage.exists(url):
                 bar.update()
                 yield child, storage.read_json(url), False
             else:
-                start, clips = starts[child.init], shared[child.split]
-                waiting[train.remote(child, clips, start, config.finetune, config.gpus > 0)] = child
-        while waiting:
+                queue.append(child)
+        while queue or waiting:
+            while queue and (config.workers == 1 or not waiting):  # groups of workers would wait for each other
+                child = queue.popleft()
+                task = _launch(config, child, shared[child.split], starts[child.init], results_url)
+                waiting[task] = child
             (ready, *_), _ = ray.wait(list(waiting), num_returns=1)
             child = waiting.pop(ready)
             try:
@@ -225,6 +234,17 @@ def _outcomes(
             bar.update()
             storage.write_json(storage.join(results_url, f"{child.name}.json"), outcome)
             yield child, outcome, True
+
+
+def _launch(config: SweepConfig, child: Child, clips: Any, start: Start, results_url: str) -> Any:
+    """Start a child; the reference to its outcome. `clips` is a reference too."""
+    use_gpu = config.gpus > 0
+    if config.workers == 1:
+        train = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus, max_retries=2)(run_child)
+        return train.remote(child, clips, start, config.finetune, use_gpu)
+    wide: dict[str, Any] = {"workers": config.workers, "cpus": config.cpus, "scratch": f"{results_url}/workers"}
+    lead = ray.remote(num_cpus=0, max_retries=2)(run_child_on_workers)
+    return lead.remote(child, [clips], start, config.finetune, use_gpu, **wide)
 
 
 def _starts(config: SweepConfig) -> dict[str, Start]:

@@ -113,7 +113,10 @@ RULES: dict[str, Rule] = {
     "G through engine.module(x), D's gradients cleared": g_through(engine=False, freeze=False, clear=True),
 }
 STAGES = (0, 1, pytest.param(2, marks=pytest.mark.slow))
-EXACT, WRONG = "exact", "wrong"  # within rounding; further off than 1e-3
+EXACT, WRONG = "exact", "wrong"
+# Sums in another order change last digits, which Adam's division by the root of a small square enlarges: up to 1.1e-5
+# was seen of steps that are exact. What is wrong is off by the length of Adam's steps.
+ROUNDING, FAULT = 1e-4, 1e-3
 # What each rule does under ZeRO-0, 1 and 2 (DeepSpeed 0.19.8).
 EXPECTED = {
     "exact": (EXACT, EXACT, EXACT),
@@ -423,7 +426,7 @@ def test_update_rule_is_as_exact_as_the_table_says(found: Found, reference: Stat
             assert result == expected
             continue
         distance = farthest(result, reference[rank])
-        assert distance < 1e-4 if expected == EXACT else distance > 1e-3, distance
+        assert distance < ROUNDING if expected == EXACT else distance > FAULT, distance
         assert expected in (EXACT, WRONG)
         if label == "exact":
             assert distance < 1e-6  # measured: 0
@@ -482,7 +485,7 @@ def test_shares_and_max_norm_give_the_step_of_one_process_on_the_whole_batch(
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_pieces_on_each_rank_give_the_step_of_one_process_that_takes_all_of_them(found: Found, stage: int) -> None:
-    assert max(rank[stage, "in pieces"] for rank in found) < 1e-5
+    assert max(rank[stage, "in pieces"] for rank in found) < ROUNDING
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -451,6 +451,18 @@ def test_finetune_chooses_on_held_out_groups_by_several_clips_a_video(
     assert len(child["tested"]) + child["num_train"] == 8  # the training list's; the test list was left alone
 
 
+def test_finetune_on_two_workers_a_run(place: Path, swept: Path, actions: Path, tracking: str) -> None:
+    words = [w for w in finetune_words(place, actions, tracking) if not w.startswith(("inits", "fractions"))]
+    assert run(finetune, *words, "name=wide", "workers=2", "inits=vgan", "fractions=1") == 0
+    (row,) = json.loads((swept / "wide" / "results.json").read_text())
+    child = json.loads((swept / "wide" / "vgan-f1-seed0-split1.json").read_text())
+    narrow = json.loads((swept / "sweep" / "vgan-f1-seed0-split1.json").read_text())
+    assert len(row["correct"]) == len(child["tested"]) == 4
+    assert len(child["losses"]) == 3
+    assert child["losses"][0] == pytest.approx(narrow["losses"][0], abs=0.5)  # but for batch norm and dropout
+    assert child["losses"] != narrow["losses"]
+
+
 def test_finetune_under_a_name_with_other_settings_is_refused(
     place: Path, swept: Path, actions: Path, tracking: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,15 +5,31 @@ Pure torch on tensors in memory; what the model is, and where its weights come f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vgan.config import FinetuneConfig
 from vgan.video.pixels import batch_to_model_range
+
+
+def _alone(_: Sequence[Tensor]) -> None:
+    """There is nobody to take a mean with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Team:
+    """This process among those that share each batch; alone by default."""
+
+    rank: int = 0
+    size: int = 1
+    average: Callable[[Sequence[Tensor]], None] = _alone  # tensors to their means over all, in place
+
+
+ALONE = Team()
 
 
 def finetune(
@@ -24,6 +40,7 @@ def finetune(
     *,
     seed: int,
     device: torch.device | str = "cpu",
+    team: Team = ALONE,
 ) -> tuple[float, ...]:
     """Train `model` in place for `config.iterations` steps of Adam; the loss of every step.
 
@@ -35,6 +52,8 @@ def finetune(
         model: maps (B, 3, T, H, W) float32 in [-1, 1] to logits (B, K); dropout is its own.
         clips: (N, T, H, W, 3) uint8.
         labels: (N,) int64 in 0..K-1.
+        team: who else trains on a share of each batch. All must begin with the same weights; batch norm sees the
+            process's own share, and its running statistics become the mean of all at the end.
 
     Raises:
         ValueError: clips and labels do not fit each other, or there are none.
@@ -45,7 +64,9 @@ def finetune(
     model.to(target)
     with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
         torch.manual_seed(seed)  # for dropout; the order has a generator of its own
-        return tuple(_train(model, clips, labels, config, seed, target))
+        losses = tuple(_train(model, clips, labels, config, seed, target, team))
+    team.average([buffer for buffer in model.buffers() if buffer.is_floating_point()])
+    return losses
 
 
 def batch_order(num_clips: int, batch_size: int, seed: int) -> Iterator[Tensor]:
@@ -69,6 +90,7 @@ def _train(
     config: FinetuneConfig,
     seed: int,
     device: torch.device,
+    team: Team,
 ) -> list[float]:
     """`config.iterations` steps; the loss of each."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -77,14 +99,17 @@ def _train(
     losses: list[float] = []
     batches = batch_order(len(clips), config.batch_size, seed)
     for step, batch in zip(range(1, config.iterations + 1), batches, strict=False):
-        loss = F.cross_entropy(model(batch_to_model_range(clips[batch].to(device))), labels[batch].to(device))
-        value = float(loss.detach())
-        if not np.isfinite(value):
-            raise FloatingPointError(f"fine-tuning loss is {value} at step {step}")
+        own = batch.tensor_split(team.size)[team.rank]
+        loss = F.cross_entropy(model(batch_to_model_range(clips[own].to(device))), labels[own].to(device))
+        loss = loss * (len(own) * team.size / len(batch))  # every clip counts alike, whoever holds it
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        value = loss.detach()
+        team.average([value, *(p.grad for p in trained if p.grad is not None)])
+        if not value.isfinite():
+            raise FloatingPointError(f"fine-tuning loss is {float(value)} at step {step}")
         optimizer.step()
-        losses.append(value)
+        losses.append(float(value))
     return losses
 
 

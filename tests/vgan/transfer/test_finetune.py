@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vgan.config import FinetuneConfig
-from vgan.transfer.finetune import batch_order, finetune
+from vgan.transfer.finetune import Team, batch_order, finetune
 from vgan.transfer.scores import probabilities
 
 NUM_CLASSES = 3
@@ -105,6 +108,34 @@ def test_finetune_float_clips_are_refused() -> None:
     clips, labels = coloured_clips(6, seed=0)
     with pytest.raises(ValueError, match="clips must be"):
         finetune(TinyClassifier(), clips.float(), labels, FinetuneConfig(iterations=1), seed=0)
+
+
+def test_finetune_of_three_that_share_each_batch_ends_where_one_ends() -> None:
+    def make() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.AdaptiveAvgPool3d(2), nn.Flatten(), nn.Linear(24, 3))
+
+    alone, together = make(), [make() for _ in range(3)]
+    expected = run(iterations=5, model=alone)
+    barrier, shared = threading.Barrier(3, timeout=30), dict[int, list[Tensor]]()
+
+    def average(rank: int) -> Callable[[Sequence[Tensor]], None]:
+        def mean(tensors: Sequence[Tensor]) -> None:
+            shared[rank] = [t.clone() for t in tensors]
+            barrier.wait()
+            for place, tensor in enumerate(tensors):
+                tensor.copy_(torch.stack([shared[r][place] for r in range(3)]).mean(dim=0))
+            barrier.wait()
+
+        return mean
+
+    with ThreadPoolExecutor(3) as pool:
+        teams = [Team(rank=r, size=3, average=average(r)) for r in range(3)]
+        losses = list(pool.map(lambda m, t: run(iterations=5, model=m, team=t), together, teams))
+    assert losses[0] == losses[1] == losses[2] == pytest.approx(expected, rel=1e-5)
+    for model in together:
+        for ours, theirs in zip(model.parameters(), alone.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("num_clips", "batch_size"), [(10, 4), (3, 8), (8, 8)])
