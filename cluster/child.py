@@ -78,13 +78,16 @@ def run_child(
     pool = np.flatnonzero(clips.train)
     chosen = pool[subset(clips.labels[pool], child.fraction, child.seed)]
     test = np.flatnonzero(~clips.train)
-    frames, labels = torch.from_numpy(clips.frames), torch.from_numpy(clips.labels)
     rows = clips.rows[test]  # (V, clips a video)
+
+    def frames(found: np.ndarray) -> Tensor:
+        return torch.from_numpy(clips.frames[found])  # a copy of these alone: Ray's memory is read-only
+
     losses: tuple[float, ...] = ()
     if child.init == "logistic":
         fix_spectrum(network)
         train_maps, test_maps = (
-            features(network.trunk, frames[found], config.batch_size, device)
+            features(network.trunk, frames(found), config.batch_size, device)
             for found in (clips.rows[chosen, 0], rows.ravel())
         )
         found = logistic_probabilities(train_maps, clips.labels[chosen], test_maps, config.logistic_penalty)
@@ -93,9 +96,15 @@ def run_child(
         if child.init in _RESETS:
             network.trunk.apply(_RESETS[child.init])
         losses = finetune(
-            network, frames[clips.rows[chosen, 0]], labels[chosen], config, seed=child.seed, device=device, team=team
+            network,
+            frames(clips.rows[chosen, 0]),
+            torch.tensor(clips.labels[chosen]),
+            config,
+            seed=child.seed,
+            device=device,
+            team=team,
         )
-        found = probabilities(network, frames[rows.ravel()], config.batch_size, device)
+        found = probabilities(network, frames(rows.ravel()), config.batch_size, device)
     scores = score(found, np.repeat(np.arange(len(test)), rows.shape[1]), clips.labels[test], clips.protocol)
     return {
         "accuracy": scores.accuracy,
