@@ -31,7 +31,7 @@ ABOUT = """Carry real video from bytes to MLflow metrics through every stage, on
 """
 WORTH_SHOWING = re.compile(
     r"(step |training |sources = |clips: |split \d|prepare: |pack: |sweep: |accuracy, |protocol |\S+-split\d"
-    r"|\d+ (videos|clips)|already|error: |\s+\d+ )"
+    r"|\d+ (videos|clips)|already|error: |\s+\d+ |  \S.* \(\d+\.\d-\d+\.\d\))"
 )
 
 
