@@ -267,7 +267,7 @@ def test_finetune_from_a_checkpoint_of_another_shape(refused: Refused, actions: 
 @pytest.mark.parametrize(
     ("word", "named"),
     [
-        ("inits=[best]", "inits must be one of vgan, untrained, random; got 'best'"),
+        ("inits=[best]", "inits must be one of vgan, logistic, untrained, random, random_torch; got 'best'"),
         ("fractions=[0, 1]", "above 0 and at most 1"),
         ("splits=[4]", "splits must be among 1, 2, 3, got [4]"),
         ("seeds=[]", "at least one value"),

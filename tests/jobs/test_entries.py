@@ -359,7 +359,7 @@ def test_future_model_trains_and_predicts_images_videos_and_a_dataset(
 
 
 def children(client: mlflow.MlflowClient) -> tuple[mlflow.entities.Run, list[mlflow.entities.Run]]:
-    (parent,) = runs_of(client, "transfer", "tags.kind = 'sweep'")
+    (parent,) = runs_of(client, "transfer", "tags.kind = 'sweep' and tags.`mlflow.runName` = 'sweep'")
     return parent, runs_of(client, "transfer", f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
 
 
@@ -490,7 +490,7 @@ def test_run_prints_a_workers_bad_input_as_one_line(capsys: pytest.CaptureFixtur
 @pytest.mark.usefixtures("swept")
 def test_chain_lineage_leads_from_a_child_back_to_the_clips(clips: Path, client: mlflow.MlflowClient) -> None:
     manifest: Manifest = read_manifest(str(clips))
-    child = children(client)[1][0]
+    child = next(c for c in children(client)[1] if c.data.tags["init"] == "vgan")
     (pretraining,) = runs_of(client, "gan", f"tags.checkpoint_uri = '{child.data.tags['checkpoint_uri']}'")
     (dataset,) = runs_of(client, "prepare", f"tags.dataset_hash = '{pretraining.data.tags['dataset_hash']}'")
     assert dataset.data.tags["dataset_hash"] == manifest.digest
