@@ -17,6 +17,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import cv2
 import numpy as np
 import psutil
 import pyarrow as pa
@@ -38,14 +39,16 @@ from vgan.config import ClipSpec, ModelConfig
 from vgan.models import make_networks
 from vgan.records import Clip, Evidence
 from vgan.video.pixels import batch_to_model_range
+from vgan.video.strips import write_strip
 
 BATCH, CLIPS, REPEATS = 8, 512, 6
 BASES = (64, 16)
 SMALL = ClipSpec(num_frames=16, size=32)
 
 
-def write_dataset(folder: Path, clips: int, rows: int, spec: ClipSpec) -> Manifest:
-    """Shards of `rows` clips of noise, which does not compress; all are links to one, so that many are quickly made."""
+def write_dataset(folder: Path, clips: int, rows: int, spec: ClipSpec, codec: str = "raw") -> Manifest:
+    """Shards of `rows` clips of noise, which lz4 does not compress; as JPEG smooth, of a real clip's size. All shards
+    are links to one, so that many are quickly made."""
     rng = np.random.default_rng(0)
     lineage = {"source_id": "s", "source_uri": "u", "label": None, "split": None, "decoder": ""}
     table = []
@@ -53,7 +56,10 @@ def write_dataset(folder: Path, clips: int, rows: int, spec: ClipSpec) -> Manife
         frames = rng.integers(0, 256, (spec.num_frames, spec.size, spec.size, 3), np.uint8)
         clip = Clip(start_s=0, shot=0, frames=frames, evidence=Evidence())
         table.append(clip_row(clip, clip_id=str(number), **lineage))
-    data = table_bytes(pa.Table.from_pylist(table, clip_schema(spec)))
+        if codec == "jpeg":
+            smooth = np.stack([cv2.GaussianBlur(frame, (0, 0), 1.2) for frame in frames])
+            table[-1]["frames"] = write_strip(smooth)
+    data = table_bytes(pa.Table.from_pylist(table, clip_schema(spec, codec)))
     (folder / "shard.parquet").write_bytes(data)
     shards = []
     for number in range(clips // rows):
@@ -216,12 +222,13 @@ def by_ray_data(folder: Path, manifest: Manifest) -> int:
     return sum(len(frames) for frames in batches())
 
 
-def feed_tables(folder: Path, large: Manifest) -> None:
+def feed_tables(folder: Path, large: Manifest, packed: Manifest) -> None:
     """Rates, the first batch, memory over epochs, and cost a clip by the number of files."""
     clip_mb = 32 * 64 * 64 * 3 / 1e6
     ways = {
         "bare row-group read": lambda: bare_read(folder / "large", large),
         "feed": lambda: fed(folder / "large", large, CLIPS),
+        "feed, codec=jpeg": lambda: fed(folder / "packed", packed, CLIPS),
         "Ray Data": lambda: by_ray_data(folder / "large", large),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
@@ -262,11 +269,13 @@ def main() -> None:
     """All tables."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        (folder / "large").mkdir()
+        for name in ("large", "packed"):
+            (folder / name).mkdir()
         large = write_dataset(folder / "large", CLIPS, 128, ClipSpec())
+        packed = write_dataset(folder / "packed", CLIPS, 128, ClipSpec(), "jpeg")
         ray.init("local", num_cpus=2, include_dashboard=True, dashboard_host="127.0.0.1", logging_level="ERROR")
         ray.data.DataContext.get_current().enable_progress_bars = False
-        feed_tables(folder, large)
+        feed_tables(folder, large, packed)
         step_tables(folder, large)
         ray.shutdown()
 
