@@ -30,13 +30,12 @@ from ray.util.metrics import Counter
 
 from cluster import storage
 from cluster.fetch import local_copy
-from cluster.pack import pack
+from cluster.pack import Packing, pack
 from cluster.progress import SourceHours, quiet_ray_data
 from cluster.shards import (
     MANIFEST,
     Manifest,
     clip_row,
-    frame_bytes,
     read_manifest,
     work_digest,
     write_manifest,
@@ -57,14 +56,7 @@ DECODER_DIED = frozenset({"crashed", "timeout", "out_of_memory", "killed"})  # s
 
 
 def prepare(
-    sources: list[Source],
-    out: str,
-    config: VideoConfig,
-    *,
-    seed: int,
-    shard_mb: int,
-    codec: str = "raw",
-    replace: bool = False,
+    sources: list[Source], out: str, config: VideoConfig, packing: Packing, *, replace: bool = False
 ) -> Manifest:
     """Make the dataset at `out` from `sources`, or finish it if an earlier run was cut off. Needs a Ray session.
 
@@ -72,17 +64,13 @@ def prepare(
         sources: videos, each with a unique source_id.
         out: url of the dataset's folder.
         config: decode, shots, screen, stabilization, clip and gate settings.
-        seed: of the shuffle that packs clips into shards.
-        shard_mb: raw size of a shard, MB.
-        codec: of the shards' frames, one of `shards.CODECS`.
-        replace: pack anew even if a finished dataset stands there, of the same or other sources, gates, seed, size or
-            codec.
+        packing: order, size and codec of the shards.
+        replace: pack anew even if a finished dataset stands there, of the same or other sources, gates or packing.
 
     Raises:
         BadInput: no video gave a clip, `out` holds another dataset, or is not shared by all nodes.
     """
-    packing: dict[str, Any] = {"seed": seed, "shard_mb": shard_mb, "codec": codec}
-    if finished := already_prepared(sources, out, config, **packing, replace=replace):
+    if finished := already_prepared(sources, out, config, packing, replace=replace):
         return finished
     videos, ledger = videos_by_name(sources, config), Ledger.read(out)
     if not storage.honours_create(out):
@@ -96,21 +84,14 @@ def prepare(
                 raise BadInput(f"what the workers wrote is not seen at {out!r}: out= must be a place all nodes share")
     by_source_id = sorted(videos, key=lambda video: videos[video].source_id)
     records = read_records(ledger.commit_urls(by_source_id))
-    inputs, shard_rows = _inputs_digest(videos, ledger, config, **packing), _shard_rows(config, shard_mb)
-    manifest = pack(records, sources, out, config, seed=seed, shard_rows=shard_rows, codec=codec, inputs=inputs)
+    inputs = _inputs_digest(videos, ledger, config, packing)
+    manifest = pack(records, sources, out, config, packing, inputs)
     write_manifest(manifest, out)
     return manifest
 
 
 def already_prepared(
-    sources: list[Source],
-    out: str,
-    config: VideoConfig,
-    *,
-    seed: int,
-    shard_mb: int,
-    codec: str = "raw",
-    replace: bool = False,
+    sources: list[Source], out: str, config: VideoConfig, packing: Packing, *, replace: bool = False
 ) -> Manifest | None:
     """The finished dataset that the same arguments of `prepare` would make, if it stands at `out`.
 
@@ -120,7 +101,7 @@ def already_prepared(
     if not storage.exists(storage.join(out, MANIFEST)):
         return None
     manifest = read_manifest(out)
-    inputs = _inputs_digest(videos_by_name(sources, config), Ledger.read(out), config, seed, shard_mb, codec)
+    inputs = _inputs_digest(videos_by_name(sources, config), Ledger.read(out), config, packing)
     if manifest.inputs == inputs and not replace:
         print(f"already prepared: {out}", flush=True)
         return manifest
@@ -134,23 +115,17 @@ def already_prepared(
     return None
 
 
-def _shard_rows(config: VideoConfig, shard_mb: int) -> int:
-    return max(1, shard_mb * 1_000_000 // frame_bytes(config.clip))
-
-
 def videos_by_name(sources: list[Source], config: VideoConfig) -> dict[str, Source]:
     """The videos under the names that their work goes by with these settings."""
     digest = work_digest(config)
     return {video_name(s, digest): s for s in sources}
 
 
-def _inputs_digest(
-    videos: dict[str, Source], ledger: Ledger, config: VideoConfig, seed: int, shard_mb: int, codec: str
-) -> str:
+def _inputs_digest(videos: dict[str, Source], ledger: Ledger, config: VideoConfig, packing: Packing) -> str:
     """16 hex digits that tell whether the same call would make the same dataset."""
     work = sorted((video, ledger.generation(video), s.label or "", s.split or "") for video, s in videos.items())
-    packing = [seed, _shard_rows(config, shard_mb), codec, asdict(config.gates)]
-    return hashlib.sha256(storage.json_bytes([work, packing])).hexdigest()[:16]
+    shards = [packing.seed, packing.shard_rows(config.clip), packing.codec, asdict(config.gates)]
+    return hashlib.sha256(storage.json_bytes([work, shards])).hexdigest()[:16]
 
 
 def _say_what_is_done(ledger: Ledger, videos: dict[str, Source]) -> None:

@@ -8,7 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ from cluster.shards import (
     work_digest,
 )
 from cluster.sources import Source
-from vgan.config import GateConfig, VideoConfig
+from vgan.config import ClipSpec, GateConfig, VideoConfig
 from vgan.errors import BadInput
 from vgan.records import Evidence
 from vgan.video.fingerprint import near_duplicates
@@ -44,15 +44,25 @@ STAGES = ("fetch", "decode", "shots", "screen", "stabilize", "gates")  # in the 
 SCORES = [f.name for f in fields(Evidence)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """How clips go into shards."""
+
+    seed: int = 0  # of the shuffle
+    shard_mb: int = 400  # of raw pixels in a shard
+    codec: str = "raw"  # of the frames, one of `shards.CODECS`
+
+    def shard_rows(self, spec: ClipSpec) -> int:
+        """Clips in a shard."""
+        return max(1, self.shard_mb * 1_000_000 // frame_bytes(spec))
+
+
 def pack(
     records: list[dict[str, Any]],
     sources: Sequence[Source],
     out: str,
     config: VideoConfig,
-    *,
-    seed: int,
-    shard_rows: int,
-    codec: str,
+    packing: Packing,
     inputs: str,
 ) -> Manifest:
     """Write the shards, the rejects and the manifest's content.
@@ -62,9 +72,7 @@ def pack(
         sources: the videos; label and split are taken from here.
         out: url of the dataset's folder.
         config: what the clips were made with, and the gates.
-        seed: of the shuffle.
-        shard_rows: clips in a shard.
-        codec: of the shards' frames, one of `shards.CODECS`.
+        packing: order, size and codec of the shards.
         inputs: digest of what went in, kept so that the same call again finds its work done.
 
     Raises:
@@ -80,15 +88,16 @@ def pack(
         reasons = ", ".join(f"{n} {reason}" for reason, n in counts["rejected_by_reason"].items())
         raise BadInput(f"none of the {counts['sources']} videos gave a clip ({reasons}): nothing to write to {out!r}")
     _check_pixels_are_there(accepted, out)
-    order = np.random.default_rng(seed).permutation(accepted.num_rows)
+    order = np.random.default_rng(packing.seed).permutation(accepted.num_rows)
     storage.remove(storage.join(out, MANIFEST))  # from here on the old dataset is gone
     storage.remove(storage.join(out, "shards"))
     write = ray.remote(num_cpus=1, max_retries=2)(write_shard)
     accepted = accepted.sort_by("clip_id")
     tasks = []
+    shard_rows = packing.shard_rows(config.clip)
     for number, start in enumerate(range(0, len(order), shard_rows)):
         chosen = accepted.take(pa.array(order[start : start + shard_rows]))
-        tasks.append(write.remote(chosen, out, f"shards/shard-{number:06d}.parquet", config, codec))
+        tasks.append(write.remote(chosen, out, f"shards/shard-{number:06d}.parquet", config, packing.codec))
     shards = []
     with progress_bar(total=len(tasks), unit="shard", desc="pack") as bar:
         for task in tasks:
@@ -99,7 +108,7 @@ def pack(
     digests = {"digest": config_digest(config), "work_digest": work_digest(config)}
     manifest = Manifest(
         clip=config.clip,
-        config={"video": asdict(config), "seed": seed, "codec": codec, **digests},
+        config={"video": asdict(config), "seed": packing.seed, "codec": packing.codec, **digests},
         counts=counts,
         shards=shards,
         inputs=inputs,

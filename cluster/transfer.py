@@ -10,6 +10,7 @@ import numpy as np
 
 from cluster import storage
 from cluster.ingest import prepare
+from cluster.pack import Packing
 from cluster.shards import Manifest, read_clips, read_manifest, to_frames
 from cluster.sources import Source
 from vgan.config import VideoConfig
@@ -50,7 +51,7 @@ def prepare_labelled(root: str, splits: list[int], out: str, config: VideoConfig
         Source(uri=str(path), source_id=_source_id(path), bytes=path.stat().st_size, label=video.class_name)
         for path, video in sorted(videos.items())
     ]
-    return prepare(sources, out, config, seed=seed, shard_mb=400)
+    return prepare(sources, out, config, Packing(seed=seed))
 
 
 def windows(config: VideoConfig, test_clips: int) -> VideoConfig:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
 from cluster import storage
 from cluster.export import write_strips
 from cluster.ingest import already_prepared, prepare, videos_by_name
 from cluster.inspection import funnel_text, quarantine, requeue, status, status_text, verify
 from cluster.inspector import inspection
+from cluster.pack import Packing
 from cluster.runs import flatten, public_settings
 from cluster.session import ray_session
 from cluster.shards import CODECS, Manifest
@@ -123,15 +123,15 @@ def make_dataset(config: PrepareConfig, out: str) -> None:
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "prepare")
     tracker.experiment_id()  # a tracking server that cannot be used is told before the work, not after
     storage.make_folder(out)
-    packing: dict[str, Any] = {key: getattr(config, key) for key in ("seed", "shard_mb", "codec")}
-    packing["replace"] = config.replace or config.action == "retry"
-    manifest = already_prepared(sources, out, config.video(), **packing)
+    packing = Packing(seed=config.seed, shard_mb=config.shard_mb, codec=config.codec)
+    again = config.replace or config.action == "retry"
+    manifest = already_prepared(sources, out, config.video(), packing, replace=again)
     if config.action == "retry":
         num = requeue(out, config.reason, videos_by_name(sources, config.video()))
         print(f"{num} videos queued again", flush=True)
     if manifest is None:
         with ray_session(config.address):
-            manifest = prepare(sources, out, config.video(), **packing)
+            manifest = prepare(sources, out, config.video(), packing, replace=again)
     command.save(config, storage.join(out, "settings.yaml"))
     track(tracker, config, manifest, out)
     print(summary(manifest, out))

@@ -29,6 +29,7 @@ import shots
 import stabilization
 
 from cluster.ingest import num_segments, prepare, segment_span
+from cluster.pack import Packing
 from cluster.session import ray_session
 from cluster.sources import list_folder
 from vgan.config import GateConfig, VideoConfig
@@ -117,9 +118,9 @@ def whole_job(config: VideoConfig) -> None:
     print(f"{'plain processes':<34}{seconds:>9.1f}{num_frames / seconds:>10.0f}{1:>7.2f}")
     with tempfile.TemporaryDirectory() as scratch, ray_session() as _:
         warm = videos[:: len(videos) // 4]
-        prepare(warm, f"{scratch}/warm", config, seed=0, shard_mb=400)  # starts the workers, as a running cluster has
+        prepare(warm, f"{scratch}/warm", config, Packing())  # starts the workers, as a running cluster has
         start = time.perf_counter()
-        prepare(sources, f"{scratch}/clips", config, seed=0, shard_mb=400)
+        prepare(sources, f"{scratch}/clips", config, Packing())
         ray_s = time.perf_counter() - start
     ratio = seconds / ray_s
     print(f"{'prepare on Ray, shards written':<34}{ray_s:>9.1f}{num_frames / ray_s:>10.0f}{ratio:>7.2f}")

@@ -15,6 +15,7 @@ import pytest
 import ray
 
 from cluster.ingest import commit_unit, prepare, videos_by_name
+from cluster.pack import Packing
 from cluster.shards import Manifest, read_clips, read_manifest, to_frames
 from cluster.sources import Source, list_folder
 from cluster.units import Ledger, Unit, read_records
@@ -56,7 +57,7 @@ def run(
     codec: str = "raw",
     replace_old: bool = False,
 ) -> Manifest:
-    return prepare(sources, str(out), config, seed=seed, shard_mb=1, codec=codec, replace=replace_old)
+    return prepare(sources, str(out), config, Packing(seed=seed, shard_mb=1, codec=codec), replace=replace_old)
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +282,7 @@ def test_prepare_where_the_driver_cannot_see_what_workers_wrote_ends_instead_of_
     sources: list[Source],
 ) -> None:
     with pytest.raises(BadInput, match="a place all nodes share"):
-        prepare(sources[:1], "memory://nowhere", VIDEO, seed=0, shard_mb=1)
+        prepare(sources[:1], "memory://nowhere", VIDEO, Packing(shard_mb=1))
 
 
 def test_prepare_notices_a_source_that_changed_after_it_was_listed(sources: list[Source], tmp_path: Path) -> None:
@@ -302,8 +303,7 @@ def test_prepare_writes_through_any_file_system_url(sources: list[Source], tmp_p
         sources[-1:] + [s for s in sources if s.source_id == GOOD[0]],
         f"file://{tmp_path}/clips",
         VIDEO,
-        seed=0,
-        shard_mb=1,
+        Packing(shard_mb=1),
     )
     assert read_manifest(f"{tmp_path}/clips") == manifest
 

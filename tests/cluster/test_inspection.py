@@ -14,6 +14,7 @@ from cluster.export import write_strips
 from cluster.ingest import prepare, videos_by_name
 from cluster.inspection import quarantine, requeue, status, verify
 from cluster.inspector import inspection
+from cluster.pack import Packing
 from cluster.shards import read_clips, read_manifest, to_frames
 from cluster.sources import Source, list_folder, read_sources
 from vgan.config import ClipSpec, DecodeConfig, GateConfig, StabilizeConfig, VideoConfig
@@ -39,7 +40,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
 
 @pytest.fixture
 def dataset(sources: list[Source], tmp_path: Path) -> Path:
-    prepare(sources, str(tmp_path / "clips"), VIDEO, seed=0, shard_mb=1)
+    prepare(sources, str(tmp_path / "clips"), VIDEO, Packing(shard_mb=1))
     return tmp_path / "clips"
 
 
@@ -78,7 +79,7 @@ def test_verify_names_the_shard_whose_bytes_changed_or_are_gone(dataset: Path) -
 def test_replace_makes_a_damaged_dataset_whole_again(dataset: Path, sources: list[Source]) -> None:
     digest = read_manifest(str(dataset)).digest
     (dataset / "shards" / "shard-000000.parquet").unlink()
-    assert prepare(sources, str(dataset), VIDEO, seed=0, shard_mb=1, replace=True).digest == digest
+    assert prepare(sources, str(dataset), VIDEO, Packing(shard_mb=1), replace=True).digest == digest
     assert verify(str(dataset)) == []
 
 
@@ -86,7 +87,7 @@ def test_replace_touches_nothing_where_the_pixels_are_gone(dataset: Path, source
     (pixels,) = (dataset / "work" / "units").iterdir()
     pixels.unlink()
     with pytest.raises(BadInput, match=r"1 files of pixels are gone"):
-        prepare(sources, str(dataset), VIDEO, seed=1, shard_mb=1, replace=True)
+        prepare(sources, str(dataset), VIDEO, Packing(seed=1, shard_mb=1), replace=True)
     assert verify(str(dataset)) == []
 
 
@@ -111,7 +112,7 @@ def test_requeue_does_the_rejected_video_again_and_nothing_else(dataset: Path, s
         requeue(str(dataset), "timeout", videos)
     assert requeue(str(dataset), "cannot_open", videos) == 1
     assert requeue(str(dataset), "cannot_open", videos) == 0  # killed before it was done: it just goes on
-    manifest = prepare(sources, str(dataset), VIDEO, seed=0, shard_mb=1, replace=True)
+    manifest = prepare(sources, str(dataset), VIDEO, Packing(shard_mb=1), replace=True)
     assert manifest.counts["accepted"] == 1
     new = set(commits(dataset)) - set(before)
     assert [p.name.split(".")[1] for p in new] == ["g1"]
@@ -149,7 +150,7 @@ def test_write_strips_leaves_a_copy_that_prepare_reads_back(dataset: Path, tmp_p
     assert sorted(names) == names
     sources = read_sources(str(tmp_path / "tiny" / "list.txt"))
     config = replace(VIDEO, stabilize=StabilizeConfig(preset="off"), gates=GateConfig(off=["near_duplicate"]))
-    manifest = prepare(sources, str(tmp_path / "again"), config, seed=0, shard_mb=1)
+    manifest = prepare(sources, str(tmp_path / "again"), config, Packing(shard_mb=1))
     assert manifest.counts["clips"] == 5
     table = read_clips(str(tmp_path / "again"), manifest, ["source_id", "frames"])
     clips = dict(zip(table["source_id"].to_pylist(), to_frames(table["frames"], manifest.clip), strict=True))
