@@ -11,7 +11,7 @@ import numpy as np
 from cluster import storage
 from cluster.ingest import prepare
 from cluster.pack import Packing
-from cluster.shards import Manifest, read_clips, read_manifest, to_frames
+from cluster.shards import Manifest, read_clips, read_frames, read_manifest
 from cluster.sources import Source
 from vgan.config import VideoConfig
 from vgan.errors import BadInput
@@ -91,11 +91,10 @@ def load_split(
         own = by_video[_source_id(video.path)]
         stored[place] = own[0] if train[place] else _spread(own, test_clips)
     used, rows = np.unique(stored, return_inverse=True)
-    frames = read_clips(url, manifest, columns=["frames"])["frames"].take(used)
     return LabelledClips(
         protocol=protocol_name(_dataset_name(dataset, split), number, test_clips=test_clips, held_out=choose),
         classes=split.class_names,
-        frames=to_frames(frames, manifest.clip),
+        frames=read_frames(url, manifest, used),
         videos=np.array([_source_id(v.path) for v in found]),
         labels=labels,
         train=train,

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cluster.batches import WINDOW, Batch, ClipReader, epoch_order, group_table, prefetched, share
-from cluster.shards import ROWS_PER_GROUP, Manifest, Shard
+from cluster.shards import ROWS_PER_GROUP, Manifest, Shard, read_frames
 from vgan.config import ClipSpec
 from vgan.errors import BadInput
 from vgan.gan import Draws
@@ -135,6 +135,13 @@ def test_batches_of_jpegs_are_those_of_raw_pixels(
             assert batch.clip_ids == exact.clip_ids
             assert batch.frames.shape == exact.frames.shape
             assert (batch.frames[:, 1:].int() - exact.frames[:, 1:].int()).abs().max() <= 2  # one colour each
+
+
+def test_read_frames_gives_the_clips_of_rows_in_the_order_asked(dataset: tuple[str, Manifest]) -> None:
+    rows = np.array([149, 0, 69, 70, 64, 0])
+    found = read_frames(*dataset, rows)
+    assert found[:, 0, 0, 0, 2].tolist() == rows.tolist()
+    assert read_frames(*dataset, rows[:0]).shape == (0, 16, 32, 32, 3)
 
 
 def test_batches_order_follows_the_seed_and_the_datasets_digest(reader: Reader, dataset: tuple[str, Manifest]) -> None:
