@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -144,13 +143,12 @@ class ClipReader:
             if later not in self._cache and later not in self._ahead:
                 self._ahead[later] = self._fetcher.submit(self._read, later)
         while len(self._ahead) > 2 * AHEAD:
-            self._ahead.popitem(last=False)
+            self._ahead.popitem(last=False)[1].cancel()
 
     def _read(self, index: int) -> tuple[list[str], pa.Array]:
         shard, group = (int(v) for v in self.groups[index, :2])
         url = storage.join(self.url, self.manifest.shards[shard].path)
-        with storage.open_native(url) as file:
-            table = pq.ParquetFile(file).read_row_group(group, columns=["clip_id", "frames"])
+        table = storage.read_row_group(url, group, ["clip_id", "frames"])
         return table["clip_id"].to_pylist(), one_array(table["frames"])
 
 

@@ -90,7 +90,9 @@ def run_child(
             features(network.trunk, frames(found), config.batch_size, device)
             for found in (clips.rows[chosen, 0], rows.ravel())
         )
-        found = logistic_probabilities(train_maps, clips.labels[chosen], test_maps, config.logistic_penalty)
+        found = logistic_probabilities(
+            train_maps, clips.labels[chosen], test_maps, len(clips.classes), config.logistic_penalty
+        )
     else:
         network.settle()
         if child.init in _RESETS:

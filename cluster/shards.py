@@ -213,12 +213,11 @@ def read_frames(url: str, manifest: Manifest, rows: np.ndarray) -> np.ndarray:
     spec, first = manifest.clip, 0
     out = np.empty((len(rows), spec.num_frames, spec.size, spec.size, 3), np.uint8)
     for shard in manifest.shards:
-        with storage.open_native(storage.join(url, shard.path)) as file:
-            for group, start in enumerate(range(0, shard.rows, ROWS_PER_GROUP)):
-                count = min(ROWS_PER_GROUP, shard.rows - start)
-                places = np.flatnonzero((rows >= first) & (rows < first + count))
-                if len(places):
-                    stored = pq.ParquetFile(file).read_row_group(group, columns=["frames"])["frames"]
-                    out[places] = to_frames(stored.take(pa.array(rows[places] - first)), spec)
-                first += count
+        for group, start in enumerate(range(0, shard.rows, ROWS_PER_GROUP)):
+            count = min(ROWS_PER_GROUP, shard.rows - start)
+            places = np.flatnonzero((rows >= first) & (rows < first + count))
+            if len(places):
+                stored = storage.read_row_group(storage.join(url, shard.path), group, ["frames"])["frames"]
+                out[places] = to_frames(stored.take(pa.array(rows[places] - first)), spec)
+            first += count
     return out

@@ -33,6 +33,7 @@ import aiohttp
 import botocore.exceptions as boto
 import fsspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 from botocore.parsers import ResponseParserError
 from fsspec.core import url_to_fs
 from pyarrow.fs import FSSpecHandler, PyFileSystem
@@ -131,7 +132,9 @@ def arrow_filesystem(url: str) -> tuple[PyFileSystem, str]:
 def faults() -> tuple[type[Exception], ...]:
     """What stores raise, Google's among them once its package is loaded."""
     google = sys.modules.get("gcsfs.retry")
-    return (*FAULTS, google.HttpError, google.google.auth.exceptions.GoogleAuthError) if google else FAULTS
+    if not hasattr(google, "validate_response"):  # not there, or still being imported by another thread
+        return FAULTS
+    return (*FAULTS, google.HttpError, google.google.auth.exceptions.GoogleAuthError)  # type: ignore[union-attr]
 
 
 def may_pass(fault: BaseException) -> bool:
@@ -316,13 +319,15 @@ def read_ranges(url: str, ranges: list[tuple[int, int]]) -> list[bytes]:
     return found
 
 
-def open_native(url: str) -> Any:
-    """A file for pyarrow to read from: on a local disk mapped into memory, which is twice as fast, else fsspec's.
+@_patient
+def read_row_group(url: str, group: int, columns: list[str]) -> pa.Table:
+    """One row group of a Parquet file; a local one is mapped into memory, which is twice as fast.
 
     A mapped file that shrinks while it is read ends the process; files of a dataset are never written in place.
     """
     fs, path = filesystem(url)
-    return pa.memory_map(path) if _is_local(url) else fs.open(path, "rb")
+    with pa.memory_map(path) if _is_local(url) else fs.open(path, "rb") as file:
+        return pq.ParquetFile(file).read_row_group(group, columns=columns)
 
 
 @_patient

@@ -55,9 +55,11 @@ class SweepConfig:
 
     ucf101: str = option("", "folder that holds UCF-101/ and ucfTrainTestlist/ (required)")
     checkpoint: str = option("", "a GAN run's folder or checkpoint; random inits take its network's size")
-    others: dict[str, str] = option({}, "more checkpoints, each an init of its name: others={longer: out/runs/longer}")
+    others: dict[str, str] = option(
+        {}, "more checkpoints, each an init of its name: 'others={longer: out/runs/longer}'"
+    )
     out: str = option("out/finetune", "folder for the labelled clips and the results")
-    name: str = option("sweep", "name of the sweep; the same name in the same folder continues")
+    name: str = option("sweep", "name of the sweep; the same name continues, with more fractions or seeds too")
     dataset: str = option("ucf101", "name of the labelled set in metric names")
     inits: list[str] = option(
         ["vgan", "logistic", "random"], "; ".join(f"{name}: {text}" for name, text in INITS.items())
@@ -118,13 +120,17 @@ def sweep(config: SweepConfig) -> list[dict[str, Any]]:
     for number in config.splits:
         read_split(Path(config.ucf101), number)  # a folder that is not UCF101 is told before Ray starts
     remarks = [
-        require_unseen(config.ucf101, config.splits, url, config.allow_leak)
-        for url in sorted({start.checkpoint.dataset_url for start in starts.values() if start.checkpoint})
+        require_unseen(config.ucf101, config.splits, url, digest, config.allow_leak)
+        for url, digest in sorted(
+            {(s.checkpoint.dataset_url, s.checkpoint.dataset_digest) for s in starts.values() if s.checkpoint}
+        )
     ]
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "transfer")
     tracker.experiment_id()  # a tracking server that cannot be used is told before the work, not after
     storage.make_folder(config.out)
-    with ray_session(config.address):
+    with ray_session(config.address) as alone:
+        if alone:
+            _check_room(config)
         clips_url = dataset_url(config.out, config.test_clips)
         video = windows(config.video, config.test_clips)
         manifest = prepare_labelled(config.ucf101, config.splits, clips_url, video, seed=config.seed)
@@ -133,6 +139,16 @@ def sweep(config: SweepConfig) -> list[dict[str, Any]]:
         for number, clips in data.items():
             print(f"split {number}: {clips.summary()}", flush=True)
         return _run_children(config, tracker, starts, manifest, data, "; ".join(filter(None, remarks)))
+
+
+def _check_room(config: SweepConfig) -> None:
+    """Raise BadInput where a Ray that cannot grow has no room for one run: it would wait for ever."""
+    there = ray.cluster_resources()
+    for key, kind, needed in (("cpus", "CPU", config.workers * config.cpus), ("gpus", "GPU", config.gpus)):
+        if needed > there.get(kind, 0):
+            raise BadInput(
+                f"a run needs {needed:g} {kind}s, and there are {there.get(kind, 0):g}: lower {key}= or workers="
+            )
 
 
 def _run_children(

@@ -23,6 +23,7 @@ from vgan.viz.figures import all_labels_figure, figure_png, label_fraction_figur
 from vgan.viz.interactive import all_labels_page, label_fraction_page
 
 COLUMNS = ("split", "init", "fraction", "seed", "accuracy", "chance", "protocol", "remark")
+MEAN = "mean-of-splits"
 PREDICTIONS = "predictions.csv"  # of a child: each test video with its class and what it was taken for
 
 
@@ -119,14 +120,20 @@ def write_figures(rows: list[dict[str, Any]], folder: Path) -> list[Path]:
 
 
 def by_protocol(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Rows of each test protocol; of several splits also their mean, as in the paper's figure 4a."""
+    """Rows of each test protocol; of several splits also their mean (figure 4a), of what has run on all of them."""
     found: dict[str, list[dict[str, Any]]] = {}
+    kinds: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         found.setdefault(row["protocol"], []).append(row)
-    splits = sorted({row["split"] for row in rows})
-    if len(splits) > 1:
-        mean = f"mean-of-splits-{'-'.join(map(str, splits))}"
-        found[rows[0]["protocol"].replace(f"split{rows[0]['split']}", mean)] = list(rows)
+        kinds.setdefault(row["protocol"].replace(f"split{row['split']}", MEAN, 1), []).append(row)
+    for kind, own in kinds.items():
+        splits = sorted({row["split"] for row in own})
+        runs: dict[tuple[Any, ...], set[int]] = {}
+        for row in own:
+            runs.setdefault((row["init"], row["fraction"], row["seed"]), set()).add(row["split"])
+        everywhere = [r for r in own if len(runs[r["init"], r["fraction"], r["seed"]]) == len(splits)]
+        if len(splits) > 1 and everywhere:
+            found[kind.replace(MEAN, f"{MEAN}-{'-'.join(map(str, splits))}", 1)] = everywhere
     return found
 
 

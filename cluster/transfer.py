@@ -58,8 +58,12 @@ def windows(config: VideoConfig, test_clips: int) -> VideoConfig:
     """The settings that give so many clips a video: its first frames alone, or windows four a clip's length."""
     if test_clips == 1:
         return config
-    clip = config.clip
-    return replace(config, clip=replace(clip, stride=clip.num_frames // 4, max_per_video=1000))
+    clip, gates = config.clip, config.gates
+    return replace(
+        config,
+        clip=replace(clip, stride=clip.num_frames // 4, max_per_video=1000),
+        gates=replace(gates, max_per_source=1000),
+    )
 
 
 def load_split(
@@ -86,6 +90,9 @@ def load_split(
     train = np.array([v.side == "train" for v in found])
     if choose:
         train = ~held_out(labels, [v.group for v in found], HELD_OUT_SHARE, seed=0)
+    if train.all() or not train.any():
+        side = "test" if train.all() else "training"
+        raise BadInput(f"split {number} of {root!r} has no {side} video with a clip: give more videos, or choose=false")
     stored = np.zeros((len(found), test_clips), np.int64)
     for place, video in enumerate(found):
         own = by_video[_source_id(video.path)]
@@ -144,7 +151,7 @@ def _group(name: str) -> str:
     return found[1].casefold() if found else name
 
 
-def require_unseen(root: str, splits: list[int], pretraining_url: str, allowed: bool) -> str:
+def require_unseen(root: str, splits: list[int], pretraining_url: str, digest: str, allowed: bool) -> str:
     """What figures must say of the pre-training set, "" if nothing.
 
     Raises:
@@ -152,6 +159,8 @@ def require_unseen(root: str, splits: list[int], pretraining_url: str, allowed: 
     """
     way_out = "or give allow_leak=true, and every figure will say so"
     try:
+        if read_manifest(pretraining_url).digest != digest:
+            raise BadInput("another dataset stands there now")
         found = leaked(root, splits, pretraining_url)
     except (BadInput, FileNotFoundError) as fault:
         if allowed:
@@ -170,4 +179,4 @@ def require_unseen(root: str, splits: list[int], pretraining_url: str, allowed: 
 
 def dataset_url(out: str, test_clips: int = 1) -> str:
     """Where a sweep keeps its labelled clips."""
-    return storage.join(out, "clips" if test_clips == 1 else f"clips-{test_clips}")
+    return storage.join(out, "clips" if test_clips == 1 else "clips-several")

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cluster import storage
+from cluster import runs, storage
 from cluster.sweep import SweepConfig, sweep
 from cluster.sweep_record import by_protocol, gather, log_finished, log_results, results_of, write_figures
 from cluster.tracking import Tracker
 from jobs import command
 from vgan.config import check_choice, option
+from vgan.errors import BadInput
 from vgan.transfer.curves import accuracies
 
 ABOUT = """Train on labelled actions from each init at each label fraction, seed and split, and compare: an MLflow
@@ -44,6 +45,8 @@ class FinetuneJobConfig(SweepConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("action", self.action, ACTIONS)
+        for name in self.sweep:
+            runs.check_name(name)
 
 
 def main(config: FinetuneJobConfig) -> None:
@@ -68,7 +71,9 @@ def main(config: FinetuneJobConfig) -> None:
 def report(config: FinetuneJobConfig) -> None:
     """Draw a sweep, or several, from what MLflow holds; figures go into out=, of one sweep also onto its parent run."""
     command.require(config, "sweep", "out")
-    out = Path(config.out) / "-".join(config.sweep)
+    if "://" in config.out:
+        raise BadInput(f"out={config.out!r} must be a local folder with action=report")
+    out = Path(storage.absolute(config.out)) / "-".join(config.sweep)
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "transfer")
     parent, rows = gather(tracker, config.sweep)
     if len(config.sweep) == 1:

@@ -126,16 +126,22 @@ def test_a_checkpoint_that_has_seen_test_videos_is_refused_unless_allowed(ucf101
     seen = str(tmp_path / "seen")
     write(tmp_path / "seen", [("v_Spin_g01_c01.avi", 0.0), ("v_Spin_g09_c01.avi", 0.0)])
     with pytest.raises(BadInput, match=r"1 videos of .* v_Spin_g01_c01.avi first.*allow_leak=true"):
-        require_unseen(str(ucf101), [1], seen, allowed=False)
-    assert require_unseen(str(ucf101), [1], seen, allowed=True) == "pre-training saw 1 test videos"
+        require_unseen(str(ucf101), [1], seen, "d", allowed=False)
+    assert require_unseen(str(ucf101), [1], seen, "d", allowed=True) == "pre-training saw 1 test videos"
 
 
 def test_a_checkpoint_whose_dataset_is_gone_is_refused_unless_allowed(ucf101: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot be told"):
-        require_unseen(str(ucf101), [1], str(tmp_path / "gone"), allowed=False)
-    assert require_unseen(str(ucf101), [1], str(tmp_path / "gone"), allowed=True) == "pre-training set not known"
+        require_unseen(str(ucf101), [1], str(tmp_path / "gone"), "d", allowed=False)
+    assert require_unseen(str(ucf101), [1], str(tmp_path / "gone"), "d", allowed=True) == "pre-training set not known"
+
+
+def test_a_checkpoint_whose_dataset_was_made_anew_is_refused_unless_allowed(ucf101: Path, tmp_path: Path) -> None:
+    write(tmp_path / "seen", [("golf.mp4", 0.0)])
+    with pytest.raises(BadInput, match="another dataset stands there now"):
+        require_unseen(str(ucf101), [1], str(tmp_path / "seen"), "e", allowed=False)
 
 
 def test_a_checkpoint_of_the_training_list_is_taken_without_a_word(ucf101: Path, tmp_path: Path) -> None:
     write(tmp_path / "seen", [("Spin/v_Spin_g08_c01.avi", 0.0), ("golf.mp4", 0.0)])
-    assert require_unseen(str(ucf101), [1], str(tmp_path / "seen"), allowed=False) == ""
+    assert require_unseen(str(ucf101), [1], str(tmp_path / "seen"), "d", allowed=False) == ""

@@ -22,13 +22,17 @@ def features(trunk: nn.Module, clips: Tensor, batch_size: int, device: torch.dev
     return torch.cat(maps).flatten(1).numpy()
 
 
-def logistic_probabilities(train: np.ndarray, labels: np.ndarray, test: np.ndarray, strength: float) -> np.ndarray:
+def logistic_probabilities(
+    train: np.ndarray, labels: np.ndarray, test: np.ndarray, num_classes: int, strength: float
+) -> np.ndarray:
     """Class probabilities (M, K) of test features (M, D) by a regression fitted to training features (N, D).
 
     Args:
-        labels: (N,) int64, every class of 0..K-1 at least once.
+        labels: (N,) int64 in 0..K-1, two classes or more; one without a clip is never predicted.
         strength: of the L2 penalty: the inverse of scikit-learn's C.
     """
     scaler = StandardScaler().fit(train)
     model = LogisticRegression(C=1 / strength, max_iter=1000).fit(scaler.transform(train), labels)
-    return model.predict_proba(scaler.transform(test))
+    found = np.zeros((len(test), num_classes))
+    found[:, model.classes_] = model.predict_proba(scaler.transform(test))
+    return found

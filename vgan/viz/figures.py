@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from io import BytesIO
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,8 +28,17 @@ PUBLISHED = {
 PUBLISHED_OF = {"vgan": "VGAN + fine tune", "logistic": "VGAN + logistic reg", "random": "VGAN + random init"}
 
 # Okabe and Ito's palette: told apart with any common colour blindness; markers and dashes say the same again.
-_STYLES = (("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"))
-_BASELINE_STYLE = ("#D55E00", "s", "--")
+_STYLES: tuple[tuple[str, str, Any], ...] = (
+    ("#0072B2", "o", "-"),
+    ("#D55E00", "s", "--"),
+    ("#009E73", "^", "-."),
+    ("#CC79A7", "D", ":"),
+    ("#E69F00", "v", (0, (6, 1))),
+    ("#56B4E9", "P", (0, (3, 1, 1, 1))),
+    ("#000000", "X", (0, (1, 1))),
+)
+Style = tuple[str, str, Any]  # colour, marker, dashes
+_BASELINE_STYLE: Style = ("#D55E00", "s", "--")
 _GRAY = "#5f6672"
 
 
@@ -67,15 +77,17 @@ def label_fraction_figure(
     figure = Figure(figsize=(9.6, 4.2) if gain else (5.6, 4.2), dpi=160, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2, width_ratios=(1.25, 1)) if gain else [figure.subplots()]
+    most = max([chance, *(p.high for p in accuracy)])
     for init, points in groupby(accuracy, key=lambda point: point.init):
         _draw_points(axes[0], list(points), styles[init], shown[init], scale=100.0)
         if published and init in PUBLISHED_OF:
             name, value = PUBLISHED_OF[init], PUBLISHED[PUBLISHED_OF[init]]
             axes[0].axhline(value, color=styles[init][0], linewidth=1.0, linestyle=(0, (5, 4)), alpha=0.7)
+            most = max(most, value / 100)
             _note(axes[0], value, f"published, all labels, mean of 3 splits: {name} {value:g} %", styles[init][0])
     axes[0].axhline(chance * 100, color=_GRAY, linewidth=1.2, linestyle=(0, (1, 2)))
     _note(axes[0], chance * 100, f"chance {chance * 100:.3g} %", _GRAY)
-    axes[0].set_ylim(0.0, min(max(max([chance, *(p.high for p in accuracy)]) * 1.3, 0.05), 1.15) * 100)
+    axes[0].set_ylim(0.0, min(max(most * 1.3, 0.05), 1.15) * 100)
     axes[0].set_ylabel(f"accuracy, %\n{protocol}")
     axes[0].set_title("Accuracy against labelled data", loc="left", fontsize=11, fontweight="bold")
     axes[0].legend(frameon=False, fontsize=9.5, loc="upper left", handlelength=3.4)
@@ -149,15 +161,15 @@ def colours(names: Sequence[str]) -> dict[str, str]:
     return {name: colour for name, (colour, _, _) in _styles(list(dict.fromkeys(names))).items()}
 
 
-def _styles(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
+def _styles(names: Sequence[str]) -> dict[str, Style]:
     """Colour, marker and dashes of each init; the baseline's never change."""
     free = [style for style in _STYLES if style != _BASELINE_STYLE]
-    others = [name for name in names if name != BASELINE]
+    others = sorted(name for name in names if name != BASELINE)
     styles = {name: free[position % len(free)] for position, name in enumerate(others)}
     return {**styles, BASELINE: _BASELINE_STYLE}
 
 
-def _draw_points(axes: Axes, points: Sequence[Point], style: tuple[str, str, str], label: str, *, scale: float) -> None:
+def _draw_points(axes: Axes, points: Sequence[Point], style: Style, label: str, *, scale: float) -> None:
     colour, marker, dashes = style
     x = np.array([p.fraction for p in points])
     low, mean, high = (scale * np.array([getattr(p, name) for p in points]) for name in ("low", "mean", "high"))

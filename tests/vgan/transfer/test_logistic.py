@@ -24,8 +24,10 @@ def test_logistic_regression_learns_and_a_stronger_penalty_is_less_sure() -> Non
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
     train, test = (rng.normal(size=(60, 20)) * 5 + 40 + 20 * np.eye(3, 20)[labels] for _ in range(2))
-    found = logistic_probabilities(train, labels, test, strength=1.0)
+    found = logistic_probabilities(train, labels, test, 4, strength=1.0)
+    assert found.shape == (60, 4)
+    assert not found[:, 3].any()  # a class without a clip
     np.testing.assert_allclose(found.sum(axis=1), 1)
     assert (found.argmax(axis=1) == labels).mean() > 0.8
-    weak = logistic_probabilities(train, labels, test, strength=1000.0)
+    weak = logistic_probabilities(train, labels, test, 4, strength=1000.0)
     assert weak.max(axis=1).mean() < found.max(axis=1).mean()
