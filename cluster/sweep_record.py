@@ -75,7 +75,7 @@ def log_child(
 
 def log_results(parent: Run, rows: list[dict[str, Any]]) -> None:
     """Redraw the parent's figures and table from the results so far."""
-    parent.text(_csv(COLUMNS, [[row[c] for c in COLUMNS] for row in rows]), "label_fractions.csv")
+    parent.text(_table(rows), "label_fractions.csv")
     for name, (figure, _) in _figures(rows).items():
         parent.figure(figure(), f"figures/{name}.png")
 
@@ -93,8 +93,9 @@ def _figures(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[Callable[[], Fig
     """Every figure by its name: how to draw it as a picture, and as a page."""
     found: dict[str, tuple[Callable[[], Figure], Callable[[], str]]] = {}
     for protocol, own in by_protocol(rows).items():
-        shown, points = _shown(protocol, own), accuracies(results_of(own))
-        curves = (points, gains(results_of(own)))
+        shown, results = _shown(protocol, own), results_of(own)
+        points = accuracies(results)
+        curves = (points, gains(results))
         found[f"figure_4bc_{protocol}"] = (
             partial(label_fraction_figure, *curves, **shown),
             partial(label_fraction_page, *curves, **shown),
@@ -110,7 +111,7 @@ def _figures(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[Callable[[], Fig
 def write_figures(rows: list[dict[str, Any]], folder: Path) -> list[Path]:
     """The table and every figure, as pictures and as pages, into a local folder; their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "label_fractions.csv").write_text(_csv(COLUMNS, [[row[c] for c in COLUMNS] for row in rows]))
+    (folder / "label_fractions.csv").write_text(_table(rows))
     written = [folder / "label_fractions.csv"]
     for name, (figure, page) in _figures(rows).items():
         for path, data in ((f"{name}.png", figure_png(figure())), (f"{name}.html", page().encode())):
@@ -142,6 +143,10 @@ def _shown(protocol: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     whole = protocol.startswith(("ucf101-split", "ucf101-mean")) and "heldout" not in protocol
     remark = "; ".join(sorted({row["remark"] for row in rows} - {""}))
     return {"protocol": protocol, "chance": rows[0]["chance"], "remark": remark, "published": whole}
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    return _csv(COLUMNS, [[row[column] for column in COLUMNS] for row in rows])
 
 
 def _csv(head: Sequence[str], lines: Sequence[Sequence[Any]]) -> str:

@@ -8,18 +8,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from vgan.video.pixels import batch_to_model_range
+from vgan.transfer.scores import outputs
 
 
-@torch.no_grad()
 def features(trunk: nn.Module, clips: Tensor, batch_size: int, device: torch.device | str = "cpu") -> np.ndarray:
     """What the trunk ends in, float32 (N, 8 base * T/16 * H/16 * W/16), of clips (N, T, H, W, 3) uint8.
 
     The trunk is left in eval mode: batch norm has the statistics it was trained with.
     """
-    trunk.to(device).eval()
-    maps = [trunk(batch_to_model_range(batch.to(device))).float().cpu() for batch in clips.split(batch_size)]
-    return torch.cat(maps).flatten(1).numpy()
+    return outputs(trunk, clips, batch_size, device).flatten(1).numpy()
 
 
 def logistic_probabilities(

@@ -61,11 +61,15 @@ def protocol_name(dataset: str, split: int, *, test_clips: int = 1, held_out: bo
 
 
 @torch.no_grad()
+def outputs(model: nn.Module, clips: Tensor, batch_size: int, device: torch.device | str = "cpu") -> Tensor:
+    """What a network gives for clips (N, T, H, W, 3) uint8, float32 (N, ...); it is left in eval mode."""
+    model.to(device).eval()
+    return torch.cat([model(batch_to_model_range(batch.to(device))).float().cpu() for batch in clips.split(batch_size)])
+
+
 def probabilities(model: nn.Module, clips: Tensor, batch_size: int, device: torch.device | str = "cpu") -> np.ndarray:
     """Class probabilities (N, K) float32 of clips (N, T, H, W, 3) uint8; the model is left in eval mode."""
-    model.eval()
-    logits = [model(batch_to_model_range(batch.to(device))).float().cpu() for batch in clips.split(batch_size)]
-    return torch.cat(logits).softmax(dim=1).numpy()
+    return outputs(model, clips, batch_size, device).softmax(dim=1).numpy()
 
 
 def score(found: np.ndarray, videos: np.ndarray, labels: np.ndarray, protocol: str) -> Scores:
