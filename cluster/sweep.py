@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+from tqdm import tqdm
 
 from cluster import checkpoints, runs, storage
 from cluster.child import INITS, PRETRAINED, Child, Start, run_child, run_child_on_workers
 from cluster.progress import progress_bar
 from cluster.session import ray_session
 from cluster.shards import Manifest
-from cluster.sweep_record import log_child, log_finished, log_results, row_of
+from cluster.sweep_record import log_child, log_finished, log_results, row_of, table
 from cluster.tracking import Tracker, TrackingConfig
 from cluster.transfer import LabelledClips, dataset_url, load_split, prepare_labelled, require_unseen, windows
 from vgan.config import (
@@ -32,6 +33,7 @@ from vgan.config import (
 )
 from vgan.errors import BadInput
 from vgan.models.classifier import Classifier
+from vgan.presets import FINETUNE_PRESETS
 from vgan.transfer.fractions import FRACTIONS
 from vgan.transfer.ucf101 import read_split
 
@@ -59,6 +61,10 @@ class SweepConfig:
         {}, "more checkpoints, each an init of its name: 'others={longer: out/runs/longer}'"
     )
     out: str = option("out/finetune", "folder for the labelled clips and the results")
+    preset: str = option(
+        "modern",
+        "modern: settings chosen on held-out groups; reference: the published code's, 1,000 steps of 256 clips",
+    )
     name: str = option("sweep", "name of the sweep; the same name continues, with more fractions or seeds too")
     dataset: str = option("ucf101", "name of the labelled set in metric names")
     inits: list[str] = option(
@@ -83,6 +89,7 @@ class SweepConfig:
     tracking: TrackingConfig = section(TrackingConfig, "MLflow")
 
     def __post_init__(self) -> None:
+        check_choice("preset", self.preset, tuple(FINETUNE_PRESETS))
         for init in self.inits:
             check_choice("inits", init, tuple(INITS))
         if taken := sorted(set(self.others) & set(INITS)):
@@ -161,7 +168,7 @@ def _run_children(
 ) -> list[dict[str, Any]]:
     """Run the children under one MLflow parent run."""
     results_url = storage.join(config.out, config.name)
-    key = runs.claim(results_url, config.name, _pinned(config, manifest.digest, starts))
+    key = _claim(config, manifest.digest, starts)
     lineage = {
         "sweep_id": key,
         "dataset_hash": manifest.digest,
@@ -176,6 +183,7 @@ def _run_children(
     parent.dataset(name=config.dataset, digest=manifest.digest, url=url, context="transfer")
     rows: list[dict[str, Any]] = []
     failed = []
+    left = Counter((child.split, child.fraction) for child in _children(config))
     with parent.ending():
         for child, outcome, new in _outcomes(config, starts, data, results_url):
             if isinstance(outcome, BaseException):
@@ -183,8 +191,11 @@ def _run_children(
                 continue
             log_child(tracker, parent, child, outcome, key, lineage | _origin(starts[child.init].checkpoint))
             rows.append(row_of(child, outcome, remark))
+            left[child.split, child.fraction] -= 1
             if new:  # an earlier start of the sweep has drawn the others
                 log_results(parent, rows)
+                if not left[child.split, child.fraction] and left.total():  # the whole table comes at the end
+                    tqdm.write(table(rows))
         if failed:
             raise RuntimeError(f"{len(failed)} of {len(_children(config))} children failed:\n" + "\n".join(failed))
         if not again:
@@ -289,15 +300,18 @@ def _starts(config: SweepConfig) -> dict[str, Start]:
     return starts
 
 
-def _pinned(config: SweepConfig, digest: str, starts: dict[str, Start]) -> dict[str, Any]:
-    """What every child of a sweep shares, and what each init starts with."""
-    return {
-        "finetune": asdict(config.finetune),
-        "data": digest,
-        "test_clips": config.test_clips,
-        "choose": config.choose,
-        "starts": {
-            init: {"model": asdict(start.model), "checkpoint": start.checkpoint.url if start.checkpoint else ""}
-            for init, start in sorted(starts.items())
-        },
-    }
+def _claim(config: SweepConfig, digest: str, starts: dict[str, Start]) -> str:
+    """The sweep's key, once it is certain that earlier children were made as those to come will be.
+
+    Inits stand for themselves, so that more of them can join a sweep.
+
+    Raises:
+        BadInput: they were made with other settings, or an init began with other weights.
+    """
+    url = storage.join(config.out, config.name)
+    pinned = {"finetune": asdict(config.finetune), "data": digest}
+    key = runs.claim(url, config.name, pinned | {"test_clips": config.test_clips, "choose": config.choose})
+    for init, start in starts.items():
+        weights = start.checkpoint.url if start.checkpoint else ""
+        runs.claim(storage.join(url, "inits", init), init, {"model": asdict(start.model), "checkpoint": weights})
+    return key

@@ -40,6 +40,25 @@ def results_of(rows: Sequence[dict[str, Any]]) -> list[Result]:
     return [Result(**{key: row[key] for key in keys}, correct=np.array(row["correct"], bool)) for row in rows]
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Mean accuracy and its 95 % interval, by protocol, init and fraction."""
+    fractions = sorted({row["fraction"] for row in rows})
+    heads = "".join(f"{fraction:>20g}" for fraction in fractions)
+    lines = ["accuracy, % (95 % interval over seeds and test videos), by share of labels", f"{'init':<40}{heads}"]
+    for protocol, found in by_protocol(rows).items():
+        lines.append(f"{protocol}, chance {100 * found[0]['chance']:.3g}")
+        points = accuracies(results_of(found))
+        for init in dict.fromkeys(p.init for p in points):
+            cells = {
+                p.fraction: f"{100 * p.mean:.1f} ({100 * p.low:.1f}-{100 * p.high:.1f})"
+                for p in points
+                if p.init == init
+            }
+            lines.append(f"  {init:<38}" + "".join(f"{cells.get(f, ''):>20}" for f in fractions))
+    lines += sorted({f"note: {row['remark']}" for row in rows if row["remark"]})
+    return "\n".join(lines)
+
+
 # ---- to MLflow ---------------------------------------------------------------------------------------------------
 
 

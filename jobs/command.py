@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
 
@@ -73,14 +73,14 @@ def load(kind: type[T], words: Sequence[str]) -> T:
     kinds = {key: hint for key, hint, _, _ in options(kind)}
     words, stored, given = list(words), dict[str, Any](), dict[str, Any]()
     if words and words[0].startswith("config="):
-        stored = flatten(_read_yaml(words.pop(0).removeprefix("config=")))
+        stored = _by_option(flatten(_read_yaml(words.pop(0).removeprefix("config="))), kinds)
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
             raise BadInput(f"{word!r} is not key=value; see --help")
         given[key] = value if kinds.get(key) is str else _parse(value)
     if "preset" in kinds:
-        stored, given = _apply_presets(stored, given)
+        stored, given = _apply_presets(stored, given, kinds)
     values = stored | given
     for key, value in values.items():
         if key not in kinds:
@@ -99,11 +99,25 @@ def load(kind: type[T], words: Sequence[str]) -> T:
         raise BadInput(str(fault).splitlines()[0]) from fault
 
 
-def _apply_presets(stored: dict[str, Any], given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _by_option(stored: dict[str, Any], kinds: dict[str, Any]) -> dict[str, Any]:
+    """Flattened settings with those put together again that are one option: a mapping of the user's own names."""
+    found: dict[str, Any] = {}
+    for key, value in stored.items():
+        whole, _, name = key.partition(".")
+        if get_origin(kinds.get(whole)) is dict and name:
+            found.setdefault(whole, {})[name] = value
+        else:
+            found[key] = value
+    return found
+
+
+def _apply_presets(
+    stored: dict[str, Any], given: dict[str, Any], keys: Container[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Put a preset's settings before what is said beside it; one that words name comes after all that the file says."""
     if "preset" in given:
-        return stored, settings_of(str(given["preset"])) | given
-    return (settings_of(str(stored["preset"])) | stored if "preset" in stored else stored), given
+        return stored, settings_of(str(given["preset"]), keys) | given
+    return (settings_of(str(stored["preset"]), keys) | stored if "preset" in stored else stored), given
 
 
 def require(config: Any, *keys: str) -> None:

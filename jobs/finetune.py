@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from cluster import runs, storage
 from cluster.sweep import SweepConfig, sweep
-from cluster.sweep_record import by_protocol, gather, log_finished, log_results, results_of, write_figures
+from cluster.sweep_record import gather, log_finished, log_results, table, write_figures
 from cluster.tracking import Tracker
 from jobs import command
 from vgan.config import check_choice, option
 from vgan.errors import BadInput
-from vgan.transfer.curves import accuracies
 
 ABOUT = """Train on labelled actions from each init at each label fraction, seed and split, and compare: an MLflow
 parent run, one child run each, the paper's figure 4. Run again after an interruption: finished children are not run
@@ -82,25 +80,6 @@ def report(config: FinetuneJobConfig) -> None:
     for path in write_figures(rows, out):
         print(path)
     print(table(rows))
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Mean accuracy and its 95 % interval, by protocol, init and fraction."""
-    fractions = sorted({row["fraction"] for row in rows})
-    heads = "".join(f"{fraction:>20g}" for fraction in fractions)
-    lines = ["accuracy, % (95 % interval over seeds and test videos), by share of labels", f"{'init':<40}{heads}"]
-    for protocol, found in by_protocol(rows).items():
-        lines.append(f"{protocol}, chance {100 * found[0]['chance']:.3g}")
-        points = accuracies(results_of(found))
-        for init in dict.fromkeys(p.init for p in points):
-            cells = {
-                p.fraction: f"{100 * p.mean:.1f} ({100 * p.low:.1f}-{100 * p.high:.1f})"
-                for p in points
-                if p.init == init
-            }
-            lines.append(f"  {init:<38}" + "".join(f"{cells.get(f, ''):>20}" for f in fractions))
-    lines += sorted({f"note: {row['remark']}" for row in rows if row["remark"]})
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -242,6 +242,9 @@ class ModelConfig:
         return self.kind == "future" and self.future == "reference"
 
 
+AUGMENTATIONS = ("color", "translation", "cutout")  # see vgan.augment
+
+
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     """Losses and optimizer (paper section 2.4)."""
@@ -272,7 +275,7 @@ class ObjectiveConfig:
         check_choice("objective.loss", self.loss, ("softmax", "hinge"))
         check_choice("objective.frame_loss", self.frame_loss, ("l1", "l2"))
         for name in self.augment:
-            check_choice("objective.augment", name, ("color", "translation", "cutout"))
+            check_choice("objective.augment", name, AUGMENTATIONS)
         for key in ("learning_rate", "learning_rate_ratio"):
             if not 0 < getattr(self, key) < math.inf:
                 raise ValueError(f"objective.{key} must be above 0, got {getattr(self, key)}")
@@ -295,6 +298,10 @@ class FinetuneConfig:
     learning_rate: float = option(2e-4, "Adam's step size for all layers")
     beta1: float = option(0.5, "Adam's first moment decay")
     dropout: float = option(0.5, "probability of dropping a whole channel before the head")
+    weight_decay: float = option(0.0, "AdamW's, of all layers")
+    schedule: str = option("constant", "of the step size: constant; cosine, down to 0 at the last step")
+    flip: bool = option(False, "mirror every other training clip")
+    augment: list[str] = option([], "of training clips: color, translation, cutout, each clip anew at every step")
     logistic_penalty: float = option(1000.0, "of init logistic: strength of its L2 penalty, on standardized features")
 
     def __post_init__(self) -> None:
@@ -303,5 +310,10 @@ class FinetuneConfig:
             raise ValueError(f"finetune.iterations must be at least 1 and finetune.batch_size at least 2, {got}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"finetune.dropout must be at least 0 and below 1, got {self.dropout}")
+        check_choice("finetune.schedule", self.schedule, ("constant", "cosine"))
+        for name in self.augment:
+            check_choice("finetune.augment", name, AUGMENTATIONS)
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"finetune.weight_decay must be 0 or more, got {self.weight_decay}")
         if self.logistic_penalty <= 0:
             raise ValueError(f"finetune.logistic_penalty must be above 0, got {self.logistic_penalty}")

@@ -117,6 +117,23 @@ def test_load_takes_a_words_preset_over_the_whole_file(tmp_path: Path) -> None:
     assert command.load(TrainConfig, [f"config={tmp_path}/settings.yaml", "preset=stable"]).objective.loss == "hinge"
 
 
+def test_load_takes_presets_of_the_job_at_hand() -> None:
+    found = command.load(FinetuneJobConfig, ["preset=reference", "finetune.dropout=0.2"])
+    assert (found.finetune.iterations, found.finetune.batch_size, found.finetune.dropout) == (1000, 256, 0.2)
+    assert found.model == FinetuneJobConfig().model
+    assert command.load(FinetuneJobConfig, ["preset=modern"]) == FinetuneJobConfig()
+    with pytest.raises(BadInput, match="preset must be one of reference, modern; got 'stable'"):
+        command.load(FinetuneJobConfig, ["preset=stable"])
+
+
+def test_load_takes_a_mapping_of_names_from_a_file_and_from_what_save_kept(tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text("others:\n  longer.1: runs/longer\n  wider: runs/wider\nseeds: [3]\n")
+    found = command.load(FinetuneJobConfig, [f"config={tmp_path}/sweep.yaml"])
+    assert found.others == {"longer.1": "runs/longer", "wider": "runs/wider"}
+    command.save(found, str(tmp_path / "settings.yaml"))
+    assert command.load(FinetuneJobConfig, [f"config={tmp_path}/settings.yaml"]) == found
+
+
 def test_load_of_a_preset_that_is_no_name_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("preset: [stable]\n")
     with pytest.raises(BadInput, match="preset"):

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from cluster.checkpoints import Checkpoint, open_checkpoint
 from cluster.shards import Manifest, read_manifest
+from cluster.sweep_record import table
 from cluster.training import TrainConfig
 from jobs import acquire, command, finetune, generate, predict, prepare, train
 from jobs.acquire import AcquireConfig
@@ -406,8 +407,8 @@ def test_finetune_leaves_the_figure_on_the_parent_and_the_results_on_disk(
     logged = {c.data.tags["init"] + c.data.tags["fraction"]: c for c in found}
     for row in rows:
         assert logged[f"{row['init']}{row['fraction']}"].data.metrics[f"accuracy/{row['protocol']}"] == row["accuracy"]
-    table = finetune.table(rows)
-    assert all(word in table for word in ("vgan", "random", rows[0]["protocol"]))
+    shown = table(rows)
+    assert all(word in shown for word in ("vgan", "random", rows[0]["protocol"]))
 
 
 def test_finetune_again_runs_no_child_twice(
@@ -429,7 +430,7 @@ def test_finetune_report_draws_a_sweep_and_two_from_mlflow_alone(
     rows = json.loads((swept / "sweep" / "results.json").read_text())
     capsys.readouterr()
     assert run(finetune, "action=report", "sweep=sweep", f"out={tmp_path}", tracking) == 0
-    assert finetune.table(rows) in capsys.readouterr().out
+    assert table(rows) in capsys.readouterr().out
     kinds = sorted(path.suffix for path in (tmp_path / "sweep").iterdir())
     assert kinds == [".csv", ".html", ".html", ".png", ".png"]
     assert run(finetune, "action=report", "sweep=[sweep,nowhere]", f"out={tmp_path}", tracking) == 2
@@ -461,6 +462,17 @@ def test_finetune_on_two_workers_a_run(place: Path, swept: Path, actions: Path, 
     assert len(child["losses"]) == 3
     assert child["losses"][0] == pytest.approx(narrow["losses"][0], abs=0.5)  # but for batch norm and dropout
     assert child["losses"] != narrow["losses"]
+
+
+def test_finetune_takes_another_init_into_a_sweep(place: Path, swept: Path, actions: Path, tracking: str) -> None:
+    words = [w for w in finetune_words(place, actions, tracking) if not w.startswith(("inits", "fractions"))]
+    words += ["name=grows", "fractions=[0.5,1]"]
+    assert run(finetune, *words, "inits=random") == 0
+    assert run(finetune, *words, "inits=[random,random_torch]") == 0
+    rows = json.loads((swept / "grows" / "results.json").read_text())
+    assert [(r["init"], r["fraction"]) for r in rows] == [(i, f) for i in ("random", "random_torch") for f in (0.5, 1)]
+    alone = [w for w in words if not w.startswith("checkpoint")]
+    assert run(finetune, *alone, "inits=random", "model.base=5") == 2  # the same init of another network
 
 
 def test_finetune_under_a_name_with_other_settings_is_refused(

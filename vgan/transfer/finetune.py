@@ -5,6 +5,7 @@ Pure torch on tensors in memory; what the model is, and where its weights come f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vgan.augment import NUM_DRAWS, augment, mirror
 from vgan.config import FinetuneConfig
 from vgan.video.pixels import batch_to_model_range
 
@@ -42,7 +44,7 @@ def finetune(
     device: torch.device | str = "cpu",
     team: Team = ALONE,
 ) -> tuple[float, ...]:
-    """Train `model` in place for `config.iterations` steps of Adam; the loss of every step.
+    """Train `model` in place for `config.iterations` steps of AdamW; the loss of every step.
 
     The number of steps is the same for every label fraction. Parameters that require no gradient stay as they are,
     while batch norm statistics still move. The same seed gives the same result on the same device; the caller's random
@@ -63,7 +65,7 @@ def finetune(
     target = torch.device(device)
     model.to(target)
     with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
-        torch.manual_seed(seed)  # for dropout; the order has a generator of its own
+        torch.manual_seed(seed + 1_000_003 * team.rank)  # for dropout; the order has a generator of its own
         losses = tuple(_train(model, clips, labels, config, seed, target, team))
     team.average([buffer for buffer in model.buffers() if buffer.is_floating_point()])
     return losses
@@ -94,13 +96,22 @@ def _train(
 ) -> list[float]:
     """`config.iterations` steps; the loss of each."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=config.learning_rate, betas=(config.beta1, 0.999))
+    optimizer = torch.optim.AdamW(
+        trained, lr=config.learning_rate, betas=(config.beta1, 0.999), weight_decay=config.weight_decay
+    )
+    draws = torch.Generator().manual_seed(seed + 1)  # of what changes clips
     model.train()
     losses: list[float] = []
     batches = batch_order(len(clips), config.batch_size, seed)
     for step, batch in zip(range(1, config.iterations + 1), batches, strict=False):
-        own = batch.tensor_split(team.size)[team.rank]
-        loss = F.cross_entropy(model(batch_to_model_range(clips[own].to(device))), labels[own].to(device))
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * schedule(config.schedule, step, config.iterations)
+        own, drawn = (
+            t.tensor_split(team.size)[team.rank]
+            for t in (batch, torch.rand(len(batch), 1 + NUM_DRAWS, generator=draws))
+        )
+        shown = changed(batch_to_model_range(clips[own].to(device)), drawn.to(device), config)
+        loss = F.cross_entropy(model(shown), labels[own].to(device))
         loss = loss * (len(own) * team.size / len(batch))  # every clip counts alike, whoever holds it
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -111,6 +122,18 @@ def _train(
         optimizer.step()
         losses.append(float(value))
     return losses
+
+
+def changed(clips: Tensor, draws: Tensor, config: FinetuneConfig) -> Tensor:
+    """Training clips (B, 3, T, H, W) in [-1, 1] as a step shows them, by uniform draws (B, 1 + NUM_DRAWS)."""
+    if config.flip:
+        clips = mirror(clips, draws[:, 0] < 0.5)
+    return augment(clips, draws[:, 1:], config.augment)
+
+
+def schedule(name: str, step: int, steps: int) -> float:
+    """The step size over the first one, at a step of 1..steps."""
+    return 1.0 if name == "constant" else 0.5 + 0.5 * math.cos(math.pi * (step - 1) / steps)
 
 
 def _check_clips(clips: Tensor, labels: Tensor) -> None:

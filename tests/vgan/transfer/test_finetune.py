@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vgan.config import FinetuneConfig
-from vgan.transfer.finetune import Team, batch_order, finetune
+from vgan.transfer.finetune import Team, batch_order, changed, finetune, schedule
 from vgan.transfer.scores import probabilities
 
 NUM_CLASSES = 3
@@ -108,6 +108,39 @@ def test_finetune_float_clips_are_refused() -> None:
     clips, labels = coloured_clips(6, seed=0)
     with pytest.raises(ValueError, match="clips must be"):
         finetune(TinyClassifier(), clips.float(), labels, FinetuneConfig(iterations=1), seed=0)
+
+
+def test_finetune_schedule_ends_near_nothing() -> None:
+    assert [schedule("constant", step, 4) for step in range(1, 5)] == [1.0] * 4
+    assert [schedule("cosine", step, 4) for step in (1, 3)] == pytest.approx([1.0, 0.5])
+    assert 0 < schedule("cosine", 100, 100) < 1e-3
+
+
+def test_finetune_changes_clips_as_asked_and_anew_for_every_draw() -> None:
+    clips, draws = torch.rand(4, 3, 2, 16, 16) * 2 - 1, torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(changed(clips, draws, FinetuneConfig(flip=False, augment=[])), clips)
+    mirrored = changed(clips, draws, FinetuneConfig(flip=True, augment=[]))
+    for clip, shown, turned in zip(clips, mirrored, draws[:, 0] < 0.5, strict=True):
+        assert torch.equal(shown, clip.flip(-1) if turned else clip)
+    moved = [changed(clips, d, FinetuneConfig(augment=["translation"])) for d in (draws, 1 - draws)]
+    assert not torch.equal(*moved)
+
+
+def test_finetune_with_every_change_still_learns_and_repeats() -> None:
+    config = FinetuneConfig(
+        iterations=60, batch_size=8, learning_rate=0.01, schedule="cosine", flip=True, augment=["translation"]
+    )
+    losses = [finetune(TinyClassifier(), *coloured_clips(24, seed=1), config, seed=0) for _ in range(2)]
+    assert losses[0] == losses[1]
+    assert np.mean(losses[0][-10:]) < 0.7 * np.mean(losses[0][:10])
+
+
+def test_finetune_drops_other_channels_on_every_member_of_a_team() -> None:
+    team = [Team(rank=rank, size=2) for rank in (0, 1)]
+    config = FinetuneConfig(iterations=1, batch_size=2)
+    clips, labels = coloured_clips(1, seed=1)  # both see the same clip
+    losses = [finetune(TinyClassifier(), clips, labels, config, seed=0, team=member) for member in team]
+    assert losses[0] != losses[1]
 
 
 def test_finetune_of_three_that_share_each_batch_ends_where_one_ends() -> None:
