@@ -5,7 +5,7 @@ OUT    ?= out/demo
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test check bench bench-prepare bench-train bench-distributed bench-ablation lock clean
+.PHONY: help demo test check bench bench-prepare bench-train bench-distributed bench-ablation bench-transfer lock clean
 
 help:   ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -47,6 +47,9 @@ bench-train: $(READY) $(I3D)  ## a training step against a plain port, and what 
 
 bench-distributed: $(READY)  ## training on workers against a bare loop, the feed against other readers, checkpoints
 	$(BIN)/python tests/benchmarks/distributed.py
+
+bench-transfer: $(READY)  ## a child of a sweep against a bare loop
+	$(BIN)/python tests/benchmarks/transfer.py
 
 bench-ablation: $(READY) $(I3D)  ## the preset `stable` without each of its ingredients, and with what was left out
 	SCENE_I3D=$(I3D) $(BIN)/python tests/benchmarks/learning.py ablation

@@ -64,7 +64,12 @@ def protocol_name(dataset: str, split: int, *, test_clips: int = 1, held_out: bo
 def outputs(model: nn.Module, clips: Tensor, batch_size: int, device: torch.device | str = "cpu") -> Tensor:
     """What a network gives for clips (N, T, H, W, 3) uint8, float32 (N, ...); it is left in eval mode."""
     model.to(device).eval()
-    return torch.cat([model(batch_to_model_range(batch.to(device))).float().cpu() for batch in clips.split(batch_size)])
+    return torch.cat(
+        [
+            model(batch_to_model_range(batch.to(device), torch.channels_last_3d)).float().cpu()
+            for batch in clips.split(batch_size)
+        ]
+    )
 
 
 def probabilities(model: nn.Module, clips: Tensor, batch_size: int, device: torch.device | str = "cpu") -> np.ndarray:

@@ -6,9 +6,14 @@ import torch
 from torch import Tensor
 
 
-def batch_to_model_range(frames: Tensor) -> Tensor:
-    """Turn uint8 frames (B, T, H, W, C) in 0..255 into float32 clips (B, C, T, H, W) in [-1, 1], on their device."""
-    return frames.permute(0, 4, 1, 2, 3).to(torch.float32).contiguous() / 127.5 - 1.0
+def batch_to_model_range(frames: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
+    """Turn uint8 frames (B, T, H, W, C) in 0..255 into float32 clips (B, C, T, H, W) in [-1, 1], on their device.
+
+    Args:
+        memory_format: of the clips; torch.channels_last_3d keeps the channels last in memory.
+    """
+    clips = frames.permute(0, 4, 1, 2, 3).to(torch.float32, memory_format=memory_format, copy=True)
+    return clips.div_(127.5).sub_(1.0)
 
 
 def batch_from_model_range(clips: Tensor) -> Tensor:

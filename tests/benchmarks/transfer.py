@@ -1,0 +1,99 @@
+"""What a child of a sweep costs, in one run: `make bench-transfer`. Prints a table; asserts nothing.
+
+A child as jobs.finetune runs it, a task of Ray's with its clips in shared memory, against a bare loop of the same
+network on the same clips, in turns. Both have one thread. Nothing decodes a video: clips are read once a sweep.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import ray
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cluster.child import Child, Start, run_child
+from cluster.session import ray_session
+from cluster.transfer import LabelledClips
+from vgan.config import FinetuneConfig, ModelConfig
+from vgan.models.classifier import Classifier
+
+CLASSES, TRAIN, TEST, REPEATS = 4, 64, 16, 5
+BASES = (16, 32)
+
+
+def noise_clips() -> LabelledClips:
+    """Clips of noise, as a split would be."""
+    num = TRAIN + TEST
+    return LabelledClips(
+        protocol="noise-split1_1clip",
+        classes=tuple(f"class{k}" for k in range(CLASSES)),
+        frames=np.random.default_rng(0).integers(0, 256, (num, 32, 64, 64, 3), np.uint8),
+        videos=np.array([f"{i:03d}" for i in range(num)]),
+        labels=np.arange(num) % CLASSES,
+        train=np.arange(num) < TRAIN,
+        rows=np.arange(num)[:, None],
+        num_missing=0,
+        num_rejected=0,
+    )
+
+
+def bare(model: ModelConfig, clips: Tensor, labels: Tensor, config: FinetuneConfig) -> Callable[[], object]:
+    """A plain loop: shuffled batches, Adam, cross entropy, and one look at the test clips."""
+
+    def shown(batch: Tensor) -> Tensor:
+        return batch.permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+    def work() -> None:
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        network = Classifier(model, CLASSES, config.dropout)
+        adam = torch.optim.Adam(network.parameters(), lr=config.learning_rate, betas=(config.beta1, 0.999))
+        network.train()
+        for _ in range(config.iterations):
+            batch = torch.randperm(TRAIN)[: config.batch_size]
+            adam.zero_grad()
+            F.cross_entropy(network(shown(clips[batch])), labels[batch]).backward()
+            adam.step()
+        network.eval()
+        with torch.no_grad():
+            network(shown(clips[TRAIN:])).argmax(dim=1)
+
+    return work
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Of one call."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """The table."""
+    config = FinetuneConfig(iterations=20)
+    clips = noise_clips()
+    frames, labels = torch.from_numpy(clips.frames), torch.from_numpy(clips.labels)
+    print(f"{config.iterations} steps of {config.batch_size} clips, {TEST} clips tested, fp32; best of {REPEATS}")
+    print(f"{'':<10}{'bare loop s':>13}{'child s':>10}{'ratio':>8}{'clips/s':>10}")
+    with ray_session(""):
+        shared = ray.put(clips)
+        task = ray.remote(num_cpus=1)(run_child)
+        for base in BASES:
+            model = ModelConfig(base=base)
+            launch = partial(task.remote, Child(1, "random", 1.0, 0), shared, Start(model), config)
+            works = (bare(model, frames, labels, config), lambda launch=launch: ray.get(launch()))
+            for work in works:
+                work()
+            turns = [[seconds(work) for work in works] for _ in range(REPEATS)]
+            plain, ours = (min(column) for column in zip(*turns, strict=True))
+            rate = config.iterations * config.batch_size / ours
+            print(f"base {base:<5}{plain:>13.2f}{ours:>10.2f}{ours / plain:>8.2f}{rate:>10.0f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
