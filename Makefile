@@ -5,7 +5,7 @@ OUT    ?= out/demo
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test check bench bench-prepare bench-train bench-distributed bench-ablation bench-transfer lock clean
+.PHONY: help demo figure4 test check bench bench-prepare bench-train bench-distributed bench-ablation bench-transfer lock clean
 
 help:   ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -16,6 +16,15 @@ $(READY): requirements.lock infra/venv.sh
 
 demo: $(READY)   ## the whole line on real video: make demo [UCF101=DIR] [VIDEOS=DIR] [OUT=out/demo]
 	$(BIN)/python -m jobs.demo out="$(OUT)" $(if $(UCF101),ucf101="$(UCF101)") $(if $(VIDEOS),videos="$(VIDEOS)")
+
+# Every step goes on from what an earlier run has left.
+FIGURE4 ?= out/figure4
+figure4: $(READY)  ## the label-fraction sweep on your UCF101: make figure4 UCF101=DIR [FIGURE4=out/figure4]
+	@test -n "$(UCF101)" || { echo "give UCF101=DIR, the folder that holds UCF-101/ and ucfTrainTestlist/" >&2; exit 2; }
+	$(BIN)/python -m jobs.acquire ucf101="$(UCF101)" side=train out="$(FIGURE4)/train.parquet"
+	$(BIN)/python -m jobs.prepare sources="$(FIGURE4)/train.parquet" out="$(FIGURE4)/clips" clip.stride=8
+	$(BIN)/python -m jobs.train config=jobs/configs/ucf101.yaml data="$(FIGURE4)/clips" out="$(FIGURE4)/runs"
+	$(BIN)/python -m jobs.finetune config=jobs/configs/figure4.yaml ucf101="$(UCF101)" checkpoint="$(FIGURE4)/runs/ucf101" out="$(FIGURE4)/finetune"
 
 test: $(READY)   ## default, ray and k8s tests; all tiers: make test TESTS='not gpu'
 	$(BIN)/python -m pytest -m "$(or $(TESTS),not slow and not gpu)"

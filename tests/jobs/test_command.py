@@ -308,8 +308,9 @@ def test_named_configs_are_settings_of_the_job_that_their_first_line_runs(path: 
     (kind,) = (kind for job, kind in JOBS if f"-m {job.__name__} " in first)
     values = yaml.safe_load(path.read_text())
     config = command.load(kind, [f"config={path}"])
-    said = {key: str(value) for key, value in values.items() if not isinstance(value, dict)}
-    assert {key: str(getattr(config, key)) for key in said} == said  # as text: `workers` takes 2 and 1-8
+    for key, value in values.items():
+        if not isinstance(value, dict):
+            assert getattr(config, key) == value or str(getattr(config, key)) == str(value)  # `workers` takes 2 and 1-8
 
 
 def test_save_keeps_settings_that_load_again(tmp_path: Path) -> None:

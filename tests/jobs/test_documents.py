@@ -10,6 +10,7 @@ import pytest
 
 from cluster.training import TrainConfig
 from jobs import command
+from jobs.finetune import FinetuneJobConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "jobs").glob("*.py")), *sorted((ROOT / "jobs/configs").glob("*.yaml"))]
@@ -35,9 +36,10 @@ def test_commands_were_found_in_the_documents() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "jobs/configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_named_run_loads_and_its_first_line_is_its_command(path: Path) -> None:
-    config = command.load(TrainConfig, [f"config={path}"])
+    first = path.read_text().splitlines()[0]
+    config = command.load(FinetuneJobConfig if "jobs.finetune" in first else TrainConfig, [f"config={path}"])
     assert config.name == path.stem
-    assert f"config=jobs/configs/{path.name}" in path.read_text().splitlines()[0]
+    assert f"config=jobs/configs/{path.name}" in first
 
 
 def test_readme_names_only_functions_that_exist() -> None:

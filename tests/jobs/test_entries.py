@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import av
+import matplotlib.pyplot as plt
 import mlflow
 import numpy as np
 import pyarrow.parquet as pq
@@ -435,6 +437,22 @@ def test_finetune_report_draws_a_sweep_and_two_from_mlflow_alone(
     assert kinds == [".csv", ".html", ".html", ".png", ".png"]
     assert run(finetune, "action=report", "sweep=[sweep,nowhere]", f"out={tmp_path}", tracking) == 2
     assert "no sweep 'nowhere' in MLflow's experiment 'transfer'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("swept")
+def test_finetune_is_drawn_by_what_the_readme_shows(
+    tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    (script,) = (s for s in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "figure_4b" in s)
+    script = script.replace("sqlite:///mlflow.db", tracking.partition("=")[2]).replace("'figure4'", "'sweep'")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plt, "legend", lambda: labels.extend(plt.gca().get_legend_handles_labels()[1]))
+    labels: list[str] = []
+    exec(script, {})
+    plt.close("all")
+    assert labels == ["random", "vgan"]
+    assert Image.open(tmp_path / "figure_4b.png").size[0] > 300
 
 
 def test_finetune_chooses_on_held_out_groups_by_several_clips_a_video(
