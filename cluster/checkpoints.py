@@ -240,14 +240,13 @@ def open_model(url: str, *, ema: bool = True) -> tuple[Model, Checkpoint | None]
     return model, found
 
 
-def load_weights(checkpoint: Checkpoint, name: str, network: nn.Module, prefix: str = "") -> None:
+def load_weights(checkpoint: Checkpoint, name: str, network: nn.Module) -> None:
     """Copy weights into a network; only tensors are read, nothing is unpickled.
 
     Args:
         checkpoint: where from.
         name: generator, generator_ema or discriminator.
         network: where to; its state dict must equal the file's.
-        prefix: take only the tensors below this name, e.g. "trunk.".
 
     Raises:
         BadInput: the file is missing or broken, or a tensor's name or shape differs.
@@ -257,5 +256,4 @@ def load_weights(checkpoint: Checkpoint, name: str, network: nn.Module, prefix: 
         data = storage.read_bytes(path)
     except FileNotFoundError as fault:
         raise BadInput(f"cannot read weights from {path!r}: {fault}") from fault
-    tensors = pretrained.read_tensors(data, path)
-    pretrained.fill(network, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}, path)
+    pretrained.fill(network, pretrained.read_tensors(data, path), path)

@@ -15,7 +15,8 @@ from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from torch import Tensor, nn
 
-from cluster import checkpoints, storage
+from cluster import storage
+from cluster.checkpoints import Checkpoint
 from cluster.transfer import LabelledClips
 from vgan.config import FinetuneConfig, ModelConfig
 from vgan.models.classifier import Classifier
@@ -40,7 +41,9 @@ class Start:
     """What an init starts with."""
 
     model: ModelConfig
-    checkpoint: checkpoints.Checkpoint | None = None  # of the trunk; None for random weights
+    trunk: dict[str, Tensor] | None = None  # trained weights; None for random ones
+    url: str = ""  # where they are from
+    checkpoint: Checkpoint | None = None  # the same, where a training run wrote it: then its dataset is known
 
 
 @dataclass(frozen=True, order=True)
@@ -73,8 +76,8 @@ def run_child(
     device = "cuda" if use_gpu else "cpu"
     torch.manual_seed(child.seed)
     network = Classifier(start.model, len(clips.classes), config.dropout)
-    if start.checkpoint:
-        checkpoints.load_weights(start.checkpoint, "discriminator", network.trunk, prefix="trunk.")
+    if start.trunk is not None:
+        network.trunk.load_state_dict(start.trunk)
     pool = np.flatnonzero(clips.train)
     chosen = pool[subset(clips.labels[pool], child.fraction, child.seed)]
     test = np.flatnonzero(~clips.train)
@@ -125,8 +128,7 @@ def run_child(
 
 def run_child_on_workers(
     child: Child,
-    clips: list[Any],
-    start: Start,
+    shared: list[Any],
     config: FinetuneConfig,
     use_gpu: bool,
     *,
@@ -137,14 +139,15 @@ def run_child_on_workers(
     """The same on so many Ray Train workers, which share each batch.
 
     Args:
-        clips: one reference to LabelledClips in Ray's object store; in a list, so that Ray does not fetch it here.
+        shared: references to LabelledClips and Start in Ray's object store; in a list, so that Ray does not fetch them
+            here.
         cpus: cores a worker.
         scratch: url of a folder all nodes share.
     """
     fs, path = storage.arrow_filesystem(scratch)
     trainer = TorchTrainer(
         _on_worker,
-        train_loop_config={"child": child, "clips": clips[0], "start": start, "config": config, "use_gpu": use_gpu},
+        train_loop_config={"child": child, "shared": shared, "config": config, "use_gpu": use_gpu},
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}),
         run_config=RunConfig(name=child.name, storage_path=path, storage_filesystem=fs),
     )
@@ -155,8 +158,8 @@ def run_child_on_workers(
 def _on_worker(loop: dict[str, Any]) -> dict[str, Any]:
     context = ray.train.get_context()
     team = Team(rank=context.get_world_rank(), size=context.get_world_size(), average=_average)
-    clips = ray.get(loop["clips"])
-    return run_child(loop["child"], clips, loop["start"], loop["config"], loop["use_gpu"], team)
+    clips, start = ray.get(loop["shared"])
+    return run_child(loop["child"], clips, start, loop["config"], loop["use_gpu"], team)
 
 
 def _average(tensors: Sequence[Tensor]) -> None:

@@ -32,7 +32,6 @@ from vgan.config import (
     section,
 )
 from vgan.errors import BadInput
-from vgan.models.classifier import Classifier
 from vgan.presets import FINETUNE_PRESETS
 from vgan.transfer.fractions import FRACTIONS
 from vgan.transfer.ucf101 import read_split
@@ -56,7 +55,9 @@ class SweepConfig:
     """One sweep over label fractions."""
 
     ucf101: str = option("", "folder that holds UCF-101/ and ucfTrainTestlist/ (required)")
-    checkpoint: str = option("", "a GAN run's folder or checkpoint; random inits take its network's size")
+    checkpoint: str = option(
+        "", "a GAN: its run's folder, a checkpoint, an exported folder, a .t7 file; random inits take its size"
+    )
     others: dict[str, str] = option(
         {}, "more checkpoints, each an init of its name: 'others={longer: out/runs/longer}'"
     )
@@ -126,12 +127,12 @@ def sweep(config: SweepConfig) -> list[dict[str, Any]]:
     starts = _starts(config)
     for number in config.splits:
         read_split(Path(config.ucf101), number)  # a folder that is not UCF101 is told before Ray starts
-    remarks = [
-        require_unseen(config.ucf101, config.splits, url, digest, config.allow_leak)
-        for url, digest in sorted(
-            {(s.checkpoint.dataset_url, s.checkpoint.dataset_digest) for s in starts.values() if s.checkpoint}
-        )
-    ]
+    seen = {
+        (s.checkpoint.dataset_url, s.checkpoint.dataset_digest) if s.checkpoint else ("", "")
+        for s in starts.values()
+        if s.url
+    }
+    remarks = {require_unseen(config.ucf101, config.splits, *dataset, config.allow_leak) for dataset in sorted(seen)}
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "transfer")
     tracker.experiment_id()  # a tracking server that cannot be used is told before the work, not after
     storage.make_folder(config.out)
@@ -145,7 +146,7 @@ def sweep(config: SweepConfig) -> list[dict[str, Any]]:
         data = {s: load_split(config.ucf101, s, clips_url, manifest, config.dataset, **tests) for s in config.splits}
         for number, clips in data.items():
             print(f"split {number}: {clips.summary()}", flush=True)
-        return _run_children(config, tracker, starts, manifest, data, "; ".join(filter(None, remarks)))
+        return _run_children(config, tracker, starts, manifest, data, "; ".join(filter(None, sorted(remarks))))
 
 
 def _check_room(config: SweepConfig) -> None:
@@ -189,7 +190,7 @@ def _run_children(
             if isinstance(outcome, BaseException):
                 failed.append(f"{child.name}: {outcome}")
                 continue
-            log_child(tracker, parent, child, outcome, key, lineage | _origin(starts[child.init].checkpoint))
+            log_child(tracker, parent, child, outcome, key, lineage | _origin(starts[child.init]))
             rows.append(row_of(child, outcome, remark))
             left[child.split, child.fraction] -= 1
             if new:  # an earlier start of the sweep has drawn the others
@@ -204,16 +205,20 @@ def _run_children(
     return sorted(rows, key=lambda r: (r["split"], r["init"], r["fraction"], r["seed"]))
 
 
-def _origin(source: checkpoints.Checkpoint | None) -> dict[str, str]:
+def _origin(start: Start) -> dict[str, str]:
     """Where a child's weights come from, as tags."""
-    if source is None:
+    if not start.url:
         return {}
-    return {
-        "checkpoint_uri": source.url,
-        "pretraining_run_id": source.mlflow_run_id,
-        "pretraining_dataset_uri": source.dataset_url,
-        "pretraining_dataset_hash": source.dataset_digest,
-    }
+    known = start.checkpoint
+    return {"checkpoint_uri": start.url} | (
+        {
+            "pretraining_run_id": known.mlflow_run_id,
+            "pretraining_dataset_uri": known.dataset_url,
+            "pretraining_dataset_hash": known.dataset_digest,
+        }
+        if known
+        else {}
+    )
 
 
 def _children(config: SweepConfig) -> list[Child]:
@@ -233,7 +238,8 @@ def _outcomes(
     results_url: str,
 ) -> Iterator[tuple[Child, Any, bool]]:
     """Each child with its result, or the error that ended it, and whether it is new: earlier results come first."""
-    shared = {number: ray.put(clips) for number, clips in data.items()}
+    clips = {number: ray.put(found) for number, found in data.items()}
+    begun = {init: ray.put(start) for init, start in starts.items()}
     children, waiting = _children(config), dict[Any, Child]()
     with progress_bar(total=len(children), unit="run", desc="sweep") as bar:
         queue = deque[Child]()
@@ -247,7 +253,7 @@ def _outcomes(
         while queue or waiting:
             while queue and (config.workers == 1 or not waiting):  # groups of workers would wait for each other
                 child = queue.popleft()
-                task = _launch(config, child, shared[child.split], starts[child.init], results_url)
+                task = _launch(config, child, clips[child.split], begun[child.init], results_url)
                 waiting[task] = child
             (ready, *_), _ = ray.wait(list(waiting), num_returns=1)
             child = waiting.pop(ready)
@@ -263,15 +269,15 @@ def _outcomes(
             yield child, outcome, True
 
 
-def _launch(config: SweepConfig, child: Child, clips: Any, start: Start, results_url: str) -> Any:
-    """Start a child; the reference to its outcome. `clips` is a reference too."""
+def _launch(config: SweepConfig, child: Child, clips: Any, start: Any, results_url: str) -> Any:
+    """Start a child; the reference to its outcome. `clips` and `start` are references too."""
     use_gpu = config.gpus > 0
     if config.workers == 1:
         train = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus, max_retries=2)(run_child)
         return train.remote(child, clips, start, config.finetune, use_gpu)
     wide: dict[str, Any] = {"workers": config.workers, "cpus": config.cpus, "scratch": f"{results_url}/workers"}
     lead = ray.remote(num_cpus=0, max_retries=2)(run_child_on_workers)
-    return lead.remote(child, [clips], start, config.finetune, use_gpu, **wide)
+    return lead.remote(child, [clips, start], config.finetune, use_gpu, **wide)
 
 
 def _starts(config: SweepConfig) -> dict[str, Start]:
@@ -283,21 +289,28 @@ def _starts(config: SweepConfig) -> dict[str, Start]:
     needing = sorted(set(config.inits) & PRETRAINED)
     if needing and not config.checkpoint:
         raise BadInput(f"inits names {needing[0]}, so checkpoint= is required; or give inits=[random]")
-    opened = {url: checkpoints.open_checkpoint(url) for url in {config.checkpoint, *config.others.values()} if url}
-    model = opened[config.checkpoint].model if config.checkpoint else config.model
-    starts = {init: Start(model, opened[config.checkpoint] if init in PRETRAINED else None) for init in config.inits}
-    starts |= {init: Start(opened[url].model, opened[url]) for init, url in config.others.items()}
+    trained = {url: _trained(url) for url in {config.checkpoint, *config.others.values()} if url}
+    fresh = Start(trained[config.checkpoint].model if config.checkpoint else config.model)
+    starts = {init: trained[config.checkpoint] if init in PRETRAINED else fresh for init in config.inits}
+    starts |= {init: trained[url] for init, url in config.others.items()}
     for init, start in starts.items():
         for key in ("num_frames", "size"):
             ours, theirs = getattr(config.video.clip, key), getattr(start.model, key)
             if ours != theirs:
                 raise BadInput(f"the network takes clips of {key}={theirs}: set video.clip.{key}={theirs}, got {ours}")
-        if start.checkpoint:
-            trunk = Classifier(start.model, 2, config.finetune.dropout).trunk
-            checkpoints.load_weights(start.checkpoint, "discriminator", trunk, prefix="trunk.")
-            told = f"all {len(trunk.state_dict())} tensors of the trunk from {start.checkpoint.url}"
+        if start.trunk is not None:
+            told = f"all {len(start.trunk)} tensors of the trunk from {start.url}"
             print(f"init {init}: {told}; the head starts anew", flush=True)
     return starts
+
+
+def _trained(url: str) -> Start:
+    """The discriminator's trunk of a run, a checkpoint, an exported folder or a .t7 file."""
+    model, checkpoint = checkpoints.open_model(url)
+    if model.discriminator is None:
+        raise BadInput(f"{url!r} holds no discriminator (kind={model.config.kind}): give a GAN's")
+    trunk = model.discriminator.get_submodule("trunk").state_dict()
+    return Start(model.config, trunk, checkpoint.url if checkpoint else url, checkpoint)
 
 
 def _claim(config: SweepConfig, digest: str, starts: dict[str, Start]) -> str:
@@ -312,6 +325,5 @@ def _claim(config: SweepConfig, digest: str, starts: dict[str, Start]) -> str:
     pinned = {"finetune": asdict(config.finetune), "data": digest}
     key = runs.claim(url, config.name, pinned | {"test_clips": config.test_clips, "choose": config.choose})
     for init, start in starts.items():
-        weights = start.checkpoint.url if start.checkpoint else ""
-        runs.claim(storage.join(url, "inits", init), init, {"model": asdict(start.model), "checkpoint": weights})
+        runs.claim(storage.join(url, "inits", init), init, {"model": asdict(start.model), "checkpoint": start.url})
     return key

@@ -19,6 +19,7 @@ from vgan.transfer.fractions import held_out
 from vgan.transfer.scores import protocol_name
 from vgan.transfer.ucf101 import Split, read_split
 
+UNKNOWN = "pre-training set not known"
 HELD_OUT_SHARE = 0.2  # of each class's training groups, for choosing settings
 
 
@@ -154,17 +155,28 @@ def _group(name: str) -> str:
 def require_unseen(root: str, splits: list[int], pretraining_url: str, digest: str, allowed: bool) -> str:
     """What figures must say of the pre-training set, "" if nothing.
 
+    Args:
+        pretraining_url: the dataset; "" where the weights do not say what they were trained on.
+        digest: that it had.
+
     Raises:
         BadInput: it holds test videos, and that is not allowed; or nobody can tell.
     """
     way_out = "or give allow_leak=true, and every figure will say so"
+    if not pretraining_url:
+        if allowed:
+            return UNKNOWN
+        raise BadInput(
+            "whether the checkpoint has seen test videos cannot be told: an exported or .t7 model does not say what it "
+            f"was trained on. Give its run's folder, {way_out}"
+        )
     try:
         if read_manifest(pretraining_url).digest != digest:
             raise BadInput("another dataset stands there now")
         found = leaked(root, splits, pretraining_url)
     except (BadInput, FileNotFoundError) as fault:
         if allowed:
-            return "pre-training set not known"
+            return UNKNOWN
         raise BadInput(
             f"whether the checkpoint has seen test videos cannot be told, because its dataset {pretraining_url!r} "
             f"cannot be read ({fault}): put it back, {way_out}"

@@ -21,7 +21,6 @@ from cluster.checkpoints import Checkpoint, latest, load_weights, open_checkpoin
 from cluster.saving import Saver
 from vgan.config import ModelConfig
 from vgan.errors import BadInput
-from vgan.models.classifier import Classifier
 from vgan.models.discriminator import Discriminator
 from vgan.models.generator import TwoStreamGenerator
 
@@ -64,15 +63,6 @@ def test_weights_come_back_bit_for_bit_with_their_buffers(write: Write) -> None:
         url=found.url, step=7, clips_seen=56, model=MODEL, dataset_url="/clips", dataset_digest="d" * 64,
         mlflow_run_id="r" * 32,
     )  # fmt: skip
-
-
-def test_load_weights_with_a_prefix_fills_a_classifiers_trunk_alone(write: Write) -> None:
-    D = Discriminator(MODEL)
-    network = Classifier(MODEL, 3, 0.5)
-    head = network.head.weight.clone()
-    load_weights(open_checkpoint(str(write(discriminator=D))), "discriminator", network.trunk, prefix="trunk.")
-    assert all(torch.equal(v, D.trunk.state_dict()[k]) for k, v in network.trunk.state_dict().items())
-    assert torch.equal(network.head.weight, head)
 
 
 @pytest.mark.parametrize(

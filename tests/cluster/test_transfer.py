@@ -136,6 +136,12 @@ def test_a_checkpoint_whose_dataset_is_gone_is_refused_unless_allowed(ucf101: Pa
     assert require_unseen(str(ucf101), [1], str(tmp_path / "gone"), "d", allowed=True) == "pre-training set not known"
 
 
+def test_weights_that_do_not_say_what_they_saw_are_refused_unless_allowed(ucf101: Path) -> None:
+    with pytest.raises(BadInput, match=r"does not say what it was trained on.*allow_leak=true"):
+        require_unseen(str(ucf101), [1], "", "", allowed=False)
+    assert require_unseen(str(ucf101), [1], "", "", allowed=True) == "pre-training set not known"
+
+
 def test_a_checkpoint_whose_dataset_was_made_anew_is_refused_unless_allowed(ucf101: Path, tmp_path: Path) -> None:
     write(tmp_path / "seen", [("golf.mp4", 0.0)])
     with pytest.raises(BadInput, match="another dataset stands there now"):

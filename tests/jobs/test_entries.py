@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import vgan
 from cluster.checkpoints import Checkpoint, open_checkpoint
 from cluster.shards import Manifest, read_manifest
 from cluster.sweep_record import table
@@ -31,6 +32,7 @@ from jobs.predict import PredictConfig
 from jobs.prepare import PrepareConfig
 from vgan.drawn import draw_action_set, draw_clip
 from vgan.errors import BadInput
+from vgan.pretrained import save
 from vgan.video.encode import write_mp4
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -491,6 +493,38 @@ def test_finetune_takes_another_init_into_a_sweep(place: Path, swept: Path, acti
     assert [(r["init"], r["fraction"]) for r in rows] == [(i, f) for i in ("random", "random_torch") for f in (0.5, 1)]
     alone = [w for w in words if not w.startswith("checkpoint")]
     assert run(finetune, *alone, "inits=random", "model.base=5") == 2  # the same init of another network
+
+
+def test_finetune_takes_exported_weights_whose_past_is_not_known_only_if_told_to(
+    place: Path,
+    swept: Path,
+    actions: Path,
+    tracking: str,
+    trained: list[Checkpoint],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = vgan.load(trained[1].url)
+    assert model.generator is not None
+    assert model.discriminator is not None
+    save(place / "exported", model.config, {"discriminator": model.discriminator})
+    words = [
+        w for w in finetune_words(place, actions, tracking) if not w.startswith(("inits", "fractions", "checkpoint"))
+    ]
+    words += ["name=exported", "fractions=1", "inits=vgan", f"checkpoint={place}/exported"]
+    assert run(finetune, *words) == 2
+    assert "does not say what it was trained on" in capsys.readouterr().err
+    assert run(finetune, *words, "allow_leak=true") == 0
+    (row,) = json.loads((swept / "exported" / "results.json").read_text())
+    (same,) = (
+        r
+        for r in json.loads((swept / "sweep" / "results.json").read_text())
+        if (r["init"], r["fraction"]) == ("vgan", 1)
+    )
+    assert row["correct"] == same["correct"]
+    assert row["remark"] == "pre-training set not known"
+    save(place / "drawing", model.config, {"generator": model.generator})
+    assert run(finetune, *words[:-1], f"checkpoint={place}/drawing", "name=none") == 2
+    assert "holds no discriminator" in capsys.readouterr().err
 
 
 def test_finetune_under_a_name_with_other_settings_is_refused(
