@@ -76,6 +76,7 @@ class SweepConfig:
     splits: list[int] = option([1], "official splits, 1 to 3")
     test_clips: int = option(1, "of each test video: 1, its first frames, or more, evenly spread; e.g. 10")
     choose: bool = option(False, "test on groups held out from the training list, to choose settings by")
+    fold: int = option(0, "with choose, which groups: 0, 1, ... each hold out another fifth, drawn at random")
     allow_leak: bool = option(False, "go on where the checkpoint has seen test videos, or that cannot be told")
     seed: int = option(0, "of the clips' packing order")
     workers: int = option(1, "Ray Train workers a run that share each batch, for large ones; runs then take turns")
@@ -97,8 +98,11 @@ class SweepConfig:
             raise ValueError(f"others must have names of their own, got {taken[0]}")
         for name in self.others:
             runs.check_name(name)
-        if self.test_clips < 1:
-            raise ValueError(f"test_clips must be at least 1, got {self.test_clips}")
+        if self.test_clips < 1 or self.fold < 0:
+            got = f"got {self.test_clips} and {self.fold}"
+            raise ValueError(f"test_clips must be at least 1 and fold at least 0, {got}")
+        if self.fold and not self.choose:
+            raise ValueError(f"fold={self.fold} needs choose=true")
         if self.workers < 1 or self.finetune.batch_size < 2 * self.workers:  # batch norm needs two clips
             got = f"got {self.workers} and {self.finetune.batch_size}"
             raise ValueError(f"workers must be at least 1 and finetune.batch_size at least twice that, {got}")
@@ -142,7 +146,7 @@ def sweep(config: SweepConfig) -> list[dict[str, Any]]:
         clips_url = dataset_url(config.out, config.test_clips)
         video = windows(config.video, config.test_clips)
         manifest = prepare_labelled(config.ucf101, config.splits, clips_url, video, seed=config.seed)
-        tests: dict[str, Any] = {"test_clips": config.test_clips, "choose": config.choose}
+        tests: dict[str, Any] = {"test_clips": config.test_clips, "choose": config.choose, "fold": config.fold}
         data = {s: load_split(config.ucf101, s, clips_url, manifest, config.dataset, **tests) for s in config.splits}
         for number, clips in data.items():
             print(f"split {number}: {clips.summary()}", flush=True)
@@ -323,7 +327,8 @@ def _claim(config: SweepConfig, digest: str, starts: dict[str, Start]) -> str:
     """
     url = storage.join(config.out, config.name)
     pinned = {"finetune": asdict(config.finetune), "data": digest}
-    key = runs.claim(url, config.name, pinned | {"test_clips": config.test_clips, "choose": config.choose})
+    tests = {"test_clips": config.test_clips, "choose": config.choose, "fold": config.fold}
+    key = runs.claim(url, config.name, pinned | tests)
     for init, start in starts.items():
         runs.claim(storage.join(url, "inits", init), init, {"model": asdict(start.model), "checkpoint": start.url})
     return key

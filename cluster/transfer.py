@@ -68,7 +68,15 @@ def windows(config: VideoConfig, test_clips: int) -> VideoConfig:
 
 
 def load_split(
-    root: str, number: int, url: str, manifest: Manifest, dataset: str, *, test_clips: int = 1, choose: bool = False
+    root: str,
+    number: int,
+    url: str,
+    manifest: Manifest,
+    dataset: str,
+    *,
+    test_clips: int = 1,
+    choose: bool = False,
+    fold: int = 0,
 ) -> LabelledClips:
     """Join a split's official lists with the prepared clips.
 
@@ -79,6 +87,7 @@ def load_split(
         dataset: name for the protocol, e.g. ucf101; a partial copy says so in the name.
         test_clips: of each test video, evenly spread; some come twice where it has fewer.
         choose: leave the test list alone, and test on groups held out from the training list.
+        fold: seeds which ones.
     """
     split = read_split(Path(root), number)
     table = read_clips(url, manifest, columns=["source_id", "start_s"]).to_pydict()
@@ -90,7 +99,7 @@ def load_split(
     labels = np.array([split.compact_labels[v.label] for v in found], np.int64)
     train = np.array([v.side == "train" for v in found])
     if choose:
-        train = ~held_out(labels, [v.group for v in found], HELD_OUT_SHARE, seed=0)
+        train = ~held_out(labels, [v.group for v in found], HELD_OUT_SHARE, seed=fold)
     if train.all() or not train.any():
         side = "test" if train.all() else "training"
         raise BadInput(f"split {number} of {root!r} has no {side} video with a clip: give more videos, or choose=false")
@@ -100,7 +109,9 @@ def load_split(
         stored[place] = own[0] if train[place] else _spread(own, test_clips)
     used, rows = np.unique(stored, return_inverse=True)
     return LabelledClips(
-        protocol=protocol_name(_dataset_name(dataset, split), number, test_clips=test_clips, held_out=choose),
+        protocol=protocol_name(
+            _dataset_name(dataset, split), number, test_clips=test_clips, fold=fold if choose else None
+        ),
         classes=split.class_names,
         frames=read_frames(url, manifest, used),
         videos=np.array([_source_id(v.path) for v in found]),

@@ -100,11 +100,13 @@ def test_load_split_choosing_leaves_the_test_list_alone_and_holds_whole_groups_o
     ucf101: Path, tmp_path: Path
 ) -> None:
     found = load(ucf101, tmp_path / "clips", every_video(0.0), choose=True)
-    assert found.protocol == "ucf101-split1-heldout_1clip"
+    assert found.protocol == "ucf101-split1-heldout0_1clip"
     assert not any("_g01_" in name or "_g02_" in name for name in found.videos)
     groups = [{name.partition("_c")[0] for name in found.videos[side]} for side in (found.train, ~found.train)]
     assert len(groups[1]) == 2  # a fifth of five groups of each class
     assert not groups[0] & groups[1]
+    others = [load(ucf101, tmp_path / f"clips{fold}", every_video(0.0), choose=True, fold=fold) for fold in (1, 2, 3)]
+    assert any(not np.array_equal(found.train, other.train) for other in others)
 
 
 def test_windows_of_one_clip_are_what_was_set() -> None:

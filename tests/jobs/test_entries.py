@@ -461,11 +461,11 @@ def test_finetune_chooses_on_held_out_groups_by_several_clips_a_video(
     place: Path, swept: Path, actions: Path, tracking: str
 ) -> None:
     words = [w for w in finetune_words(place, actions, tracking) if not w.startswith(("inits", "fractions"))]
-    more = ["name=choose", "choose=true", "test_clips=3", "inits=[logistic,random_torch]", "fractions=1"]
+    more = ["name=choose", "choose=true", "fold=1", "test_clips=3", "inits=[logistic,random_torch]", "fractions=1"]
     assert run(finetune, *words, *more, "others={again: " + f"{place}/runs/gan" + "}") == 0
     rows = json.loads((swept / "choose" / "results.json").read_text())
     assert [row["init"] for row in rows] == ["again", "logistic", "random_torch"]
-    assert all("-split1-heldout_3clip" in row["protocol"] for row in rows)
+    assert all("-split1-heldout1_3clip" in row["protocol"] for row in rows)
     child = json.loads(next((swept / "choose").glob("logistic-*.json")).read_text())
     groups = [{name.partition("_c")[0] for name in child[side]} for side in ("subset", "tested")]
     assert not groups[0] & groups[1]

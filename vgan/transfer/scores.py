@@ -49,15 +49,16 @@ class Scores:
         }
 
 
-def protocol_name(dataset: str, split: int, *, test_clips: int = 1, held_out: bool = False) -> str:
+def protocol_name(dataset: str, split: int, *, test_clips: int = 1, fold: int | None = None) -> str:
     """The test protocol as metric names spell it.
 
     "ucf101-split1_1clip" looks at each test video's first 32 frames once: the paper and its code do not say which clips
     were tested, and this is the plainest reading of both. "10clip" takes the mean of the probabilities of ten clips
-    that are spread evenly over the video. "heldout" tests on groups held out from the training list, for choosing
-    settings without a look at the test list.
+    that are spread evenly over the video. "heldout0" tests on groups held out from the training list, of fold 0, for
+    choosing settings without a look at the test list.
     """
-    return f"{dataset}-split{split}{'-heldout' if held_out else ''}_{test_clips}clip"
+    held_out = "" if fold is None else f"-heldout{fold}"
+    return f"{dataset}-split{split}{held_out}_{test_clips}clip"
 
 
 @torch.no_grad()

@@ -73,6 +73,6 @@ def test_interval_holds_the_true_accuracy_about_as_often_as_it_says() -> None:
 def test_scores_are_of_a_named_protocol() -> None:
     assert protocol_name("ucf101", 1) == "ucf101-split1_1clip"
     assert protocol_name("ucf101", 2, test_clips=10) == "ucf101-split2_10clip"
-    assert protocol_name("ucf101", 1, held_out=True) == "ucf101-split1-heldout_1clip"
+    assert protocol_name("ucf101", 1, fold=2) == "ucf101-split1-heldout2_1clip"
     found = Scores(protocol="p", labels=np.array([0]), predicted=np.array([1]), num_classes=2)
     assert set(found.metrics) == {"accuracy/p", "accuracy_class_mean/p"}
