@@ -299,9 +299,14 @@ class FinetuneConfig:
     beta1: float = option(0.5, "Adam's first moment decay")
     dropout: float = option(0.5, "probability of dropping a whole channel before the head")
     weight_decay: float = option(0.0, "AdamW's, of all layers")
-    schedule: str = option("constant", "of the step size: constant; cosine, down to 0 at the last step")
-    flip: bool = option(False, "mirror every other training clip")
-    augment: list[str] = option([], "of training clips: color, translation, cutout, each clip anew at every step")
+    # On four classes of UCF101, 17 held-out videos in each of three folds, 60 steps of 16 clips, accuracy in percent of
+    # random weights and of a GAN's at 1/8 and all of the labels: plain 78, 76 and 70, 88; mirrored clips and a cosine
+    # 78, 86 and 74, 90; shifted ones too 80, 82 and 82, 90.
+    schedule: str = option("cosine", "of the step size: constant; cosine, down to 0 at the last step")
+    flip: bool = option(True, "mirror every other training clip")
+    augment: list[str] = option(
+        ["translation"], "of training clips: color, translation, cutout, each clip anew at every step"
+    )
     logistic_penalty: float = option(1000.0, "of init logistic: strength of its L2 penalty, on standardized features")
 
     def __post_init__(self) -> None:
