@@ -1,4 +1,4 @@
-"""Manifests and code agree: versions, entrypoints and their keys, labels, names, ports, and what is in the environment."""
+"""Manifests and code agree: versions, entrypoints and their keys, labels, names, ports and the environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every manifest of every overlay against the schemas of KubeRay and Kubernetes, and against the operator's own rules."""
+"""Every overlay's manifests against the schemas of KubeRay and Kubernetes, and the operator's own rules."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
-from referencing import Registry, Resource
-
 from manifests import OVERLAYS, Manifest, built, named, of_kind, ray_clusters
+from referencing import Registry, Resource
 
 pytestmark = [pytest.mark.k8s, pytest.mark.parametrize("overlay", OVERLAYS)]
 KUBERNETES = "v1.32.0-local-strict"  # the oldest release that is meant to work; strict: no unknown fields
