@@ -41,7 +41,16 @@ def test_verbs_are_the_jobs_that_a_cluster_can_run() -> None:
 def test_line_is_plain_ray_job_submit(capsys: pytest.CaptureFixture[str]) -> None:
     job = ["train", "config=jobs/configs/paper.yaml", "data=s3://b/clips", "out=$STORE/runs"]
     found = line_of(capsys, job, address="http://head:8265/", decode_labels="a=b", wait=False)
-    assert found[:8] == "RAY_AUTH_MODE=token ray job submit --address http://head:8265 --submission-id paper".split()
+    assert found[:8] == [
+        "RAY_AUTH_MODE=token",
+        "ray",
+        "job",
+        "submit",
+        "--address",
+        "http://head:8265",
+        "--submission-id",
+        "paper",
+    ]
     env = json.loads(found[found.index("--runtime-env-json") + 1])
     assert env["working_dir"] == str(ROOT)
     assert env["excludes"] == ["/*", *(f"!/{package}" for package in PACKAGES)]
