@@ -35,7 +35,8 @@ def submit_command(
     """
     env: dict[str, Any] = {
         "working_dir": str(ROOT),
-        "excludes": ["/*", *(f"!/{package}" for package in PACKAGES)],
+        # "!/.": the folder itself matches "/*" too, and Ray would upload nothing
+        "excludes": ["/*", "!/.", *(f"!/{package}" for package in PACKAGES)],
         "env_vars": {"GIT_COMMIT": git_commit(), **(env_vars or {})},
     }
     submit = [RAY, "job", "submit", "--address", address, "--submission-id", name]

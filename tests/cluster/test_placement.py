@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,7 +46,10 @@ def test_labels_that_are_none_are_bad_input(monkeypatch: pytest.MonkeyPatch, tex
 def nodes(ray_token: str) -> Iterator[dict[str, str]]:
     """Address of a Ray as the manifests make it, and its nodes' ids; every worker node has room for all the work."""
     assert os.environ["RAY_AUTH_TOKEN"] == ray_token
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True})
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "dashboard_port": port})
     decode = found.add_node(num_cpus=2, labels={"ray-subcluster": "data"})
     train = found.add_node(num_cpus=2, labels={"scene-role": "train"})
     yield {"address": found.address, "decode": decode.node_id, "train": train.node_id}

@@ -53,7 +53,7 @@ def test_line_is_plain_ray_job_submit(capsys: pytest.CaptureFixture[str]) -> Non
     ]
     env = json.loads(found[found.index("--runtime-env-json") + 1])
     assert env["working_dir"] == str(ROOT)
-    assert env["excludes"] == ["/*", *(f"!/{package}" for package in PACKAGES)]
+    assert env["excludes"] == ["/*", "!/.", *(f"!/{package}" for package in PACKAGES)]
     assert env["env_vars"]["SCENE_DECODE_LABELS"] == "a=b"
     assert "SCENE_TRAIN_LABELS" not in env["env_vars"]
     assert found[found.index("--no-wait") :] == ["--no-wait", "--", "python", "-m", "jobs.train", *job[1:]]
@@ -135,8 +135,10 @@ def test_nothing_listens_is_one_line_without_the_token() -> None:
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    with local_head(tmp_path_factory.mktemp("head"), num_cpus=1) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")  # as in an image: one `python`
+        with local_head(tmp_path_factory.mktemp("head"), num_cpus=1) as running:
+            yield running
 
 
 @pytest.mark.ray
@@ -145,9 +147,8 @@ def test_submitted_job_runs_and_again_under_a_number(head: Head, tmp_path: Path)
     (tmp_path / "videos/a.mp4").write_bytes(b"x")
     job = ["acquire", f"folder={tmp_path}/videos", f"out={tmp_path}/sources.parquet"]
     access = [f"address={head.address}", f"token_file={head.token_file}"]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     for _ in range(2):
-        done = submitted(*access, *job, PATH=path)
+        done = submitted(*access, *job)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "1 videos" in done.stdout
     assert (tmp_path / "sources.parquet").exists()
@@ -159,6 +160,12 @@ def test_submitted_job_runs_and_again_under_a_number(head: Head, tmp_path: Path)
     assert done.returncode == 2
     assert "the token is refused" in done.stderr
 
-    failed = submitted(*access, "acquire", "folder=/nonexistent", "out=x", PATH=path)
-    assert failed.returncode not in (0, 130)
-    assert "error: " in failed.stdout + failed.stderr
+
+@pytest.mark.ray
+def test_submitted_job_finds_the_files_that_were_uploaded(head: Head, tmp_path: Path) -> None:
+    """And its failure is the command's: an installed copy of the code has no jobs/configs in the working folder."""
+    access = [f"address={head.address}", f"token_file={head.token_file}"]
+    done = submitted(*access, "train", "config=jobs/configs/laptop.yaml", f"data={tmp_path}/none", f"out={tmp_path}")
+    assert done.returncode not in (0, 2, 130)
+    (error,) = {line for line in done.stdout.splitlines() if line.startswith("error: ")}
+    assert f"{tmp_path}/none" in error
