@@ -190,6 +190,14 @@ def test_everything_else_is_refused_both_ways(overlay: str) -> None:
 
 
 @per_overlay
+def test_no_rule_lets_everybody_in(overlay: str) -> None:
+    for m in of_kind(overlay, "NetworkPolicy"):
+        for rule in m["spec"].get("ingress", []):
+            assert rule["from"], m["metadata"]["name"]
+            assert all(p.get("podSelector") or p.get("namespaceSelector") for p in rule["from"]), m["metadata"]["name"]
+
+
+@per_overlay
 def test_budgets_select_pods_that_there_are(overlay: str) -> None:
     for m in of_kind(overlay, "PodDisruptionBudget"):
         assert [p for p in pods(overlay) if _matches(m["spec"]["selector"], p.labels)], m["metadata"]["name"]
