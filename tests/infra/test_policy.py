@@ -240,7 +240,7 @@ def test_secrets_are_named_and_never_spelled(overlay: str) -> None:
                 r"(?i)password|secret|token|key_id|auth_key", str(value.get("name"))
             ):
                 stated = str(value.get("value", ""))
-                assert re.fullmatch(r"(\$\(\w+\),?)*", stated), f"{m['kind']} {m['metadata']['name']}{path}"
+                assert re.fullmatch(r'"?(\$\(\w+\),?)*"?', stated), f"{m['kind']} {m['metadata']['name']}{path}"
 
 
 def _references(overlay: str) -> set[tuple[str, str]]:
