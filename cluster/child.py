@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cluster import storage
 from cluster.checkpoints import Checkpoint
+from cluster.placement import train_labels
 from cluster.transfer import LabelledClips
 from vgan.config import FinetuneConfig, ModelConfig
 from vgan.models.classifier import Classifier
@@ -148,7 +149,12 @@ def run_child_on_workers(
     trainer = TorchTrainer(
         _on_worker,
         train_loop_config={"child": child, "shared": shared, "config": config, "use_gpu": use_gpu},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus}),
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": cpus},
+            label_selector=train_labels(),
+        ),
         run_config=RunConfig(name=child.name, storage_path=path, storage_filesystem=fs),
     )
     outcome: dict[str, Any] = trainer.fit().return_value

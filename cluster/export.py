@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import ray
 
 from cluster import storage
+from cluster.placement import decode_labels
 from cluster.progress import progress_bar
 from cluster.shards import Manifest, read_manifest, to_frames
 from vgan.video.strips import write_strip
@@ -27,7 +28,7 @@ def write_strips(out: str, strips: str) -> int:
         BadInput: no finished dataset at `out`.
     """
     manifest = read_manifest(out)
-    write = ray.remote(num_cpus=1, max_retries=2)(write_shard_strips)
+    write = ray.remote(num_cpus=1, max_retries=2, label_selector=decode_labels())(write_shard_strips)
     tasks = [write.remote(out, shard.path, manifest, strips) for shard in manifest.shards]
     names: list[str] = []
     with progress_bar(total=len(tasks), unit="shard", desc="strips") as bar:

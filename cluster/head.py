@@ -5,7 +5,6 @@ What `ray start --head` and `ray job submit` do on a cluster, done here by the s
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import signal
@@ -14,19 +13,15 @@ import subprocess
 import sys
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.runs import git_commit
+from cluster.submission import RAY, client_environment, submit_command, submitted_jobs
 from vgan.errors import BadInput
 
-RAY = str(Path(sys.executable).with_name("ray"))
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("vgan", "cluster", "jobs")  # what a job needs
 START_TIMEOUT_S, STOP_TIMEOUT_S = 90.0, 20.0
 
 
@@ -38,18 +33,12 @@ class Head:
     token_file: Path
 
     def environment(self) -> dict[str, str]:
-        """What a client needs to be let in; another cluster's address and token would be in the way."""
-        return {**_without_ray(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
+        """What a client needs to be let in."""
+        return {**client_environment(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
 
     def submit_command(self, name: str, words: Sequence[str]) -> list[str]:
-        """The `ray job submit` line for `python -m <words>`; only the three packages are uploaded."""
-        env: dict[str, Any] = {
-            "working_dir": str(ROOT),
-            "excludes": ["/*", *(f"!/{package}" for package in PACKAGES)],
-            "env_vars": {"GIT_COMMIT": git_commit()},
-        }
-        submit = [RAY, "job", "submit", "--address", self.address, "--submission-id", name]
-        return [*submit, "--runtime-env-json", json.dumps(env), "--", sys.executable, "-m", *words]
+        """The `ray job submit` line for `python -m <words>`."""
+        return submit_command(self.address, name, words, python=sys.executable)
 
     def submit(self, name: str, words: Sequence[str], log: Path, on_line: Callable[[str], None]) -> bool:
         """Submit a job, follow its output to its end, and say whether it succeeded."""
@@ -75,14 +64,11 @@ class Head:
 
     def jobs(self) -> list[dict[str, Any]]:
         """What `ray job list` shows: submission id and status of each job, oldest first."""
-        request = urllib.request.Request(f"{self.address}/api/jobs/", headers=self._bearer())  # noqa: S310
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-            rows = json.load(answer)
-        return sorted((r for r in rows if r.get("submission_id")), key=lambda r: r["start_time"])
+        return submitted_jobs(self.address, self.token_file.read_text().strip())
 
     def refuses_without_token(self) -> bool:
         """Whether the same `ray job submit` without the token is turned away."""
-        env = {**_without_ray(), "RAY_AUTH_MODE": "disabled", "HOME": "/nonexistent"}
+        env = {**client_environment(), "RAY_AUTH_MODE": "disabled", "HOME": "/nonexistent"}
         found = subprocess.run(
             [RAY, "job", "submit", "--address", self.address, "--", "true"],
             timeout=60,
@@ -92,13 +78,6 @@ class Head:
             check=False,
         )
         return found.returncode != 0 and "authentication" in (found.stdout + found.stderr).lower()
-
-    def _bearer(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.token_file.read_text().strip()}"}
-
-
-def _without_ray() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS" and not k.startswith("RAY_AUTH")}
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import ray
 
 from cluster import storage
+from cluster.placement import decode_labels
 from cluster.progress import progress_bar
 from cluster.shards import MANIFEST, Manifest, Shard, read_manifest
 from cluster.sources import Source
@@ -107,7 +108,7 @@ def verify(out: str) -> list[str]:
     and the counts must add up. Needs a Ray session.
     """
     manifest = read_manifest(out)
-    check = ray.remote(num_cpus=1, max_retries=2)(check_shard)
+    check = ray.remote(num_cpus=1, max_retries=2, label_selector=decode_labels())(check_shard)
     tasks = [check.remote(out, shard) for shard in manifest.shards]
     faults: list[str] = []
     ids: list[str] = []

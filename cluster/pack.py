@@ -16,6 +16,7 @@ import pyarrow as pa
 import ray
 
 from cluster import storage
+from cluster.placement import decode_labels
 from cluster.progress import progress_bar
 from cluster.runs import git_commit
 from cluster.shards import (
@@ -91,7 +92,7 @@ def pack(
     order = np.random.default_rng(packing.seed).permutation(accepted.num_rows)
     storage.remove(storage.join(out, MANIFEST))  # from here on the old dataset is gone
     storage.remove(storage.join(out, "shards"))
-    write = ray.remote(num_cpus=1, max_retries=2)(write_shard)
+    write = ray.remote(num_cpus=1, max_retries=2, label_selector=decode_labels())(write_shard)
     accepted = accepted.sort_by("clip_id")
     tasks = []
     shard_rows = packing.shard_rows(config.clip)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from cluster import checkpoints, runs, storage
 from cluster.child import INITS, PRETRAINED, Child, Start, run_child, run_child_on_workers
+from cluster.placement import train_labels
 from cluster.progress import progress_bar
 from cluster.session import ray_session
 from cluster.shards import Manifest
@@ -275,12 +276,12 @@ def _outcomes(
 
 def _launch(config: SweepConfig, child: Child, clips: Any, start: Any, results_url: str) -> Any:
     """Start a child; the reference to its outcome. `clips` and `start` are references too."""
-    use_gpu = config.gpus > 0
+    use_gpu, where = config.gpus > 0, train_labels()
     if config.workers == 1:
-        train = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus, max_retries=2)(run_child)
+        train = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus, max_retries=2, label_selector=where)(run_child)
         return train.remote(child, clips, start, config.finetune, use_gpu)
     wide: dict[str, Any] = {"workers": config.workers, "cpus": config.cpus, "scratch": f"{results_url}/workers"}
-    lead = ray.remote(num_cpus=0, max_retries=2)(run_child_on_workers)
+    lead = ray.remote(num_cpus=0, max_retries=2, label_selector=where)(run_child_on_workers)
     return lead.remote(child, [clips, start], config.finetune, use_gpu, **wide)
 
 

@@ -13,6 +13,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchTrainer
 
 from cluster import checkpoints, engines, runs, storage
+from cluster.placement import train_labels
 from cluster.session import ray_session
 from cluster.shards import Manifest, read_manifest
 from cluster.sizing import Sizing, check_memory, matrix_flop_per_s, memory_gb, sizing
@@ -237,6 +238,7 @@ def _trainer(job: Job) -> TorchTrainer:
         scaling_config=ScalingConfig(
             num_workers=most if least == most else (least, most),
             use_gpu=config.use_gpu,
+            label_selector=train_labels(),
             elastic_resize_monitor_interval_s=config.resize_every_s,
         ),
         run_config=RunConfig(

@@ -1,0 +1,155 @@
+"""Work goes to the nodes whose labels the environment names, on a Ray of three nodes; without names, anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from cluster import placement
+from vgan.drawn import draw_clip
+from vgan.errors import BadInput
+from vgan.video.encode import write_mp4
+
+LABELS = {placement.DECODE: "ray-subcluster=data", placement.TRAIN: "scene-role=train"}
+
+
+def test_labels_are_none_where_the_environment_names_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(placement.DECODE, raising=False)
+    monkeypatch.setenv(placement.TRAIN, " ")
+    assert placement.decode_labels() is None
+    assert placement.train_labels() is None
+
+
+def test_labels_are_read_as_ray_start_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(placement.DECODE, "ray-subcluster=data, example.com/disk=nvme")
+    monkeypatch.setenv(placement.TRAIN, "scene-role=train")
+    assert placement.decode_labels() == {"ray-subcluster": "data", "example.com/disk": "nvme"}
+    assert placement.train_labels() == {"scene-role": "train"}
+
+
+@pytest.mark.parametrize("text", ["data", "a=b,c", "a==b", "=b", "a=", "a=b;c=d"])
+def test_labels_that_are_none_are_bad_input(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(placement.DECODE, text)
+    with pytest.raises(BadInput, match=placement.DECODE):
+        placement.decode_labels()
+
+
+@pytest.fixture(scope="module")
+def nodes(ray_token: str) -> Iterator[dict[str, str]]:
+    """Address of a Ray as the manifests make it, and its nodes' ids; every worker node has room for all the work."""
+    assert os.environ["RAY_AUTH_TOKEN"] == ray_token
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "dashboard_port": port})
+    decode = found.add_node(num_cpus=2, labels={"ray-subcluster": "data"})
+    train = found.add_node(num_cpus=2, labels={"scene-role": "train"})
+    yield {"address": found.address, "decode": decode.node_id, "train": train.node_id}
+    found.shutdown()
+
+
+def run_script(text: str, *words: str) -> list[str]:
+    """What a driver of its own prints as JSON in its last line; the session's Ray may be connected elsewhere."""
+    command = [sys.executable, "-c", text, *words]
+    done = subprocess.run(command, env=os.environ | LABELS, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+PREPARE = """
+import json, sys
+import ray
+from ray.util.state import list_tasks
+from cluster.ingest import prepare
+from cluster.inspection import verify
+from cluster.pack import Packing
+from cluster.session import ray_session
+from cluster.sources import list_folder
+from vgan.config import ClipSpec, DecodeConfig, GateConfig, StabilizeConfig, VideoConfig
+
+address, videos, out = sys.argv[1:]
+video = VideoConfig(
+    clip=ClipSpec(num_frames=16, size=32, stride=4), decode=DecodeConfig(size=96),
+    stabilize=StabilizeConfig(size=96), gates=GateConfig(off=["near_duplicate"]),
+)
+with ray_session(address):
+    prepare(list_folder(videos)[0], out, video, Packing(shard_mb=1))
+    assert verify(out) == []
+    work = ("commit_or_tell", "write_shard", "check_shard")
+    tasks = {(name, t.node_id) for t in list_tasks(limit=1000, detail=True) for name in work if name in t.name}
+    print(json.dumps(sorted(tasks)))
+"""
+
+
+@pytest.mark.slow
+def test_prepare_works_on_decode_nodes_alone(nodes: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    for kind in ("Spin", "Bounce", "Slide"):
+        write_mp4(draw_clip(kind, num_frames=56, size=(96, 128)).frames, tmp_path / "videos" / f"{kind}.mp4", 25.0)
+    found = run_script(PREPARE, nodes["address"], str(tmp_path / "videos"), str(tmp_path / "clips"))
+    assert {tuple(row) for row in found} == {
+        (name, nodes["decode"]) for name in ("check_shard", "commit_or_tell", "write_shard")
+    }
+
+
+TRAIN = """
+import json, sys
+import ray
+from ray.util.state import list_actors
+from cluster.session import ray_session
+from cluster.training import TrainConfig, fit
+from cluster.tracking import TrackingConfig
+from vgan.config import ModelConfig
+
+address, data, out, workers = sys.argv[1:]
+config = TrainConfig(
+    data=data, out=out, steps=2, batch_size=4, workers=workers, address=address,
+    model=ModelConfig(base=4, num_frames=16, size=32), tracking=TrackingConfig(uri=f"sqlite:///{out}/mlflow.db"),
+)
+with ray_session(address):
+    fit(config)
+    actors = list_actors(limit=1000, detail=True)
+    print(json.dumps(sorted({a.node_id for a in actors if a.class_name == "RayTrainWorker"})))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["2", "1-2"])
+def test_training_works_on_training_nodes_alone(
+    nodes: dict[str, str], write_dataset: object, tmp_path: Path, workers: str
+) -> None:
+    write_dataset(str(tmp_path / "clips"), 12)  # type: ignore[operator]
+    (tmp_path / "runs").mkdir()
+    found = run_script(TRAIN, nodes["address"], str(tmp_path / "clips"), str(tmp_path / "runs"), workers)
+    assert found == [nodes["train"]]
+
+
+SWEEP = """
+import json, sys
+import ray
+from cluster import sweep
+from cluster.child import Child
+from cluster.session import ray_session
+
+def here(*_, **__):
+    return ray.get_runtime_context().get_node_id()
+
+sweep.run_child = sweep.run_child_on_workers = here
+with ray_session(sys.argv[1]):
+    configs = [sweep.SweepConfig(ucf101="x"), sweep.SweepConfig(ucf101="x", workers=2)]
+    tasks = [sweep._launch(c, Child(1, "random", 1.0, 0), None, None, "out") for c in configs for _ in range(3)]
+    print(json.dumps(sorted(set(ray.get(tasks)))))
+"""
+
+
+@pytest.mark.slow
+def test_runs_of_a_sweep_work_on_training_nodes_alone(nodes: dict[str, str]) -> None:
+    assert run_script(SWEEP, nodes["address"]) == [nodes["train"]]

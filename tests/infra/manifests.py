@@ -1,0 +1,103 @@
+"""What `kubectl kustomize` makes of an overlay, and the parts of it that hold pods."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+K8S = ROOT / "infra/k8s"
+OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
+Manifest = dict[str, Any]
+
+
+@functools.cache
+def built(overlay: str) -> tuple[Manifest, ...]:
+    """Every manifest of an overlay. Needs no cluster."""
+    if shutil.which("kubectl") is None:
+        if os.environ.get("CI"):
+            pytest.fail("kubectl not found; in CI these tests must run")
+        pytest.skip("kubectl not found, which builds the overlays")
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(K8S / "overlays" / overlay)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return tuple(yaml.safe_load_all(done.stdout))
+
+
+def of_kind(overlay: str, *kinds: str) -> list[Manifest]:
+    return [m for m in built(overlay) if m["kind"] in kinds]
+
+
+def named(overlay: str, kind: str, name: str) -> Manifest:
+    (found,) = [m for m in of_kind(overlay, kind) if m["metadata"]["name"] == name]
+    return found
+
+
+def settings(overlay: str) -> dict[str, str]:
+    """The environment of every Ray node."""
+    return named(overlay, "ConfigMap", "settings")["data"]
+
+
+def ray_clusters(overlay: str) -> Iterator[tuple[str, Manifest]]:
+    """(name, spec) of the standing cluster and of each job's own."""
+    for m in of_kind(overlay, "RayCluster"):
+        yield m["metadata"]["name"], m["spec"]
+    for m in of_kind(overlay, "RayJob"):
+        yield f"job {m['metadata']['name']}", m["spec"]["rayClusterSpec"]
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod template, and where it stands."""
+
+    where: str
+    template: Manifest
+    by_operator: str = ""  # head or a group's name, of pods that KubeRay completes
+
+    @property
+    def spec(self) -> Manifest:
+        return self.template["spec"]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Those it runs with; the operator adds its own."""
+        own = dict(self.template["metadata"]["labels"])
+        if self.by_operator:
+            own |= {"ray.io/node-type": "head" if self.by_operator == "head" else "worker", "ray.io/is-ray-node": "yes"}
+            own |= {"ray.io/group": "headgroup" if self.by_operator == "head" else self.by_operator}
+        return own
+
+    def containers(self, *, init: bool = True) -> list[Manifest]:
+        return [*self.spec["containers"], *(self.spec.get("initContainers", []) if init else [])]
+
+
+def pods(overlay: str) -> list[Pod]:
+    """Every pod template of an overlay."""
+    found = []
+    for m in of_kind(overlay, "Deployment", "StatefulSet", "Job", "DaemonSet"):
+        found.append(Pod(f"{m['kind']} {m['metadata']['name']}", m["spec"]["template"]))
+    for name, spec in ray_clusters(overlay):
+        found.append(Pod(f"{name}: head", spec["headGroupSpec"]["template"], "head"))
+        for group in spec["workerGroupSpecs"]:
+            found.append(Pod(f"{name}: {group['groupName']}", group["template"], group["groupName"]))
+    for m in of_kind(overlay, "RayJob"):
+        found.append(Pod(f"job {m['metadata']['name']}: submitter", m["spec"]["submitterPodTemplate"]))
+    return found
+
+
+def walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, value) of everything below, itself first."""
+    yield path, value
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from walk(child, f"{path}/{key}")

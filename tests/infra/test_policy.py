@@ -1,0 +1,316 @@
+"""Rules that every manifest keeps: who pods run as, what they may use, whom they reach, and no secret in any file."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from manifests import K8S, OVERLAYS, ROOT, Manifest, Pod, built, of_kind, pods, ray_clusters, walk
+
+pytestmark = pytest.mark.k8s
+per_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
+
+
+@per_overlay
+def test_pods_run_as_nobody_special(overlay: str) -> None:
+    """What the namespace's `restricted` level asks; the operator's init containers copy their pod's settings."""
+    for pod in pods(overlay):
+        context = pod.spec["securityContext"]
+        assert context["runAsNonRoot"] is True, pod.where
+        assert context["runAsUser"] > 0, pod.where
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}, pod.where
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod.spec), pod.where
+        assert not [v for v in pod.spec.get("volumes", []) if "hostPath" in v], pod.where
+        for container in pod.containers():
+            own = container["securityContext"]
+            assert own["allowPrivilegeEscalation"] is False, pod.where
+            assert own["capabilities"] == {"drop": ["ALL"]}, pod.where
+            assert not own.get("privileged"), pod.where
+            assert own.get("runAsUser", 1) > 0, pod.where
+
+
+@per_overlay
+def test_autoscaler_runs_as_nobody_special(overlay: str) -> None:
+    for name, spec in ray_clusters(overlay):
+        if spec.get("enableInTreeAutoscaling"):
+            own = spec["autoscalerOptions"]["securityContext"]
+            assert own == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}, name
+
+
+@per_overlay
+def test_namespace_enforces_it(overlay: str) -> None:
+    (namespace,) = of_kind(overlay, "Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    for m in built(overlay):
+        assert m["kind"] == "Namespace" or m["metadata"]["namespace"] == namespace["metadata"]["name"]
+
+
+@per_overlay
+def test_only_the_heads_account_has_a_token(overlay: str) -> None:
+    accounts = {m["metadata"]["name"]: m for m in of_kind(overlay, "ServiceAccount")}
+    for pod in pods(overlay):
+        account = accounts.get(pod.spec.get("serviceAccountName", ""), {})
+        mounts = pod.spec.get("automountServiceAccountToken", account.get("automountServiceAccountToken", True))
+        assert mounts is (pod.by_operator == "head"), pod.where
+
+
+@per_overlay
+def test_containers_state_what_they_use(overlay: str) -> None:
+    for pod in pods(overlay):
+        for container in pod.containers():
+            requests, limits = container["resources"]["requests"], container["resources"]["limits"]
+            assert {"cpu", "memory"} <= set(requests) & set(limits), pod.where
+            assert requests["memory"] == limits["memory"], f"{pod.where}: Ray sizes itself by the limit"
+            assert requests.get("nvidia.com/gpu") == limits.get("nvidia.com/gpu"), pod.where
+
+
+@per_overlay
+def test_servers_are_probed(overlay: str) -> None:
+    """The operator probes Ray's containers itself, as it does only while they name no probe of their own."""
+    for pod in pods(overlay):
+        for container in pod.containers(init=False):
+            probes = {"readinessProbe", "livenessProbe"} & set(container)
+            expected = set() if pod.by_operator or "submitter" in pod.where else {"readinessProbe", "livenessProbe"}
+            assert probes == expected, pod.where
+
+
+@per_overlay
+def test_images_have_a_version_and_no_registry_of_ours(overlay: str) -> None:
+    for pod in pods(overlay):
+        for container in pod.containers():
+            name, _, tag = container["image"].partition(":")
+            assert re.fullmatch(r"\d[\w.-]*", tag), (pod.where, container["image"])
+            assert not re.match(r"[^/]*[.:][^/]*/", name), (pod.where, container["image"])
+
+
+@per_overlay
+def test_nodes_have_time_to_save(overlay: str) -> None:
+    for pod in pods(overlay):
+        if pod.by_operator:
+            assert pod.spec["terminationGracePeriodSeconds"] >= 90, f"{pod.where}: Ray drains for 30 s first"
+
+
+@per_overlay
+def test_quota_has_room_for_the_standing_cluster_and_each_job(overlay: str) -> None:
+    (quota,) = [m["spec"]["hard"] for m in of_kind(overlay, "ResourceQuota")]
+    sizes = {name: _demand(spec) for name, spec in ray_clusters(overlay)}
+    rest = [_pod_demand(p) for p in pods(overlay) if not p.by_operator and "submitter" not in p.where]
+    base = {key: sum(d[key] for d in rest) for key in rest[0]}
+    for name, demand in sizes.items():
+        for key, total in demand.items():
+            assert total + base[key] <= _number(quota[key]), (name, key)
+
+
+def _demand(spec: Manifest) -> dict[str, float]:
+    """Of a cluster with its groups at their fewest nodes, or one of each."""
+    groups = [(1, spec["headGroupSpec"])] + [(max(1, g["minReplicas"]), g) for g in spec["workerGroupSpecs"]]
+    each = [(n, _pod_demand(Pod("", g["template"]))) for n, g in groups]
+    return {key: sum(n * demand[key] for n, demand in each) for key in each[0][1]}
+
+
+def _pod_demand(pod: Pod) -> dict[str, float]:
+    found = {"requests.cpu": 0.0, "limits.memory": 0.0, "requests.nvidia.com/gpu": 0.0}
+    for container in pod.containers(init=False):
+        for key in found:
+            where, _, kind = key.partition(".")
+            found[key] += _number(container["resources"][where].get(kind, "0"))
+    return found
+
+
+def _number(text: str) -> float:
+    units = {"m": 1e-3, "": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+    value, unit = re.fullmatch(r"([\d.]+)(\w*)", text).groups()  # type: ignore[union-attr]
+    return float(value) * units[unit]
+
+
+# ---- who reaches whom ------------------------------------------------------------------------------------------------
+
+
+def _matches(selector: Manifest, labels: dict[str, str]) -> bool:
+    exact = all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
+    terms = selector.get("matchExpressions", [])
+    assert all(term["operator"] == "In" for term in terms)
+    return exact and all(labels.get(term["key"]) in term["values"] for term in terms)
+
+
+def _allows(rules: list[Manifest], side: str, other: dict[str, str], port: int) -> bool:
+    def opens(rule: Manifest) -> bool:
+        peers = [p for p in rule.get(side, []) if "podSelector" in p]
+        open_to_all = side not in rule
+        ports = [p["port"] for p in rule.get("ports", [])]
+        return (open_to_all or any(_matches(p["podSelector"], other) for p in peers)) and (not ports or port in ports)
+
+    return any(opens(rule) for rule in rules)
+
+
+def reaches(overlay: str, source: Pod, target: Pod, port: int) -> bool:
+    """Whether the policies let one pod open a connection to another's port."""
+    policies = [m["spec"] for m in of_kind(overlay, "NetworkPolicy")]
+    out = [r for p in policies if _matches(p["podSelector"], source.labels) for r in p.get("egress", [])]
+    into = [r for p in policies if _matches(p["podSelector"], target.labels) for r in p.get("ingress", [])]
+    return _allows(out, "to", target.labels, port) and _allows(into, "from", source.labels, port)
+
+
+def _roles(overlay: str) -> dict[str, Pod]:
+    names = {"Deployment mlflow": "mlflow", "StatefulSet postgres": "postgres", "StatefulSet s3": "s3"}
+    names |= {"scene: head": "head", "scene: cpu-decode": "decode", "scene: gpu-train": "train"}
+    names |= {"job train: submitter": "submitter"}
+    return {names[p.where]: p for p in pods(overlay) if p.where in names}
+
+
+@per_overlay
+def test_pods_reach_what_they_need_and_nothing_else(overlay: str) -> None:
+    ray = ("head", "decode", "train")
+    allowed = {(a, b, port) for a in ray for b in ray for port in (6379, 8265, 8080, 10001, 5432, 5000, 9000)}
+    allowed |= {(a, "mlflow", 5000) for a in ray} | {("mlflow", "postgres", 5432), ("submitter", "head", 8265)}
+    allowed |= {(a, "s3", 9000) for a in (*ray, "mlflow")}
+    roles = _roles(overlay)
+    assert len(roles) >= 6
+    allowed = {(a, b, port) for a, b, port in allowed if a in roles and b in roles}
+    ports = (5000, 5432, 6379, 8080, 8265, 9000, 10001)
+    found = {(a, b, p) for a in roles for b in roles for p in ports if reaches(overlay, roles[a], roles[b], p)}
+    assert found == allowed
+
+
+@per_overlay
+def test_everything_else_is_refused_both_ways(overlay: str) -> None:
+    (deny,) = [m["spec"] for m in of_kind(overlay, "NetworkPolicy") if m["metadata"]["name"] == "deny-all"]
+    assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    assert of_kind(overlay, "Ingress") == []
+    for service in of_kind(overlay, "Service"):
+        assert service["spec"].get("type", "ClusterIP") == "ClusterIP"
+    for _, spec in ray_clusters(overlay):
+        assert not {"serviceType", "enableIngress"} & set(spec["headGroupSpec"])
+
+
+@per_overlay
+def test_no_rule_lets_everybody_in(overlay: str) -> None:
+    for m in of_kind(overlay, "NetworkPolicy"):
+        for rule in m["spec"].get("ingress", []):
+            assert rule["from"], m["metadata"]["name"]
+            assert all(p.get("podSelector") or p.get("namespaceSelector") for p in rule["from"]), m["metadata"]["name"]
+
+
+@per_overlay
+def test_budgets_select_pods_that_there_are(overlay: str) -> None:
+    for m in of_kind(overlay, "PodDisruptionBudget"):
+        assert [p for p in pods(overlay) if _matches(m["spec"]["selector"], p.labels)], m["metadata"]["name"]
+
+
+# ---- secrets ---------------------------------------------------------------------------------------------------------
+
+LOOKS_SECRET = re.compile(
+    r"(?i)(-----BEGIN [A-Z ]*PRIVATE KEY|\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_\w{20,}|\bxox[abp]-|\beyJ[\w-]{20,}\."
+    r"|://[^/\s:@$]+:[^/\s@$]+@|(?:password|secret|token|access_key)[\w-]*\s*[:=]\s*['\"]?[A-Za-z0-9+/]{16,}['\"]?\s*$)",
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password: hunter2hunter2hunter2",
+        "AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY",
+        "uri: postgresql://mlflow:letmein@postgres/mlflow",
+        "-----BEGIN RSA PRIVATE KEY-----",
+        "id: AKIAIOSFODNN7EXAMPLE",
+    ],
+)
+def test_scanner_knows_a_secret(text: str) -> None:
+    assert LOOKS_SECRET.search(text)
+
+
+@pytest.mark.parametrize("path", sorted(p for p in (ROOT / "infra").rglob("*") if p.is_file()), ids=lambda p: p.name)
+def test_no_file_holds_a_secret(path: Path) -> None:
+    assert not LOOKS_SECRET.search(path.read_text())
+
+
+@per_overlay
+def test_secrets_are_named_and_never_spelled(overlay: str) -> None:
+    assert of_kind(overlay, "Secret") == []
+    for m in built(overlay):
+        for path, value in walk(m):
+            if isinstance(value, dict) and re.search(
+                r"(?i)password|secret|token|key_id|auth_key", str(value.get("name"))
+            ):
+                stated = str(value.get("value", ""))
+                assert re.fullmatch(r'"?(\$\(\w+\),?)*"?', stated), f"{m['kind']} {m['metadata']['name']}{path}"
+
+
+def _references(overlay: str) -> set[tuple[str, str]]:
+    """(secret, key) that the manifests ask for."""
+    found = set()
+    for m in built(overlay):
+        for _, value in walk(m):
+            if isinstance(value, dict) and "secretKeyRef" in value:
+                found.add((value["secretKeyRef"]["name"], value["secretKeyRef"]["key"]))
+            elif isinstance(value, dict) and "items" in value and "secretName" in value:
+                found |= {(value["secretName"], item["key"]) for item in value["items"]}
+    return found | {(spec["authOptions"]["secretName"], "auth_token") for _, spec in ray_clusters(overlay)}
+
+
+FAKE_KUBECTL = """#!/bin/sh
+# A cluster in a folder: get secret NAME, and create from standard input.
+case "$*" in
+  *"get secrets") [ ! -e "$STORE/down" ] ;;
+  *"get secret postgres --output"*) cat "$STORE/postgres.password" ;;
+  *"get secret "*) [ -e "$STORE/${4}.json" ] ;;
+  *create*) python3 -c '
+import base64, json, os, sys
+found = json.load(sys.stdin)
+folder, name = os.environ["STORE"], found["metadata"]["name"]
+json.dump(found, open(f"{folder}/{name}.json", "w"))
+for key, value in found["stringData"].items():
+    open(f"{folder}/{name}.{key}", "w").write(base64.b64encode(value.encode()).decode())
+print(f"secret/{name} created")' ;;
+  *) exit 9 ;;
+esac
+"""
+
+
+def make_secrets(folder: Path) -> subprocess.CompletedProcess[str]:
+    (folder / "bin").mkdir(exist_ok=True)
+    (folder / "bin/kubectl").write_text(FAKE_KUBECTL.replace("${4}", "$5"))
+    (folder / "bin/kubectl").chmod(0o755)
+    env = os.environ | {"STORE": str(folder), "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    command = ["bash", str(K8S / "secrets.sh")]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_secrets_script_makes_every_secret_that_is_asked_for_and_shows_none(tmp_path: Path) -> None:
+    done = make_secrets(tmp_path)
+    assert done.returncode == 0, done.stderr
+    made = {path.stem: json.loads(path.read_text())["stringData"] for path in tmp_path.glob("*.json")}
+    there = {(name, key) for name, data in made.items() for key in data}
+    asked = {reference for overlay in OVERLAYS for reference in _references(overlay)}
+    assert asked == there
+    values: list[Any] = [value for data in made.values() for value in data.values() if value != "admin"]
+    assert len(set(values)) == len(values)
+    assert min(map(len, values)) >= 64
+    assert not [value for value in values if value in done.stdout + done.stderr]
+    database = f"postgresql://mlflow:{made['postgres']['password']}@postgres:5432/mlflow"
+    assert made["mlflow-server"]["backend-store-uri"] == database
+    assert f"database_uri = {database}\n" in made["mlflow-server"]["basic_auth.ini"]
+
+
+def test_secrets_script_leaves_what_is_there(tmp_path: Path) -> None:
+    make_secrets(tmp_path)
+    before = {path: path.read_text() for path in tmp_path.glob("*.json")}
+    (tmp_path / "mlflow-server.json").unlink()
+    assert make_secrets(tmp_path).returncode == 0
+    after = {path: path.read_text() for path in before}
+    assert {p for p in before if after[p] != before[p]} == {tmp_path / "mlflow-server.json"}
+    password = base64.b64decode((tmp_path / "postgres.password").read_text()).decode()
+    assert password in after[tmp_path / "mlflow-server.json"]
+
+
+def test_secrets_script_without_a_cluster_makes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "down").touch()
+    assert make_secrets(tmp_path).returncode != 0
+    assert not list(tmp_path.glob("*.json"))

@@ -1,0 +1,171 @@
+"""`jobs.submit`: the line it prints, what it refuses before anything is sent, and a real submission."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.head import Head, local_head
+from cluster.submission import MAX_UPLOAD_MIB, PACKAGES, check_upload, free_id
+from jobs import submit
+from vgan.errors import BadInput
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def submitted(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`python -m jobs.submit` in an environment without Ray's variables but those given."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"HOME": "/nonexistent"} | variables
+    command = [sys.executable, "-m", "jobs.submit", *words]
+    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def line_of(capsys: pytest.CaptureFixture[str], job: list[str], **settings: object) -> list[str]:
+    submit.main(job, submit.SubmitConfig(dry_run=True, **settings))  # type: ignore[arg-type]
+    (line,) = capsys.readouterr().out.splitlines()
+    return shlex.split(line)
+
+
+def test_verbs_are_the_jobs_that_a_cluster_can_run() -> None:
+    there = {path.stem for path in (ROOT / "jobs").glob("*.py")}
+    assert set(submit.VERBS) == there - {"__init__", "command", "demo", "submit"}
+
+
+def test_line_is_plain_ray_job_submit(capsys: pytest.CaptureFixture[str]) -> None:
+    job = ["train", "config=jobs/configs/paper.yaml", "data=s3://b/clips", "out=$STORE/runs"]
+    found = line_of(capsys, job, address="http://head:8265/", decode_labels="a=b", wait=False)
+    assert found[:8] == [
+        "RAY_AUTH_MODE=token",
+        "ray",
+        "job",
+        "submit",
+        "--address",
+        "http://head:8265",
+        "--submission-id",
+        "paper",
+    ]
+    env = json.loads(found[found.index("--runtime-env-json") + 1])
+    assert env["working_dir"] == str(ROOT)
+    assert env["excludes"] == ["/*", "!/.", *(f"!/{package}" for package in PACKAGES)]
+    assert env["env_vars"]["SCENE_DECODE_LABELS"] == "a=b"
+    assert "SCENE_TRAIN_LABELS" not in env["env_vars"]
+    assert found[found.index("--no-wait") :] == ["--no-wait", "--", "python", "-m", "jobs.train", *job[1:]]
+
+
+@pytest.mark.parametrize(
+    ("job", "name"),
+    [
+        (["prepare", "out=x"], "prepare"),
+        (["train", "name=a", "name=gan"], "gan"),
+        (["train", "config=jobs/configs/laptop.yaml"], "laptop"),
+        (["train", "config=jobs/configs/laptop.yaml", "name=other"], "other"),
+    ],
+)
+def test_submission_is_called_as_the_run(job: list[str], name: str) -> None:
+    assert submit.run_name(job) == name
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ({}, "gan"),
+        ({"other": "RUNNING"}, "gan"),
+        ({"gan": "FAILED"}, "gan-2"),
+        ({"gan": "SUCCEEDED", "gan-2": "STOPPED"}, "gan-3"),
+    ],
+)
+def test_another_start_gets_a_number(status: dict[str, str], expected: str) -> None:
+    assert free_id([{"submission_id": k, "status": v} for k, v in status.items()], "gan") == expected
+
+
+@pytest.mark.parametrize("status", ["PENDING", "RUNNING"])
+def test_a_run_is_not_started_beside_itself(status: str) -> None:
+    earlier = [{"submission_id": "gan", "status": "FAILED"}, {"submission_id": "gan-2", "status": status}]
+    with pytest.raises(BadInput, match=f"'gan-2' is {status}"):
+        free_id(earlier, "gan")
+
+
+def test_upload_that_ray_would_refuse_is_told_with_its_largest_file(tmp_path: Path) -> None:
+    check_upload()
+    for package in PACKAGES:
+        (tmp_path / package).mkdir()
+    with open(tmp_path / "jobs/weights.bin", "wb") as file:
+        file.truncate(MAX_UPLOAD_MIB * 2**20)
+    check_upload(tmp_path)
+    (tmp_path / "vgan/more.py").write_text("x")
+    with pytest.raises(BadInput, match=r"weights\.bin"):
+        check_upload(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("job", "settings", "told"),
+    [
+        ([], {}, "name one of"),
+        (["trian", "data=x"], {}, "did you mean 'train'"),
+        (["command"], {}, "name one of"),
+        (["train", "--help"], {}, "python -m jobs.train --help"),
+        (["train", "config=/etc/passwd"], {}, "'/etc/passwd' is not uploaded"),
+        (["train", "config=jobs/../README.md"], {}, "is not uploaded"),
+        (["train", "config=jobs/configs/none.yaml"], {}, "is not uploaded"),
+        (["train"], {"address": "head:8265"}, "must be the jobs API's url"),
+        (["train"], {"dry_run": False, "token_file": "/nonexistent/token"}, "no token at '/nonexistent/token'"),
+    ],
+)
+def test_what_cannot_work_is_told_before_anything_is_sent(
+    job: list[str], settings: dict[str, object], told: str
+) -> None:
+    with pytest.raises(BadInput, match=told):
+        submit.main(job, submit.SubmitConfig(**{"dry_run": True, **settings}))  # type: ignore[arg-type]
+
+
+def test_nothing_listens_is_one_line_without_the_token() -> None:
+    done = submitted("address=http://127.0.0.1:9", "train", RAY_AUTH_TOKEN="f00d" * 16)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no jobs API answers at address='http://127.0.0.1:9'")
+    assert done.stderr.count("\n") == 1
+    assert "f00d" not in done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")  # as in an image: one `python`
+        with local_head(tmp_path_factory.mktemp("head"), num_cpus=1) as running:
+            yield running
+
+
+@pytest.mark.ray
+def test_submitted_job_runs_and_again_under_a_number(head: Head, tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos/a.mp4").write_bytes(b"x")
+    job = ["acquire", f"folder={tmp_path}/videos", f"out={tmp_path}/sources.parquet"]
+    access = [f"address={head.address}", f"token_file={head.token_file}"]
+    for _ in range(2):
+        done = submitted(*access, *job)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "1 videos" in done.stdout
+    assert (tmp_path / "sources.parquet").exists()
+    assert [row["submission_id"] for row in head.jobs()] == ["acquire", "acquire-2"]
+
+    wrong = tmp_path / "wrong"
+    wrong.write_text("0" * 64)
+    done = submitted(access[0], f"token_file={wrong}", *job)
+    assert done.returncode == 2
+    assert "the token is refused" in done.stderr
+
+
+@pytest.mark.ray
+def test_submitted_job_finds_the_files_that_were_uploaded(head: Head, tmp_path: Path) -> None:
+    """And its failure is the command's: an installed copy of the code has no jobs/configs in the working folder."""
+    access = [f"address={head.address}", f"token_file={head.token_file}"]
+    done = submitted(*access, "train", "config=jobs/configs/laptop.yaml", f"data={tmp_path}/none", f"out={tmp_path}")
+    assert done.returncode not in (0, 2, 130)
+    (error,) = {line for line in done.stdout.splitlines() if line.startswith("error: ")}
+    assert f"{tmp_path}/none" in error
