@@ -1,0 +1,68 @@
+"""Are drawn clips copies of training clips? A distance rewards whoever recalls what it is measured against.
+
+In the spirit of https://arxiv.org/abs/2102.08921: how near real clips that were not trained on come to the training
+clips says what is near for a drawn one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+GRID = 8  # blocks along every side of a clip
+NEAR = 0.05  # share of unseen clips that come as near by chance
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The nearest known clip of each of Q clips. Parts of the known ones are searched apart and joined with `min`."""
+
+    distance: np.ndarray  # (Q,) float32, root mean square over blocks, 0..255; infinite where none may count
+    row: np.ndarray  # (Q,) int64, of all known clips
+
+    def min(self, other: Nearest) -> Nearest:
+        """The nearer one of each; of equals the first of all."""
+        ahead = (other.distance < self.distance) | ((other.distance == self.distance) & (other.row < self.row))
+        return Nearest(np.where(ahead, other.distance, self.distance), np.where(ahead, other.row, self.row))
+
+
+def coarse(clips: np.ndarray) -> np.ndarray:
+    """Means of blocks an eighth of a clip along every side, (N, 1536) float32, of clips (N, T, H, W, 3) uint8."""
+    num, time, height, width, _ = clips.shape
+    if time % GRID or height % GRID or width % GRID:
+        raise ValueError(f"clips must have sides that {GRID} divides, got {clips.shape}")
+    blocks = clips.reshape(num, GRID, time // GRID, GRID, height // GRID, GRID, width // GRID, 3)
+    if not num:
+        return np.empty((0, GRID**3 * 3), np.float32)
+    return np.stack([clip.mean(axis=(1, 3, 5), dtype=np.float32).ravel() for clip in blocks])
+
+
+def nearest(
+    asked: np.ndarray, known: np.ndarray, *, first: int = 0, own: tuple[np.ndarray, np.ndarray] | None = None
+) -> Nearest:
+    """The nearest of the known clips for each asked one, both as `coarse` gives them, (Q, D) and (K, D).
+
+    Args:
+        first: number of the first known clip among all.
+        own: source ids (Q,) and (K,): clips of the same source do not count.
+    """
+    # cdist's shortcut through a matrix product would blur the distances of copies
+    found = torch.cdist(
+        torch.from_numpy(asked), torch.from_numpy(known), compute_mode="donot_use_mm_for_euclid_dist"
+    ).numpy() / np.sqrt(asked.shape[1], dtype=np.float32)
+    if own is not None:
+        found[own[0][:, None] == own[1][None, :]] = np.inf
+    best = found.argmin(axis=1)
+    return Nearest(found[np.arange(len(found)), best], best.astype(np.int64) + first)
+
+
+def copies(drawn: np.ndarray, unseen: np.ndarray) -> np.ndarray:
+    """Whether each drawn clip is nearer to a training clip than 19 in 20 unseen real ones are: (Q,) float64, 0 or 1.
+
+    Args:
+        drawn: distances (Q,) of drawn clips to their nearest training clip.
+        unseen: the same of real clips whose videos were not trained on, or are not searched for them.
+    """
+    return (drawn < np.quantile(unseen, NEAR)).astype(np.float64)
