@@ -20,7 +20,8 @@ def training_set(model: Model, source: Checkpoint) -> Manifest:
     manifest = read_manifest(source.dataset_url)
     if manifest.digest != source.dataset_digest:
         raise BadInput(
-            f"the dataset at {source.dataset_url!r} is no longer the one of this run: to use it all the same, give data="
+            f"the dataset at {source.dataset_url!r} is no longer the one of this run: "
+            "to use it all the same, give data="
         )
     require_fit(model, source.dataset_url, manifest, "give another data=")
     return manifest

@@ -18,7 +18,7 @@ from vgan.baseline import Mixture
 from vgan.config import check_choice, option
 from vgan.errors import BadInput
 from vgan.pretrained import MIXTURE, Clips, Model
-from vgan.viz.panels import sample_grid, stream_panels, strip
+from vgan.viz.panels import clips_panels, sample_grid, strip
 
 ABOUT = """Sample a trained generator: one file a clip, a grid of all, and its streams side by side.
 
@@ -105,17 +105,8 @@ def _write_all(clips: Clips, out: str, config: GenerateConfig) -> None:
         config.fps,
     )
     if config.panels:
-        panels = _panels(clips)
+        panels = clips_panels(clips, PANEL_ROWS)
         write_media(panels, panels[len(panels) // 2], storage.join(out, "panels"), config.format, config.fps)
-
-
-def _panels(clips: Clips) -> np.ndarray:
-    """The first clips stream by stream, or as they are if there is one stream alone: (T, H, W, 3) uint8."""
-    if clips.mask is None:
-        return sample_grid(clips.video[:PANEL_ROWS], columns=1, scale=2)
-    names = {"video": "composite"}  # as the figure calls it
-    streams = {names.get(name, name): stream[:PANEL_ROWS] for name, stream in clips._asdict().items()}
-    return stream_panels(streams, scale=2)
 
 
 # ---- the baseline ------------------------------------------------------------------------------------------------

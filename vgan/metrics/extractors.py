@@ -34,15 +34,15 @@ class Extractor:
     name: str  # as protocols spell it
     digest: str  # SHA-256 of the file; of "pixels" what it does
     resolution: int  # pixels a side that it sees
-    run: Callable[[np.ndarray], np.ndarray]
+    run: Callable[[np.ndarray, str], np.ndarray]
 
-    def features(self, clips: np.ndarray) -> np.ndarray:
+    def features(self, clips: np.ndarray, device: str = "cpu") -> np.ndarray:
         """Features (N, D) float32 of clips (N, T, H, W, 3) uint8.
 
         Raises:
             BadInput: not finite, or not one vector a clip.
         """
-        found = self.run(clips)
+        found = self.run(clips, device)
         if found.ndim != 2 or len(found) != len(clips) or not np.isfinite(found).all():
             raise BadInput(f"the extractor {self.name} must give finite (N, D) features, got {found.shape}")
         return found
@@ -54,8 +54,9 @@ class _I3D:
     resolution: int
     bf16: bool
 
-    def __call__(self, clips: np.ndarray) -> np.ndarray:
-        return i3d.features(self.network, clips, resolution=self.resolution, batch_size=BATCH, bf16=self.bf16)
+    def __call__(self, clips: np.ndarray, device: str) -> np.ndarray:
+        network = self.network.to(device)
+        return i3d.features(network, clips, resolution=self.resolution, batch_size=BATCH, bf16=self.bf16)
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,18 @@ class _Program:
     resolution: int
 
     @torch.inference_mode()
-    def __call__(self, clips: np.ndarray) -> np.ndarray:
-        network = load_program(self.content)
+    def __call__(self, clips: np.ndarray, device: str) -> np.ndarray:
+        network = load_program(self.content).to(device)
         parts = []
         for start in range(0, len(clips), BATCH):
-            video = i3d.network_input(torch.from_numpy(clips[start : start + BATCH].copy()), self.resolution)
-            parts.append(network(video).float().numpy())
+            video = torch.from_numpy(clips[start : start + BATCH].copy()).to(device)
+            parts.append(network(i3d.network_input(video, self.resolution)).float().cpu().numpy())
         return np.concatenate(parts)
+
+
+def _blocks(clips: np.ndarray, device: str) -> np.ndarray:
+    del device  # a mean needs no other
+    return coarse(clips)
 
 
 def open_extractor(word: str, *, resolution: int = i3d.RESOLUTION, size: int = 64, bf16: bool = False) -> Extractor:
@@ -88,7 +94,7 @@ def open_extractor(word: str, *, resolution: int = i3d.RESOLUTION, size: int = 6
         BadInput: no such file, or one that is neither.
     """
     if word == PIXELS:
-        return Extractor(PIXELS, hashlib.sha256(f"means of {GRID} blocks a side".encode()).hexdigest(), size, coarse)
+        return Extractor(PIXELS, hashlib.sha256(f"means of {GRID} blocks a side".encode()).hexdigest(), size, _blocks)
     path = Path(word)
     if path.suffix in (".pt", ".ts", ".torchscript") and path.is_file():
         content = path.read_bytes()
