@@ -48,7 +48,7 @@ def spectrum(clips: np.ndarray) -> np.ndarray:
 def spectral_centroid(shares: np.ndarray, num_frames: int) -> np.ndarray:
     """Mean frequency of spectra (N, T // 2) in cycles a frame, 0..0.5: (N,); NaN where nothing moves."""
     cycles = np.arange(1, shares.shape[1] + 1) / num_frames
-    return np.where(shares.any(axis=1), shares @ cycles, np.nan)
+    return np.where(shares.any(axis=1), (shares * cycles).sum(axis=1), np.nan)
 
 
 def temporal_deviation(clips: np.ndarray) -> np.ndarray:

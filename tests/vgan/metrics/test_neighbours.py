@@ -1,0 +1,52 @@
+"""Copies of training clips are found, and new clips are not taken for such."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vgan.metrics.neighbours import coarse, copies, nearest
+
+
+def clips(num: int, seed: int, size: int = 16) -> np.ndarray:
+    """Clips (num, 16, size, size, 3) of smooth random pictures."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (num, 8, 8, 8, 3), np.uint8)
+    return blocks.repeat(2, 1).repeat(size // 8, 2).repeat(size // 8, 3)
+
+
+def test_coarse_is_the_mean_of_every_block() -> None:
+    found = coarse(clips(2, seed=0))
+    expected = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 8, 3), np.uint8)
+    np.testing.assert_array_equal(found.reshape(2, 8, 8, 8, 3), expected)
+    with pytest.raises(ValueError, match="divides"):
+        coarse(np.zeros((1, 15, 16, 16, 3), np.uint8))
+
+
+def test_nearest_is_that_of_a_plain_search_in_whole_and_in_parts() -> None:
+    asked, known = coarse(clips(5, seed=1)), coarse(clips(9, seed=2))
+    distances = np.sqrt(((asked[:, None] - known[None]) ** 2).mean(axis=2))
+    found = nearest(asked, known)
+    np.testing.assert_allclose(found.distance, distances.min(axis=1), rtol=1e-5)
+    assert (found.row == distances.argmin(axis=1)).all()
+    parts = nearest(asked, known[4:], first=4).min(nearest(asked, known[:4]))
+    assert (parts.row == found.row).all()
+    assert (parts.distance == found.distance).all()
+
+
+def test_nearest_leaves_out_clips_of_the_own_video() -> None:
+    known = coarse(clips(3, seed=3))
+    own = (np.array(["x", ""]), np.array(["x", "y", "x"]))
+    found = nearest(known[[0, 0]], known, own=own)
+    assert found.row.tolist() == [1, 0]
+    assert found.distance[1] == 0
+    nowhere = nearest(known[:1], known, own=(np.array(["x"]), np.array(["x"] * 3)))
+    assert np.isinf(nowhere.distance).all()
+
+
+def test_copies_are_told_from_new_clips() -> None:
+    known, unseen = clips(40, seed=4), clips(40, seed=5)
+    noise = np.random.default_rng(6).integers(-2, 3, (20, 16, 16, 16, 3))
+    redrawn = np.clip(known[:20].astype(int) + noise, 0, 255).astype(np.uint8)
+    by_set = [nearest(coarse(c), coarse(known)).distance for c in (redrawn, clips(200, seed=7), unseen)]
+    assert copies(by_set[0], by_set[2]).mean() == 1
+    assert copies(by_set[1], by_set[2]).mean() < 0.15  # 0.05 by its definition
