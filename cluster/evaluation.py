@@ -306,7 +306,10 @@ def _controls(config: EvaluateConfig, reference: RealSet, subjects: Sequence[Sub
     known = {s.training.digest: (s.training_url, s.training) for s in subjects if s.training is not None}
     for digest, (url, manifest) in known.items():
         try:
-            yield f"real, of {digest[:8]} (training)", choose(url, manifest, config.num, config.seed, reference.ids)
+            yield (
+                "real, training" if len(known) == 1 else f"real, training {digest[:8]}",
+                choose(url, manifest, config.num, config.seed, reference.ids),
+            )
         except BadInput as fault:
             print(f"no control by training clips: {fault}", flush=True)
 

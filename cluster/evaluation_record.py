@@ -12,8 +12,8 @@ from cluster.evaluation import EvaluateConfig, Evaluation, Judged
 from cluster.tracking import Tracker
 from vgan.metrics.frechet import Interval
 
-# Columns of the table: a metric's first word, its heading, what is printed it.
-COLUMNS = {
+# Lines of the table by a metric's own word: heading, meaning, what it is multiplied by to be shown.
+LINES = {
     "fvd": ("fvd", "Fréchet distance of features from the reference; lower is nearer", 1.0),
     "fvd-bias": ("bias", "what of it the number of clips accounts for, roughly", 1.0),
     "kvd": ("kvd", "kernel distance, unbiased at any number", 1.0),
@@ -34,22 +34,22 @@ def word_of(name: str) -> str:
 
 
 def names_by_word(found: Evaluation) -> dict[str, list[str]]:
-    """The full names behind each column that has a value, in the table's order."""
+    """The full names behind each line that has a value, in the table's order."""
     names: dict[str, list[str]] = {}
     for row in found.rows:
         for name in row.metrics:
             own = names.setdefault(word_of(name), [])
             own += [name] if name not in own else []
-    return {word: names[word] for word in COLUMNS if word in names}
+    return {word: names[word] for word in LINES if word in names}
 
 
 def cells(found: Evaluation) -> list[list[str]]:
-    """The table's cells: a line of headings, then one a row, each with the row's name first."""
-    words = names_by_word(found)
-    lines = [["", *(COLUMNS[word][0] for word in words)]]
-    for row in found.rows:
-        by_word = {word_of(name): value for name, value in row.metrics.items()}
-        lines.append([row.name, *(_cell(by_word.get(word), COLUMNS[word][2]) for word in words)])
+    """The table's cells: a line of the rows' names, then a line a metric, each with its heading first."""
+    names = names_by_word(found)
+    lines = [["", *(row.name for row in found.rows)]]
+    for word in names:
+        own = [{word_of(name): value for name, value in row.metrics.items()}.get(word) for row in found.rows]
+        lines.append([LINES[word][0], *(_cell(value, LINES[word][2]) for value in own)])
     return lines
 
 
@@ -71,14 +71,14 @@ def notes(found: Evaluation) -> list[str]:
 
 
 def table(found: Evaluation) -> str:
-    """Every row, and under it what the columns mean and the names that the numbers are stored under."""
+    """A column a row, a line a metric; under it what they mean, and the names that the numbers are stored under."""
     lines = cells(found)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     shown = [
         "  ".join([name.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]).rstrip()
         for name, *rest in lines
     ]
-    meanings = [f"{COLUMNS[w][0]}: {COLUMNS[w][1]}; {', '.join(names)}" for w, names in names_by_word(found).items()]
+    meanings = [f"{LINES[w][0]}: {LINES[w][1]}; {', '.join(names)}" for w, names in names_by_word(found).items()]
     return "\n".join([*shown, "", *meanings, "", *(f"note: {line}" for line in notes(found))])
 
 
@@ -142,11 +142,11 @@ def _cell(value: Interval | None, scale: float = 1.0) -> str:
     if value is None or math.isnan(value.value):
         return "-"
     middle, low, high = (_short(scale * part) for part in value)
-    return middle if math.isnan(value.low) else f"{middle} ({low}-{high})"
+    return middle if math.isnan(value.low) else f"{middle} ({low} to {high})"
 
 
 def _short(value: float) -> str:
     """Three digits that count, without an exponent."""
     if math.isnan(value) or abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.3f}"
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) >= 0.001 or value == 0 else f"{value:.3f}"

