@@ -14,11 +14,11 @@ import numpy as np
 from cluster import checkpoints, storage
 from cluster.batches import group_table
 from cluster.checkpoints import Checkpoint
-from cluster.looking import Eyes, RealSet, choose, look_at_drawn, look_at_reals, search
+from cluster.looking import Eyes, RealSet, choose, look_at_drawn, look_at_reals, require_room, search
 from cluster.mixtures import codes_of, require_fit, training_set
 from cluster.session import ray_session
 from cluster.shards import MANIFEST, Manifest, read_clips, read_manifest
-from cluster.tracking import TrackingConfig
+from cluster.tracking import Tracker, TrackingConfig
 from vgan import baseline
 from vgan.config import option, section
 from vgan.errors import BadInput
@@ -28,6 +28,7 @@ from vgan.metrics.looks import REVISION, Look, distances, from_bytes, to_bytes
 from vgan.metrics.neighbours import copies
 from vgan.pretrained import Model
 
+EXPERIMENT = "evaluation"
 MIXTURE_CLIPS = 10_000  # whose codes the baseline's mixture is fitted to, as by jobs.generate
 
 
@@ -153,11 +154,15 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     if config.extractor:
         size = {"resolution": config.resolution, "size": manifest.clip.size}
         extractor = open_extractor(config.extractor, bf16=config.bf16, **size)
-    subjects = tuple(_subject(url, config, manifest) for url in config.checkpoint)
+    subjects = _distinct([_subject(url, config, manifest) for url in config.checkpoint])
     reference = choose(config.data, manifest, config.num, config.seed)
     others = [_other(url, config, manifest) for url in config.samples]
     eyes = Eyes(extractor=extractor, frames=frames, cpus=config.cpus, gpus=config.gpus)
-    with ray_session(config.address):
+    Tracker(config.tracking.uri, config.tracking.experiment or EXPERIMENT).experiment_id()  # what cannot be used is
+    storage.make_folder(config.out)  # told now, not after hours of work
+    with ray_session(config.address) as alone:
+        if alone:
+            require_room(eyes)
         measure = Measure(config, name, reference, _seen(reference, eyes, config), eyes)
         rows = [measure.of_reference()]
         rows += [measure.of_set(chosen, title, "real") for title, chosen in _controls(config, reference, subjects)]
@@ -193,6 +198,7 @@ class Measure:
             "reference_order": "seeded, in turns over classes and over the videos of each",
             "dataset_uri": self.reference.url,
             "dataset_digest": manifest.digest,
+            "dataset_codec": manifest.config.get("codec"),
             "extractor": extractor and extractor.name,
             "extractor_digest": extractor and extractor.digest,
             "resolution": extractor and extractor.resolution,
@@ -278,18 +284,31 @@ def _subject(url: str, config: EvaluateConfig, manifest: Manifest) -> Subject:
             raise BadInput(f"checkpoint={url!r} is an autoencoder without a mixture: give its run's folder")
         codes = codes_of(model, source.dataset_url, training_set(model, source), MIXTURE_CLIPS, config.seed)
         model = replace(model, mixture=baseline.fit_mixture(codes, seed=config.seed))
-    training_url, training = _training(source, config)
+    training_url, training = _training(source, config.training)
+    if training is not None:
+        require_fit(model, training_url, training, "give another training=")
     name = Path(url).name if source is None else f"{Path(source.url).parent.name}, step {source.step}"
     return Subject(name, source.url if source else url, model, source, training_url, training)
 
 
-def _training(source: Checkpoint | None, config: EvaluateConfig) -> tuple[str, Manifest | None]:
-    if source is None:
-        return config.training, read_manifest(config.training) if config.training else None
-    if not storage.exists(storage.join(source.dataset_url, MANIFEST)):
-        return "", None
-    found = read_manifest(source.dataset_url)
-    return (source.dataset_url, found) if found.digest == source.dataset_digest else ("", None)
+def _training(source: Checkpoint | None, given: str) -> tuple[str, Manifest | None]:
+    """The dataset that a model was trained on: its own, wherever it is now, or of an unknown one what is given."""
+    for url in filter(None, [source.dataset_url if source else "", given]):
+        if source is not None and url == source.dataset_url and not storage.exists(storage.join(url, MANIFEST)):
+            continue
+        found = read_manifest(url)
+        if source is None or found.digest == source.dataset_digest:
+            return url, found
+    return "", None
+
+
+def _distinct(subjects: Sequence[Subject]) -> tuple[Subject, ...]:
+    """The same with names that tell them apart."""
+    names = [subject.name for subject in subjects]
+    return tuple(
+        replace(subject, name=f"{subject.name} ({place})") if names.count(subject.name) > 1 else subject
+        for place, subject in enumerate(subjects, start=1)
+    )
 
 
 def _other(url: str, config: EvaluateConfig, manifest: Manifest) -> RealSet:

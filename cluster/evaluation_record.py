@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster import runs, storage
-from cluster.evaluation import EvaluateConfig, Evaluation, Judged
+from cluster.evaluation import EXPERIMENT, EvaluateConfig, Evaluation, Judged
 from cluster.tracking import Tracker
 from vgan.metrics.frechet import Interval
 
@@ -89,7 +89,7 @@ def results(found: Evaluation) -> dict[str, Any]:
 
 def log_evaluation(found: Evaluation, config: EvaluateConfig, page: str = "") -> None:
     """An MLflow run for every row but the reference; the same row, measured the same way again, keeps its run."""
-    tracker = Tracker(config.tracking.uri, config.tracking.experiment or "evaluation")
+    tracker = Tracker(config.tracking.uri, config.tracking.experiment or EXPERIMENT)
     whole = table(found)
     for row in found.rows[1:]:
         told = storage.json_bytes([row.name, row.lineage, found.protocol])

@@ -63,6 +63,25 @@ def test_choose_takes_each_video_before_any_twice_and_follows_its_seed(tmp_path:
         choose(f"{tmp_path}/clips", dataset, 76, 0, without=found.ids)
 
 
+def test_models_of_one_name_are_told_apart(tmp_path: Path, dataset: Manifest) -> None:
+    urls = [checkpoint(tmp_path / side / "gan", f"{tmp_path}/clips", dataset.digest) for side in ("a", "b")]
+    config = EvaluateConfig(data=f"{tmp_path}/clips", checkpoint=urls)
+    subjects = evaluation._distinct([evaluation._subject(url, config, dataset) for url in urls])
+    assert [subject.name for subject in subjects] == ["gan, step 3 (1)", "gan, step 3 (2)"]
+
+
+def test_training_set_that_has_moved_is_known_by_its_digest(tmp_path: Path, dataset: Manifest, write_dataset) -> None:
+    other = write_dataset(f"{tmp_path}/other", num_clips=20, seed=9)
+    url = checkpoint(tmp_path / "gan", f"{tmp_path}/gone", dataset.digest)
+    told = []
+    for training in ("", f"{tmp_path}/other", f"{tmp_path}/clips"):
+        config = EvaluateConfig(data=f"{tmp_path}/clips", checkpoint=[url], training=training)
+        found = evaluation._subject(url, config, dataset)
+        told.append((found.training_url, found.training and found.training.digest))
+    assert told == [("", None), ("", None), (f"{tmp_path}/clips", dataset.digest)]
+    assert other.digest != dataset.digest
+
+
 pytest_ray = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
