@@ -66,7 +66,7 @@ def test_distances_are_near_zero_between_equal_sets_and_named_by_protocol() -> N
     far = distances(sets[0], sets[1], PIXELS, "toys", seed=0, repeats=5)
     assert set(same) == {f"{word}12_pixels-r16_toys_16f" for word in ("fvd", "fvd-bias", "kvd")}
     assert same["fvd12_pixels-r16_toys_16f"].value == pytest.approx(0, abs=1e-6)
-    assert far["fvd12_pixels-r16_toys_16f"].low > 1000
+    assert far["fvd12_pixels-r16_toys_16f"].low > 100  # of 1,536 values that differ by half
 
 
 def test_a_torchscript_program_is_an_extractor(tmp_path: Path) -> None:
