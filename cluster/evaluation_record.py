@@ -10,7 +10,7 @@ from typing import Any
 from cluster import runs, storage
 from cluster.evaluation import EXPERIMENT, EvaluateConfig, Evaluation, Judged
 from cluster.tracking import Tracker
-from vgan.metrics.frechet import Interval
+from vgan.metrics.frechet import Interval, statistic_name
 
 # Lines of the table by a metric's own word: heading, meaning, what it is multiplied by to be shown.
 LINES = {
@@ -103,8 +103,10 @@ def log_evaluation(found: Evaluation, config: EvaluateConfig, page: str = "") ->
             source = {"digest": found.protocol["dataset_digest"], "url": found.protocol["dataset_uri"]}
             run.dataset(name=found.protocol["reference"], context="evaluation", **source)
             run.metrics(dict(_scalars(row.metrics)))
-            for step, share in enumerate(row.spectrum, start=1):  # cycles a clip
-                run.metrics({"spectrum": share}, step)
+            spectrum = statistic_name(
+                "spectrum", num=row.num, resolution=found.protocol["size"], num_frames=found.protocol["num_frames"]
+            )
+            run.curve(spectrum, row.spectrum)  # steps are cycles a clip
             run.text(storage.json_bytes({"protocol": found.protocol, **_plain(row)}).decode(), "result.json")
             run.text(whole + "\n", "table.txt")
             if page:

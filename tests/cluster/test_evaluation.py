@@ -162,6 +162,8 @@ class TestOnRay:
         assert run.data.metrics["fvd20_pixels-r32_toys_16f"] == value
         assert run.data.metrics["fvd20_pixels-r32_toys_16f/low"] == low
         assert run.data.metrics["fvd20_pixels-r32_toys_16f/high"] == high
+        curve = client.get_metric_history(run.info.run_id, "spectrum20_r32_16f")
+        assert {point.step: point.value for point in curve} == dict(enumerate(found.rows[3].spectrum, start=1))
         assert run.data.tags["training_dataset_hash"] == found.subjects[0].training.digest
         assert {f.path for f in client.list_artifacts(run.info.run_id)} == {"card.html", "result.json", "table.txt"}
 
