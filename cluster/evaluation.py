@@ -126,7 +126,7 @@ class Judged:
     spectrum: list[float]  # mean shares of the temporal power at 1, 2, ... cycles a clip
     lineage: dict[str, str]
     remark: str = ""
-    copies: Ranked = ()  # the nearest first
+    copies: Ranked = ()  # the likeliest copy first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,16 +249,16 @@ class Measure:
         asked = np.concatenate([seen.coarse, self.real.coarse])
         sources = np.concatenate([np.full(seen.num, ""), self.reference.sources])
         found = search(asked, sources, url, manifest, groups, self.eyes)
-        drawn, unseen = found.distance[: seen.num], found.distance[seen.num :]
+        drawn, unseen = found.ratio[: seen.num], found.ratio[seen.num :]
         order = np.argsort(drawn, kind="stable")
-        ranked = tuple((int(i), int(found.row[i]), float(drawn[i])) for i in order)
+        ranked = tuple((int(i), int(found.row[i]), float(found.distance[i])) for i in order)
         said = []
         known = read_clips(url, manifest, ["source_id"])["source_id"].unique().to_pylist()
         shared = len(set(known) & set(self.reference.sources))
         if shared:
             said.append(f"{shared} of the reference's {self.reference.num_sources} videos were trained on")
-        if not np.isfinite(unseen).all():
-            return {}, ranked, [*said, "no real clip of another video tells what is near: copies are not counted"]
+        if not np.isfinite(found.ratio).all():
+            return {}, ranked, [*said, "too few training videos to tell what is near: copies are not counted"]
         protocol = {"num": seen.num, "resolution": seen.shape[1], "num_frames": seen.shape[0]}
         name = protocol_name(
             "copies", extractor="blocks8", reference=f"{manifest.digest[:8]}-{groups[:, 3].sum()}clips", **protocol

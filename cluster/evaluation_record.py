@@ -24,7 +24,11 @@ LINES = {
     "mask-mean": ("mask", "mean of the mask, 0..1", 1.0),
     "mask-decided": ("decided", "share of the mask within 0.1 of 0 or 1", 1.0),
     "mask-follows": ("follows", "correlation of the mask with motion, over pixels", 1.0),
-    "copies": ("copies", "clips nearer to a training clip than 19 in 20 real ones of other videos, %", 100.0),
+    "copies": (
+        "copies",
+        "clips nearer to one training video, over the next, than 19 in 20 real clips of others, %",
+        100.0,
+    ),
 }
 
 

@@ -116,7 +116,7 @@ def search(
     """
     questions = ray.put((asked, sources))
     parts = [(questions, url, manifest, group) for group in groups]
-    found = Nearest(np.full(len(asked), np.inf, np.float32), np.zeros(len(asked), np.int64))
+    found = Nearest.none(len(asked))
     with progress_bar(total=int(groups[:, 3].sum()), unit="clip", desc="search for copies") as bar:
         for group, part in zip(groups, _run(_search, parts, eyes), strict=True):
             found = found.min(part)
@@ -146,7 +146,7 @@ def _search(
     table = storage.read_row_group(path, number, ["frames", "source_id"])
     known = coarse(to_frames(table["frames"], manifest.clip)[:, : eyes.frames])
     sources = np.array(table["source_id"].to_pylist(), str)
-    return nearest(asked[0], known, first=first, own=(asked[1], sources))
+    return nearest(asked[0], known, sources=sources, own=asked[1], first=first)
 
 
 def _together(work: Callable[..., Look], parts: Sequence[tuple[Any, ...]], eyes: Eyes, total: int, desc: str) -> Look:

@@ -80,7 +80,7 @@ def _model(subject: Subject, row: Judged, config: EvaluateConfig, fps: float) ->
 
 
 def _neighbours(subject: Subject, row: Judged, codes: np.ndarray) -> Media:
-    """The drawn clips that come nearest to a training clip, each above it."""
+    """The drawn clips that are likeliest to be copies, each above its nearest training clip."""
     nearest = row.copies[:PAIRS]
     drawn = subject.model.decode(codes[[i for i, _, _ in nearest]]).video
     assert subject.training is not None
@@ -91,13 +91,13 @@ def _neighbours(subject: Subject, row: Judged, codes: np.ndarray) -> Media:
     space = np.full((4, lines[0].shape[1], 3), 255, np.uint8)
     sheet = np.vstack([part for line in lines for part in (line, space)])
     data = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes()
-    spans = f"{nearest[0][2]:.1f} to {nearest[-1][2]:.1f}"
+    spans = f"{min(d for *_, d in nearest):.1f} to {max(d for *_, d in nearest):.1f}"
     return Media(
         data=data,
         media_type="image/png",
         alt="Drawn clips above their nearest training clips",
-        caption=f"The {len(nearest)} drawn clips (first, third ... row) that come nearest to a training clip (below "
-        f"each): every fourth frame. Distances {spans} of 255, root mean square over blocks.",
+        caption=f"The {len(nearest)} drawn clips (first, third ... row) likeliest to be copies, and below each its "
+        f"nearest training clip: every fourth frame. Distances {spans} of 255, root mean square over blocks.",
     )
 
 

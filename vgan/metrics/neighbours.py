@@ -17,15 +17,43 @@ NEAR = 0.05  # share of unseen clips that come as near by chance
 
 @dataclass(frozen=True)
 class Nearest:
-    """The nearest known clip of each of Q clips. Parts of the known ones are searched apart and joined with `min`."""
+    """The nearest known clip of each of Q clips. Parts of the known ones are searched apart and joined with `min`.
 
-    distance: np.ndarray  # (Q,) float32, root mean square over blocks, 0..255; infinite where none may count
+    Distances are float32, root mean squares over blocks, 0..255; infinite where no clip may count.
+    """
+
+    distance: np.ndarray  # (Q,)
     row: np.ndarray  # (Q,) int64, of all known clips
+    source: np.ndarray  # (Q,) str, the nearest clip's video
+    second: np.ndarray  # (Q,) distance of the nearest clip of any other video
+
+    @classmethod
+    def none(cls, num: int) -> Nearest:
+        """Before any known clip was seen."""
+        far = np.full(num, np.inf, np.float32)
+        return cls(far, np.zeros(num, np.int64), np.full(num, ""), far)
+
+    @property
+    def ratio(self) -> np.ndarray:
+        """(Q,): distance over second, 0 for a copy and near 1 for what is no nearer to one video than to the next.
+
+        Flat gray clips are near to many: their distance alone would make them copies. NaN without a second video.
+        """
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(np.isfinite(self.second), self.distance / self.second, np.nan)
 
     def min(self, other: Nearest) -> Nearest:
         """The nearer one of each; of equals the first of all."""
         ahead = (other.distance < self.distance) | ((other.distance == self.distance) & (other.row < self.row))
-        return Nearest(np.where(ahead, other.distance, self.distance), np.where(ahead, other.row, self.row))
+        behind = np.where(ahead, self.distance, other.distance)  # of the part that loses
+        seconds = np.minimum(self.second, other.second)
+        own = np.where(ahead, other.second, self.second)
+        return Nearest(
+            np.where(ahead, other.distance, self.distance),
+            np.where(ahead, other.row, self.row),
+            np.where(ahead, other.source, self.source),
+            np.where(self.source == other.source, seconds, np.minimum(own, behind)),
+        )
 
 
 def coarse(clips: np.ndarray) -> np.ndarray:
@@ -40,29 +68,37 @@ def coarse(clips: np.ndarray) -> np.ndarray:
 
 
 def nearest(
-    asked: np.ndarray, known: np.ndarray, *, first: int = 0, own: tuple[np.ndarray, np.ndarray] | None = None
+    asked: np.ndarray,
+    known: np.ndarray,
+    *,
+    sources: np.ndarray | None = None,
+    own: np.ndarray | None = None,
+    first: int = 0,
 ) -> Nearest:
     """The nearest of the known clips for each asked one, both as `coarse` gives them, (Q, D) and (K, D).
 
     Args:
+        sources: (K,) str, videos of the known clips; None: each is of its own.
+        own: (Q,) str, of the asked ones: clips of the same video do not count.
         first: number of the first known clip among all.
-        own: source ids (Q,) and (K,): clips of the same source do not count.
     """
+    sources = np.arange(first, first + len(known)).astype(str) if sources is None else sources
     # cdist's shortcut through a matrix product would blur the distances of copies
     found = torch.cdist(
         torch.from_numpy(asked), torch.from_numpy(known), compute_mode="donot_use_mm_for_euclid_dist"
     ).numpy() / np.sqrt(asked.shape[1], dtype=np.float32)
     if own is not None:
-        found[own[0][:, None] == own[1][None, :]] = np.inf
+        found[own[:, None] == sources[None, :]] = np.inf
     best = found.argmin(axis=1)
-    return Nearest(found[np.arange(len(found)), best], best.astype(np.int64) + first)
+    others = np.where(sources[best][:, None] == sources[None, :], np.inf, found).astype(np.float32)
+    return Nearest(found[np.arange(len(found)), best], best.astype(np.int64) + first, sources[best], others.min(axis=1))
 
 
 def copies(drawn: np.ndarray, unseen: np.ndarray) -> np.ndarray:
     """Whether each drawn clip is nearer to a training clip than 19 in 20 unseen real ones are: (Q,) float64, 0 or 1.
 
     Args:
-        drawn: distances (Q,) of drawn clips to their nearest training clip.
+        drawn: of drawn clips, `Nearest.ratio` (or `distance`, which takes flat clips for copies).
         unseen: the same of real clips whose videos were not trained on, or are not searched for them.
     """
     return (drawn < np.quantile(unseen, NEAR)).astype(np.float64)

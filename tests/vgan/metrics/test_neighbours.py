@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vgan.metrics.neighbours import coarse, copies, nearest
+from vgan.metrics.neighbours import Nearest, coarse, copies, nearest
 
 
 def clips(num: int, seed: int, size: int = 16) -> np.ndarray:
@@ -28,25 +28,36 @@ def test_nearest_is_that_of_a_plain_search_in_whole_and_in_parts() -> None:
     found = nearest(asked, known)
     np.testing.assert_allclose(found.distance, distances.min(axis=1), rtol=1e-5)
     assert (found.row == distances.argmin(axis=1)).all()
-    parts = nearest(asked, known[4:], first=4).min(nearest(asked, known[:4]))
-    assert (parts.row == found.row).all()
-    assert (parts.distance == found.distance).all()
+    for sources in (None, np.array(list("aabbccddd")), np.array(list("abcabcabc"))):
+        whole = nearest(asked, known, sources=sources)
+        parts = Nearest.none(5)
+        for first, end in ((6, 9), (0, 4), (4, 6)):
+            part = None if sources is None else sources[first:end]
+            parts = parts.min(nearest(asked, known[first:end], sources=part, first=first))
+        for name in ("distance", "row", "source", "second"):
+            np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+        if sources is not None:
+            own = sources[found.row]
+            expected = [row[sources != s].min() for row, s in zip(distances, own, strict=True)]
+            np.testing.assert_allclose(whole.second, expected, rtol=1e-5)
 
 
 def test_nearest_leaves_out_clips_of_the_own_video() -> None:
     known = coarse(clips(3, seed=3))
-    own = (np.array(["x", ""]), np.array(["x", "y", "x"]))
-    found = nearest(known[[0, 0]], known, own=own)
+    found = nearest(known[[0, 0]], known, sources=np.array(["x", "y", "x"]), own=np.array(["x", ""]))
     assert found.row.tolist() == [1, 0]
     assert found.distance[1] == 0
-    nowhere = nearest(known[:1], known, own=(np.array(["x"]), np.array(["x"] * 3)))
+    nowhere = nearest(known[:1], known, sources=np.array(["x"] * 3), own=np.array(["x"]))
     assert np.isinf(nowhere.distance).all()
+    assert np.isnan(nowhere.ratio).all()
 
 
 def test_copies_are_told_from_new_clips() -> None:
     known, unseen = clips(40, seed=4), clips(40, seed=5)
     noise = np.random.default_rng(6).integers(-2, 3, (20, 16, 16, 16, 3))
     redrawn = np.clip(known[:20].astype(int) + noise, 0, 255).astype(np.uint8)
-    by_set = [nearest(coarse(c), coarse(known)).distance for c in (redrawn, clips(200, seed=7), unseen)]
-    assert copies(by_set[0], by_set[2]).mean() == 1
-    assert copies(by_set[1], by_set[2]).mean() < 0.15  # 0.05 by its definition
+    gray = np.full((5, 16, 16, 16, 3), 128, np.uint8)  # near to all, and a copy of none
+    sets = [nearest(coarse(c), coarse(known)).ratio for c in (redrawn, clips(200, seed=7), gray, unseen)]
+    assert copies(sets[0], sets[3]).mean() == 1
+    assert copies(sets[1], sets[3]).mean() < 0.15  # 0.05 by its definition
+    assert copies(sets[2], sets[3]).mean() == 0
