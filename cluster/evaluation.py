@@ -25,7 +25,7 @@ from vgan.errors import BadInput
 from vgan.metrics.extractors import open_extractor
 from vgan.metrics.frechet import Interval, mean_interval, protocol_name
 from vgan.metrics.looks import REVISION, Look, distances, from_bytes, to_bytes
-from vgan.metrics.neighbours import copies
+from vgan.metrics.neighbours import copies, pattern
 from vgan.pretrained import Model
 
 EXPERIMENT = "evaluation"
@@ -246,7 +246,7 @@ class Measure:
         manifest, url = subject.training, subject.training_url
         assert manifest is not None
         groups = _some_groups(manifest, self.config.training_clips, self.config.seed)
-        asked = np.concatenate([seen.coarse, self.real.coarse])
+        asked = pattern(np.concatenate([seen.coarse, self.real.coarse]))
         sources = np.concatenate([np.full(seen.num, ""), self.reference.sources])
         found = search(asked, sources, url, manifest, groups, self.eyes)
         drawn, unseen = found.ratio[: seen.num], found.ratio[seen.num :]
@@ -261,7 +261,7 @@ class Measure:
             return {}, ranked, [*said, "too few training videos to tell what is near: copies are not counted"]
         protocol = {"num": seen.num, "resolution": seen.shape[1], "num_frames": seen.shape[0]}
         name = protocol_name(
-            "copies", extractor="blocks8", reference=f"{manifest.digest[:8]}-{groups[:, 3].sum()}clips", **protocol
+            "copies", extractor="patterns8", reference=f"{manifest.digest[:8]}-{groups[:, 3].sum()}clips", **protocol
         )
         return {name: mean_interval(copies(drawn, unseen), self.config.seed)}, ranked, said
 

@@ -15,7 +15,7 @@ from cluster.shards import Manifest, read_clips, read_frames, to_frames
 from vgan.errors import BadInput
 from vgan.metrics.extractors import Extractor
 from vgan.metrics.looks import Look, join, look
-from vgan.metrics.neighbours import Nearest, coarse, nearest
+from vgan.metrics.neighbours import Nearest, coarse, nearest, pattern
 from vgan.metrics.sampling import balanced_order
 from vgan.pretrained import Clips, Model
 from vgan.transfer.fractions import ids_digest
@@ -110,7 +110,7 @@ def search(
     """The nearest clips of a dataset to Q asked ones, a row group at a time.
 
     Args:
-        asked: what `vgan.metrics.neighbours.coarse` gives, (Q, D).
+        asked: what `vgan.metrics.neighbours.pattern` gives, (Q, D).
         sources: (Q,) str, videos whose clips do not count; "" for drawn clips.
         groups: which row groups are searched, rows of `cluster.batches.group_table`.
     """
@@ -144,7 +144,7 @@ def _search(
     shard, number, first, _ = (int(value) for value in group)
     path = storage.join(url, manifest.shards[shard].path)
     table = storage.read_row_group(path, number, ["frames", "source_id"])
-    known = coarse(to_frames(table["frames"], manifest.clip)[:, : eyes.frames])
+    known = pattern(coarse(to_frames(table["frames"], manifest.clip)[:, : eyes.frames]))
     sources = np.array(table["source_id"].to_pylist(), str)
     return nearest(asked[0], known, sources=sources, own=asked[1], first=first)
 

@@ -91,13 +91,13 @@ def _neighbours(subject: Subject, row: Judged, codes: np.ndarray) -> Media:
     space = np.full((4, lines[0].shape[1], 3), 255, np.uint8)
     sheet = np.vstack([part for line in lines for part in (line, space)])
     data = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes()
-    spans = f"{min(d for *_, d in nearest):.1f} to {max(d for *_, d in nearest):.1f}"
+    spans = f"{min(d for *_, d in nearest):.2f} to {max(d for *_, d in nearest):.2f}"
     return Media(
         data=data,
         media_type="image/png",
         alt="Drawn clips above their nearest training clips",
         caption=f"The {len(nearest)} drawn clips (first, third ... row) likeliest to be copies, and below each its "
-        f"nearest training clip: every fourth frame. Distances {spans} of 255, root mean square over blocks.",
+        f"nearest training clip: every fourth frame. Distances of their patterns {spans}: 0 is a copy, 1.41 is chance.",
     )
 
 

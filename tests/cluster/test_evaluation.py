@@ -22,7 +22,7 @@ from cluster.tracking import TrackingConfig
 from vgan import pretrained
 from vgan.config import ModelConfig
 from vgan.errors import BadInput
-from vgan.metrics.neighbours import coarse
+from vgan.metrics.neighbours import coarse, pattern
 from vgan.models import make_networks
 
 MODEL = ModelConfig(base=2, z_size=5, num_frames=16, size=32)
@@ -97,7 +97,7 @@ class TestOnRay:
         eyes = Eyes(extractor=None, frames=16, cpus=1, gpus=0)
         groups = evaluation._some_groups(dataset, 10_000, 0)
         rows = np.array([3, 77, 149])
-        asked = coarse(looking.read_frames(url, dataset, rows))
+        asked = pattern(coarse(looking.read_frames(url, dataset, rows)))
         assert len(groups) == 3
         found = search(asked, np.full(3, ""), url, dataset, groups, eyes)
         assert found.row.tolist() == rows.tolist()
@@ -184,7 +184,7 @@ class TestOnRay:
         monkeypatch.setattr(evaluation, "look_at_drawn", lambda *_: seen)
         row = evaluate(config).rows[-1]
         (name,) = (name for name in row.metrics if word_of(name) == "copies")
-        assert name == f"copies20_blocks8-r32_{dataset.digest[:8]}-150clips_16f"
+        assert name == f"copies20_patterns8-r32_{dataset.digest[:8]}-150clips_16f"
         assert row.metrics[name].value == 1
         assert sorted(found for _, found, _ in row.copies) == learned.rows.tolist()
 

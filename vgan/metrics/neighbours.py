@@ -19,7 +19,7 @@ NEAR = 0.05  # share of unseen clips that come as near by chance
 class Nearest:
     """The nearest known clip of each of Q clips. Parts of the known ones are searched apart and joined with `min`.
 
-    Distances are float32, root mean squares over blocks, 0..255; infinite where no clip may count.
+    Distances are float32, root mean squares over blocks; infinite where no clip may count.
     """
 
     distance: np.ndarray  # (Q,)
@@ -35,9 +35,8 @@ class Nearest:
 
     @property
     def ratio(self) -> np.ndarray:
-        """(Q,): distance over second, 0 for a copy and near 1 for what is no nearer to one video than to the next.
-
-        Flat gray clips are near to many: their distance alone would make them copies. NaN without a second video.
+        """(Q,): distance over second, 0 for a copy and near 1 for what is no nearer to one video than to the next. NaN
+        without a second video.
         """
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(np.isfinite(self.second), self.distance / self.second, np.nan)
@@ -67,6 +66,15 @@ def coarse(clips: np.ndarray) -> np.ndarray:
     return np.stack([clip.mean(axis=(1, 3, 5), dtype=np.float32).ravel() for clip in blocks])
 
 
+def pattern(blocks: np.ndarray) -> np.ndarray:
+    """What `coarse` gives (N, D), without its brightness and contrast: mean 0 and standard deviation 1 at most.
+
+    Flat gray clips are near to any dim clip; their patterns are near to none.
+    """
+    centred = blocks - blocks.mean(axis=1, keepdims=True)
+    return centred / np.maximum(centred.std(axis=1, keepdims=True), 1.0)  # below one level it is noise
+
+
 def nearest(
     asked: np.ndarray,
     known: np.ndarray,
@@ -75,7 +83,7 @@ def nearest(
     own: np.ndarray | None = None,
     first: int = 0,
 ) -> Nearest:
-    """The nearest of the known clips for each asked one, both as `coarse` gives them, (Q, D) and (K, D).
+    """The nearest of the known clips for each asked one, both as `coarse` or `pattern` gives them, (Q, D), (K, D).
 
     Args:
         sources: (K,) str, videos of the known clips; None: each is of its own.

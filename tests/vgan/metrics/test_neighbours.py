@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vgan.metrics.neighbours import Nearest, coarse, copies, nearest
+from vgan.metrics.neighbours import Nearest, coarse, copies, nearest, pattern
 
 
 def clips(num: int, seed: int, size: int = 16) -> np.ndarray:
@@ -20,6 +20,13 @@ def test_coarse_is_the_mean_of_every_block() -> None:
     np.testing.assert_array_equal(found.reshape(2, 8, 8, 8, 3), expected)
     with pytest.raises(ValueError, match="divides"):
         coarse(np.zeros((1, 15, 16, 16, 3), np.uint8))
+
+
+def test_pattern_forgets_brightness_and_contrast_and_does_not_blow_up_noise() -> None:
+    blocks = coarse(clips(3, seed=0))
+    np.testing.assert_allclose(pattern(0.3 * blocks + 40), pattern(blocks), atol=1e-4)
+    np.testing.assert_allclose(pattern(blocks).std(axis=1), 1, rtol=1e-5)
+    assert np.abs(pattern(100 + 0.001 * blocks)).max() < 0.2
 
 
 def test_nearest_is_that_of_a_plain_search_in_whole_and_in_parts() -> None:
@@ -57,7 +64,9 @@ def test_copies_are_told_from_new_clips() -> None:
     noise = np.random.default_rng(6).integers(-2, 3, (20, 16, 16, 16, 3))
     redrawn = np.clip(known[:20].astype(int) + noise, 0, 255).astype(np.uint8)
     gray = np.full((5, 16, 16, 16, 3), 128, np.uint8)  # near to all, and a copy of none
-    sets = [nearest(coarse(c), coarse(known)).ratio for c in (redrawn, clips(200, seed=7), gray, unseen)]
+    sets = [
+        nearest(pattern(coarse(c)), pattern(coarse(known))).ratio for c in (redrawn, clips(200, seed=7), gray, unseen)
+    ]
     assert copies(sets[0], sets[3]).mean() == 1
     assert copies(sets[1], sets[3]).mean() < 0.15  # 0.05 by its definition
     assert copies(sets[2], sets[3]).mean() == 0
