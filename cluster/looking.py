@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -100,7 +100,7 @@ def look_at_reals(chosen: RealSet, eyes: Eyes, desc: str) -> Look:
 
 def look_at_drawn(model: Model, codes: np.ndarray, eyes: Eyes, desc: str) -> Look:
     """Look at what a model draws from codes (N, Z), in their order: the same on any number of workers."""
-    shared = ray.put(model)
+    shared = ray.put(replace(model, discriminator=None))  # one with spectral norm does not pickle
     return _together(_look_at_drawn, [(shared, part) for part in _parts(codes)], eyes, len(codes), desc)
 
 

@@ -25,7 +25,7 @@ from vgan.errors import BadInput
 from vgan.metrics.neighbours import coarse, pattern
 from vgan.models import make_networks
 
-MODEL = ModelConfig(base=2, z_size=5, num_frames=16, size=32)
+MODEL = ModelConfig(base=2, z_size=5, num_frames=16, size=32, discriminator_norm="spectral")  # does not pickle
 
 
 def networks(config: ModelConfig) -> dict[str, torch.nn.Module]:
