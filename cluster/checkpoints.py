@@ -161,12 +161,12 @@ def best(run_url: str, metric: str) -> str | None:
 
 def _lowest(urls: list[str], metric: str) -> str | None:
     """Of checkpoints, the newest first."""
-    known = [(_metrics(url).get(metric, math.nan), url) for url in urls]
+    known = [(metrics_at(url).get(metric, math.nan), url) for url in urls]
     finite = [(value, url) for value, url in known if math.isfinite(value)]
     return min(finite, key=lambda pair: pair[0])[1] if finite else None
 
 
-def _metrics(url: str) -> dict[str, float]:
+def metrics_at(url: str) -> dict[str, float]:
     """What was measured before a checkpoint; empty where it cannot be read."""
     try:
         found = storage.read_json(storage.join(url, STATE)).get("metrics", {})

@@ -8,17 +8,17 @@ import numpy as np
 import torch
 
 from cluster import checkpoints, storage
-from cluster.batches import ClipReader
 from cluster.checkpoints import Checkpoint
 from cluster.media import FORMATS, write_media
-from cluster.shards import Manifest, read_manifest
+from cluster.mixtures import codes_of, require_fit, training_set
+from cluster.shards import read_manifest
 from jobs import command
 from vgan import baseline
 from vgan.baseline import Mixture
 from vgan.config import check_choice, option
 from vgan.errors import BadInput
-from vgan.pretrained import BATCH, MIXTURE, Clips, Model
-from vgan.viz.panels import sample_grid, stream_panels, strip
+from vgan.pretrained import MIXTURE, Clips, Model
+from vgan.viz.panels import clips_panels, sample_grid, strip
 
 ABOUT = """Sample a trained generator: one file a clip, a grid of all, and its streams side by side.
 
@@ -105,17 +105,8 @@ def _write_all(clips: Clips, out: str, config: GenerateConfig) -> None:
         config.fps,
     )
     if config.panels:
-        panels = _panels(clips)
+        panels = clips_panels(clips, PANEL_ROWS)
         write_media(panels, panels[len(panels) // 2], storage.join(out, "panels"), config.format, config.fps)
-
-
-def _panels(clips: Clips) -> np.ndarray:
-    """The first clips stream by stream, or as they are if there is one stream alone: (T, H, W, 3) uint8."""
-    if clips.mask is None:
-        return sample_grid(clips.video[:PANEL_ROWS], columns=1, scale=2)
-    names = {"video": "composite"}  # as the figure calls it
-    streams = {names.get(name, name): stream[:PANEL_ROWS] for name, stream in clips._asdict().items()}
-    return stream_panels(streams, scale=2)
 
 
 # ---- the baseline ------------------------------------------------------------------------------------------------
@@ -131,38 +122,18 @@ def _mixture(config: GenerateConfig, model: Model, source: Checkpoint | None) ->
         return baseline.read_mixture(storage.read_bytes(url), url)
     if model.mixture is not None and not config.data:
         return model.mixture
-    url, manifest = _dataset(config, model, source)
-    codes = _codes(model, url, manifest, config)
+    if config.data:
+        url = storage.absolute(config.data)
+        manifest = read_manifest(url)
+        require_fit(model, url, manifest, "give another data=")
+    elif source is None:
+        raise BadInput(f"checkpoint={config.checkpoint!r} does not say what it was trained on: give data= or mixture=")
+    else:
+        url, manifest = source.dataset_url, training_set(model, source)
+    codes = codes_of(model, url, manifest, config.mixture_clips, config.seed)
     if len(codes) < config.components:
         print(f"{len(codes)} clips only: the mixture has as many components, not {config.components}")
     return baseline.fit_mixture(codes, config.components, config.seed)
-
-
-def _dataset(config: GenerateConfig, model: Model, source: Checkpoint | None) -> tuple[str, Manifest]:
-    """The dataset whose clips' codes are fitted: the one that is named, or else the run's own."""
-    if not config.data and source is None:
-        raise BadInput(f"checkpoint={config.checkpoint!r} does not say what it was trained on: give data= or mixture=")
-    url = storage.absolute(config.data) if config.data or source is None else source.dataset_url
-    manifest = read_manifest(url)
-    if not config.data and source is not None and manifest.digest != source.dataset_digest:
-        raise BadInput(f"the dataset at {url!r} is no longer the one of this run: to use it all the same, give data=")
-    for key in ("num_frames", "size"):
-        ours, theirs = getattr(model.config, key), getattr(manifest.clip, key)
-        if ours != theirs:
-            raise BadInput(f"the model has {key}={ours} but the clips of {url!r} have {theirs}: give another data=")
-    return url, manifest
-
-
-def _codes(model: Model, url: str, manifest: Manifest, config: GenerateConfig) -> np.ndarray:
-    """Codes (N, Z) float32 of clips in shuffled order, each once, as many as there are or as were asked for."""
-    num = min(config.mixture_clips, sum(shard.rows for shard in manifest.shards))
-    if num < 2:
-        raise BadInput(
-            f"a mixture needs two clips at least, and {url!r} and mixture_clips={config.mixture_clips} give {num}"
-        )
-    batches = ClipReader(url, manifest, seed=config.seed, batch_size=BATCH, rank=0, world_size=1).batches(consumed=0)
-    parts = [model.encode(next(batches).frames.numpy()) for _ in range(-(-num // BATCH))]
-    return np.concatenate(parts)[:num]
 
 
 if __name__ == "__main__":

@@ -60,14 +60,21 @@ class Model:
         Raises:
             BadInput: a future model, an autoencoder without a mixture, no generator, or num below 1.
         """
+        return self.decode(self.codes(num, seed))
+
+    def codes(self, num: int, seed: int = 0) -> np.ndarray:
+        """What `sample` draws from: codes (num, Z) float32, noise or of an autoencoder's mixture.
+
+        Raises:
+            BadInput: an autoencoder without a mixture, or num below 1.
+        """
         if num < 1:
             raise BadInput(f"num must be at least 1, got {num}")
         if self.config.kind == "autoencoder":
             if self.mixture is None:
                 raise BadInput("an autoencoder draws from a mixture: fit one to its codes (vgan.baseline.fit_mixture)")
-            return self.decode(baseline.sample(self.mixture, num, seed))
-        z = torch.randn(num, self.config.z_size, generator=torch.Generator().manual_seed(seed))
-        return self.decode(z.numpy())
+            return baseline.sample(self.mixture, num, seed)
+        return torch.randn(num, self.config.z_size, generator=torch.Generator().manual_seed(seed)).numpy()
 
     def decode(self, codes: np.ndarray) -> Clips:
         """Draw clips from codes (N, Z) float32: noise, or what `encode` gave.

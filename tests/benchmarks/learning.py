@@ -29,6 +29,7 @@ from vgan.config import ClipSpec, ModelConfig, ObjectiveConfig, VideoConfig
 from vgan.metrics.frechet import frechet_distance, protocol_name
 from vgan.metrics.i3d import I3D, features, load_i3d
 from vgan.metrics.motion import diversity, mask_motion_correlation, motion
+from vgan.metrics.neighbours import coarse, copies, nearest
 from vgan.models import make_networks
 from vgan.presets import PRESETS
 from vgan.pretrained import Clips, Model
@@ -185,9 +186,9 @@ def line(name: str, clips: Clips, data: str, steps: str = "-", margin: str = "-"
     """One line of the table."""
     masks, (real, _) = clips.mask, read(data)
     mean = "-" if masks is None else f"{masks.mean():.2f}"
-    follows = "-" if masks is None else f"{mask_motion_correlation(masks, clips.video):.2f}"
-    spread, moved = diversity(clips.video) / diversity(real), motion(clips.video) / motion(real)
-    cells = f"{distance(clips.video, data):>9}{copies(clips.video, data):>8.0%}{spread:>10.2f}{moved:>8.2f}{mean:>6}"
+    follows = "-" if masks is None else f"{np.nanmean(mask_motion_correlation(masks, clips.video)):.2f}"
+    spread, moved = diversity(clips.video) / diversity(real), motion(clips.video).mean() / motion(real).mean()
+    cells = f"{distance(clips.video, data):>9}{copied(clips.video, data):>8.0%}{spread:>10.2f}{moved:>8.2f}{mean:>6}"
     cells += f"{follows:>9}{margin:>8}{steps:>7}"
     return f"{name:<36}{cells}"
 
@@ -202,21 +203,11 @@ def distance(drawn: np.ndarray, data: str) -> str:
     return f"{frechet_distance(known(data, len(drawn)), judged(drawn)):.0f}" if EXTRACTOR else "-"
 
 
-def copies(drawn: np.ndarray, data: str) -> float:
-    """Share of clips that are nearer to a training clip than 19 in 20 held-out ones are, coarsely: redrawn from memory.
-
-    In the spirit of https://arxiv.org/abs/2102.08921: a distance rewards whoever recalls what it is measured against.
-    """
-    known = torch.from_numpy(coarse(read(data)[0]))
-    unseen, ours = (torch.cdist(torch.from_numpy(coarse(c)), known).amin(dim=1) for c in (read(data)[1], drawn))
-    return float((ours < unseen.quantile(0.05)).float().mean())
-
-
-def coarse(clips: np.ndarray) -> np.ndarray:
-    """Means of blocks an eighth of a clip along every side, (N, D) float32, of clips (N, T, H, W, 3) uint8."""
-    num, time, height, width, _ = clips.shape
-    blocks = clips.reshape(num, 8, time // 8, 8, height // 8, 8, width // 8, 3)
-    return np.stack([clip.mean(axis=(1, 3, 5), dtype=np.float32).ravel() for clip in blocks])
+def copied(drawn: np.ndarray, data: str) -> float:
+    """Share of clips that are nearer to a training clip than 19 in 20 held-out ones are: redrawn from memory."""
+    train, held_out = read(data)
+    known = coarse(train)
+    return float(copies(*(nearest(coarse(clips), known).distance for clips in (drawn, held_out))).mean())
 
 
 @functools.cache

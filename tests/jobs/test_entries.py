@@ -21,10 +21,11 @@ from safetensors.torch import load_file, save_file
 
 import vgan
 from cluster.checkpoints import Checkpoint, open_checkpoint
+from cluster.evaluation import EvaluateConfig
 from cluster.shards import Manifest, read_manifest
 from cluster.sweep_record import table
 from cluster.training import TrainConfig
-from jobs import acquire, command, finetune, generate, predict, prepare, train
+from jobs import acquire, command, evaluate, finetune, generate, predict, prepare, train
 from jobs.acquire import AcquireConfig
 from jobs.finetune import FinetuneJobConfig
 from jobs.generate import GenerateConfig
@@ -44,6 +45,7 @@ KINDS = {
     generate: GenerateConfig,
     predict: PredictConfig,
     finetune: FinetuneJobConfig,
+    evaluate: EvaluateConfig,
 }
 SMALL_VIDEO = ("clip.num_frames=16", "clip.size=32", "clip.stride=8", "decode.size=96", "stabilize.size=96")
 
@@ -534,6 +536,38 @@ def test_finetune_under_a_name_with_other_settings_is_refused(
     assert run(finetune, *finetune_words(place, actions, tracking), "finetune.iterations=5") == 2
     assert "finetune.iterations was 3, now 5" in capsys.readouterr().err
     assert files(swept) == before
+
+
+# ---- evaluate ----------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_leaves_table_results_card_and_runs_with_named_numbers(
+    place: Path,
+    clips: Path,
+    trained: list[Checkpoint],
+    swept: Path,
+    tracking: str,
+    client: mlflow.MlflowClient,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = place / "evaluated"
+    words = [f"data={clips}", f"checkpoint={place}/runs/gan", f"out={out}", "num=8", "repeats=4", "extractor=pixels"]
+    words += ["reference=drawn", f"report={place}/card.html", f"transfer={swept}/sweep/results.json"]
+    assert run(evaluate, *words, tracking) == 0
+    assert (out / "table.txt").read_text() in capsys.readouterr().out
+    found = json.loads((out / "results.json").read_text())
+    assert [row["name"] for row in found["rows"]] == ["real, reference", "real, training", "gan, step 4"]
+    assert found["protocol"]["dataset_digest"] == read_manifest(str(clips)).digest
+    assert found["protocol"]["reference_videos"] == 3
+    name = "fvd8_pixels-r32_drawn_16f"
+    (logged,) = runs_of(client, "evaluation", "tags.`mlflow.runName` = 'gan, step 4'")
+    assert logged.data.metrics[name] == found["rows"][2]["metrics"][name]["value"]
+    assert logged.data.tags["checkpoint_uri"] == trained[1].url
+    assert logged.data.tags["training_run_id"] == trained[1].mlflow_run_id
+    assert logged.info.status == "FINISHED"
+    page = (place / "card.html").read_text()
+    assert all(word in page for word in (name, "Transfer to action classification", "Nearest training clips"))
+    assert Path(client.download_artifacts(logged.info.run_id, "card.html")).read_text() == page
 
 
 # ---- faults that come from a worker ------------------------------------------------------------------------------

@@ -162,14 +162,14 @@ def features(
     device = model.head.weight.device
     logits = []
     for start in range(0, len(clips), batch_size):
-        video = _network_input(torch.from_numpy(clips[start : start + batch_size].copy()).to(device), resolution)
+        video = network_input(torch.from_numpy(clips[start : start + batch_size].copy()).to(device), resolution)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             embedded = model.embed(video)
         logits.append(model.head(embedded).cpu())
     return torch.cat(logits).numpy() if logits else np.empty((0, NUM_CLASSES), np.float32)
 
 
-def _network_input(clips: Tensor, resolution: int) -> Tensor:
+def network_input(clips: Tensor, resolution: int) -> Tensor:
     """(B, 3, T, R, R) in [-1, 1] of clips (B, T, H, W, 3) in 0..255, with the channels last in memory all the way."""
     batch, frames = clips.shape[:2]
     pixels = clips.flatten(0, 1).permute(0, 3, 1, 2).float()  # (B T, 3, H, W)

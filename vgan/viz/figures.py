@@ -1,8 +1,8 @@
-"""Figures of a sweep: accuracy against labelled data, the gain over random weights, and all labels (paper figure 4)."""
+"""Figures: of a sweep, accuracy against labelled data, its gain, all labels (paper figure 4); of clips, spectra."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from itertools import groupby
 from typing import Any
@@ -146,6 +146,24 @@ def all_labels_figure(
     axes.tick_params(axis="y", length=0)
     if remark:
         figure.supxlabel(remark, fontsize=9, color=_GRAY)
+    return figure
+
+
+def spectrum_figure(spectra: Mapping[str, Sequence[float]], num_frames: int) -> Figure:
+    """Mean shares of the temporal power at 1, 2, ... cycles a clip of `num_frames` frames, a line a set of clips."""
+    figure = Figure(figsize=(7.2, 3.4), dpi=130, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for place, (name, shares) in enumerate(spectra.items()):
+        colour, marker, dashes = _STYLES[place % len(_STYLES)]
+        cycles = np.arange(1, len(shares) + 1) / num_frames
+        axes.plot(cycles, shares, color=colour, linestyle=dashes, marker=marker, markersize=4, label=name)
+    axes.set_yscale("log")
+    axes.set_xlabel("cycles a frame")
+    axes.set_ylabel("share of the power")
+    axes.legend(frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e7ec", linewidth=0.8)
     return figure
 
 

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vgan.pretrained import Clips
+
 STREAMS = ("composite", "foreground", "mask", "background")
 _INK, _PAPER = (38, 42, 51), (255, 255, 255)
 _GAP = 4  # pixels between tiles
@@ -124,6 +126,15 @@ def _column(name: str, clips: np.ndarray, scale: int) -> np.ndarray:
     grid = sample_grid(clips, columns=1, scale=scale)
     header = np.broadcast_to(_label(name, grid.shape[2], 20, centred=True), (len(grid), 20, grid.shape[2], 3))
     return np.concatenate([header, grid], axis=1)
+
+
+def clips_panels(clips: Clips, rows: int, scale: int = 2) -> np.ndarray:
+    """The first clips stream by stream, or as they are if there is one stream alone: a video (T, H', W', 3) uint8."""
+    if clips.mask is None:
+        return sample_grid(clips.video[:rows], columns=1, scale=scale)
+    names = {"video": "composite"}  # as the figure calls it
+    streams = {names.get(name, name): stream[:rows] for name, stream in clips._asdict().items()}
+    return stream_panels(streams, scale=scale)
 
 
 def save_png(picture: np.ndarray, path: str | Path) -> None:

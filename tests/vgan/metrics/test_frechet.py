@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from vgan.errors import BadInput
-from vgan.metrics.frechet import frechet_distance, frechet_interval, kernel_distance, protocol_name
+from vgan.metrics.frechet import (
+    frechet_bias,
+    frechet_distance,
+    frechet_interval,
+    kernel_distance,
+    kernel_interval,
+    mean_interval,
+    protocol_name,
+    statistic_name,
+)
 
 
 @pytest.fixture
@@ -96,3 +105,33 @@ def test_protocol_name_states_all_that_changes_the_value():
 def test_protocol_name_refuses_words_that_blur_it(reference):
     with pytest.raises(BadInput, match="reference"):
         protocol_name("fvd", num=2, extractor="i3d400", resolution=224, reference=reference, num_frames=16)
+
+
+def test_kernel_interval_holds_the_mean_distance_of_new_sets(rng):
+    def sets():
+        return rng.normal(size=(60, 4)), rng.normal(size=(60, 4)) + 0.5
+
+    mean = np.mean([kernel_distance(*sets()) for _ in range(500)])
+    intervals = [kernel_interval(*sets(), seed=k, repeats=60) for k in range(50)]
+    assert sum(low <= mean <= high for _, low, high in intervals) >= 42  # of 50; 95 % of them is 47.5
+
+
+def test_frechet_bias_is_about_what_equal_distributions_show(rng):
+    pairs = [rng.normal(size=(2, 400, 8)) for _ in range(20)]
+    shown = np.mean([frechet_distance(*pair) for pair in pairs])  # 0 at infinite numbers
+    assert np.mean([frechet_bias(*pair, seed=0) for pair in pairs]) == pytest.approx(shown, rel=0.15)
+
+
+def test_mean_interval_leaves_nans_out_and_covers_the_mean(rng):
+    covered = 0
+    for k in range(100):
+        values = np.append(rng.normal(2, 1, 50), np.nan)
+        value, low, high = mean_interval(values, seed=k, repeats=200)
+        assert value == pytest.approx(np.nanmean(values))
+        covered += low <= 2 <= high
+    assert covered >= 85
+    assert np.isnan(mean_interval(np.full(3, np.nan), seed=0).value)
+
+
+def test_statistic_name_states_what_was_measured():
+    assert statistic_name("motion", num=256, resolution=64, num_frames=32) == "motion256_r64_32f"

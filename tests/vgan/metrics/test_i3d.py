@@ -6,6 +6,7 @@ import pickle
 from itertools import islice
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 
 from vgan.config import DecodeConfig
 from vgan.metrics import i3d_weights
+from vgan.metrics.frechet import frechet_distance, kernel_distance
 from vgan.metrics.i3d import I3D, Pool, Unit, features, load_i3d, same_padding
 from vgan.video.decode import frames
 
@@ -195,3 +197,25 @@ def test_real_actions_are_recognized(trained, shared):
     print(f"top-1 {top1}, top-5 {top5}")
     # 0.58 as it should be; 0.36 with blue and red exchanged, 0.31 at half the contrast, 0.19 in [0, 1], 0.004 by chance
     assert np.mean(list(top1.values())) >= 0.5
+
+
+@pytest.mark.slow
+def test_distance_of_real_clips_grows_with_what_is_done_to_them(trained, shared):
+    """The second 16 frames of each video, as they are and damaged, against its first 16: at 112 pixels."""
+    paths = [path for name in KINETICS for path in sorted((shared / "data/ucf101/UCF-101" / name).glob("*.avi"))]
+    clips = [[frame.image for frame in islice(frames(path, DecodeConfig()), 32)] for path in paths]
+    whole = np.stack([clip for clip in clips if len(clip) == 32])
+    real, other, num = whole[:, :16], whole[:, 16:], len(whole)
+    sets = {
+        "other": other,
+        "blurred": np.stack([[cv2.GaussianBlur(frame, (0, 0), 3) for frame in clip] for clip in other]),
+        "shuffled": other[:, np.random.default_rng(0).permutation(16)],
+        "frozen": np.repeat(other[:, :1], 16, axis=1),
+    }
+    seen = features(trained, real, resolution=112)
+    found = {name: features(trained, clips, resolution=112) for name, clips in sets.items()}
+    fvd = {name: round(frechet_distance(seen, clips)) for name, clips in found.items()}
+    kvd = {name: round(kernel_distance(seen, clips), 3) for name, clips in found.items()}
+    print(f"{num} clips a side: fvd {fvd}, kvd {kvd}")
+    for name in ("blurred", "shuffled", "frozen"):
+        assert fvd[name] > 1.3 * fvd["other"], name

@@ -1,0 +1,120 @@
+"""What a model's card shows, gathered from an evaluation, its checkpoints and a sweep."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from cluster import storage
+from cluster.evaluation import EvaluateConfig, Evaluation, Judged, Subject
+from cluster.evaluation_record import LINES, cells, names_by_word, notes
+from cluster.shards import read_frames
+from cluster.sweep_record import results_of
+from vgan import health
+from vgan.errors import BadInput
+from vgan.transfer.curves import accuracies, gains
+from vgan.video.encode import write_mp4
+from vgan.viz.card import Card, CardModel, Metric, render_card
+from vgan.viz.figures import figure_png, label_fraction_figure, spectrum_figure
+from vgan.viz.panels import clips_panels, sample_grid, strip
+from vgan.viz.report import Media
+
+SAMPLES, PANELS, PAIRS = 16, 4, 6  # clips shown
+
+
+def model_card(found: Evaluation, config: EvaluateConfig) -> str:
+    """The card of every model of an evaluation, as html.
+
+    Raises:
+        BadInput: transfer= names no results of a sweep.
+    """
+    (_, *rows), *lines = cells(found)
+    metrics = tuple(
+        Metric(heading=heading, name=", ".join(names), about=LINES[word][1], values=tuple(values))
+        for (word, names), (heading, *values) in zip(names_by_word(found).items(), lines, strict=True)
+    )
+    by_name = {row.name: row for row in found.rows}
+    spectra = {row.name: row.spectrum for row in found.rows}
+    plot = figure_png(spectrum_figure(spectra, found.protocol["num_frames"]))
+    fps = found.protocol["fps"]
+    card = Card(
+        title=f"Model card: {', '.join(s.name for s in found.subjects) or 'clips'}",
+        created=f"{datetime.datetime.now():%Y-%m-%d %H:%M}, version {importlib.metadata.version('scene-dynamics')}",
+        rows=tuple(rows),
+        metrics=metrics,
+        notes=tuple(notes(found)),
+        protocol=tuple((key.replace("_", " "), str(value)) for key, value in found.protocol.items()),
+        spectra=Media(data=plot, media_type="image/png", alt="Temporal spectra of all sets of clips"),
+        models=tuple(_model(subject, by_name[subject.name], config, fps) for subject in found.subjects),
+    )
+    return render_card(_with_transfer(card, config.transfer) if config.transfer else card)
+
+
+def _model(subject: Subject, row: Judged, config: EvaluateConfig, fps: float) -> CardModel:
+    model = subject.model
+    codes = model.codes(config.num, config.seed)  # the very clips that were judged
+    clips = model.decode(codes[:SAMPLES])
+    assert model.generator is not None
+    network, parameters = model.config, sum(p.numel() for p in model.generator.parameters())
+    streams = None
+    if clips.mask is not None:
+        streams = _video(clips_panels(clips, PANELS), fps, "Clips, foreground, mask and background")
+    return CardModel(
+        name=subject.name,
+        about=f"{network.kind.replace('_', ' ')}, base width {network.base}, {network.num_frames} frames of "
+        f"{network.size} px, {parameters:,} parameters",
+        samples=_video(sample_grid(clips.video, scale=2), fps, f"The first {len(clips.video)} clips of those judged"),
+        streams=streams,
+        neighbours=_neighbours(subject, row, codes) if row.copies else None,
+        health=tuple((key, f"{value:.3g}") for key, value in sorted(subject.health().items())),
+        warnings=tuple(health.warnings(subject.health()).values()),
+        lineage=tuple((key.replace("_", " "), value) for key, value in (row.lineage | subject.origin()).items()),
+        remark=row.remark,
+    )
+
+
+def _neighbours(subject: Subject, row: Judged, codes: np.ndarray) -> Media:
+    """The drawn clips that are likeliest to be copies, each above its nearest training clip."""
+    nearest = row.copies[:PAIRS]
+    drawn = subject.model.decode(codes[[i for i, _, _ in nearest]]).video
+    assert subject.training is not None
+    rows = np.array([j for _, j, _ in nearest])
+    different, places = np.unique(rows, return_inverse=True)
+    known = read_frames(subject.training_url, subject.training, different)[places]
+    lines = [strip(clip) for pair in zip(drawn, known, strict=True) for clip in pair]
+    space = np.full((4, lines[0].shape[1], 3), 255, np.uint8)
+    sheet = np.vstack([part for line in lines for part in (line, space)])
+    data = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes()
+    spans = f"{min(d for *_, d in nearest):.2f} to {max(d for *_, d in nearest):.2f}"
+    return Media(
+        data=data,
+        media_type="image/png",
+        alt="Drawn clips above their nearest training clips",
+        caption=f"The {len(nearest)} drawn clips (first, third ... row) likeliest to be copies, and below each its "
+        f"nearest training clip: every fourth frame. Distances of their patterns {spans}: 0 is a copy, 1.41 is chance.",
+    )
+
+
+def _video(frames: np.ndarray, fps: float, alt: str) -> Media:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clips.mp4"
+        write_mp4(frames, path, fps)
+        return Media.from_file(path, alt=alt, caption=alt)
+
+
+def _with_transfer(card: Card, url: str) -> Card:
+    """The card with the figure of a sweep."""
+    if not storage.exists(url):
+        raise BadInput(f"no results of a sweep at transfer={url!r}: give results.json of jobs.finetune")
+    rows = storage.read_json(url)
+    told = {"protocol": rows[0]["protocol"], "chance": rows[0]["chance"]}
+    own = results_of([row for row in rows if row["protocol"] == told["protocol"]])
+    plot = figure_png(label_fraction_figure(accuracies(own), gains(own), **told))
+    figure = Media(data=plot, media_type="image/png", alt="Accuracy against label fraction")
+    return replace(card, transfer=figure, transfer_protocol=told["protocol"])

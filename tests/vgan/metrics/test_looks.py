@@ -1,0 +1,90 @@
+"""A look at parts, joined or kept in a file, is the look at the whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vgan.errors import BadInput
+from vgan.metrics.extractors import Extractor, open_extractor
+from vgan.metrics.looks import Look, distances, from_bytes, join, look, to_bytes
+from vgan.pretrained import Clips
+
+PIXELS = open_extractor("pixels", size=16)
+
+
+class Colours(nn.Module):
+    """Mean and last frame's mean of every colour."""
+
+    def forward(self, video: Tensor) -> Tensor:
+        return torch.cat([video.mean(dim=(2, 3, 4)), video[:, :, -1].mean(dim=(2, 3))], 1)
+
+
+def drawn(num: int, seed: int = 0, masked: bool = True) -> Clips:
+    rng = np.random.default_rng(seed)
+    video = rng.integers(0, 256, (num, 16, 16, 16, 3), np.uint8)
+    return Clips(video, None, rng.random((num, 16, 16, 16), np.float32) if masked else None, None)
+
+
+def part(clips: Clips, start: int, end: int) -> Clips:
+    return Clips(*(None if stream is None else stream[start:end] for stream in clips))
+
+
+def assert_same(one: Look, other: Look) -> None:
+    assert one.shape == other.shape
+    assert one.scores.keys() == other.scores.keys()
+    for name in one.scores:
+        np.testing.assert_array_equal(one.scores[name], other.scores[name])
+    for name in ("features", "coarse", "spectra"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    assert one.sums.diversity() == other.sums.diversity()
+
+
+def test_parts_joined_and_a_file_give_the_look_at_the_whole() -> None:
+    clips = drawn(7)
+    whole = look(clips, PIXELS)
+    assert_same(join([look(part(clips, 0, 3), PIXELS), look(part(clips, 3, 7), PIXELS)]), whole)
+    assert_same(from_bytes(to_bytes(whole)), whole)
+
+
+def test_statistics_carry_number_resolution_and_frames_in_their_names() -> None:
+    found = look(drawn(4), None).statistics(seed=0)
+    words = ("motion", "frequency", "flicker", "mask-mean", "mask-decided", "mask-follows", "diversity")
+    assert set(found) == {f"{word}4_r16_16f" for word in words}
+    value, low, high = found["motion4_r16_16f"]
+    assert low < value < high
+    assert not any("mask" in name for name in look(drawn(4, masked=False), None).statistics(seed=0))
+
+
+def test_distances_are_near_zero_between_equal_sets_and_named_by_protocol() -> None:
+    sets = [look(Clips(drawn(12, seed).video // scale, None, None, None), PIXELS) for seed, scale in ((0, 1), (1, 2))]
+    same = distances(sets[0], sets[0], PIXELS, "toys", seed=0, repeats=5)
+    far = distances(sets[0], sets[1], PIXELS, "toys", seed=0, repeats=5)
+    assert set(same) == {f"{word}12_pixels-r16_toys_16f" for word in ("fvd", "fvd-bias", "kvd")}
+    assert same["fvd12_pixels-r16_toys_16f"].value == pytest.approx(0, abs=1e-6)
+    assert far["fvd12_pixels-r16_toys_16f"].low > 100  # of 1,536 values that differ by half
+
+
+def test_a_torchscript_program_is_an_extractor(tmp_path: Path) -> None:
+    torch.jit.script(Colours()).save(tmp_path / "my colours.pt")
+    found = open_extractor(str(tmp_path / "my colours.pt"), resolution=32)
+    assert found.name == f"my-colours-{found.digest[:8]}"
+    clips = np.zeros((9, 8, 16, 16, 3), np.uint8)
+    clips[:, -1, :, :, 0] = 255
+    features = found.features(clips)
+    np.testing.assert_allclose(features, np.tile([-0.75, -1, -1, 1, -1, -1], (9, 1)), atol=1e-5)
+
+
+def test_an_extractor_that_is_none_or_gives_nonsense_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    with pytest.raises(BadInput, match="no TorchScript program"):
+        open_extractor(str(tmp_path / "junk.pt"))
+    with pytest.raises(BadInput, match="no file of I3D weights"):
+        open_extractor(str(tmp_path / "nowhere"))
+    broken = Extractor("broken", "0", 16, lambda clips, _: np.full((len(clips), 3), np.nan))
+    with pytest.raises(BadInput, match="finite"):
+        broken.features(drawn(2).video)

@@ -1,0 +1,72 @@
+"""Copies of training clips are found, and new clips are not taken for such."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vgan.metrics.neighbours import Nearest, coarse, copies, nearest, pattern
+
+
+def clips(num: int, seed: int, size: int = 16) -> np.ndarray:
+    """Clips (num, 16, size, size, 3) of smooth random pictures."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (num, 8, 8, 8, 3), np.uint8)
+    return blocks.repeat(2, 1).repeat(size // 8, 2).repeat(size // 8, 3)
+
+
+def test_coarse_is_the_mean_of_every_block() -> None:
+    found = coarse(clips(2, seed=0))
+    expected = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 8, 3), np.uint8)
+    np.testing.assert_array_equal(found.reshape(2, 8, 8, 8, 3), expected)
+    with pytest.raises(ValueError, match="divides"):
+        coarse(np.zeros((1, 15, 16, 16, 3), np.uint8))
+
+
+def test_pattern_forgets_brightness_and_contrast_and_does_not_blow_up_noise() -> None:
+    blocks = coarse(clips(3, seed=0))
+    np.testing.assert_allclose(pattern(0.3 * blocks + 40), pattern(blocks), atol=1e-4)
+    np.testing.assert_allclose(pattern(blocks).std(axis=1), 1, rtol=1e-5)
+    assert np.abs(pattern(100 + 0.001 * blocks)).max() < 0.2
+
+
+def test_nearest_is_that_of_a_plain_search_in_whole_and_in_parts() -> None:
+    asked, known = coarse(clips(5, seed=1)), coarse(clips(9, seed=2))
+    distances = np.sqrt(((asked[:, None] - known[None]) ** 2).mean(axis=2))
+    found = nearest(asked, known)
+    np.testing.assert_allclose(found.distance, distances.min(axis=1), rtol=1e-5)
+    assert (found.row == distances.argmin(axis=1)).all()
+    for sources in (None, np.array(list("aabbccddd")), np.array(list("abcabcabc"))):
+        whole = nearest(asked, known, sources=sources)
+        parts = Nearest.none(5)
+        for first, end in ((6, 9), (0, 4), (4, 6)):
+            part = None if sources is None else sources[first:end]
+            parts = parts.min(nearest(asked, known[first:end], sources=part, first=first))
+        for name in ("distance", "row", "source", "second"):
+            np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+        if sources is not None:
+            own = sources[found.row]
+            expected = [row[sources != s].min() for row, s in zip(distances, own, strict=True)]
+            np.testing.assert_allclose(whole.second, expected, rtol=1e-5)
+
+
+def test_nearest_leaves_out_clips_of_the_own_video() -> None:
+    known = coarse(clips(3, seed=3))
+    found = nearest(known[[0, 0]], known, sources=np.array(["x", "y", "x"]), own=np.array(["x", ""]))
+    assert found.row.tolist() == [1, 0]
+    assert found.distance[1] == 0
+    nowhere = nearest(known[:1], known, sources=np.array(["x"] * 3), own=np.array(["x"]))
+    assert np.isinf(nowhere.distance).all()
+    assert np.isnan(nowhere.ratio).all()
+
+
+def test_copies_are_told_from_new_clips() -> None:
+    known, unseen = clips(40, seed=4), clips(40, seed=5)
+    noise = np.random.default_rng(6).integers(-2, 3, (20, 16, 16, 16, 3))
+    redrawn = np.clip(known[:20].astype(int) + noise, 0, 255).astype(np.uint8)
+    gray = np.full((5, 16, 16, 16, 3), 128, np.uint8)  # near to all, and a copy of none
+    sets = [
+        nearest(pattern(coarse(c)), pattern(coarse(known))).ratio for c in (redrawn, clips(200, seed=7), gray, unseen)
+    ]
+    assert copies(sets[0], sets[3]).mean() == 1
+    assert copies(sets[1], sets[3]).mean() < 0.15  # 0.05 by its definition
+    assert copies(sets[2], sets[3]).mean() == 0
