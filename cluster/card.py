@@ -103,26 +103,28 @@ def card_text(found: dict[str, Any]) -> str:
     ]
     changed = [f"| `{key}` | {_cell(str(value))} |" for key, value in found["settings_changed"].items()]
     rejected = [f"| {_cell(reason)} | {n:,} |" for reason, n in counts["rejected_by_reason"].items()]
+    made = (
+        f"{counts['clips']:,} clips of {clip['num_frames']} frames of {clip['size']}x{clip['size']} pixels at "
+        f"{clip['fps']:g} frames a second ({clip['seconds']:g} s): {found['hours']:,.2f} hours, {clip['codec']}, "
+        f"{found['bytes'] / 1e9:,.3f} GB in {found['shards']} files. Made {found['created']} by commit "
+        f"`{found['git_commit']}`."
+    )
+    came = (
+        f"{counts['sources']:,} videos, {counts['source_hours']:,.2f} hours; {counts['accepted']:,} gave clips, "
+        f"{counts['rejected']:,} did not. From "
+        + "; ".join(f"{_cell(origin)} ({n:,})" for origin, n in found["origins"].items())
+        + f". On the deletion list: {found['deleted']['names']:,} names, "
+        f"{found['deleted']['clips_left_out']:,} clips of this dataset left out."
+    )
     return "\n".join(
         [
             f"# Dataset {found['digest'][:16]}",
             "",
-            (
-                f"{counts['clips']:,} clips of {clip['num_frames']} frames of {clip['size']}x{clip['size']} pixels at "
-                f"{clip['fps']:g} frames a second ({clip['seconds']:g} s): {found['hours']:,.2f} hours, {clip['codec']}, "
-                f"{found['bytes'] / 1e9:,.3f} GB in {found['shards']} files. Made {found['created']} by commit "
-                f"`{found['git_commit']}`."
-            ),
+            made,
             "",
             "## Sources",
             "",
-            (
-                f"{counts['sources']:,} videos, {counts['source_hours']:,.2f} hours; {counts['accepted']:,} gave clips, "
-                f"{counts['rejected']:,} did not. From "
-                + "; ".join(f"{_cell(origin)} ({n:,})" for origin, n in found["origins"].items())
-                + f". On the deletion list: {found['deleted']['names']:,} names, "
-                f"{found['deleted']['clips_left_out']:,} clips of this dataset left out."
-            ),
+            came,
             "",
             *_table("licence | url | videos | authors | clips", licenses),
             "Every clip names its video, and where it was told its licence, author and page, in the shards' columns.",

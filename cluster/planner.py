@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -185,8 +186,6 @@ def listed(url: str, config: CorpusConfig) -> Corpus:
     if url.endswith(".parquet") and storage.exists(url):
         table = pq.read_table(io.BytesIO(storage.read_bytes(url)), columns=["bytes", "duration_s"])
     else:
-        import pyarrow as pa
-
         rows = [{"bytes": s.bytes, "duration_s": s.duration_s} for s in read_sources(url)]
         table = pa.Table.from_pylist(rows, pa.schema([("bytes", pa.int64()), ("duration_s", pa.float64())]))
     videos = table.num_rows
@@ -403,8 +402,7 @@ def plan_text(found: Plan) -> str:
             f"{s.name:<12}{s.core_hours:>12,.1f}{s.gpu_hours:>12,.1f}{s.wall_hours:>12,.1f}  {s.limit}"
             for s in found.stages
         ),
-        f"{'all':<12}{found.total('core_hours'):>12,.1f}{found.total('gpu_hours'):>12,.1f}"
-        f"{found.total('wall_hours'):>12,.1f}",
+        f"{'all':<12}" + "".join(f"{found.total(f'{kind}_hours'):>12,.1f}" for kind in ("core", "gpu", "wall")),
         "",
         *_amounts("storage", found.storage_gb, "GB"),
         *_amounts("requests", found.requests, ""),

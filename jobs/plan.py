@@ -29,7 +29,7 @@ from vgan.viz.plan import plan_picture
 ABOUT = """Plan a corpus: videos, hours, bytes, core-hours, GPU-hours, time, storage, requests, money, and what limits.
 
   python -m jobs.plan hours=5000 cpu.count=4 cpu.cores=32 out=out/plan
-  python -m jobs.plan sources=out/sources.parquet cpu.price=1.2 gpu.gpus=8 gpu.price=20 steps=100000 prices.gb_month=0.023
+  python -m jobs.plan sources=out/sources.parquet cpu.price=1.2 gpu.price=20 steps=100000 prices.gb_month=0.023
   python -m jobs.plan hours=5000 rates=rates.json corpus.origin=flickr
   python -m jobs.plan hours=5000 measured=out/clips      prepare's cost and yield as your own dataset took them
 

@@ -16,10 +16,11 @@ import vgan
 from cluster.checkpoints import write_state
 from cluster.shards import Manifest, write_manifest
 from cluster.training import TrainConfig
-from jobs import acquire, command, finetune, generate, prepare, train
+from jobs import acquire, command, finetune, generate, plan, prepare, train
 from jobs.acquire import AcquireConfig
 from jobs.finetune import FinetuneJobConfig
 from jobs.generate import GenerateConfig
+from jobs.plan import PlanConfig
 from jobs.prepare import PrepareConfig
 from vgan.config import ClipSpec, ModelConfig
 from vgan.drawn import draw_action_set
@@ -33,6 +34,7 @@ KINDS = {
     train: TrainConfig,
     generate: GenerateConfig,
     finetune: FinetuneJobConfig,
+    plan: PlanConfig,
 }
 MODEL = ModelConfig(base=2, z_size=5, num_frames=16, size=32)
 Refused = Callable[..., str]
