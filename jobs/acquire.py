@@ -60,19 +60,20 @@ class AcquireConfig:
 
 def main(config: AcquireConfig) -> None:
     """List the videos and write the manifest."""
-    origins: dict[str, tuple[bool, Callable[[AcquireConfig], list[Source]]]] = {
-        "folder=": (bool(config.folder), _from_folder),
-        "urls=": (bool(config.urls), _from_urls),
-        "tinyvideo=": (bool(config.tinyvideo), _from_tinyvideo),
-        "ucf101=": (bool(config.ucf101), _from_ucf101),
-        "flickr.tags= or flickr.words=": (bool(config.flickr.tags or config.flickr.words), _from_flickr),
-        "yfcc.metadata=": (bool(config.yfcc.metadata), _from_yfcc),
+    origins: dict[str, tuple[object, Callable[[AcquireConfig], list[Source]]]] = {
+        "folder=": (config.folder, _from_folder),
+        "urls=": (config.urls, _from_urls),
+        "tinyvideo=": (config.tinyvideo, _from_tinyvideo),
+        "ucf101=": (config.ucf101, _from_ucf101),
+        "flickr.tags= or flickr.words=": (config.flickr.tags + config.flickr.words, _from_flickr),
+        "yfcc.metadata=": (config.yfcc.metadata, _from_yfcc),
     }
-    given = [name for name, (is_given, _) in origins.items() if is_given]
+    given = [name for name, (value, _) in origins.items() if value]
     if len(given) != 1:
         raise BadInput(f"give exactly one of {', '.join(origins)}; got {' and '.join(given) or 'none'}")
+    origin, list_videos = origins[given[0]]
     deleted = set(_lines(config.deleted)) if config.deleted else set()
-    found = origins[given[0]][1](config)
+    found = list_videos(config)
     allowed = allowing(config.licenses)
     licensed = [s for s in found if allowed(s.license, s.license_url)]
     _say(len(found) - len(licensed), "left out: no licence of licenses=")
@@ -82,7 +83,9 @@ def main(config: AcquireConfig) -> None:
     _say(repeats, "left out: listed before, by url or content")
     sources = sources[: config.limit or None]
     if not sources:
-        raise BadInput(f"no video left of {len(found)} found by {given[0]}")
+        raise BadInput(
+            f"no video found in {origin!r}" if not found else f"none of {len(found)} videos in {origin!r} is left"
+        )
     out = storage.absolute(config.out)
     storage.make_folder(out.rpartition("/")[0])
     write_sources(sources, out)

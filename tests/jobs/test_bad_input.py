@@ -101,7 +101,9 @@ def test_job_on_a_folder_that_is_missing_or_empty(refused: Refused, job: Any, ke
 
 
 def test_acquire_takes_exactly_one_origin(refused: Refused, tmp_path: Path) -> None:
-    assert "exactly one of folder= and ucf101=" in refused(acquire, f"folder={tmp_path}", f"ucf101={tmp_path}")
+    error = refused(acquire, f"folder={tmp_path}", f"ucf101={tmp_path}")
+    assert "give exactly one of folder=, urls=, tinyvideo=, ucf101=" in error
+    assert "got folder= and ucf101=" in error
 
 
 @pytest.mark.parametrize("job", [acquire, finetune], ids=["acquire", "finetune"])
