@@ -30,7 +30,7 @@ from vgan.errors import BadInput
 
 KEY = "FLICKR_API_KEY"
 REST = "https://api.flickr.com/services/rest/"
-HOURLY = 3600  # calls that a key may make
+HOURLY, HOUR_S = 3600, 3600.0  # calls that a key may make in an hour
 RESULTS, PER_PAGE = (
     4000,
     500,
@@ -92,7 +92,7 @@ class Flickr:
         self._key = os.environ.get(KEY, "")
         if not self._key:
             raise BadInput(f"{KEY} is not set: put your key of https://www.flickr.com/services/apps/ into it")
-        self._url, self._pause_s, self._next = config.url, 3600 / config.calls_per_hour, 0.0
+        self._url, self._pause_s, self._next = config.url, HOUR_S / config.calls_per_hour, 0.0
 
     def call(self, method: str, **arguments: str | int) -> dict[str, Any]:
         """The answer to one method.
@@ -118,7 +118,7 @@ class Flickr:
                 if fault.code not in (408, 429) and fault.code < 500:
                     raise BadInput(f"{self._url} answers {method} with status {fault.code}: see flickr.url") from fault
                 after = fault.headers.get("Retry-After", "")
-                wait_s = float(after) if after.isdigit() else 0.0
+                wait_s = min(HOUR_S, float(after)) if after.isdigit() else 0.0
             except (OSError, http.client.HTTPException, ValueError) as fault:  # ValueError: no JSON
                 why = self._safe(f"{type(fault).__name__}: {fault}")
             log.warning("%s failed (%s), attempt %d of %d", method, why, attempt, ATTEMPTS)

@@ -135,6 +135,30 @@ def test_prepare_from_a_list_with_an_unknown_protocol_names_the_video(refused: R
     assert "nosuch://bucket/b.mp4" in refused(prepare, f"sources={tmp_path}/list.txt")
 
 
+def test_prepare_delete_needs_names_and_something_to_delete_from(refused: Refused, tmp_path: Path) -> None:
+    assert "names= is required" in refused(prepare, "action=delete")
+    assert "nothing was prepared at" in refused(prepare, "action=delete", "names=a.mp4")
+    assert f"no list at '{tmp_path}/none.txt'" in refused(prepare, "action=delete", f"names={tmp_path}/none.txt")
+    assert "no dataset at" in refused(prepare, "action=card")
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ((), "give exactly one of hours= and sources="),
+        (("hours=1", "sources=/x"), "give exactly one of hours= and sources="),
+        (("hours=-1",), "got -1.0"),
+        (("hours=1", "rates=/none.json"), "no rates at '/none.json'"),
+        (("hours=1", "steps=5", "gpu.gpus=0"), "needs gpu.gpus="),
+        (("hours=1", "cpu.cores=0"), "'cores': 0"),
+        (("hours=1", "measured=/none"), "nothing was prepared at '/none'"),
+        (("sources=/none.parquet",), "no sources manifest at '/none.parquet'"),
+    ],
+)
+def test_plan_of_what_cannot_be_planned_names_it(refused: Refused, words: tuple[str, ...], named: str) -> None:
+    assert named in refused(plan, *words)
+
+
 def test_train_without_a_dataset_says_how_to_make_one(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "clips" / "shards").mkdir(parents=True)  # preparation that was cut off
     assert "python -m jobs.prepare" in refused(train, f"data={tmp_path}/clips")
