@@ -5,7 +5,8 @@ positions k*B .. (k+1)*B of it, and rank r of N its share of those. The state is
 not depend on N, so a run continues with the same clips at another number of workers.
 
 Within an epoch, row groups are permuted and taken in windows; clips are permuted inside a window. Packing has
-shuffled all clips already, so this is as good as a global shuffle and reads whole row groups.
+shuffled all clips already, so this is as good as a global shuffle and reads whole row groups. A clip on the dataset's
+deletion list has its place taken by another from the next epoch on (`deletion.without`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from cluster import storage
+from cluster.deletion import deleted_rows, without
 from cluster.shards import ROWS_PER_GROUP, Manifest, one_array, to_frames
 from vgan.errors import BadInput
 
@@ -102,7 +104,7 @@ class ClipReader:
             for position in range(consumed + first, consumed + end):
                 if position // num_clips != epoch:
                     epoch = position // num_clips
-                    order = epoch_order(self.groups, self.manifest.digest, self.seed, epoch)
+                    order = self._order(epoch)
                     self._upcoming = list(dict.fromkeys(order[position % num_clips :, 0].tolist()))
                     self._places = {group: place for place, group in enumerate(self._upcoming)}
                 group, row = order[position % num_clips]
@@ -111,6 +113,12 @@ class ClipReader:
                 stored.append(group_frames[row : row + 1])
             yield Batch(ids, self._frames(stored, pin))
             consumed += self.batch_size
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """`epoch_order` without what is on the deletion list when the epoch begins, or the reader does."""
+        order = epoch_order(self.groups, self.manifest.digest, self.seed, epoch)
+        rows = deleted_rows(self.url, self.manifest)
+        return without(order, self.groups[order[:, 0], 2] + order[:, 1], rows) if len(rows) else order
 
     def _frames(self, stored: list[pa.Array], pin: bool) -> Tensor:
         """Frames (B, T, H, W, 3) uint8 of clips as they are stored; JPEGs are read by several threads."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow.parquet as pq
 import ray
 
 from cluster import storage
+from cluster.deletion import deleted_rows
 from cluster.placement import decode_labels
 from cluster.progress import progress_bar
 from cluster.shards import Manifest, read_manifest, to_frames
@@ -29,7 +31,11 @@ def write_strips(out: str, strips: str) -> int:
     """
     manifest = read_manifest(out)
     write = ray.remote(num_cpus=1, max_retries=2, label_selector=decode_labels())(write_shard_strips)
-    tasks = [write.remote(out, shard.path, manifest, strips) for shard in manifest.shards]
+    gone, first, tasks = deleted_rows(out, manifest), 0, []
+    for shard in manifest.shards:
+        here = gone[(gone >= first) & (gone < first + shard.rows)] - first
+        tasks.append(write.remote(out, shard.path, manifest, strips, here.tolist()))
+        first += shard.rows
     names: list[str] = []
     with progress_bar(total=len(tasks), unit="shard", desc="strips") as bar:
         for task in tasks:
@@ -39,9 +45,10 @@ def write_strips(out: str, strips: str) -> int:
     return len(names)
 
 
-def write_shard_strips(out: str, path: str, manifest: Manifest, strips: str) -> list[str]:
-    """Write one shard's clips as strips; gives their paths below `strips`."""
+def write_shard_strips(out: str, path: str, manifest: Manifest, strips: str, gone: Sequence[int] = ()) -> list[str]:
+    """Write one shard's clips as strips, but for the rows `gone`; gives their paths below `strips`."""
     table = pq.read_table(io.BytesIO(storage.read_bytes(storage.join(out, path))), columns=["clip_id", "frames"])
+    table = table.take(sorted(set(range(table.num_rows)) - set(gone))) if gone else table
     names = [f"clips/{name[:2]}/{name}.jpg" for name in table["clip_id"].to_pylist()]
     frames = to_frames(table["frames"], manifest.clip)
     with ThreadPoolExecutor(WRITERS) as pool:

@@ -29,6 +29,7 @@ from ray.util.annotations import RayDeprecationWarning
 from ray.util.metrics import Counter
 
 from cluster import storage
+from cluster.deletion import purge, read_deleted
 from cluster.fetch import local_copy
 from cluster.pack import Packing, pack
 from cluster.placement import decode_labels
@@ -73,7 +74,9 @@ def prepare(
     """
     if finished := already_prepared(sources, out, config, packing, replace=replace):
         return finished
-    videos, ledger = videos_by_name(sources, config), Ledger.read(out)
+    deleted = read_deleted(out)
+    kept = [s for s in sources if not s.names & deleted]
+    videos, ledger = videos_by_name(kept, config), Ledger.read(out)
     if not storage.honours_create(out):
         print(f"{out}: this store has no put-if-absent; doubled work is equal and does no harm", flush=True)
     _say_what_is_done(ledger, videos)
@@ -85,10 +88,28 @@ def prepare(
                 raise BadInput(f"what the workers wrote is not seen at {out!r}: out= must be a place all nodes share")
     by_source_id = sorted(videos, key=lambda video: videos[video].source_id)
     records = read_records(ledger.commit_urls(by_source_id))
-    inputs = _inputs_digest(videos, ledger, config, packing)
+    records = sorted([*records, *(_deleted_record(s) for s in sources if s.names & deleted)], key=_by_source_id)
+    inputs = _inputs_digest(sources, deleted, ledger, config, packing)
     manifest = pack(records, sources, out, config, packing, inputs)
     write_manifest(manifest, out)
+    purge(out, manifest, deleted)
     return manifest
+
+
+def _by_source_id(record: dict[str, Any]) -> str:
+    return record["source"]["source_id"]
+
+
+def _deleted_record(source: Source) -> dict[str, Any]:
+    """What stands for the commit record of a video on the deletion list, which is not touched: a reject like others."""
+    return {
+        "source": asdict(source),
+        "source_s": 0.0,
+        "rejects": [asdict(Reject(start_s=None, stage="fetch", reason="deleted", detail="on the deletion list"))],
+        "quarantined": False,
+        "data": None,
+        "clips": {},
+    }
 
 
 def already_prepared(
@@ -102,7 +123,7 @@ def already_prepared(
     if not storage.exists(storage.join(out, MANIFEST)):
         return None
     manifest = read_manifest(out)
-    inputs = _inputs_digest(videos_by_name(sources, config), Ledger.read(out), config, packing)
+    inputs = _inputs_digest(sources, read_deleted(out), Ledger.read(out), config, packing)
     if manifest.inputs == inputs and not replace:
         print(f"already prepared: {out}", flush=True)
         return manifest
@@ -110,23 +131,29 @@ def already_prepared(
         raise BadInput(f"{out!r} holds a dataset made with other settings: choose another out= or remove it")
     if not replace:
         raise BadInput(
-            f"{out!r} holds a dataset of other sources, gates, seed, shard size or codec: "
+            f"{out!r} holds a dataset of other sources, gates, seed, shard size, codec or deletion list: "
             "choose another out= or replace=true"
         )
     return None
 
 
-def videos_by_name(sources: list[Source], config: VideoConfig) -> dict[str, Source]:
+def videos_by_name(sources: Sequence[Source], config: VideoConfig) -> dict[str, Source]:
     """The videos under the names that their work goes by with these settings."""
     digest = work_digest(config)
     return {video_name(s, digest): s for s in sources}
 
 
-def _inputs_digest(videos: dict[str, Source], ledger: Ledger, config: VideoConfig, packing: Packing) -> str:
+def _inputs_digest(
+    sources: Sequence[Source], deleted: set[str], ledger: Ledger, config: VideoConfig, packing: Packing
+) -> str:
     """16 hex digits that tell whether the same call would make the same dataset."""
-    work = sorted((video, ledger.generation(video), s.label or "", s.split or "") for video, s in videos.items())
+    work = []
+    for video, source in videos_by_name(sources, config).items():
+        told = [value or "" for value in source.credits.values()] if any(source.credits.values()) else []
+        gone = ["deleted"] if source.names & deleted else []
+        work.append((video, ledger.generation(video), source.label or "", source.split or "", *told, *gone))
     shards = [packing.seed, packing.shard_rows(config.clip), packing.codec, asdict(config.gates)]
-    return hashlib.sha256(storage.json_bytes([work, shards])).hexdigest()[:16]
+    return hashlib.sha256(storage.json_bytes([sorted(work), shards])).hexdigest()[:16]
 
 
 def _say_what_is_done(ledger: Ledger, videos: dict[str, Source]) -> None:

@@ -32,7 +32,7 @@ from cluster.shards import (
     to_frames,
     work_digest,
 )
-from cluster.sources import Source
+from cluster.sources import CREDITS, Source
 from vgan.config import ClipSpec, GateConfig, VideoConfig
 from vgan.errors import BadInput
 from vgan.records import Evidence
@@ -70,7 +70,7 @@ def pack(
 
     Args:
         records: commit records of every source, in order of source_id, segments ascending.
-        sources: the videos; label and split are taken from here.
+        sources: the videos; label, split, licence, author, page and tags are taken from here.
         out: url of the dataset's folder.
         config: what the clips were made with, and the gates.
         packing: order, size and codec of the shards.
@@ -132,7 +132,8 @@ def _check_pixels_are_there(clips: pa.Table, out: str) -> None:
 
 def candidates(records: list[dict[str, Any]], sources: Sequence[Source], config: VideoConfig) -> pa.Table:
     """Every committed clip: its row without the frames, and where those lie (data, row, crc32)."""
-    columns = [field for field in clip_schema(config.clip) if field.name != "frames"]
+    credited = any(any(s.credits.values()) for s in sources)
+    columns = [field for field in clip_schema(config.clip, credited=credited) if field.name != "frames"]
     places = [("data", pa.string()), ("row", pa.int64()), ("crc32", pa.int64())]
     schema = pa.schema([*columns, *(pa.field(name, kind, nullable=False) for name, kind in places)])
     by_id = {s.source_id: s for s in sources}
@@ -142,7 +143,8 @@ def candidates(records: list[dict[str, Any]], sources: Sequence[Source], config:
             continue
         columns_of = record["clips"]
         num, source = len(columns_of["clip_id"]), by_id[record["source"]["source_id"]]
-        told = {"label": [source.label] * num, "split": [source.split] * num}
+        told: dict[str, list[Any]] = {"label": [source.label] * num, "split": [source.split] * num}
+        told |= {name: [value] * num for name, value in source.credits.items() if credited}
         places_of = {"data": [record["data"]] * num, "row": list(range(num))}
         tables.append(pa.Table.from_pydict(columns_of | told | places_of, schema))
     return pa.concat_tables(tables)
@@ -197,7 +199,7 @@ def write_shard(clips: pa.Table, out: str, path: str, config: VideoConfig, codec
     frames = pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), clips.num_rows, [None, pa.py_buffer(pixels)])
     if codec == "jpeg":
         frames = pa.array([write_strip(clip) for clip in to_frames(frames, config.clip)], pa.binary())
-    schema = clip_schema(config.clip, codec)
+    schema = clip_schema(config.clip, codec, credited=CREDITS[0] in clips.column_names)
     table = clips.select([name for name in schema.names if name != "frames"]).combine_chunks()
     table = table.append_column(schema.field("frames"), frames).select(schema.names)
     data = table_bytes(table.replace_schema_metadata(schema.metadata))

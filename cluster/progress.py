@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import ray.data
 from tqdm import tqdm
 
 from cluster.units import Unit
@@ -23,6 +22,8 @@ def progress_bar(total: float, unit: str, desc: str) -> Any:
 
 def quiet_ray_data() -> None:
     """Leave progress to our own bar: it counts videos where Ray's counts blocks."""
+    import ray.data  # not by jobs that only list and plan: it takes seconds
+
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # says that its bars are off
     context = ray.data.DataContext.get_current()

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster import storage
+from cluster.sources import CREDITS
 from vgan.config import ClipSpec, VideoConfig
 from vgan.errors import BadInput
 from vgan.records import SCHEMA_VERSION, VIDEO_REVISION, Clip, Evidence
@@ -38,8 +39,15 @@ REJECTS_SCHEMA = pa.schema(
 )
 
 
-def clip_schema(spec: ClipSpec, codec: str = "raw") -> pa.Schema:
-    """Columns of a shard; the footer says how to read `frames`."""
+def clip_schema(spec: ClipSpec, codec: str = "raw", *, credited: bool = False) -> pa.Schema:
+    """Columns of a shard; the footer says how to read `frames`.
+
+    Args:
+        spec: shape of a clip.
+        codec: one of CODECS.
+        credited: with the columns of `sources.CREDITS`. Datasets whose sources tell none are as they were before there
+            were any, byte for byte.
+    """
     kinds = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "str": pa.string()}
     footer = {
         "schema_version": str(SCHEMA_VERSION),
@@ -58,6 +66,7 @@ def clip_schema(spec: ClipSpec, codec: str = "raw") -> pa.Schema:
             pa.field("label", pa.string()),
             pa.field("split", pa.string()),
             pa.field("decoder", pa.string(), nullable=False),
+            *(pa.field(name, pa.string()) for name in CREDITS if credited),
             *(pa.field(f.name, kinds[str(f.type)], nullable=False) for f in fields(Evidence)),
             pa.field("frames", pa.binary(frame_bytes(spec)) if codec == "raw" else pa.binary(), nullable=False),
         ],

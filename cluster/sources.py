@@ -30,8 +30,15 @@ SCHEMA = pa.schema(
         pa.field("duration_s", pa.float64()),  # where it is known, progress is told in hours from the start
         pa.field("label", pa.string()),
         pa.field("split", pa.string()),  # train or test
+        # Whose it is and what may be done with it, where the origin tells; goes with every clip (shards.clip_schema).
+        pa.field("license", pa.string()),  # its name, as the origin has it
+        pa.field("license_url", pa.string()),
+        pa.field("author", pa.string()),
+        pa.field("page", pa.string()),  # url where people see the video
+        pa.field("tags", pa.string()),  # separated by commas
     ]
 )
+CREDITS = ("license", "license_url", "author", "page", "tags")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +52,21 @@ class Source:
     duration_s: float | None = None
     label: str | None = None
     split: str | None = None
+    license: str | None = None
+    license_url: str | None = None
+    author: str | None = None
+    page: str | None = None
+    tags: str | None = None
+
+    @property
+    def credits(self) -> dict[str, str | None]:
+        """Whose it is and what may be done with it."""
+        return {name: getattr(self, name) for name in CREDITS}
+
+    @property
+    def names(self) -> set[str]:
+        """What a deletion list may call it by."""
+        return {name for name in (self.source_id, self.uri, self.page) if name}
 
 
 def list_folder(url: str, suffixes: frozenset[str] = VIDEO_SUFFIXES) -> tuple[list[Source], int]:
@@ -69,6 +91,21 @@ def list_folder(url: str, suffixes: frozenset[str] = VIDEO_SUFFIXES) -> tuple[li
     return sources, len(found) - len(sources)
 
 
+def list_glob(url: str) -> tuple[list[Source], int]:
+    """As `list_folder`, of the files whose path fits a glob on any file system. A star stands for slashes too.
+
+    Names count from the last folder before the first star. A glob that ends in .jpg or .png takes strips.
+    """
+    folder, _, _ = url.partition("*")[0].rpartition("/")
+    pattern = url[len(folder) :].lstrip("/")
+    strips = posixpath.splitext(pattern)[1].lower() in STRIP_SUFFIXES
+    found, others = list_folder(
+        folder or ("/" if url.startswith("/") else "."), STRIP_SUFFIXES if strips else VIDEO_SUFFIXES
+    )
+    sources = [s for s in found if fnmatch.fnmatchcase(s.source_id, pattern)]
+    return sources, others + len(found) - len(sources)
+
+
 def _is_utf8(name: str) -> bool:
     try:
         name.encode()
@@ -80,19 +117,15 @@ def _is_utf8(name: str) -> bool:
 def read_sources(url: str) -> list[Source]:
     """Sources named by a manifest (.parquet), a list (.txt, .csv with a `uri` column), a folder or a glob.
 
-    Relative paths in a list are meant from the list's own folder, as in the original's lists. A glob that ends
-    in .jpg or .png takes strips.
+    Relative paths in a list are meant from the list's own folder, as in the original's lists.
 
     Raises:
         BadInput: nothing there, no video in it, or a file that does not hold what its name says.
     """
     if "*" in url:
-        folder, _, pattern = url.rpartition("/")
-        strips = posixpath.splitext(pattern)[1].lower() in STRIP_SUFFIXES
-        found, _ = list_folder(folder or ".", STRIP_SUFFIXES if strips else VIDEO_SUFFIXES)
-        sources = [s for s in found if fnmatch.fnmatch(s.source_id, pattern)]
+        sources, _ = list_glob(url)
     elif url.endswith((".parquet", ".txt", ".csv")):
-        sources = _read_manifest(url)
+        sources = read_manifest_rows(url)
     else:
         sources, _ = list_folder(url)
     if not sources:
@@ -112,7 +145,12 @@ def write_sources(sources: list[Source], url: str) -> None:
     storage.write_bytes(url, buffer.getvalue())
 
 
-def _read_manifest(url: str) -> list[Source]:
+def read_manifest_rows(url: str) -> list[Source]:
+    """Every row of a manifest or list, in its order, names that occur twice included.
+
+    Raises:
+        BadInput: as `read_sources`, but for names that occur more than once.
+    """
     if not storage.exists(url):
         raise BadInput(f"no sources manifest at {url!r}: make one with `python -m jobs.acquire`")
     data = storage.read_bytes(url)

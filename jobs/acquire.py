@@ -1,33 +1,54 @@
-"""Write a sources manifest: one row a video, from a folder or the UCF101 layout."""
+"""Write a sources manifest: one row a video, whatever names the videos."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster import storage
-from cluster.sources import Source, list_folder, write_sources
+from cluster.flickr import FlickrConfig, crawl, terms
+from cluster.journal import Journal
+from cluster.licenses import allowing, without_repeats
+from cluster.sources import Source, list_folder, list_glob, read_manifest_rows, write_sources
+from cluster.yfcc import YfccConfig, list_yfcc
 from jobs import command
-from vgan.config import check_choice, option
+from vgan.config import check_choice, option, section
 from vgan.errors import BadInput
 from vgan.transfer.ucf101 import read_split
+from vgan.video.strips import read_list
 
 ABOUT = """List videos into a sources manifest, which `jobs.prepare` reads.
 
   python -m jobs.acquire folder=/videos out=out/sources.parquet
-  python -m jobs.acquire folder=s3://bucket/videos out=s3://bucket/sources.parquet
+  python -m jobs.acquire folder=s3://bucket/videos/*.mp4 out=s3://bucket/sources.parquet
+  python -m jobs.acquire urls=list.csv licenses=[by,cc0] out=out/sources.parquet
+  python -m jobs.acquire flickr.tags=[beach,golf] flickr.words=words.txt licenses=[by,cc0] out=out/flickr.parquet
+  python -m jobs.acquire yfcc.metadata=/y/yfcc100m_dataset.bz2 yfcc.hashes=/y/yfcc100m_hash.bz2 licenses=[by]
+  python -m jobs.acquire tinyvideo=/tinyvideo/golf.txt out=out/golf.parquet
   python -m jobs.acquire ucf101=/data/ucf101 split=1 out=out/ucf101.parquet
+
+Flickr needs a key in the environment variable FLICKR_API_KEY. Interrupted, run it again: it goes on.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class AcquireConfig:
-    """Exactly one origin, and where the manifest goes."""
+    """Exactly one origin, what to leave out, and where the manifest goes."""
 
-    folder: str = option("", "url of a folder; every video below it")
+    folder: str = option("", "url of a folder, every video below it; or a glob")
+    urls: str = option("", "url of a list of urls: .txt, one a line; .csv or .parquet with a column uri")
+    tinyvideo: str = option("", "url of one of the original's lists (golf.txt), whose strips were unpacked")
+    root: str = option("", "with tinyvideo: url of the folder its paths are in; empty: the list's own")
     ucf101: str = option("", "folder that holds UCF-101/ and ucfTrainTestlist/")
     split: int = option(1, "official UCF101 split, 1 to 3")
     side: str = option("", "train or test: that side of the split only")
+    flickr: FlickrConfig = section(FlickrConfig, "Flickr's search")
+    yfcc: YfccConfig = section(YfccConfig, "YFCC100M")
+    licenses: list[str] = option(
+        [], "take these licences only: codes (by, by-sa, by-2.0, cc0, pdm), names or urls; any takes all"
+    )
+    deleted: str = option("", "url of a deletion list: ids, uris or pages of videos to leave out, one a line")
     limit: int = option(0, "take the first videos only; 0 takes all")
     out: str = option("out/sources.parquet", "url of the manifest")
 
@@ -39,23 +60,69 @@ class AcquireConfig:
 
 def main(config: AcquireConfig) -> None:
     """List the videos and write the manifest."""
-    if bool(config.folder) == bool(config.ucf101):
-        raise BadInput("give exactly one of folder= and ucf101=")
-    sources = _from_folder(config) if config.folder else _from_ucf101(config)
+    origins: dict[str, tuple[object, Callable[[AcquireConfig], list[Source]]]] = {
+        "folder=": (config.folder, _from_folder),
+        "urls=": (config.urls, _from_urls),
+        "tinyvideo=": (config.tinyvideo, _from_tinyvideo),
+        "ucf101=": (config.ucf101, _from_ucf101),
+        "flickr.tags= or flickr.words=": (config.flickr.tags + config.flickr.words, _from_flickr),
+        "yfcc.metadata=": (config.yfcc.metadata, _from_yfcc),
+    }
+    given = [name for name, (value, _) in origins.items() if value]
+    if len(given) != 1:
+        raise BadInput(f"give exactly one of {', '.join(origins)}; got {' and '.join(given) or 'none'}")
+    origin, list_videos = origins[given[0]]
+    deleted = set(_lines(config.deleted)) if config.deleted else set()
+    found = list_videos(config)
+    allowed = allowing(config.licenses)
+    licensed = [s for s in found if allowed(s.license, s.license_url)]
+    _say(len(found) - len(licensed), "left out: no licence of licenses=")
+    left = [s for s in licensed if not s.names & deleted]
+    _say(len(licensed) - len(left), "left out: on the deletion list")
+    sources, repeats = without_repeats(left)
+    _say(repeats, "left out: listed before, by url or content")
     sources = sources[: config.limit or None]
     if not sources:
-        raise BadInput(f"no video found in {config.folder or config.ucf101!r}")
+        raise BadInput(
+            f"no video found in {origin!r}" if not found else f"none of {len(found)} videos in {origin!r} is left"
+        )
     out = storage.absolute(config.out)
     storage.make_folder(out.rpartition("/")[0])
     write_sources(sources, out)
     print(f"{len(sources)} videos, {sum(s.bytes or 0 for s in sources) / 1e6:.1f} MB -> {out}")
 
 
+def _say(count: int, what: str) -> None:
+    if count:
+        print(f"{count} {what}", flush=True)
+
+
+def _lines(url: str) -> list[str]:
+    url = storage.absolute(url)
+    if not storage.exists(url):
+        raise BadInput(f"no list at {url!r}")
+    return [line.strip() for line in storage.read_bytes(url).decode("utf-8-sig", errors="replace").splitlines()]
+
+
 def _from_folder(config: AcquireConfig) -> list[Source]:
-    sources, others = list_folder(storage.absolute(config.folder))
-    if others:
-        print(f"{others} files passed over: no video suffix, or a name that is not UTF-8")
+    url = storage.absolute(config.folder)
+    sources, others = list_glob(url) if "*" in url else list_folder(url)
+    _say(others, "files passed over: no video suffix, another name than the glob's, or one that is not UTF-8")
     return sources
+
+
+def _from_urls(config: AcquireConfig) -> list[Source]:
+    return read_manifest_rows(storage.absolute(config.urls))
+
+
+def _from_tinyvideo(config: AcquireConfig) -> list[Source]:
+    url = storage.absolute(config.tinyvideo)
+    root = storage.absolute(config.root) if config.root else url.rpartition("/")[0]
+    names = read_list("\n".join(_lines(url)))
+    outside = [name for name in names if name.startswith(("/", "~")) or "://" in name or ".." in name.split("/")]
+    if outside:
+        raise BadInput(f"{url!r}: {outside[0]!r} lies outside of the folder of the strips")
+    return [Source(uri=storage.join(root, name), source_id=name) for name in names]
 
 
 def _from_ucf101(config: AcquireConfig) -> list[Source]:
@@ -73,6 +140,37 @@ def _from_ucf101(config: AcquireConfig) -> list[Source]:
         for v in split.videos
         if config.side in ("", v.side)
     ]
+
+
+def _from_flickr(config: AcquireConfig) -> list[Source]:
+    _need_licenses(config)
+    out = storage.absolute(config.out)
+    search = replace(config.flickr, tags=terms(config.flickr.tags, _lines), words=terms(config.flickr.words, _lines))
+    journal = Journal(f"{out}.journal")
+    _say(journal.resumed, f"answers of an earlier run are in {journal.url}")
+    found = crawl(search, config.licenses, journal, config.limit)
+    for reason, count in found.left_out.items():
+        _say(count, f"left out: {reason}")
+    return found.sources
+
+
+def _from_yfcc(config: AcquireConfig) -> list[Source]:
+    _need_licenses(config)
+    places = replace(
+        config.yfcc,
+        metadata=storage.absolute(config.yfcc.metadata),
+        hashes=storage.absolute(config.yfcc.hashes) if config.yfcc.hashes else "",
+    )
+    sources, left_out = list_yfcc(places, allowing(config.licenses), config.limit)
+    for reason, count in left_out.items():
+        _say(count, f"left out: {reason}")
+    return sources
+
+
+def _need_licenses(config: AcquireConfig) -> None:
+    """What may be done with a clip is the user's to say: some licences forbid changed copies, some any at all."""
+    if not config.licenses:
+        raise BadInput("licenses= is required: e.g. licenses=[by,by-sa,cc0,pdm], or licenses=any for all there are")
 
 
 if __name__ == "__main__":

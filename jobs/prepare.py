@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 
 from cluster import storage
+from cluster.dataset_card import write_card
+from cluster.deletion import delete
 from cluster.export import write_strips
 from cluster.ingest import already_prepared, prepare, videos_by_name
 from cluster.inspection import funnel_text, quarantine, requeue, status, status_text, verify
@@ -12,7 +14,7 @@ from cluster.inspector import inspection
 from cluster.pack import Packing
 from cluster.runs import flatten, public_settings
 from cluster.session import ray_session
-from cluster.shards import CODECS, Manifest
+from cluster.shards import CODECS, MANIFEST, Manifest
 from cluster.sources import read_sources
 from cluster.tracking import Tracker, TrackingConfig
 from jobs import command
@@ -48,10 +50,12 @@ What stands in a folder, finished or not:
   python -m jobs.prepare action=verify out=out/clips                     read every shard, compare with the manifest
   python -m jobs.prepare action=inspect out=out/clips                    write inspector.html: clips before and after
   python -m jobs.prepare action=strips out=out/clips strips=out/strips   the clips as the original's JPEG strips
+  python -m jobs.prepare action=card out=out/clips                       write card.md, card.json and card.png
+  python -m jobs.prepare action=delete names=gone.txt out=out/clips      leave these videos out from now on
   python -m jobs.prepare action=quarantine out=out/clips                 videos that killed their decoder
   python -m jobs.prepare action=retry reason=timeout sources=... out=... do these again, then finish the dataset
 """
-ACTIONS = ("run", "status", "verify", "inspect", "strips", "quarantine", "retry")
+ACTIONS = ("run", "status", "verify", "inspect", "strips", "card", "delete", "quarantine", "retry")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +67,7 @@ class PrepareConfig:
     out: str = option("out/clips", "url of the dataset's folder")
     num: int = option(8, "with action=inspect: clips in each group of the page")
     strips: str = option("", "with action=strips: url of the folder they go to")
+    names: str = option("", "with action=delete: a source id, uri or page, or the url of a .txt list, one a line")
     reason: str = option("", "with action=retry: do the videos rejected for this reason again")
     max_reject_fraction: float = option(1.0, "fail if a larger share of the videos is rejected, 0..1")
     shard_mb: int = option(400, "size of a shard's raw pixels, MB")
@@ -110,6 +115,11 @@ def main(config: PrepareConfig) -> None:
         with ray_session(config.address):
             num = write_strips(out, storage.absolute(config.strips))
         print(f"{num} strips and their list.txt -> {config.strips}")
+    elif config.action == "card":
+        for place in write_card(out):
+            print(place)
+    elif config.action == "delete":
+        mark_deleted(config, out)
     elif config.action == "quarantine":
         show_quarantine(out)
     else:
@@ -148,6 +158,21 @@ def show_status(config: PrepareConfig, out: str) -> None:
     if config.sources:
         videos = videos_by_name(read_sources(storage.absolute(config.sources)), config.video())
     print(status_text(status(out, videos), out))
+
+
+def mark_deleted(config: PrepareConfig, out: str) -> None:
+    """Put videos on the dataset's deletion list."""
+    command.require(config, "names")
+    names = [config.names]
+    if config.names.endswith(".txt"):
+        url = storage.absolute(config.names)
+        if not storage.exists(url):
+            raise BadInput(f"no list at {url!r}")
+        names = storage.read_bytes(url).decode("utf-8-sig", errors="replace").splitlines()
+    if not storage.exists(storage.join(out, "work")) and not storage.exists(storage.join(out, MANIFEST)):
+        raise BadInput(f"nothing was prepared at {out!r}")
+    clips = delete(out, names)
+    print(f"{clips} clips are left out from the next epoch on; prepare with replace=true removes them for good")
 
 
 def check(config: PrepareConfig, out: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import time
 import urllib.request
@@ -14,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
+from cluster.dataset_card import write_card
+from cluster.deletion import delete, deleted_rows
 from cluster.ingest import commit_unit, prepare, videos_by_name
 from cluster.pack import Packing
 from cluster.shards import Manifest, read_clips, read_manifest, to_frames
@@ -225,6 +228,53 @@ def test_prepare_with_other_gates_packs_anew_without_decoding(copy: Path, source
     again = run(sources, copy, replace_old=True)
     assert again.digest == whole.digest
     assert set(kept) < set(read_clips(str(copy), again, ["clip_id"])["clip_id"].to_pylist())
+
+
+def test_prepare_after_a_deletion_leaves_the_video_nowhere_and_accounts_for_it(
+    sources: list[Source], copy: Path
+) -> None:
+    before = read_manifest(str(copy))
+    assert delete(str(copy), [GOOD[0]]) == 11
+    with pytest.raises(BadInput, match="deletion list"):
+        run(sources, copy)
+    (name,) = videos_by_name([s for s in sources if s.source_id == GOOD[0]], VIDEO)
+    assert any(name in path for path in decoded(copy))
+    manifest = run(sources, copy, replace_old=True)
+    assert (manifest.counts["clips"], manifest.counts["accepted"], manifest.counts["sources"]) == (11, 1, 5)
+    assert manifest.counts["rejected_by_reason"]["deleted"] == 1
+    assert read_clips(str(copy), manifest, ["source_id"])["source_id"].unique().to_pylist() == [GOOD[1]]
+    assert not any(name in path for path in decoded(copy))
+    assert manifest.digest != before.digest
+    assert run(sources, copy).digest == manifest.digest  # it is known to be done
+    assert len(deleted_rows(str(copy), manifest)) == 0
+
+
+def test_prepare_takes_credits_to_every_clip_and_onto_the_card(sources: list[Source], copy: Path) -> None:
+    told = [
+        replace(s, license="Attribution License", author="A|nn", page=f"https://p/{s.source_id}") for s in sources[:2]
+    ]
+    plain = read_manifest(str(copy))
+    with pytest.raises(BadInput, match="replace=true"):
+        run([*told, *sources[2:]], copy)
+    manifest = run([*told, *sources[2:]], copy, replace_old=True)
+    assert manifest.counts == plain.counts
+    credited = [s for s in told if s.source_id in GOOD]
+    rows = read_clips(str(copy), manifest, ["source_id", "license", "author", "page", "tags"]).to_pylist()
+    for source in credited:
+        mine = [row for row in rows if row["source_id"] == source.source_id]
+        assert len(mine) == 11
+        assert all(
+            (r["license"], r["author"], r["page"], r["tags"]) == (source.license, "A|nn", source.page, None)
+            for r in mine
+        )
+    places = write_card(str(copy))
+    assert [Path(p).name for p in places] == ["card.json", "card.md", "card.png"]
+    found = json.loads((copy / "card.json").read_text())
+    assert found["licenses"]["Attribution License"]["clips"] == 11 * len(credited)
+    assert found["licenses"].get("not told", {"clips": 0})["clips"] == 22 - 11 * len(credited)
+    assert sum(found["distributions"]["motion, 0..255"]["counts"]) == 22
+    assert f"# Dataset {manifest.digest[:16]}" in (copy / "card.md").read_text()
+    assert (copy / "card.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_prepare_in_segments_takes_every_segment_and_splits_the_cap(sources: list[Source], tmp_path: Path) -> None:

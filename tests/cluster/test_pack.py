@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from cluster.pack import candidates, count, judge
-from cluster.sources import Source
+from cluster.sources import CREDITS, Source
 from vgan.config import ClipSpec, GateConfig, VideoConfig
 from vgan.records import Evidence
 
@@ -81,3 +81,12 @@ def test_count_every_source_is_accepted_or_rejected_for_its_most_frequent_reason
     assert counts["segments_rejected_by_reason"] == {"decode": {"corrupt": 1}, "shots": {"too_short": 2}}
     assert counts["windows"] == 1
     assert counts["source_hours"] == 0.002
+
+
+def test_candidates_carry_credits_only_where_a_source_has_some() -> None:
+    records = [record("a", [good(FAR_APART[0])]), record("b", [good(FAR_APART[1])])]
+    plain = [Source(uri="/v/a", source_id="a"), Source(uri="/v/b", source_id="b")]
+    assert not set(CREDITS) & set(candidates(records, plain, VIDEO).column_names)
+    told = replace(plain[0], license="Attribution License", author="Ann", page="https://p/a", tags="sea")
+    clips = candidates(records, [told, plain[1]], VIDEO)
+    assert clips.select(CREDITS).to_pylist() == [told.credits, plain[1].credits]

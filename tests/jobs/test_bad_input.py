@@ -17,10 +17,11 @@ from cluster.checkpoints import write_state
 from cluster.evaluation import EvaluateConfig
 from cluster.shards import Manifest, write_manifest
 from cluster.training import TrainConfig
-from jobs import acquire, command, evaluate, finetune, generate, prepare, train
+from jobs import acquire, command, evaluate, finetune, generate, plan, prepare, train
 from jobs.acquire import AcquireConfig
 from jobs.finetune import FinetuneJobConfig
 from jobs.generate import GenerateConfig
+from jobs.plan import PlanConfig
 from jobs.prepare import PrepareConfig
 from vgan.config import ClipSpec, ModelConfig
 from vgan.drawn import draw_action_set
@@ -35,6 +36,7 @@ KINDS = {
     generate: GenerateConfig,
     finetune: FinetuneJobConfig,
     evaluate: EvaluateConfig,
+    plan: PlanConfig,
 }
 MODEL = ModelConfig(base=2, z_size=5, num_frames=16, size=32)
 Refused = Callable[..., str]
@@ -101,7 +103,9 @@ def test_job_on_a_folder_that_is_missing_or_empty(refused: Refused, job: Any, ke
 
 
 def test_acquire_takes_exactly_one_origin(refused: Refused, tmp_path: Path) -> None:
-    assert "exactly one of folder= and ucf101=" in refused(acquire, f"folder={tmp_path}", f"ucf101={tmp_path}")
+    error = refused(acquire, f"folder={tmp_path}", f"ucf101={tmp_path}")
+    assert "give exactly one of folder=, urls=, tinyvideo=, ucf101=" in error
+    assert "got folder= and ucf101=" in error
 
 
 @pytest.mark.parametrize("job", [acquire, finetune], ids=["acquire", "finetune"])
@@ -131,6 +135,30 @@ def test_prepare_from_a_manifest_that_is_missing_or_broken(refused: Refused, tmp
 def test_prepare_from_a_list_with_an_unknown_protocol_names_the_video(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("/v/a.mp4\nnosuch://bucket/b.mp4\n")
     assert "nosuch://bucket/b.mp4" in refused(prepare, f"sources={tmp_path}/list.txt")
+
+
+def test_prepare_delete_needs_names_and_something_to_delete_from(refused: Refused, tmp_path: Path) -> None:
+    assert "names= is required" in refused(prepare, "action=delete")
+    assert "nothing was prepared at" in refused(prepare, "action=delete", "names=a.mp4")
+    assert f"no list at '{tmp_path}/none.txt'" in refused(prepare, "action=delete", f"names={tmp_path}/none.txt")
+    assert "no dataset at" in refused(prepare, "action=card")
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ((), "give exactly one of hours= and sources="),
+        (("hours=1", "sources=/x"), "give exactly one of hours= and sources="),
+        (("hours=-1",), "got -1.0"),
+        (("hours=1", "rates=/none.json"), "no rates at '/none.json'"),
+        (("hours=1", "steps=5", "gpu.gpus=0"), "needs gpu.gpus="),
+        (("hours=1", "cpu.cores=0"), "'cores': 0"),
+        (("hours=1", "measured=/none"), "nothing was prepared at '/none'"),
+        (("sources=/none.parquet",), "no sources manifest at '/none.parquet'"),
+    ],
+)
+def test_plan_of_what_cannot_be_planned_names_it(refused: Refused, words: tuple[str, ...], named: str) -> None:
+    assert named in refused(plan, *words)
 
 
 def test_train_without_a_dataset_says_how_to_make_one(refused: Refused, tmp_path: Path) -> None:

@@ -296,7 +296,7 @@ def test_every_job_says_what_it_needs(
     monkeypatch.chdir(tmp_path)
     assert command.run(job.main, kind, job.ABOUT, []) == 2
     error = capsys.readouterr().err
-    assert "= is required" in error or "give exactly one of folder= and ucf101=" in error
+    assert "= is required" in error or "give exactly one of folder=, urls=" in error
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,121 @@
+"""Work out what a corpus and a training on it will cost, before any of it begins."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+from cluster import storage
+from cluster.planner import (
+    Checked,
+    CorpusConfig,
+    NodeConfig,
+    Plan,
+    PriceConfig,
+    Rates,
+    check,
+    listed,
+    plan,
+    plan_text,
+    read_rates,
+    wanted,
+)
+from cluster.runs import public_settings
+from cluster.shards import CODECS
+from jobs import command
+from vgan.config import check_choice, option, section
+from vgan.errors import BadInput
+from vgan.viz.plan import plan_picture
+
+ABOUT = """Plan a corpus: videos, hours, bytes, core-hours, GPU-hours, time, storage, requests, money, and what limits.
+
+  python -m jobs.plan hours=5000 cpu.count=4 cpu.cores=32 out=out/plan
+  python -m jobs.plan sources=out/sources.parquet cpu.price=1.2 gpu.price=20 steps=100000 prices.gb_month=0.023
+  python -m jobs.plan hours=5000 rates=rates.json corpus.origin=flickr
+  python -m jobs.plan hours=5000 measured=out/clips      prepare's cost and yield as your own dataset took them
+
+hours= counts hours of finished clips. Rates are the README's unless rates= names a JSON of yours. Prices are 0 until
+you give them. Writes plan.json and plan.png.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    """What to plan: hours= or sources=, on which nodes, at which prices."""
+
+    hours: float = option(0.0, "hours of finished clips that are wanted")
+    sources: str = option("", "or: a sources manifest, list, folder or glob")
+    rates: str = option("", "url of a JSON of measured rates with date and machine; empty: the README's")
+    measured: str = option("", "url of a dataset whose commit records tell prepare's cost and yield")
+    steps: int = option(0, "steps of training; 0 plans none")
+    batch_size: int = option(64, "clips of a step, all workers together")
+    codec: str = option("raw", "of the shards: raw or jpeg")
+    out: str = option("out/plan", "url of the folder for plan.json and plan.png")
+    corpus: CorpusConfig = section(CorpusConfig, "what videos are like, where no manifest tells")
+    cpu: NodeConfig = section(NodeConfig, "nodes that prepare")
+    gpu: NodeConfig = section(lambda: NodeConfig(gpus=1), "nodes that train")
+    prices: PriceConfig = section(PriceConfig, "of the store")
+
+    def __post_init__(self) -> None:
+        check_choice("codec", self.codec, CODECS)
+        if self.hours < 0 or self.steps < 0 or self.batch_size < 1:
+            got = f"got {self.hours}, {self.steps} and {self.batch_size}"
+            raise ValueError(f"hours and steps must be at least 0, batch_size at least 1, {got}")
+
+
+def main(config: PlanConfig) -> None:
+    """Plan, print the table, write JSON and picture."""
+    if bool(config.hours) == bool(config.sources):
+        raise BadInput("give exactly one of hours= and sources=")
+    rates = read_rates(storage.absolute(config.rates)) if config.rates else Rates()
+    checked = check(storage.absolute(config.measured), rates) if config.measured else None
+    if checked:
+        rates = replace(rates, clip_yield=checked.clip_yield or rates.clip_yield)
+    corpus = (
+        listed(storage.absolute(config.sources), config.corpus)
+        if config.sources
+        else wanted(config.hours, config.corpus, rates)
+    )
+    found = plan(
+        corpus,
+        config.corpus,
+        rates,
+        config.cpu,
+        config.gpu,
+        config.prices,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        codec=config.codec,
+        prepare_s=checked.prepare_s if checked else 0.0,
+    )
+    print(plan_text(found))
+    if checked:
+        print(_check_text(checked, config.measured))
+    write(found, checked, config)
+
+
+def _check_text(checked: Checked, url: str) -> str:
+    return (
+        f"{url}: {checked.source_hours:.3f} h took {checked.core_s:,.0f} core-seconds, the rates say "
+        f"{checked.planned_s:,.0f} ({checked.error:+.0%}); yield before the gates {checked.clip_yield:.0%}"
+    )
+
+
+def write(found: Plan, checked: Checked | None, config: PlanConfig) -> None:
+    """Write plan.json and plan.png."""
+    out = storage.absolute(config.out)
+    storage.make_folder(out)
+    value = asdict(replace(found, settings=public_settings(config)))
+    storage.write_json(storage.join(out, "plan.json"), value | {"checked": checked and asdict(checked)})
+    panels = {
+        "core-hours": {stage.name: stage.core_hours for stage in found.stages if stage.core_hours},
+        "wall hours": {stage.name: stage.wall_hours for stage in found.stages},
+        "GB": found.storage_gb,
+        found.currency: found.money,
+    }
+    title = f"{found.clip_hours:,.0f} h of clips of {found.corpus.videos:,} videos; limited by {found.limits}"
+    storage.write_bytes(storage.join(out, "plan.png"), plan_picture(panels, title))
+    print(f"-> {out}/plan.json, {out}/plan.png")
+
+
+if __name__ == "__main__":
+    raise SystemExit(command.run(main, PlanConfig, ABOUT))
