@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from scipy.stats import t as student
 
 from vgan.study.trials import GOLD, PAIR, REAL, Study
 
@@ -88,12 +89,10 @@ def preference_table(votes: Votes, study: Study, *, seed: int = 0) -> list[Cell]
         cell_of[number] = pair * len(categories) + categories.index(trial.category)
     votes = votes.where(cell_of[votes.trial] >= 0)
     raters, rater = np.unique(votes.rater, return_inverse=True)
-    shape = (len(raters), len(pairs) * len(categories))
-    place = (rater, cell_of[votes.trial])
-    seen, chosen = np.zeros(shape), np.zeros(shape)
+    place = (rater, *np.divmod(cell_of[votes.trial], len(categories)))
+    seen, chosen = np.zeros((2, len(raters), len(pairs), len(categories)))
     np.add.at(seen, place, 1)
     np.add.at(chosen, place, votes.chose_first(study))
-    seen, chosen = (a.reshape(len(raters), len(pairs), len(categories)) for a in (seen, chosen))
     weights = _weights(len(raters), seed)
     return [cell for k, pair in enumerate(pairs) for cell in _row(pair, categories, seen[:, k], chosen[:, k], weights)]
 
@@ -149,10 +148,8 @@ def _widened(means: np.ndarray, raters: int) -> tuple[float, float]:
     """The middle 95 % of resampled means, its tails moved out for few raters; (1, 0) where one rater tells nothing."""
     if raters < 2 or not len(means):
         return 1.0, 0.0
-    from scipy.stats import t  # scikit-learn's; half a second that a server need not wait for
-
     tail = (1 - LEVEL / 100) / 2
-    wide = NormalDist().cdf(math.sqrt(raters / (raters - 1)) * float(t.ppf(tail, raters - 1)))
+    wide = NormalDist().cdf(math.sqrt(raters / (raters - 1)) * float(student.ppf(tail, raters - 1)))
     low, high = np.quantile(means, [wide, 1 - wide])
     return float(low), float(high)
 
