@@ -69,15 +69,26 @@ class VoteStore:
         self._insert = _INSERT[self.engine.dialect.name]
         if self.engine.dialect.name == "sqlite":
             sa.event.listen(self.engine, "connect", _make_durable)
-            file = self.engine.url.database
-            if file and not Path(file).exists():
-                Path(file).parent.mkdir(parents=True, exist_ok=True)
-                Path(file).touch(mode=0o600)  # it holds the key that tokens are signed with
         try:
-            _tables.create_all(self.engine)
+            if self.engine.dialect.name == "sqlite":
+                _make_private(self.engine.url.database)
+            self._make_tables()
             self.secret = self._find_secret()
-        except SQLAlchemyError as fault:
+        except (SQLAlchemyError, OSError) as fault:
             raise BadInput(f"cannot use db={storage.redact(url)!r}: {str(fault).splitlines()[0]}") from fault
+
+    def _make_tables(self) -> None:
+        """Make what is missing. PostgreSQL fails where another process makes the same at that moment: then once more."""
+        for last in (False, True):
+            try:
+                with self.engine.begin() as connection:
+                    for table in _tables.sorted_tables:
+                        connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+            except SQLAlchemyError:
+                if last:
+                    raise
+            else:
+                return
 
     def _find_secret(self) -> bytes:
         """The key that rater tokens are signed with, made once."""
@@ -134,6 +145,13 @@ class VoteStore:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def _make_private(file: str | None) -> None:
+    """Make a new database file for its owner alone: it holds the key that tokens are signed with."""
+    if file and file != ":memory:" and not Path(file).exists():
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).touch(mode=0o600)
 
 
 def _make_durable(connection: Any, _record: Any) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from cluster import rating_server, storage, study_report
+from cluster import rating_server, storage
 from cluster.runs import check_name
 from cluster.study import StoredStudy, list_clips, read_study, write_study
-from cluster.tracking import Tracker, TrackingConfig
+from cluster.tracking_config import TrackingConfig
 from cluster.turk import hits_csv, read_results
 from cluster.votes import VoteStore
 from jobs import command
@@ -21,7 +21,8 @@ from vgan.viz.study import preference_text, render_hit, render_study_report
 ABOUT = """Two videos side by side, "Which video is more realistic?", the paper's Table 1. Make a study of folders of
 generated clips and real ones, each with a folder per category, and hand out a link to each rater:
 
-  python -m jobs.study action=make methods={two_stream:out/two,one_stream:out/one} real=out/real categories=[golf,beach]
+  python -m jobs.study action=make real=out/real categories=[golf,beach] \
+      "methods={two_stream: out/two, one_stream: out/one}"
   python -m jobs.study action=links raters=50 address=https://study.example.org
   python -m jobs.study action=serve port=8000
   python -m jobs.study action=report
@@ -146,6 +147,9 @@ def serve(config: StudyConfig) -> None:
 
 def report(config: StudyConfig) -> None:
     """Print the table, write report.html, and put both into MLflow."""
+    from cluster import study_report  # with MLflow and torch, which a server has no use for
+    from cluster.tracking import Tracker
+
     stored, store = _open(config)
     votes = store.all()
     if not len(votes):
