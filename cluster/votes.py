@@ -78,7 +78,7 @@ class VoteStore:
             raise BadInput(f"cannot use db={storage.redact(url)!r}: {str(fault).splitlines()[0]}") from fault
 
     def _make_tables(self) -> None:
-        """Make what is missing. PostgreSQL fails where another process makes the same at that moment: then once more."""
+        """Make what is missing. PostgreSQL fails where another process does so at that moment: then once more."""
         for last in (False, True):
             try:
                 with self.engine.begin() as connection:

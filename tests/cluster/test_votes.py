@@ -9,8 +9,10 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,20 +31,26 @@ for n in range(100000):
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of its own, where the programs and the driver are installed."""
+def postgres() -> Iterator[str]:
+    """A server of its own, where the programs and the driver are installed. It refuses root, who starts it as nobody."""
     pytest.importorskip("psycopg", reason="no PostgreSQL driver: pip install 'scene-dynamics[postgres]'")
-    if not shutil.which("initdb") or os.geteuid() == 0:
-        pytest.skip("no PostgreSQL programs, or root, whom they refuse")
-    folder = tmp_path_factory.mktemp("postgres")
+    if not shutil.which("initdb"):
+        pytest.skip("no PostgreSQL programs")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    subprocess.run(["initdb", "-D", folder, "-U", "study", "-A", "trust"], check=True, capture_output=True)
-    server = ["pg_ctl", "-D", str(folder), "-w", "-l", str(folder / "log"), "-o", f"-p {port} -k {folder}"]
-    subprocess.run([*server, "start"], check=True, capture_output=True)
-    yield f"postgresql+psycopg://study@127.0.0.1:{port}/postgres"
-    subprocess.run([*server, "-m", "immediate", "stop"], check=True, capture_output=True)
+    with tempfile.TemporaryDirectory(prefix="postgres-") as scratch:
+        if os.geteuid() == 0:
+            shutil.chown(scratch, "nobody")
+        run = partial(subprocess.run, check=True, cwd=scratch, user="nobody" if os.geteuid() == 0 else None)
+        data = f"{scratch}/data"
+        run(["initdb", "-D", data, "-U", "study", "-A", "trust"], stdout=subprocess.DEVNULL)
+        server = ["pg_ctl", "-D", data, "-w", "-l", f"{scratch}/log", "-o", f"-p {port} -k {scratch}"]
+        run([*server, "start"], stdout=subprocess.DEVNULL)
+        try:
+            yield f"postgresql+psycopg://study@127.0.0.1:{port}/postgres"
+        finally:
+            run([*server, "-m", "fast", "stop"], stdout=subprocess.DEVNULL)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -55,7 +63,7 @@ def votes_of(rater: str, num: int = 20) -> list[Vote]:
 
 
 def test_vote_sent_again_counts_once_and_another_choice_is_refused(url: str) -> None:
-    store = VoteStore(url, f"again-{url}"[:60])
+    store = VoteStore(url, "again")
     assert store.put(votes_of("a")) == [True] * 20
     assert store.put(votes_of("a")) == [True] * 20
     assert store.put([Vote(rater="a", trial=3, left=False)]) == [False]
