@@ -32,7 +32,7 @@ for n in range(100000):
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
-    """A server of its own, where the programs and the driver are installed. It refuses root, who starts it as nobody."""
+    """A server of its own, where the programs and the driver are installed. Root starts it as nobody."""
     pytest.importorskip("psycopg", reason="no PostgreSQL driver: pip install 'scene-dynamics[postgres]'")
     if not shutil.which("initdb"):
         pytest.skip("no PostgreSQL programs")
