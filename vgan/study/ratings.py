@@ -79,7 +79,8 @@ def preference_table(votes: Votes, study: Study, *, seed: int = 0) -> list[Cell]
     Intervals are 95 %, by a bootstrap over raters (https://doi.org/10.1214/aos/1176344552): whole raters are drawn with
     replacement, as one's votes are not independent. They hold for other raters and the same clips. Percentiles are
     widened by Student's t and sqrt(n / (n - 1)) for few raters (https://arxiv.org/abs/1411.5279, section 3.4), and no
-    interval is narrower than Wilson's for independent votes: one that all raters agree on is not certain.
+    interval is narrower than Wilson's for as many independent votes as these are worth: a cell that all raters agree on
+    is not certain, and percentiles alone miss a true 3 % of unlike raters too often.
     """
     pairs, categories = study.pairs, study.categories
     cell_of = np.full(len(study.trials), -1)
@@ -129,9 +130,9 @@ def _cell(
     means = means[~np.isnan(means)]  # a draw without any rater of a category says nothing
     effective = there.sum() ** 2 / (1 / num[there]).sum()  # of a mean of shares, each with votes of its own
     low, high = _widened(means, raters)
-    wilson_low, wilson_high = wilson(share, effective)
     independent = max(share * (1 - share), 0.25 / effective) / effective
     design = float(means.var() / independent) if len(means) else math.nan
+    wilson_low, wilson_high = wilson(share, effective / max(1.0, design))
     return Cell(
         pair=pair,
         category=category,

@@ -98,7 +98,8 @@ def make_study(clips: Mapping[str, Mapping[str, Sequence[str]]], plan: Plan) -> 
     for kind, num in ((GOLD, 2 * plan.gold_per_rater), (PRACTICE, PRACTICE_TRIALS)):
         for number in range(num):
             category = study.categories[number % len(study.categories)]
-            trials += _cell(clips, kind, category, (REAL, SCRAMBLED), 1, rng)
+            made = _cell(clips, kind, category, (REAL, SCRAMBLED), 1, rng)
+            trials += [replace(trial, left=number % 2) for trial in made]  # as often left as right
     return replace(study, trials=tuple(trials[i] for i in rng.permutation(len(trials))))
 
 
@@ -119,7 +120,7 @@ def _cell(
         rounds = -(-num // len(sources))
         order = np.concatenate([rng.permutation(len(sources)) for _ in range(rounds)])[:num]
         columns.append([Clip(method=method, source=sources[i], index=int(i)) for i in order])
-    sides = rng.permutation(np.arange(num) % 2) if num > 1 else rng.integers(0, 2, 1)
+    sides = rng.permutation(np.arange(num) % 2)
     for first, second, left in zip(*columns, sides, strict=True):
         yield Trial(kind=kind, category=category, first=first, second=second, left=int(left))
 

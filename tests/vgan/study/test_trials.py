@@ -19,6 +19,8 @@ def test_trials_show_each_method_left_in_half_of_every_cell() -> None:
         cells.setdefault((trial.first.method, trial.second.method, trial.category), []).append(trial.left)
     assert len(cells) == len(study.pairs) * 3 == 15
     assert all(len(sides) == 20 and sum(sides) == 10 for sides in cells.values())
+    for kind in (GOLD, PRACTICE):
+        assert np.mean([study.trials[n].left for n in study.numbers(kind)]) == 0.5
 
 
 def test_trials_repeat_no_clip_of_a_cell_before_all_were_shown() -> None:
