@@ -5,7 +5,7 @@ OUT    ?= out/demo
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo figure4 test check bench bench-prepare bench-train bench-distributed bench-ablation bench-transfer lock clean
+.PHONY: help demo figure4 test check bench bench-prepare bench-train bench-distributed bench-ablation bench-transfer bench-study lock clean
 
 help:   ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -59,6 +59,9 @@ bench-distributed: $(READY)  ## training on workers against a bare loop, the fee
 
 bench-transfer: $(READY)  ## a child of a sweep against a bare loop
 	$(BIN)/python tests/benchmarks/transfer.py
+
+bench-study: $(READY)  ## 200 raters, 20,000 votes and a server killed among them; three minutes
+	$(BIN)/python -m pytest -q -s -m slow tests/cluster/test_study_load.py
 
 bench-ablation: $(READY) $(I3D)  ## the preset `stable` without each of its ingredients, and with what was left out
 	SCENE_I3D=$(I3D) $(BIN)/python tests/benchmarks/learning.py ablation

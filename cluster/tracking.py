@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,7 @@ from mlflow.utils.time import get_current_time_millis
 from sqlalchemy.exc import SQLAlchemyError
 
 from cluster import storage
-from vgan.config import option
+from cluster.tracking_config import TrackingConfig as TrackingConfig
 from vgan.errors import BadInput
 
 if TYPE_CHECKING:
@@ -45,14 +44,6 @@ MAX_ENTRIES = 500  # kept while a server is away
 MAX_POINTS = 500  # of metrics in an entry: 8,000 lines of 30 metrics in all, 80 MB; a server takes 1,000 at once
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrackingConfig:
-    """Where metrics go."""
-
-    uri: str = option("", "MLflow server or database; empty: MLFLOW_TRACKING_URI, else mlflow.db in this folder")
-    experiment: str = option("", "MLflow experiment; empty: the job's own")
 
 
 class Tracker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import av
 import numpy as np
 from PIL import Image
 
+FREE_BOX = struct.Struct(">I4s")  # its length and name (ISO/IEC 14496-12, 8.1.2)
 MAX_RATE_DENOMINATOR = 1001  # exact for whole rates and for NTSC's n * 1000 / 1001
 
 
@@ -17,6 +19,18 @@ def write_mp4(frames: np.ndarray, path: str | Path, fps: float) -> None:
     """Write `frames` (T, H, W, 3) uint8 RGB as H.264 4:2:0, which browsers play; odd sides repeat a line."""
     options = {"crf": "18", "preset": "medium"}
     _write(frames, path, fps, "mp4", "libx264", options, {"movflags": "+faststart"})
+
+
+def padded_mp4(data: bytes, size: int) -> bytes:
+    """An MP4 file made `size` bytes long by a box that players skip, so that its length tells nothing.
+
+    Raises:
+        ValueError: it is longer, or too little shorter for a box's own 8 bytes.
+    """
+    missing = size - len(data)
+    if missing and missing < FREE_BOX.size:
+        raise ValueError(f"a file of {len(data)} bytes cannot be padded to {size}")
+    return data + (FREE_BOX.pack(missing, b"free").ljust(missing, b"\0") if missing else b"")
 
 
 def write_avi(frames: np.ndarray, path: str | Path, fps: float, quality: int = 3) -> None:

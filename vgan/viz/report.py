@@ -6,10 +6,12 @@ import base64
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from vgan.transfer.curves import Point
+if TYPE_CHECKING:
+    from vgan.transfer.curves import Point  # with torch, which a page does not need
 
 _MEDIA_TYPES = {
     ".png": "image/png",

@@ -1,0 +1,233 @@
+"""The web server of a study: a page, a rater's session, its clips, and votes. It knows nothing that names a person.
+
+    GET  /                    the page, the same for everyone; the token stands behind # in a rater's link, which
+                              browsers send to nobody
+    GET  /session             what the rater of the token is to see and has done
+    GET  /clips/NUMBER        both clips of a trial as one file
+    POST /votes               {"trial": 12, "left": true, "milliseconds": 2310}
+
+All but the page need `Authorization: Bearer TOKEN`. Sessions follow from the token and votes are in the database, so
+that a server may be killed at any time, and several may share one database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import signal
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from aiohttp import web
+
+from cluster import storage
+from cluster.study import CLIPS, StoredStudy, clip_name
+from cluster.votes import Vote, VoteStore
+from vgan.study.trials import PRACTICE, session
+from vgan.viz.study import render_rating_page
+
+MAX_BODY = 512  # bytes; a vote takes 60
+MAX_MILLISECONDS = 3_600_000
+MAX_BATCH = 100  # votes of one transaction: databases allow some thousand values in one statement
+BUCKETS = 10_000  # rate limits kept in memory
+SHUTDOWN_S = 5.0
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How often one may ask."""
+
+    per_second: float = 5.0  # requests of one rater in the long run; a trial takes two
+    burst: float = 40.0  # and at once, as when a page is opened
+    bad_per_second: float = 0.2  # bad tokens of one address
+    bad_burst: float = 20.0
+
+
+class RatingServer:
+    """Serves one study from its folder and its database."""
+
+    def __init__(self, stored: StoredStudy, url: str, store: VoteStore, limits: Limits | None = None) -> None:
+        self.study, self.url, self.store = stored.study, url, store
+        self.digest, self.limits = stored.digest, limits or Limits()
+        self.practice = stored.study.numbers(PRACTICE)
+        self.session = lru_cache(maxsize=1000)(lambda rater: session(stored.study, rater))
+        self.read_clip = lru_cache(maxsize=200)(self._read_clip)
+        self.page, policy = render_rating_page()
+        self.headers = {
+            "Server": "study",
+            "Cache-Control": "no-store",
+            "Content-Security-Policy": policy,
+            "Referrer-Policy": "no-referrer",
+            "X-Content-Type-Options": "nosniff",
+            "X-Robots-Tag": "noindex",
+        }
+        self._raters, self._strangers = _Buckets(), _Buckets()
+        self._waiting: asyncio.Queue[tuple[Vote, asyncio.Future[bool]]] = asyncio.Queue()
+
+    def app(self) -> web.Application:
+        """The routes; nothing else is answered, and no path is ever taken for a file's."""
+        app = web.Application(client_max_size=MAX_BODY, middlewares=[self._guard])
+        app.router.add_get("/", self._page)
+        app.router.add_get("/session", self._session)
+        app.router.add_get(r"/clips/{number:\d{1,5}}", self._clip)
+        app.router.add_post("/votes", self._vote)
+        app.on_response_prepare.append(self._add_headers)
+        app.cleanup_ctx.append(self._writer)
+        return app
+
+    # ---- handlers ------------------------------------------------------------------------------------------------
+
+    async def _page(self, _request: web.Request) -> web.Response:
+        return web.Response(text=self.page, content_type="text/html")
+
+    async def _session(self, request: web.Request) -> web.Response:
+        rater = request["rater"]
+        trials = self.session(rater)
+        done = await asyncio.to_thread(self.store.done, str(rater))
+        left = [number for number in trials if number not in done]
+        # Which one is real is told of practice alone: its answers are explained.
+        practice = [{"trial": n, "real": "left" if self.study.trials[n].left == 0 else "right"} for n in self.practice]
+        return web.json_response({"total": len(trials), "trials": left, "practice": practice})
+
+    async def _clip(self, request: web.Request) -> web.Response:
+        number = int(request.match_info["number"])
+        if number not in self.session(request["rater"]) and number not in self.practice:
+            raise web.HTTPNotFound
+        data = await asyncio.to_thread(self.read_clip, number)
+        return web.Response(body=data, content_type="video/mp4")
+
+    async def _vote(self, request: web.Request) -> web.Response:
+        vote = _read_vote(await request.read(), str(request["rater"]))
+        if vote is None:
+            raise web.HTTPBadRequest
+        if vote.trial not in self.session(request["rater"]):
+            raise web.HTTPNotFound
+        stands: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.put_nowait((vote, stands))
+        if not await stands:
+            raise web.HTTPConflict  # another choice on this trial stands already
+        return web.json_response({"stored": True})
+
+    # ---- around them ---------------------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Let only raters in, and none too often. Addresses are counted in memory and kept nowhere."""
+        if request.path == "/":
+            return await handler(request)
+        limits = self.limits
+        rater = rater_of(request.headers.get("Authorization", "").removeprefix("Bearer "), self.store.secret)
+        if rater is None:
+            address = request.remote or ""
+            if not self._strangers.take(address, limits.bad_per_second, limits.bad_burst):
+                raise web.HTTPTooManyRequests
+            raise web.HTTPUnauthorized
+        if not self._raters.take(str(rater), limits.per_second, limits.burst):
+            raise web.HTTPTooManyRequests(headers={"Retry-After": "1"})
+        request["rater"] = rater
+        return await handler(request)
+
+    async def _add_headers(self, _request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(self.headers)
+
+    async def _writer(self, _app: web.Application):  # type: ignore[no-untyped-def]  # aiohttp's own kind of generator
+        task = asyncio.create_task(self._write_all())
+        yield
+        task.cancel()
+
+    async def _write_all(self) -> None:
+        """Store what waits in one transaction, then the next: one sync to disk serves all who voted meanwhile."""
+        while True:
+            batch = [await self._waiting.get()]
+            while not self._waiting.empty() and len(batch) < MAX_BATCH:
+                batch.append(self._waiting.get_nowait())
+            try:
+                stands = await asyncio.to_thread(self.store.put, [vote for vote, _ in batch])
+            except Exception as fault:  # noqa: BLE001 - the database is away: raters hear 500 and send again
+                log.error("votes could not be stored: %s", fault)
+                for _, answer in batch:
+                    if not answer.done():
+                        answer.set_exception(web.HTTPServiceUnavailable())
+                continue
+            for (_, answer), stood in zip(batch, stands, strict=True):
+                if not answer.done():  # its rater has gone
+                    answer.set_result(stood)
+
+    def _read_clip(self, number: int) -> bytes:
+        return storage.read_bytes(storage.join(self.url, CLIPS, clip_name(number)))
+
+
+class _Buckets:
+    """A token bucket (https://en.wikipedia.org/wiki/Token_bucket) for each name, the least used forgotten."""
+
+    def __init__(self) -> None:
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()  # level, and when it was so
+
+    def take(self, name: str, per_second: float, burst: float) -> bool:
+        """Whether `name` may ask now."""
+        now = time.monotonic()
+        level, since = self._levels.pop(name, (burst, now))
+        level = min(burst, level + (now - since) * per_second)
+        self._levels[name] = (max(level - 1, 0.0) if level >= 1 else level, now)
+        if len(self._levels) > BUCKETS:
+            self._levels.popitem(last=False)
+        return level >= 1
+
+
+def _read_vote(body: bytes, rater: str) -> Vote | None:
+    """A vote as the page sends it; None where it is not exactly that."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict) or set(value) != {"trial", "left", "milliseconds"}:
+        return None
+    trial, left, milliseconds = value["trial"], value["left"], value["milliseconds"]
+    if type(trial) is not int or type(left) is not bool or type(milliseconds) is not int:
+        return None
+    if not 0 <= milliseconds <= MAX_MILLISECONDS:
+        return None
+    return Vote(rater=rater, trial=trial, left=left, milliseconds=milliseconds)
+
+
+# ---- tokens ------------------------------------------------------------------------------------------------------
+
+
+def token(rater: int, secret: bytes) -> str:
+    """What lets rater k in: its number and a signature, which only who holds the database can make."""
+    return f"{rater}.{hmac.new(secret, f'rater {rater}'.encode(), hashlib.sha256).hexdigest()[:32]}"
+
+
+def rater_of(given: str, secret: bytes) -> int | None:
+    """The rater whose token this is."""
+    number = given.partition(".")[0]
+    if not (number.isascii() and number.isdigit() and len(number) <= 9):
+        return None
+    return int(number) if hmac.compare_digest(given.encode(), token(int(number), secret).encode()) else None
+
+
+# ---- the process -------------------------------------------------------------------------------------------------
+
+
+async def serve(server: RatingServer, host: str, port: int, ready: Callable[[int], None]) -> None:
+    """Serve until SIGINT or SIGTERM; `ready` is told the port, which port 0 leaves to the system."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=SHUTDOWN_S)  # the log would hold addresses
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        ready(runner.addresses[0][1])
+        await stop.wait()
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,162 @@
+"""Votes in SQLite or PostgreSQL: each once, on disk before it is confirmed. Nothing in it tells who a rater is."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+
+from cluster import storage
+from vgan.errors import BadInput
+from vgan.study.ratings import Votes
+
+_tables = sa.MetaData()
+_studies = sa.Table(
+    "studies",
+    _tables,
+    sa.Column("study", sa.String(64), primary_key=True),
+    sa.Column("secret", sa.String(64), nullable=False),
+)
+_votes = sa.Table(
+    "votes",
+    _tables,
+    sa.Column("study", sa.String(64), primary_key=True),
+    sa.Column("rater", sa.String(64), primary_key=True),
+    sa.Column("trial", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("chose_left", sa.Boolean, nullable=False),
+    sa.Column("milliseconds", sa.Integer, nullable=False),  # from the first picture to the choice
+)
+_INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vote:
+    """One choice."""
+
+    rater: str
+    trial: int
+    left: bool
+    milliseconds: int = 0
+
+
+class VoteStore:
+    """The votes of one study. Several processes may write at once."""
+
+    def __init__(self, url: str, study: str) -> None:
+        """Open or make the database.
+
+        Args:
+            url: sqlite:///FILE or postgresql+psycopg://HOST/NAME; its password comes from PGPASSWORD or ~/.pgpass.
+            study: the study's digest.
+
+        Raises:
+            BadInput: a database that cannot be opened, or of another kind.
+        """
+        self.study = study
+        try:
+            self.engine = sa.create_engine(url)
+        except (SQLAlchemyError, ImportError) as fault:
+            raise BadInput(f"cannot use db={storage.redact(url)!r}: {fault}") from fault
+        if self.engine.dialect.name not in _INSERT:
+            raise BadInput(f"db= must begin with sqlite:/// or postgresql+psycopg://, got {storage.redact(url)!r}")
+        self._insert = _INSERT[self.engine.dialect.name]
+        if self.engine.dialect.name == "sqlite":
+            sa.event.listen(self.engine, "connect", _make_durable)
+        try:
+            if self.engine.dialect.name == "sqlite":
+                _make_private(self.engine.url.database)
+            self._make_tables()
+            self.secret = self._find_secret()
+        except (SQLAlchemyError, OSError) as fault:
+            raise BadInput(f"cannot use db={storage.redact(url)!r}: {str(fault).splitlines()[0]}") from fault
+
+    def _make_tables(self) -> None:
+        """Make what is missing. PostgreSQL fails where another process does so at that moment: then once more."""
+        for last in (False, True):
+            try:
+                with self.engine.begin() as connection:
+                    for table in _tables.sorted_tables:
+                        connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+            except SQLAlchemyError:
+                if last:
+                    raise
+            else:
+                return
+
+    def _find_secret(self) -> bytes:
+        """The key that rater tokens are signed with, made once."""
+        row = {"study": self.study, "secret": secrets.token_hex(32)}
+        with self.engine.begin() as connection:
+            connection.execute(self._insert(_studies).values(row).on_conflict_do_nothing())
+            chosen = sa.select(_studies.c.secret).where(_studies.c.study == self.study)
+            return bytes.fromhex(connection.execute(chosen).scalar_one())
+
+    def put(self, votes: Sequence[Vote]) -> list[bool]:
+        """Store votes in one transaction; tells of each whether it now stands as given.
+
+        A vote that is there already stays as it is, so that one sent twice counts once and one that says something
+        else is refused.
+        """
+        rows = [
+            {
+                "study": self.study,
+                "rater": vote.rater,
+                "trial": vote.trial,
+                "chose_left": vote.left,
+                "milliseconds": vote.milliseconds,
+            }
+            for vote in votes
+        ]
+        # In one order everywhere: two servers that insert the same rows do not wait for each other for ever.
+        rows.sort(key=lambda row: (row["rater"], row["trial"]))
+        raters = sorted({vote.rater for vote in votes})
+        numbers = sorted({vote.trial for vote in votes})
+        stands = (
+            sa.select(_votes.c.rater, _votes.c.trial, _votes.c.chose_left)
+            .where(_votes.c.study == self.study)
+            .where(_votes.c.rater.in_(raters) & _votes.c.trial.in_(numbers))
+        )
+        with self.engine.begin() as connection:
+            connection.execute(self._insert(_votes).on_conflict_do_nothing(), rows)
+            found = {(rater, trial): left for rater, trial, left in connection.execute(stands)}
+        return [found[vote.rater, vote.trial] == vote.left for vote in votes]
+
+    def done(self, rater: str) -> set[int]:
+        """Trials that a rater has voted on."""
+        query = sa.select(_votes.c.trial).where((_votes.c.study == self.study) & (_votes.c.rater == rater))
+        with self.engine.connect() as connection:
+            return set(connection.execute(query).scalars())
+
+    def all(self) -> Votes:
+        """Every vote, in a fixed order."""
+        columns = (_votes.c.rater, _votes.c.trial, _votes.c.chose_left)
+        query = sa.select(*columns).where(_votes.c.study == self.study).order_by(*columns[:2])
+        with self.engine.connect() as connection:
+            rows = connection.execute(query).all()
+        rater, trial, left = zip(*rows, strict=True) if rows else ((), (), ())
+        return Votes(rater=np.array(rater, str), trial=np.array(trial, np.int64), left=np.array(left, bool))
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _make_private(file: str | None) -> None:
+    """Make a new database file for its owner alone: it holds the key that tokens are signed with."""
+    if file and file != ":memory:" and not Path(file).exists():
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).touch(mode=0o600)
+
+
+def _make_durable(connection: Any, _record: Any) -> None:
+    """SQLite with a write-ahead log, so that readers do not wait for writers, synced at each commit."""
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()

@@ -1,0 +1,29 @@
+"""A small study of drawn clips, made by the job itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vgan.drawn.clips import draw_clip
+from vgan.video.encode import write_mp4
+
+KINDS = {"two_stream": "Spin", "one_stream": "Bounce", "real": "Circle"}
+
+
+def draw_folders(place: Path, num: int = 3, num_frames: int = 8) -> dict[str, Path]:
+    """Folders of each method's clips, 64 pixels, and of real ones, with an overview that is no clip."""
+    for method, kind in KINDS.items():
+        (place / method).mkdir(parents=True)
+        for index in range(num):
+            clip = draw_clip(kind, num_frames=num_frames, size=(64, 64), seed=index)
+            write_mp4(clip.frames, place / method / f"sample-{index:04d}.mp4", 25.0)
+    write_mp4(clip.frames.repeat(2, 1), place / "two_stream" / "grid.mp4", 25.0)
+    return {method: place / method for method in KINDS}
+
+
+def make_words(place: Path, **more: int) -> list[str]:
+    """The words that make a study of them in place/study."""
+    settings = {"num_frames": 8, "per_cell": 4, "per_rater": 8, "gold_per_rater": 2} | more
+    methods = f"methods={{two_stream: {place}/two_stream, one_stream: {place}/one_stream}}"
+    words = [f"{key}={value}" for key, value in settings.items()]
+    return ["action=make", methods, f"real={place}/real", f"out={place}/study", *words]

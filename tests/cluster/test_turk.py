@@ -1,0 +1,94 @@
+"""What goes to Mechanical Turk, and what comes back as votes."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from cluster.turk import hits_csv, read_results
+from vgan.errors import BadInput
+from vgan.study.trials import GOLD, PAIR, Plan, Study, make_study
+from vgan.viz.study import render_hit
+
+SECRET = b"secret"
+
+
+def small_study(per_rater: int = 20) -> Study:
+    clips = {m: {"all": [f"{m}/{i}" for i in range(9)]} for m in ("two_stream", "one_stream", "real")}
+    plan = Plan(per_cell=10, per_rater=per_rater, gold_per_rater=2, static=False, seed=0)
+    return make_study(clips, plan)
+
+
+def results(study: Study, workers: list[str], per_hit: int = 5, **change: str) -> str:
+    """A batch's results as Amazon gives them: each worker does every HIT and chooses the first clip always."""
+    rows = []
+    for worker in workers:
+        for hit in csv.DictReader(io.StringIO(hits_csv(study, "https://x/clips/", per_hit))):
+            row = {"HITId": "h", "WorkerId": worker, "AssignmentStatus": "Approved"}
+            for k in range(1, per_hit + 1):
+                left = study.trials[int(hit[f"trial_{k}"])].left == 0
+                row |= {f"Input.trial_{k}": hit[f"trial_{k}"], f"Answer.choice_{k}": "left" if left else "right"}
+            rows.append(row | change)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def test_hits_hold_every_trial_and_names_that_tell_nothing() -> None:
+    study = small_study()
+    rows = list(csv.DictReader(io.StringIO(hits_csv(study, "https://x/clips/", 5))))
+    asked = [int(row[f"trial_{k}"]) for row in rows for k in range(1, 6)]
+    assert set(asked) == set(study.numbers(PAIR) + study.numbers(GOLD))
+    assert len(asked) - len(set(asked)) < 5
+    assert rows[0]["clip_1"] == f"https://x/clips/{int(rows[0]['trial_1']):05d}.mp4"
+    assert not any("stream" in value or "real" in value for row in rows for value in row.values())
+
+
+def test_layout_asks_for_what_the_csv_holds_and_the_import_reads() -> None:
+    page = render_hit(3)
+    for k in (1, 2, 3):
+        assert f"${{clip_{k}}}" in page
+        assert page.count(f'name="choice_{k}"') == 2
+    assert "choice_4" not in page
+    assert page.count("${") == 3  # anything more of this form would be taken for a column
+
+
+def test_results_become_votes_and_workers_ids_are_not_kept() -> None:
+    study = small_study(per_rater=100)
+    found = read_results(results(study, ["A1WORKER", "A2WORKER"]), study, SECRET)
+    assert len(found.votes) == 2 * 34
+    assert found.repeated == 2  # the last HIT is filled up
+    assert len({vote.rater for vote in found.votes}) == 2
+    assert not any("WORKER" in vote.rater for vote in found.votes)
+    assert all(vote.left == (study.trials[vote.trial].left == 0) for vote in found.votes)
+    assert read_results(results(study, ["A1WORKER"]), study, SECRET).votes == found.votes[:34]
+    assert {v.rater for v in read_results(results(study, ["A1WORKER"]), study, b"x").votes}.isdisjoint(
+        {v.rater for v in found.votes}
+    )
+
+
+def test_results_beyond_the_cap_and_rejected_ones_do_not_count() -> None:
+    study = small_study(per_rater=20)
+    found = read_results(results(study, ["A"]), study, SECRET)
+    assert (len(found.votes), found.capped) == (20, 14)
+    refused = read_results(results(study, ["A"], AssignmentStatus="Rejected"), study, SECRET)
+    assert (len(refused.votes), refused.rejected) == (0, 7)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"Answer.choice_2": ""}, "line 2: Input.trial_2 has the answer ''"),
+        ({"Input.trial_1": "999"}, "no trial of this"),
+    ],
+)
+def test_results_that_do_not_fit_name_the_line(change: dict[str, str], said: str) -> None:
+    study = small_study()
+    with pytest.raises(BadInput, match=said):
+        read_results(results(study, ["A"], **change), study, SECRET)
+    with pytest.raises(BadInput, match=r"no results file"):
+        read_results("a,b\n1,2\n", study, SECRET)
