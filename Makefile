@@ -69,7 +69,7 @@ bench-ablation: $(READY) $(I3D)  ## the preset `stable` without each of its ingr
 # torch is left out: infra/venv.sh picks its CPU or CUDA build. Its own pure-Python needs are named here instead.
 lock:            ## resolve requirements.lock again (needs uv)
 	printf 'torch ; sys_platform == "never"\n' > .torch-override
-	printf 'sympy\nnetworkx\nsetuptools\n' | uv pip compile pyproject.toml - --extra dev --extra demo --extra gs --override .torch-override \
+	printf 'sympy\nnetworkx\nsetuptools\n' | uv pip compile pyproject.toml - --extra dev --extra demo --extra gs --extra postgres --override .torch-override \
 		--universal --python-version 3.11 --fork-strategy fewest --no-emit-package torch --generate-hashes \
 		--custom-compile-command 'make lock' --no-annotate --output-file requirements.lock
 	rm .torch-override
