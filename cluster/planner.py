@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from cluster import storage
 from cluster.flickr import PER_PAGE
 from cluster.inspection import status
+from cluster.shards import MANIFEST, read_manifest
 from cluster.sources import read_sources
 from cluster.units import Ledger, read_records
 from vgan.config import check_choice, option
@@ -348,7 +349,7 @@ class Checked:
     source_hours: float
     core_s: float  # as the commit records tell
     planned_s: float
-    clip_yield: float
+    clip_yield: float  # after the gates where the dataset is packed, else before them
 
     @property
     def error(self) -> float:
@@ -375,6 +376,9 @@ def check(out: str, rates: Rates) -> Checked:
         for r in records
     )
     clips = sum(len(r["clips"].get("clip_id", ())) for r in records)
+    if storage.exists(storage.join(out, MANIFEST)):  # after the gates; records know of what came before them only
+        counts = read_manifest(out).counts
+        clips, windows = counts["clips"], counts["windows"]
     return Checked(
         source_hours=sum(r["source_s"] for r in records) / HOUR,
         core_s=sum(r["seconds"] for r in records),

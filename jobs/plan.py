@@ -96,7 +96,7 @@ def main(config: PlanConfig) -> None:
 def _check_text(checked: Checked, url: str) -> str:
     return (
         f"{url}: {checked.source_hours:.3f} h took {checked.core_s:,.0f} core-seconds, the rates say "
-        f"{checked.planned_s:,.0f} ({checked.error:+.0%}); yield before the gates {checked.clip_yield:.0%}"
+        f"{checked.planned_s:,.0f} ({checked.error:+.0%}); yield {checked.clip_yield:.0%}"
     )
 
 
