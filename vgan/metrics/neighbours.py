@@ -91,9 +91,10 @@ def nearest(
         first: number of the first known clip among all.
     """
     sources = np.arange(first, first + len(known)).astype(str) if sources is None else sources
-    # cdist's shortcut through a matrix product would blur the distances of copies
+    # cdist's shortcut through a matrix product would blur the distances of copies. Arrays out of Ray are read-only:
+    # they are copied.
     found = torch.cdist(
-        torch.from_numpy(asked), torch.from_numpy(known), compute_mode="donot_use_mm_for_euclid_dist"
+        torch.tensor(asked), torch.tensor(known), compute_mode="donot_use_mm_for_euclid_dist"
     ).numpy() / np.sqrt(asked.shape[1], dtype=np.float32)
     if own is not None:
         found[own[:, None] == sources[None, :]] = np.inf
