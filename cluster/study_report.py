@@ -63,7 +63,7 @@ def make_report(votes: Votes, stored: StoredStudy, tables: dict[str, Table], nam
     cells = tables[ALL].cells
     lineage = (("study", stored.digest), ("git commit", git_commit() or "unknown"))
     return StudyReport(
-        title=f"Preference study {name}",
+        title=f"Human preference: {name}",
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         votes=len(votes),
         raters=len(np.unique(votes.rater)),
