@@ -57,15 +57,19 @@ def nodes(ray_token: str) -> Iterator[dict[str, str]]:
 
 
 def run_script(text: str, *words: str) -> list[str]:
-    """What a driver of its own prints as JSON in its last line; the session's Ray may be connected elsewhere."""
+    """What a driver of its own prints as JSON after FOUND; words begin with the Ray's address."""
     command = [sys.executable, "-c", text, *words]
-    done = subprocess.run(command, env=os.environ | LABELS, capture_output=True, text=True, timeout=900, check=False)
+    here = {"RAY_ADDRESS": words[0]}  # Ray's state API would ask whichever Ray was started last on this machine
+    done = subprocess.run(
+        command, env=os.environ | LABELS | here, capture_output=True, text=True, timeout=900, check=False
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    (found,) = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]  # workers' lines are among them
+    return json.loads(found.removeprefix("FOUND "))
 
 
 PREPARE = """
-import json, sys
+import json, sys, time
 import ray
 from ray.util.state import list_tasks
 from cluster.ingest import prepare
@@ -84,15 +88,19 @@ with ray_session(address):
     prepare(list_folder(videos)[0], out, video, Packing(shard_mb=1))
     assert verify(out) == []
     work = ("commit_or_tell", "write_shard", "check_shard")
-    tasks = {(name, t.node_id) for t in list_tasks(limit=1000, detail=True) for name in work if name in t.name}
-    print(json.dumps(sorted(tasks)))
+    for _ in range(60):  # nodes tell of their tasks every second or so
+        tasks = {(name, t.node_id) for t in list_tasks(limit=1000, detail=True) for name in work if name in t.name}
+        if {name for name, _ in tasks} == set(work):
+            break
+        time.sleep(1)
+    print("FOUND", json.dumps(sorted(tasks)))
 """
 
 
 @pytest.mark.slow
 def test_prepare_works_on_decode_nodes_alone(nodes: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
-    for kind in ("Spin", "Bounce", "Slide"):
+    for kind in ("Spin", "Bounce", "Grow"):
         write_mp4(draw_clip(kind, num_frames=56, size=(96, 128)).frames, tmp_path / "videos" / f"{kind}.mp4", 25.0)
     found = run_script(PREPARE, nodes["address"], str(tmp_path / "videos"), str(tmp_path / "clips"))
     assert {tuple(row) for row in found} == {
@@ -117,7 +125,7 @@ config = TrainConfig(
 with ray_session(address):
     fit(config)
     actors = list_actors(limit=1000, detail=True)
-    print(json.dumps(sorted({a.node_id for a in actors if a.class_name == "RayTrainWorker"})))
+    print("FOUND", json.dumps(sorted({a.node_id for a in actors if a.class_name == "RayTrainWorker"})))
 """
 
 
@@ -146,7 +154,7 @@ sweep.run_child = sweep.run_child_on_workers = here
 with ray_session(sys.argv[1]):
     configs = [sweep.SweepConfig(ucf101="x"), sweep.SweepConfig(ucf101="x", workers=2)]
     tasks = [sweep._launch(c, Child(1, "random", 1.0, 0), None, None, "out") for c in configs for _ in range(3)]
-    print(json.dumps(sorted(set(ray.get(tasks)))))
+    print("FOUND", json.dumps(sorted(set(ray.get(tasks)))))
 """
 
 
