@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -33,11 +34,12 @@ def model() -> I3D:
 
 @pytest.fixture(scope="module")
 def trained() -> I3D:
-    """The network with its real weights, from SCENE_I3D, the shared folder or where pip may have put them."""
+    """The network with its real weights, from SCENE_I3D, the shared folder or where the Makefile puts them."""
     if "SCENE_I3D" in os.environ:
         return load_i3d(Path(os.environ["SCENE_I3D"]))
     shared = Path(__file__).resolve().parents[4] / "shared/weights"
-    places = [folder / name for folder in (shared, Path("/tmp/i3d")) for name in (i3d_weights.NAME, ARCHIVE)]
+    fetched = Path(sys.prefix) / "share"  # by `make bench-train`
+    places = [folder / name for folder in (shared, fetched) for name in (i3d_weights.NAME, ARCHIVE)]
     for path in places:
         if path.is_file():
             return load_i3d(path)
