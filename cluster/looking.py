@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import ray
 
 from cluster import storage
+from cluster.placement import train_labels
 from cluster.progress import progress_bar
 from cluster.shards import Manifest, read_clips, read_frames, to_frames
 from vgan.errors import BadInput
@@ -118,7 +120,7 @@ def search(
     parts = [(questions, url, manifest, group) for group in groups]
     found = Nearest.none(len(asked))
     with progress_bar(total=int(groups[:, 3].sum()), unit="clip", desc="search for copies") as bar:
-        for group, part in zip(groups, _run(_search, parts, eyes), strict=True):
+        for group, part in zip(groups, run_parts(_search, parts, eyes, cpus=eyes.cpus, gpus=eyes.gpus), strict=True):
             found = found.min(part)
             bar.update(int(group[3]))
     return found
@@ -153,19 +155,24 @@ def _together(work: Callable[..., Look], parts: Sequence[tuple[Any, ...]], eyes:
     """The looks at all parts, joined as they come: in order, so that no row depends on who was faster."""
     with progress_bar(total=total, unit="clip", desc=desc) as bar:
         whole: Look | None = None
-        for part in _run(work, parts, eyes):
+        for part in run_parts(work, parts, eyes, cpus=eyes.cpus, gpus=eyes.gpus):
             whole = part if whole is None else join([whole, part])
             bar.update(part.num)
     assert whole is not None
     return whole
 
 
-def _run(work: Callable[..., Any], parts: Sequence[tuple[Any, ...]], eyes: Eyes) -> Iterator[Any]:
-    """The results of a task a part, in order."""
-    task, shared = ray.remote(num_cpus=eyes.cpus, num_gpus=eyes.gpus, max_retries=2)(work), ray.put(eyes)
-    waiting = [task.remote(shared, *part) for part in parts]
+def run_parts(
+    work: Callable[..., Any], parts: Sequence[tuple[Any, ...]], shared: Any, *, cpus: float, gpus: float
+) -> Iterator[Any]:
+    """The results of `work(shared, *part)`, a task each, in order."""
+    task, place = (
+        ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2, label_selector=train_labels())(work),
+        ray.put(shared),
+    )
+    waiting = deque(task.remote(place, *part) for part in parts)
     while waiting:
-        yield ray.get(waiting.pop(0))
+        yield ray.get(waiting.popleft())
 
 
 def _parts(array: np.ndarray) -> list[np.ndarray]:

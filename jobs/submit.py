@@ -40,7 +40,7 @@ the job's. It prints the `ray job submit` line that does the same, and becomes i
 A word in single quotes may name a variable of the cluster's nodes, as $STORE does. Only vgan/, cluster/ and jobs/ are
 uploaded, so config=FILE must lie below them.
 """
-VERBS = ("acquire", "prepare", "train", "generate", "predict", "evaluate", "finetune")
+VERBS = ("acquire", "prepare", "train", "generate", "predict", "evaluate", "inspect", "finetune")
 DEFAULT_ADDRESS, DEFAULT_TOKEN_FILE = "http://127.0.0.1:8265", "~/.ray/auth_token"  # Ray's own
 
 

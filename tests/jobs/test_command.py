@@ -10,12 +10,17 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.evaluation import EvaluateConfig
 from cluster.training import TrainConfig
-from jobs import acquire, command, finetune, generate, prepare, train
+from jobs import acquire, command, evaluate, finetune, generate, inspect, plan, predict, prepare, study, train
 from jobs.acquire import AcquireConfig
 from jobs.finetune import FinetuneJobConfig
 from jobs.generate import GenerateConfig
+from jobs.inspect import InspectConfig
+from jobs.plan import PlanConfig
+from jobs.predict import PredictConfig
 from jobs.prepare import PrepareConfig
+from jobs.study import StudyConfig
 from vgan.config import option, section
 from vgan.errors import BadInput
 from vgan.presets import PRESETS
@@ -25,6 +30,11 @@ JOBS = [
     (prepare, PrepareConfig),
     (train, TrainConfig),
     (generate, GenerateConfig),
+    (predict, PredictConfig),
+    (evaluate, EvaluateConfig),
+    (inspect, InspectConfig),
+    (plan, PlanConfig),
+    (study, StudyConfig),
     (finetune, FinetuneJobConfig),
 ]
 
@@ -296,7 +306,7 @@ def test_every_job_says_what_it_needs(
     monkeypatch.chdir(tmp_path)
     assert command.run(job.main, kind, job.ABOUT, []) == 2
     error = capsys.readouterr().err
-    assert "= is required" in error or "give exactly one of folder=, urls=" in error
+    assert any(words in error for words in ("= is required", "give exactly one of", "make it with"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -25,10 +25,11 @@ from cluster.evaluation import EvaluateConfig
 from cluster.shards import Manifest, read_manifest
 from cluster.sweep_record import table
 from cluster.training import TrainConfig
-from jobs import acquire, command, evaluate, finetune, generate, predict, prepare, train
+from jobs import acquire, command, evaluate, finetune, generate, inspect, predict, prepare, train
 from jobs.acquire import AcquireConfig
 from jobs.finetune import FinetuneJobConfig
 from jobs.generate import GenerateConfig
+from jobs.inspect import InspectConfig
 from jobs.predict import PredictConfig
 from jobs.prepare import PrepareConfig
 from vgan.drawn import draw_action_set, draw_clip
@@ -43,6 +44,7 @@ KINDS = {
     prepare: PrepareConfig,
     train: TrainConfig,
     generate: GenerateConfig,
+    inspect: InspectConfig,
     predict: PredictConfig,
     finetune: FinetuneJobConfig,
     evaluate: EvaluateConfig,
@@ -360,6 +362,24 @@ def test_future_model_trains_and_predicts_images_videos_and_a_dataset(
     assert errors["protocol"].startswith("mse_frames2-16_18clips_")
     assert set(errors["mse"]) == {"model", "copy the frame", "mean future"}
     assert all(len(found["by_frame"]) == 15 and found["mean"] > 0 for found in errors["mse"].values())
+
+
+def test_inspect_shows_units_of_a_discriminator_and_of_an_encoder(
+    place: Path, clips: Path, trained: list[Checkpoint], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"data={clips}", f"checkpoint={trained[1].url}", f"out={place}/units", "top=3"]
+    assert run(inspect, *words, "layer=2", "num=4") == 0
+    assert "units that see 10 pixels a side" in capsys.readouterr().out
+    found = json.loads((place / "units" / "units.json").read_text())
+    assert 1 <= len(found["units"]) <= 4
+    for unit in found["units"]:
+        assert len(set(unit["videos"])) == len(unit["rows"]) <= 3
+        assert unit["peaks"] == sorted(unit["peaks"], reverse=True)
+        assert Image.open(place / "units" / f"unit-{unit['number']:04d}.gif").n_frames > 1
+    assert Image.open(place / "units" / "sheet.png").size[1] > 100
+    assert run(inspect, *words, "layer=5") == 2
+    assert run(inspect, *words, "units=[99]", "layer=1") == 2
+    assert run(inspect, *words, "network=encoder") == 2
 
 
 # ---- finetune ----------------------------------------------------------------------------------------------------

@@ -121,6 +121,20 @@ def forecast_panels(
     return _even(np.concatenate(columns, axis=2))
 
 
+def unit_panels(title: str, clips: np.ndarray, segmented: np.ndarray, scale: int = 2) -> np.ndarray:
+    """Clips that a hidden unit fires for, above what in them it fires at: a titled video (T, H', W', 3) uint8.
+
+    Args:
+        title: heads it.
+        clips: (K, T, H, W, 3) uint8.
+        segmented: the same, faded outside.
+        scale: enlarges by whole pixels.
+    """
+    grid = sample_grid(np.concatenate([clips, segmented]), columns=len(clips), scale=scale)
+    header = np.broadcast_to(_label(title, grid.shape[2], 20, bold=True), (len(grid), 20, grid.shape[2], 3))
+    return np.concatenate([header, grid], axis=1)
+
+
 def _column(name: str, clips: np.ndarray, scale: int) -> np.ndarray:
     """Clips (N, T, H, W, 3) uint8 below each other under their name: a video (T, H', W', 3)."""
     grid = sample_grid(clips, columns=1, scale=scale)

@@ -1,0 +1,91 @@
+"""Hidden units over a whole dataset: every clip is looked at on Ray, and only the highest peaks are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cluster import storage
+from cluster.batches import group_table
+from cluster.looking import run_parts
+from cluster.progress import progress_bar
+from cluster.shards import Manifest, read_frames, to_frames
+from vgan.errors import BadInput
+from vgan.hidden_units import Probe, Top, faded, motion_share, segment, top_of
+
+PART = 16  # clips that a network sees at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """One unit with the clips that it fires most for, K of them."""
+
+    number: int
+    stands_out: float  # how far above other clips' peaks these are, in standard deviations
+    motion: float  # share of its peaks that a held frame takes away, 0..1
+    peaks: list[float]
+    videos: list[str]
+    rows: list[int]  # clips in stored order
+    frames: np.ndarray  # (K,) of the peaks
+    clips: np.ndarray  # (K, T, H, W, 3) uint8
+    segmented: np.ndarray  # the same, faded where it does not fire
+
+
+def find_top(probe: Probe, url: str, manifest: Manifest, *, num: int, cpus: float) -> Top:
+    """For every unit the `num` clips of a dataset that it fires most for, one a video; a row group a task.
+
+    Memory does not grow with the dataset: a task gives back its highest peaks alone.
+    """
+    groups = group_table(manifest)
+    parts = [(url, manifest, group, num) for group in groups]
+    found: Top | None = None
+    with progress_bar(total=int(groups[:, 3].sum()), unit="clip", desc="hidden units") as bar:
+        for group, part in zip(groups, run_parts(_look, parts, probe, cpus=cpus, gpus=0), strict=True):
+            found = part if found is None else found.join(part)
+            bar.update(int(group[3]))
+    if found is None:
+        raise BadInput(f"no clip in {url!r}")
+    return found
+
+
+def _look(probe: Probe, url: str, manifest: Manifest, group: np.ndarray, num: int) -> Top:
+    shard, number, first, _ = (int(value) for value in group)
+    table = storage.read_row_group(storage.join(url, manifest.shards[shard].path), number, ["frames", "source_id"])
+    clips, videos = to_frames(table["frames"], manifest.clip), np.array(table["source_id"].to_pylist(), str)
+    found: Top | None = None
+    for start in range(0, len(clips), PART):
+        part = slice(start, start + PART)
+        rows = np.arange(first + start, first + min(start + PART, len(clips)))
+        top = top_of(probe.maps(clips[part]), rows, videos[part], num)
+        found = top if found is None else found.join(top)
+    assert found is not None
+    return found
+
+
+def show(probe: Probe, top: Top, url: str, manifest: Manifest, units: list[int]) -> list[Unit]:
+    """The units with pictures of their clips; one that never fires is left out."""
+    found = []
+    scores = top.stands_out
+    for number in units:
+        there = np.isfinite(top.peaks[number]) & (top.peaks[number] > 0)
+        rows = top.rows[number][there]
+        if not len(rows):
+            continue
+        stored, places = np.unique(rows, return_inverse=True)
+        clips = read_frames(url, manifest, stored)[places]
+        masks, frames = segment(probe.maps(clips)[:, number], clips.shape[1:4])
+        found.append(
+            Unit(
+                number=number,
+                stands_out=float(scores[number]),
+                motion=motion_share(probe, clips, frames, number),
+                peaks=top.peaks[number][there].tolist(),
+                videos=top.videos[number][there].tolist(),
+                rows=rows.tolist(),
+                frames=frames,
+                clips=clips,
+                segmented=faded(clips, masks),
+            )
+        )
+    return found

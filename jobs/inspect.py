@@ -1,0 +1,106 @@
+"""Show what hidden units of a trained network fire at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cluster import checkpoints, storage
+from cluster.hidden import Unit, find_top, show
+from cluster.media import FORMATS, write_media
+from cluster.mixtures import require_fit
+from cluster.session import ray_session
+from cluster.shards import read_manifest
+from jobs import command
+from vgan.config import check_choice, option
+from vgan.errors import BadInput
+from vgan.hidden_units import NETWORKS, probe
+from vgan.viz.panels import unit_panels
+
+ABOUT = """Show hidden units of a discriminator, or of the encoder of a future model or an autoencoder, as the paper's
+figure 6: the clips of a dataset that each fires most for, one a video, and below them what in them it fires at.
+
+  python -m jobs.inspect data=out/clips checkpoint=out/runs/gan layer=3
+  python -m jobs.inspect data=out/clips checkpoint=out/runs/future network=encoder layer=3 units=[5,17]
+
+A sheet and its table come into out=, and a picture and an animation a unit: those that react to motion say so.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """Whose units, over which clips."""
+
+    data: str = option("", "dataset whose clips are looked at (required)")
+    checkpoint: str = option("", "a run's folder, a checkpoint, an exported folder or a .t7 file (required)")
+    out: str = option("out/units", "url of the folder for the pictures")
+    network: str = option("discriminator", f"one of {', '.join(NETWORKS)}")
+    layer: int = option(3, "which of its convolutions, the first being 1")
+    units: list[int] = option([], "numbers of units; empty: those whose highest peaks stand out most")
+    num: int = option(12, "so many units, where none are named")
+    top: int = option(8, "clips a unit, each of another video")
+    format: list[str] = option(["png", "gif"], f"files a unit: any of {', '.join(FORMATS)}")
+    cpus: float = option(1.0, "CPU cores a task")
+    address: str = option("", "Ray cluster; empty: the one this job was submitted to, else a local one")
+
+    def __post_init__(self) -> None:
+        check_choice("network", self.network, NETWORKS)
+        for kind in self.format:
+            check_choice("format", kind, FORMATS)
+        if self.num < 1 or self.top < 1 or self.cpus <= 0:
+            got = f"got {self.num}, {self.top} and {self.cpus}"
+            raise ValueError(f"num and top must be at least 1 and cpus above 0, {got}")
+
+
+def main(config: InspectConfig) -> None:
+    """Look at every clip, then write the pictures and the table."""
+    command.require(config, "data", "checkpoint", "out")
+    url, out = storage.absolute(config.data), storage.absolute(config.out)
+    manifest = read_manifest(url)
+    model, _ = checkpoints.open_model(storage.absolute(config.checkpoint))
+    require_fit(model, url, manifest, "give another data=")
+    seen = probe(model, config.network, config.layer)
+    if beyond := [unit for unit in config.units if not 0 <= unit < seen.num_units]:
+        raise BadInput(f"units: layer {config.layer} has units 0 to {seen.num_units - 1}, got {beyond[0]}")
+    storage.make_folder(out)
+    with ray_session(config.address):
+        top = find_top(seen, url, manifest, num=config.top, cpus=config.cpus)
+    chosen = config.units or np.argsort(-top.stands_out, kind="stable")[: config.num].tolist()
+    units = show(seen, top, url, manifest, chosen)
+    if not units:
+        raise BadInput("none of these units fires for any clip: choose another layer= or units=")
+    sheets = []
+    for unit in units:
+        title = f"unit {unit.number}, layer {config.layer}: {told(unit)}"
+        panels = unit_panels(title, unit.clips, unit.segmented)
+        clips, segmented = (_at(c, unit.frames) for c in (unit.clips, unit.segmented))
+        still = unit_panels(title, clips, segmented)[0]
+        write_media(panels, still, storage.join(out, f"unit-{unit.number:04d}"), config.format, manifest.clip.fps)
+        sheets.append(still)
+    width = max(sheet.shape[1] for sheet in sheets)
+    sheets = [np.pad(s, ((0, 8), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in sheets]
+    write_media(np.vstack(sheets)[None], np.vstack(sheets), storage.join(out, "sheet"), ["png"], manifest.clip.fps)
+    keys = ("number", "stands_out", "motion", "peaks", "videos", "rows")
+    rows = [{key: getattr(unit, key) for key in keys} for unit in units]
+    about = {"checkpoint": config.checkpoint, "network": config.network, "layer": config.layer, "field": seen.field}
+    storage.write_json(storage.join(out, "units.json"), about | {"dataset": manifest.digest, "units": rows})
+    print(f"layer {config.layer} of the {config.network}: {seen.num_units} units that see {seen.field} pixels a side")
+    for unit in units:
+        print(f"  unit {unit.number:4d}: {told(unit)}")
+    print(f"{len(units)} units over {top.count} clips -> {out}/sheet.png")
+
+
+def _at(clips: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """One frame of each clip, (K, 1, H, W, 3)."""
+    return np.stack([clip[[frame]] for clip, frame in zip(clips, frames, strict=True)])
+
+
+def told(unit: Unit) -> str:
+    """What is known of a unit, for people."""
+    peaks = f"peaks {unit.peaks[0]:.2f} to {unit.peaks[-1]:.2f}"
+    return f"{peaks}, {unit.stands_out:.1f} s.d. above others, {unit.motion:.0%} by motion"
+
+
+if __name__ == "__main__":
+    raise SystemExit(command.run(main, InspectConfig, ABOUT))

@@ -1,0 +1,144 @@
+"""Hidden units: which clips fire them, where, and whether by motion."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from vgan.config import ModelConfig
+from vgan.errors import BadInput
+from vgan.hidden_units import Probe, faded, motion_share, probe, segment, top_of
+from vgan.models import make_networks
+from vgan.models.layers import down
+from vgan.pretrained import Model
+
+SMALL = {"base": 2, "z_size": 5, "num_frames": 16, "size": 32}
+
+
+def model_of(**more: object) -> Model:
+    torch.manual_seed(0)
+    config = ModelConfig(**SMALL | more)  # type: ignore[arg-type]
+    networks = {name: network.eval() for name, network in make_networks(config).items()}
+    return Model(config, networks["generator"], networks.get("discriminator"))
+
+
+def noise(num: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (num, 16, 32, 32, 3), np.uint8)
+
+
+def one_layer(weight: torch.Tensor) -> Probe:
+    """A probe with one unit of one layer, whose kernel (3, 4, 4, 4) is given."""
+    layers = down(3, [3, 1], slope=0.0)
+    convolution = layers[0][0]
+    with torch.no_grad():
+        convolution.weight.copy_(weight[None])
+        convolution.bias.zero_()
+    return Probe(layers.eval())
+
+
+@pytest.mark.parametrize("norm", ["batch", "spectral"])
+def test_probe_gives_what_the_discriminators_layers_give(norm: str) -> None:
+    model = model_of(discriminator_norm=norm)
+    clips = noise(2)
+    assert model.discriminator is not None
+    real = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    with torch.no_grad():
+        expected = model.discriminator.get_submodule("trunk")[:3](real)
+    found = probe(model, "discriminator", 3)
+    assert (found.num_units, found.field, found.sees_images) == (8, 22, False)
+    torch.testing.assert_close(found.maps(clips), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "images"), [("future", True), ("autoencoder", False)])
+def test_probe_of_an_encoder_sees_the_first_frame_or_the_clip(kind: str, images: bool) -> None:
+    found = probe(model_of(kind=kind), "encoder", 2)
+    clips = noise(3)
+    maps = found.maps(clips)
+    assert found.sees_images == images
+    assert maps.shape == (3, 4, 1 if images else 4, 8, 8)
+    clips[:, 1:] = 0
+    assert torch.equal(found.maps(clips), maps) == images
+
+
+@pytest.mark.parametrize(
+    ("kind", "network", "layer", "told"),
+    [
+        ("two_stream", "encoder", 1, "network='encoder'"),
+        ("autoencoder", "discriminator", 1, "network='discriminator'"),
+        ("two_stream", "discriminator", 5, r"layer must be in 1\.\.4"),
+        ("two_stream", "discriminator", 0, r"layer must be in 1\.\.4"),
+    ],
+)
+def test_probe_of_what_is_not_there_is_bad_input(kind: str, network: str, layer: int, told: str) -> None:
+    with pytest.raises(BadInput, match=told):
+        probe(model_of(kind=kind), network, layer)
+
+
+def test_receptive_field_is_what_a_pixel_can_change() -> None:
+    """By trial: a change anywhere in the field of the middle position is seen there, and none outside of it."""
+    layers = down(3, [3, 1, 1, 1], slope=0.2)
+    for parameter in layers.parameters():
+        nn.init.constant_(parameter, 0.1)
+    clip = torch.zeros(1, 3, 32, 32, 32, requires_grad=True)
+    Probe(layers.eval()).layers(clip)[0, 0, 2, 2, 2].backward()
+    assert clip.grad is not None
+    seen = clip.grad[0, 0, :, 16, 16].nonzero().ravel().tolist()
+    centre = 8 * 2 + 3.5  # of position 2 in layer 3
+    assert seen == list(range(int(centre - 10.5), int(centre + 11.5)))  # 22 pixels
+
+
+def test_top_of_parts_joined_is_that_of_the_whole_with_one_clip_a_video() -> None:
+    rng = np.random.default_rng(0)
+    maps = torch.from_numpy(rng.standard_normal((40, 3, 2, 2, 2), np.float32))
+    rows, videos = np.arange(40), np.array([f"v{i % 7}" for i in range(40)])
+    whole = top_of(maps, rows, videos, 5)
+    parts = [top_of(maps[s], rows[s], videos[s], 5) for s in (slice(0, 9), slice(9, 33), slice(33, 40))]
+    joined = parts[0].join(parts[1]).join(parts[2])
+    peaks = maps.amax(dim=(2, 3, 4)).numpy()
+    for unit in range(3):
+        best = {v: max(peaks[videos == v, unit]) for v in set(videos)}
+        assert whole.peaks[unit].tolist() == sorted(best.values(), reverse=True)[:5]
+        assert len(set(whole.videos[unit])) == 5
+        assert peaks[whole.rows[unit], unit].tolist() == whole.peaks[unit].tolist()
+    for key in ("peaks", "rows", "videos"):
+        assert np.array_equal(getattr(whole, key), getattr(joined, key))
+    np.testing.assert_allclose(whole.stands_out, joined.stands_out)
+    assert (whole.stands_out > 1).all()
+
+
+def test_top_of_fewer_videos_than_asked_is_filled_up_and_counts_what_is_there() -> None:
+    maps = torch.arange(6.0).view(6, 1, 1, 1, 1)
+    top = top_of(maps, np.arange(6), np.array(["a", "a", "a", "b", "b", "b"]), 4)
+    assert top.peaks.tolist() == [[5.0, 2.0, -np.inf, -np.inf]]
+    assert top.rows[0, :2].tolist() == [5, 2]
+    assert top.stands_out[0] == pytest.approx((3.5 - 2.5) / np.arange(6).std())
+
+
+def test_segment_is_centred_where_the_unit_fires() -> None:
+    maps = torch.zeros(1, 4, 8, 8)
+    maps[0, 1, 2, 5] = 3.0
+    masks, frames = segment(maps, (16, 32, 32))  # of layer 2: every position stands for 4 pixels
+    where = np.argwhere(masks[0])
+    assert where.mean(axis=0).tolist() == pytest.approx([1 * 4 + 1.5, 2 * 4 + 1.5, 5 * 4 + 1.5])
+    assert frames[0] in (5, 6)
+    assert 4**3 / 2 <= len(where) <= 8**3
+
+
+def test_faded_keeps_what_is_in_the_mask_alone() -> None:
+    clips, masks = noise(1), np.zeros((1, 16, 32, 32), bool)
+    masks[:, :, :5] = True
+    shown = faded(clips, masks)
+    assert np.array_equal(shown[:, :, :5], clips[:, :, :5])
+    assert shown[:, :, 5:].std() < 0.25 * clips.std()
+    assert shown[:, :, 5:].min() >= 184
+
+
+def test_motion_share_tells_a_unit_of_change_from_one_of_brightness() -> None:
+    change, bright = torch.zeros(3, 4, 4, 4), torch.full((3, 4, 4, 4), 1 / 192)
+    change[:, 0], change[:, 1] = -1 / 48, 1 / 48
+    clips = np.zeros((2, 16, 32, 32, 3), np.uint8)
+    clips[:, 8:] = 255  # dark, then bright
+    assert motion_share(one_layer(change), clips, np.array([8, 8]), 0) == 1.0
+    assert motion_share(one_layer(bright), clips, np.array([12, 12]), 0) == pytest.approx(0.0, abs=1e-3)
