@@ -18,7 +18,7 @@ from cluster.head import Head, check_port, local_head
 from cluster.overview import overview
 from cluster.sources import read_sources
 from jobs import command
-from vgan.config import option
+from vgan.config import FinetuneConfig, option
 from vgan.drawn import draw_action_set
 from vgan.errors import BadInput
 from vgan.transfer.ucf101 import read_split
@@ -108,6 +108,7 @@ def _places(config: DemoConfig) -> Places:
         read_split(labelled, 1)
     clips = _digest(videos, [(s.source_id, s.bytes) for s in sources])
     run = _digest(clips, config.base, config.batch_size)
+    sweep = _digest(run, config.steps, labelled, FinetuneConfig(iterations=config.iterations))
     return Places(
         root=root,
         videos=videos,
@@ -117,7 +118,7 @@ def _places(config: DemoConfig) -> Places:
         runs=root / "runs",
         run=f"gan-{run}",
         samples=root / f"samples-{run}",
-        finetune=root / f"finetune-{_digest(run, config.steps, labelled, config.iterations)}",
+        finetune=root / f"finetune-{sweep}",
         tracking=f"sqlite:///{root / 'mlflow.db'}",
     )
 

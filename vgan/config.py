@@ -303,7 +303,7 @@ class FinetuneConfig:
     # random weights and of a GAN's at 1/8 and all of the labels: plain 78, 76 and 70, 88; mirrored clips and a cosine
     # 78, 86 and 74, 90; shifted ones too 80, 82 and 82, 90.
     schedule: str = option("cosine", "of the step size: constant; cosine, down to 0 at the last step")
-    flip: bool = option(True, "mirror every other training clip")
+    flip: bool = option(True, "mirror every other training clip; not where left and right tell classes apart")
     augment: list[str] = option(
         ["translation"], "of training clips: color, translation, cutout, each clip anew at every step"
     )
