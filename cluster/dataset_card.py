@@ -7,14 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cluster import storage
 from cluster.deletion import deleted_rows, read_deleted
 from cluster.inspection import funnel_text
 from cluster.runs import flatten
-from cluster.shards import Manifest, read_manifest
+from cluster.shards import read_clips, read_manifest
 from cluster.sources import CREDITS
 from vgan.config import VideoConfig
 from vgan.viz.distributions import card_picture, histogram
@@ -35,7 +33,8 @@ def card(url: str) -> dict[str, Any]:
         BadInput: no finished dataset there.
     """
     manifest = read_manifest(url)
-    table = _columns(url, manifest)
+    # Those on the deletion list too: leaving them out would hide what the files still hold.
+    table = read_clips(url, manifest, ["source_id", "source_uri", "start_s"], optional=[*SCORES, *CREDITS])
     clip_s = manifest.clip.num_frames / manifest.clip.fps
     videos = table.group_by("source_id").aggregate([("start_s", "count")])
     scores = {title: table[name].to_numpy() for name, title in SCORES.items() if name in table.column_names}
@@ -148,18 +147,6 @@ def card_text(found: dict[str, Any]) -> str:
             *_table("setting | value", changed),
         ]
     )
-
-
-def _columns(url: str, manifest: Manifest) -> pa.Table:
-    """All but the frames; only what is not on the deletion list would hide what the files still hold."""
-    names = ["source_id", "source_uri", "start_s", *SCORES, *CREDITS]
-    tables = []
-    for shard in manifest.shards:
-        fs, place = storage.filesystem(storage.join(url, shard.path))
-        with fs.open(place, "rb") as file:
-            stored = pq.ParquetFile(file)
-            tables.append(stored.read(columns=[n for n in names if n in stored.schema_arrow.names]))
-    return pa.concat_tables(tables)
 
 
 def _distribution(values: np.ndarray) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import numpy as np
 from cluster import checkpoints, storage
 from cluster.batches import group_table
 from cluster.checkpoints import Checkpoint
-from cluster.looking import Eyes, RealSet, choose, look_at_drawn, look_at_reals, require_room, search
+from cluster.looking import Eyes, RealSet, choose, look_at_drawn, look_at_reals, search
 from cluster.mixtures import codes_of, require_fit, training_set
-from cluster.session import ray_session
+from cluster.session import ray_session, require_room
 from cluster.shards import MANIFEST, Manifest, read_clips, read_manifest
 from cluster.tracking import Tracker, TrackingConfig
 from vgan import baseline
@@ -162,7 +162,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     storage.make_folder(config.out)  # told now, not after hours of work
     with ray_session(config.address) as alone:
         if alone:
-            require_room(eyes)
+            require_room("a task", cpus=eyes.cpus, gpus=eyes.gpus)
         measure = Measure(config, name, reference, _seen(reference, eyes, config), eyes)
         rows = [measure.of_reference()]
         rows += [measure.of_set(chosen, title, "real") for title, chosen in _controls(config, reference, subjects)]

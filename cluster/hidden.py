@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
 from cluster import storage
 from cluster.batches import group_table
-from cluster.looking import run_parts
+from cluster.looking import PART, run_parts
 from cluster.progress import progress_bar
 from cluster.shards import Manifest, read_frames, to_frames
 from vgan.errors import BadInput
 from vgan.hidden_units import Probe, Top, faded, motion_share, segment, top_of
-
-PART = 16  # clips that a network sees at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +52,8 @@ def _look(probe: Probe, url: str, manifest: Manifest, group: np.ndarray, num: in
     shard, number, first, _ = (int(value) for value in group)
     table = storage.read_row_group(storage.join(url, manifest.shards[shard].path), number, ["frames", "source_id"])
     clips, videos = to_frames(table["frames"], manifest.clip), np.array(table["source_id"].to_pylist(), str)
-    found: Top | None = None
-    for start in range(0, len(clips), PART):
-        part = slice(start, start + PART)
-        rows = np.arange(first + start, first + min(start + PART, len(clips)))
-        top = top_of(probe.maps(clips[part]), rows, videos[part], num)
-        found = top if found is None else found.join(top)
-    assert found is not None
-    return found
+    rows, parts = np.arange(first, first + len(clips)), (slice(i, i + PART) for i in range(0, len(clips), PART))
+    return reduce(Top.join, (top_of(probe.maps(clips[p]), rows[p], videos[p], num) for p in parts))
 
 
 def show(probe: Probe, top: Top, url: str, manifest: Manifest, units: list[int]) -> list[Unit]:

@@ -86,14 +86,6 @@ class Eyes:
         return Clips(*cut)
 
 
-def require_room(eyes: Eyes) -> None:
-    """Raise BadInput where Ray has no room for a task: it would wait for ever."""
-    there = ray.cluster_resources()
-    for key, kind, needed in (("cpus", "CPU", eyes.cpus), ("gpus", "GPU", eyes.gpus)):
-        if needed > there.get(kind, 0):
-            raise BadInput(f"a task needs {needed:g} {kind}s, and there are {there.get(kind, 0):g}: lower {key}=")
-
-
 def look_at_reals(chosen: RealSet, eyes: Eyes, desc: str) -> Look:
     """Look at the clips of a set, in their order."""
     parts = [(chosen.url, chosen.manifest, rows) for rows in _parts(chosen.rows)]

@@ -50,6 +50,21 @@ def ray_session(address: str = "") -> Iterator[bool]:
         ray.shutdown()
 
 
+def require_room(what: str, way_out: str = "", *, cpus: float, gpus: float = 0.0) -> None:
+    """Raise BadInput where a Ray that cannot grow has no room for `what`: it would wait for ever.
+
+    Args:
+        what: "a run", for people.
+        way_out: what else to lower, beside cpus= or gpus=.
+    """
+    there = ray.cluster_resources()
+    for key, kind, needed in (("cpus", "CPU", cpus), ("gpus", "GPU", gpus)):
+        if needed > there.get(kind, 0):
+            raise BadInput(
+                f"{what} needs {needed:g} {kind}s, and there are {there.get(kind, 0):g}: lower {key}={way_out}"
+            )
+
+
 def _check_answers(address: str) -> None:
     """Raise BadInput unless something listens at "host:port": Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")

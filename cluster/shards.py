@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -206,9 +207,19 @@ def read_manifest(url: str) -> Manifest:
     return Manifest(**value | {"clip": ClipSpec(**value["clip"]), "shards": [Shard(**s) for s in value["shards"]]})
 
 
-def read_clips(url: str, manifest: Manifest, columns: list[str] | None = None, only: str = "") -> pa.Table:
-    """Rows of a dataset in stored order, or the one clip whose id is `only`. What is asked for must fit in memory."""
+def read_clips(
+    url: str, manifest: Manifest, columns: list[str] | None = None, only: str = "", optional: Sequence[str] = ()
+) -> pa.Table:
+    """Rows of a dataset in stored order, or the one clip whose id is `only`. What is asked for must fit in memory.
+
+    Args:
+        columns: names; None: all.
+        optional: more of them, taken if the dataset has them.
+    """
     fs, root = storage.arrow_filesystem(url)
+    if optional and manifest.shards:
+        there = pq.read_schema(f"{root}/{manifest.shards[0].path}", filesystem=fs).names
+        columns = [*(columns or ()), *(name for name in optional if name in there)]
     filters = [("clip_id", "=", only)] if only else None
     tables = [
         pq.read_table(f"{root}/{shard.path}", columns=columns, filesystem=fs, partitioning=None, filters=filters)

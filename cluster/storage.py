@@ -490,6 +490,17 @@ def _draft(path: str) -> Iterator[str]:
             os.unlink(draft)
 
 
+def read_lines(url: str) -> list[str]:
+    """Lines of a list, stripped; spreadsheets begin files with a byte order mark.
+
+    Raises:
+        BadInput: no such file.
+    """
+    if not exists(url):
+        raise BadInput(f"no list at {url!r}")
+    return [line.strip() for line in read_bytes(url).decode("utf-8-sig", errors="replace").splitlines()]
+
+
 def read_json(url: str) -> Any:
     return json.loads(read_bytes(url))
 

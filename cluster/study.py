@@ -7,9 +7,11 @@ clips/00000.mp4     both clips of trial 0 in one video; all files have one lengt
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +94,7 @@ def read_study(url: str) -> StoredStudy:
     if not storage.exists(path):
         raise BadInput(f"no study at {url!r}: {STUDY} is missing; make it with `python -m jobs.study action=make`")
     data = storage.read_bytes(path)
-    value = storage.read_json(path)
+    value = json.loads(data)
     if value.get("schema_version") != SCHEMA_VERSION:
         found = value.get("schema_version")
         raise BadInput(f"{path!r} has schema version {found}, this code reads {SCHEMA_VERSION}: make it again")
@@ -121,6 +123,7 @@ class _Reader:
         self.num_frames, self.fps = num_frames, fps
         self.shape: tuple[int, ...] | None = None
         self.first = ""
+        self.manifest = lru_cache(maxsize=8)(read_manifest)
 
     def frames(self, clip: Clip) -> np.ndarray:
         """Frames (T, H, W, 3) uint8 of one side."""
@@ -141,7 +144,7 @@ class _Reader:
     def _stored(self, source: str) -> np.ndarray:
         """A dataset's clip, through the codec that files of generated clips have been through too."""
         url, _, row = source.rpartition("#")
-        pixels = read_frames(url, read_manifest(url), np.array([int(row)]))[0]
+        pixels = read_frames(url, self.manifest(url), np.array([int(row)]))[0]
         with tempfile.TemporaryDirectory(prefix="clip-") as scratch:
             path = Path(scratch) / "clip.mp4"
             write_mp4(pixels, path, self.fps)

@@ -122,8 +122,7 @@ def log_report(
     tags = {"kind": "study", "study_hash": stored.digest, "git_commit": git_commit()}
     run = tracker.start(f"{name}-{stored.digest[:32]}", name=name, params=params, tags=tags)
     with run.ending():
-        for start in range(0, len(metrics), 500):
-            run.metrics(dict(list(metrics.items())[start : start + 500]))
+        run.metrics(metrics)
         for path, text in texts.items():
             run.text(text, path)
     return run.id

@@ -15,7 +15,7 @@ from cluster import checkpoints, runs, storage
 from cluster.child import INITS, PRETRAINED, Child, Start, run_child, run_child_on_workers
 from cluster.placement import train_labels
 from cluster.progress import progress_bar
-from cluster.session import ray_session
+from cluster.session import ray_session, require_room
 from cluster.shards import Manifest
 from cluster.sweep_record import log_child, log_finished, log_results, row_of, table
 from cluster.tracking import Tracker, TrackingConfig
@@ -143,7 +143,7 @@ def sweep(config: SweepConfig) -> list[dict[str, Any]]:
     storage.make_folder(config.out)
     with ray_session(config.address) as alone:
         if alone:
-            _check_room(config)
+            require_room("a run", " or workers=", cpus=config.workers * config.cpus, gpus=config.gpus)
         clips_url = dataset_url(config.out, config.test_clips)
         video = windows(config.video, config.test_clips)
         manifest = prepare_labelled(config.ucf101, config.splits, clips_url, video, seed=config.seed)
@@ -152,16 +152,6 @@ def sweep(config: SweepConfig) -> list[dict[str, Any]]:
         for number, clips in data.items():
             print(f"split {number}: {clips.summary()}", flush=True)
         return _run_children(config, tracker, starts, manifest, data, "; ".join(filter(None, sorted(remarks))))
-
-
-def _check_room(config: SweepConfig) -> None:
-    """Raise BadInput where a Ray that cannot grow has no room for one run: it would wait for ever."""
-    there = ray.cluster_resources()
-    for key, kind, needed in (("cpus", "CPU", config.workers * config.cpus), ("gpus", "GPU", config.gpus)):
-        if needed > there.get(kind, 0):
-            raise BadInput(
-                f"a run needs {needed:g} {kind}s, and there are {there.get(kind, 0):g}: lower {key}= or workers="
-            )
 
 
 def _run_children(

@@ -158,15 +158,14 @@ class Run:
         self.points(points(values, step))
 
     def points(self, found: Sequence[Metric]) -> None:
-        """Log up to 1,000 scalars, each with its step and time."""
-        self.client.log_batch(self.id, metrics=found)
+        """Log scalars, each with its step and time."""
+        for start in range(0, len(found), 1000):  # the most that a server takes at once
+            self.client.log_batch(self.id, metrics=found[start : start + 1000])
 
     def curve(self, name: str, values: Sequence[float]) -> None:
         """Log a series whose steps count from 1."""
         now = get_current_time_millis()
-        points = [Metric(name, float(v), now, step) for step, v in enumerate(values, start=1)]
-        for start in range(0, len(points), 1000):  # the most that a server takes at once
-            self.client.log_batch(self.id, metrics=points[start : start + 1000])
+        self.points([Metric(name, float(v), now, step) for step, v in enumerate(values, start=1)])
 
     def tag(self, **tags: str) -> None:
         for name, value in tags.items():

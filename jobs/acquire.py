@@ -98,10 +98,7 @@ def _say(count: int, what: str) -> None:
 
 
 def _lines(url: str) -> list[str]:
-    url = storage.absolute(url)
-    if not storage.exists(url):
-        raise BadInput(f"no list at {url!r}")
-    return [line.strip() for line in storage.read_bytes(url).decode("utf-8-sig", errors="replace").splitlines()]
+    return storage.read_lines(storage.absolute(url))
 
 
 def _from_folder(config: AcquireConfig) -> list[Source]:

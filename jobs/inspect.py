@@ -10,7 +10,7 @@ from cluster import checkpoints, storage
 from cluster.hidden import Unit, find_top, show
 from cluster.media import FORMATS, write_media
 from cluster.mixtures import require_fit
-from cluster.session import ray_session
+from cluster.session import ray_session, require_room
 from cluster.shards import read_manifest
 from jobs import command
 from vgan.config import check_choice, option
@@ -64,7 +64,9 @@ def main(config: InspectConfig) -> None:
     if beyond := [unit for unit in config.units if not 0 <= unit < seen.num_units]:
         raise BadInput(f"units: layer {config.layer} has units 0 to {seen.num_units - 1}, got {beyond[0]}")
     storage.make_folder(out)
-    with ray_session(config.address):
+    with ray_session(config.address) as alone:
+        if alone:
+            require_room("a task", cpus=config.cpus)
         top = find_top(seen, url, manifest, num=config.top, cpus=config.cpus)
     chosen = config.units or np.argsort(-top.stands_out, kind="stable")[: config.num].tolist()
     units = show(seen, top, url, manifest, chosen)

@@ -165,10 +165,7 @@ def mark_deleted(config: PrepareConfig, out: str) -> None:
     command.require(config, "names")
     names = [config.names]
     if config.names.endswith(".txt"):
-        url = storage.absolute(config.names)
-        if not storage.exists(url):
-            raise BadInput(f"no list at {url!r}")
-        names = storage.read_bytes(url).decode("utf-8-sig", errors="replace").splitlines()
+        names = storage.read_lines(storage.absolute(config.names))
     if not storage.exists(storage.join(out, "work")) and not storage.exists(storage.join(out, MANIFEST)):
         raise BadInput(f"nothing was prepared at {out!r}")
     clips = delete(out, names)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cluster import rating_server, storage
 from cluster.runs import check_name
-from cluster.study import StoredStudy, list_clips, read_study, write_study
+from cluster.study import STUDY, StoredStudy, list_clips, read_study, write_study
 from cluster.tracking_config import TrackingConfig
 from cluster.turk import hits_csv, read_results
 from cluster.votes import VoteStore
@@ -105,7 +105,7 @@ def make(config: StudyConfig) -> None:
     """Choose the trials, and encode them."""
     command.require(config, "methods", "real")
     out = storage.absolute(config.out)
-    if storage.exists(storage.join(out, "study.json")):
+    if storage.exists(storage.join(out, STUDY)):
         raise BadInput(f"out={config.out!r} already holds a study: choose another folder")
     folders = {**config.methods, REAL: config.real}
     clips = {name: list_clips(storage.absolute(url), config.categories) for name, url in folders.items()}

@@ -26,6 +26,7 @@ import ray
 import torch
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from timing import seconds
 from torch import Tensor
 
 from cluster import checkpoints, engines
@@ -66,13 +67,6 @@ def write_dataset(folder: Path, clips: int, rows: int, spec: ClipSpec, codec: st
         os.link(folder / "shard.parquet", folder / f"{number}.parquet")
         shards.append(Shard(path=f"{number}.parquet", rows=rows, bytes=len(data), sha256=""))
     return Manifest(clip=spec, config={}, counts={}, shards=shards, digest="0" * 64)
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Of one call."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 # ---- a step ------------------------------------------------------------------------------------------------------

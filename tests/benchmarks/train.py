@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import learning
 import torch
+from timing import seconds
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -122,13 +122,6 @@ def make_step(method: str, base: int) -> Callable[[], object]:
     real = torch.rand(BATCH, 3, 32, 64, 64) * 2 - 1
     who, *how = method.split()
     return plain_step(base, real, *how) if who == "plain" else our_step(base, real, *how)
-
-
-def seconds(step: Callable[[], object]) -> float:
-    """Of one call."""
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
 
 
 def gemm_flops(dtype: torch.dtype, size: int = 4096) -> float:

@@ -6,13 +6,13 @@ network on the same clips, in turns. Both have one thread. Nothing decodes a vid
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import ray
 import torch
+from timing import seconds
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -64,13 +64,6 @@ def bare(model: ModelConfig, clips: Tensor, labels: Tensor, config: FinetuneConf
             network(shown(clips[TRAIN:])).argmax(dim=1)
 
     return work
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Of one call."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def main() -> None:

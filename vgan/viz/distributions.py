@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from io import BytesIO
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from vgan.viz.figures import figure_png
 
 BINS = 40
 _BLUE = "#0072B2"
@@ -25,13 +26,11 @@ def card_picture(distributions: Mapping[str, tuple[list[int], list[float]]]) -> 
     """PNG of histograms, each (counts, edges) under its name with its unit."""
     columns = min(2, len(distributions))
     rows = -(-len(distributions) // columns)
-    figure = Figure(figsize=(5 * columns, 2.6 * rows), layout="constrained")
+    figure = Figure(figsize=(5 * columns, 2.6 * rows), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     for number, (name, (counts, edges)) in enumerate(distributions.items(), start=1):
         axes = figure.add_subplot(rows, columns, number)
         axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=_BLUE)
         axes.set_xlabel(name)
         axes.spines[["top", "right"]].set_visible(False)
-    out = BytesIO()
-    figure.savefig(out, format="png", dpi=120)
-    return out.getvalue()
+    return figure_png(figure)
