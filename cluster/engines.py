@@ -30,6 +30,7 @@ from vgan.config import ModelConfig, ObjectiveConfig
 from vgan.errors import BadInput
 from vgan.gan import Weighted, make_optimizer
 from vgan.models import make_networks
+from vgan.models.layers import lay_weights_out
 
 T = TypeVar("T")
 
@@ -111,8 +112,6 @@ def make_engines(
         loss_scale: of fp16; 0 finds one as it goes (`LossScale`).
     """
     device = torch.device("cuda", torch.cuda.current_device()) if use_gpu else torch.device("cpu")
-    # Weights stay contiguous, for DeepSpeed cannot broadcast them channels last; what flows through them is
-    # (vgan.models.layers.working_layout).
     networks = {name: net.to(device) for name, net in make_networks(model).items()}
     average = copy.deepcopy(networks["generator"]).requires_grad_(False)
     if device.type == "cuda" and dist.get_world_size() > 1:  # gloo has no synchronized batch norm
@@ -133,6 +132,9 @@ def make_engines(
         "steps_per_print": None,
     }
     engines = {name: _engine(net, make_optimizer(name, net, objective), config) for name, net in networks.items()}
+    if precision in HALVES and zero_stage == 0:  # now that they are broadcast; ZeRO's are slices of a flat vector
+        for net in (*networks.values(), average):
+            lay_weights_out(net)
     scales = {}
     if precision == "fp16":
         scales = {name: LossScale(loss_scale or FIRST_SCALE, dynamic=loss_scale == 0) for name in engines}
@@ -365,7 +367,7 @@ def _set_adam(engine: Any, flat: dict[str, Tensor], step: Tensor) -> None:
         return
     pieces = {key: value.split([p.numel() for p in parameters]) for key, value in flat.items()}
     for index, parameter in enumerate(parameters):
-        moments = {key: pieces[key][index].view_as(parameter).to(parameter.device, copy=True) for key in MOMENTS}
+        moments = {k: torch.empty_like(parameter).copy_(pieces[k][index].view_as(parameter)) for k in MOMENTS}
         engine.optimizer.state[parameter] = moments | {"step": _count(step, parameter, engine.optimizer)}
 
 

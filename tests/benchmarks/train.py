@@ -22,10 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from vgan import gan
 from vgan.config import ModelConfig, ObjectiveConfig
 from vgan.models import make_networks
+from vgan.models.layers import lay_weights_out
 
 BATCH, REPEATS = 8, 5
 METHODS = ("plain", "plain bf16", "ours fp32", "ours bf16")
-OPTIONAL = ("channels-last", "compiled")  # of ours in bf16: what was tried beside it
+OPTIONAL = ("contiguous", "compiled")  # of ours in bf16: what was tried beside it
 BASES = (64, 32, 16, 8)
 
 
@@ -105,10 +106,8 @@ def our_step(base: int, real: Tensor, precision: str, *more: str) -> Callable[[]
     for name, network in networks.items():
         if precision == "bf16":
             network.forward = torch.autocast("cpu", torch.bfloat16)(network.forward)
-        if "channels-last" in more:
-            for layer in network.modules():
-                if isinstance(layer, nn.Conv3d | nn.ConvTranspose3d):
-                    layer.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+            if "contiguous" not in more:
+                lay_weights_out(network)
         if "compiled" in more:
             network.compile()
         engines[name] = gan.LocalEngine(network, gan.make_optimizer(name, network, objective))

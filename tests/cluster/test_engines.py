@@ -248,6 +248,7 @@ def rank_main(rank: int, folder: Path, name: str, stages: tuple[int, ...]) -> No
         found[stage, "uneven and clipped"] = off_one_process(stage, rank, cut=7, max_norm=MAX_NORM)
     found["buffers"] = buffers(rank)
     found["bf16"] = bf16(rank)
+    found["bf16, resume"] = resume(0, rank, folder / f"bf16-{name}", "bf16")
     torch.save(found, folder / f"{name}-rank{rank}.pt")
     dist.destroy_process_group()
 
@@ -299,16 +300,20 @@ def load(nets: engines.Engines, folder: Path) -> None:
     engines.load_optimizers(nets, folder)
 
 
-def resume(stage: int, rank: int, folder: Path) -> dict[str, dict[str, Tensor]]:
+def resume(stage: int, rank: int, folder: Path, precision: str = "fp32") -> dict[str, Any]:
     """Three steps in one go, and two, a checkpoint and one in engines that began elsewhere. Batch norm trains."""
-    nets = make(stage)
+    nets = make(stage, precision=precision)
     train(nets, exact, range(2), rank)
     save(nets, folder)
-    found = {"saved": snapshot(trained(nets))}
+    found: dict[str, Any] = {"saved": snapshot(trained(nets))}
+    found["layouts"] = {
+        name: all(p.is_contiguous(memory_format=torch.channels_last_3d) for p in net.parameters() if p.ndim == 5)
+        for name, net in trained(nets).items()
+    }
     train(nets, exact, range(2, 3), rank)
     found["uninterrupted"] = snapshot(trained(nets))
     for name, later in (("resumed", stage), ("resumed elsewhere", 1 - min(stage, 1))):
-        fresh = make(later, seed=1)
+        fresh = make(later, seed=1, precision=precision)
         found[f"{name}, fresh"] = snapshot(trained(fresh))
         load(fresh, folder)
         found[f"{name}, loaded"] = snapshot(trained(fresh))
@@ -540,6 +545,18 @@ def test_average_buffers_gives_every_rank_the_mean_and_leaves_parameters(ranks: 
 
 def test_mean_over_ranks_averages_each_metric(ranks: Found) -> None:
     assert [r["mean"] for r in ranks] == [{"rank": 0.5, "one": 1.0}] * 2
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_weights_channels_last_train_as_others_and_go_on_from_a_checkpoint(ranks: Found, rank: int) -> None:
+    states = ranks[rank]["bf16, resume"]
+    assert states["layouts"] == {"generator": True, "discriminator": True}
+    changed = [k for k in states["saved"] if k.endswith(("weight", "bias"))]
+    saved, resumed, elsewhere, whole = (
+        {k: states[name][k] for k in changed} for name in ("saved", "resumed", "resumed elsewhere", "uninterrupted")
+    )
+    assert farthest(resumed, whole) == 0
+    assert farthest(elsewhere, whole) < farthest(saved, whole) / 10  # under ZeRO-1, where weights are contiguous
 
 
 def test_make_engines_bf16_computes_in_bf16_and_keeps_fp32_state(ranks: Found) -> None:
