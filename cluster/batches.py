@@ -7,6 +7,10 @@ not depend on N, so a run continues with the same clips at another number of wor
 Within an epoch, row groups are permuted and taken in windows; clips are permuted inside a window. Packing has
 shuffled all clips already, so this is as good as a global shuffle and reads whole row groups. A clip on the dataset's
 deletion list has its place taken by another from the next epoch on (`deletion.without`).
+
+Ray Data prepares datasets but does not feed from them: it has neither an order that is the same for any number of
+workers nor a position to go on from, and on the same files it is several times slower (`make bench-distributed`).
+JPEGs are read by the training nodes' own cores, some 400 clips/s each, so that CPU nodes have nothing to do for them.
 """
 
 from __future__ import annotations
@@ -27,7 +31,8 @@ from cluster.shards import ROWS_PER_GROUP, Manifest, one_array, to_frames
 from vgan.errors import BadInput
 
 WINDOW = 8  # row groups: 512 clips, 200 MB raw
-AHEAD = 2  # row groups that are read before they are needed: an object store's answer takes a while
+AHEAD = WINDOW  # row groups that are read before they are needed: all of a window are needed as soon as it begins
+FETCHERS = 2  # threads that read row groups; an object store answers several requests as fast as one
 DECODERS = 4  # threads that read JPEGs, each core about 600 clips/s
 
 
@@ -87,7 +92,7 @@ class ClipReader:
         self._ahead: OrderedDict[int, Future[tuple[list[str], pa.Array]]] = OrderedDict()
         self._upcoming: list[int] = []  # row groups in the order of their first use in this epoch
         self._places: dict[int, int] = {}  # of row groups in `_upcoming`
-        self._fetcher = ThreadPoolExecutor(1, "fetch")
+        self._fetcher = ThreadPoolExecutor(FETCHERS, "fetch")
         self._decoders = ThreadPoolExecutor(DECODERS, "decode")
 
     def batches(self, consumed: int, *, pin: bool = False) -> Iterator[Batch]:
@@ -134,24 +139,24 @@ class ClipReader:
         return out
 
     def _group(self, index: int) -> tuple[list[str], pa.Array]:
-        """Clip ids and frames of a row group as they are stored; the last two windows stay in memory."""
+        """Clip ids and frames of a row group as they are stored; a window stays in memory, and the next one comes."""
         if index not in self._cache:
             begun = self._ahead.pop(index, None)
             self._cache[index] = begun.result() if begun else self._read(index)
-            if len(self._cache) > 2 * WINDOW:
+            if len(self._cache) > WINDOW:
                 self._cache.popitem(last=False)
             self._read_ahead(index)
         self._cache.move_to_end(index)
         return self._cache[index]
 
     def _read_ahead(self, index: int) -> None:
-        """Begin to read the groups that come after one, in a thread; of other ranks' too, which are soon forgotten."""
-        place = self._places[index] + 1
-        for later in self._upcoming[place : place + AHEAD]:
+        """Begin to read the groups that come after one, in a thread, and forget those that only other ranks needed."""
+        place = self._places[index]
+        for passed in [group for group in self._ahead if self._places.get(group, -1) < place]:
+            self._ahead.pop(passed).cancel()
+        for later in self._upcoming[place + 1 : place + 1 + AHEAD]:
             if later not in self._cache and later not in self._ahead:
                 self._ahead[later] = self._fetcher.submit(self._read, later)
-        while len(self._ahead) > 2 * AHEAD:
-            self._ahead.popitem(last=False)[1].cancel()
 
     def _read(self, index: int) -> tuple[list[str], pa.Array]:
         shard, group = (int(v) for v in self.groups[index, :2])

@@ -42,7 +42,7 @@ from vgan.records import Clip, Evidence
 from vgan.video.pixels import batch_to_model_range
 from vgan.video.strips import write_strip
 
-BATCH, CLIPS, REPEATS = 8, 512, 6
+BATCH, CLIPS, REPEATS = 8, 4096, 6
 BASES = (64, 16)
 SMALL = ClipSpec(num_frames=16, size=32)
 
