@@ -38,6 +38,8 @@ MAX_BATCH = 100  # votes of one transaction: databases allow some thousand value
 BUCKETS = 10_000  # rate limits kept in memory
 SHUTDOWN_S = 5.0
 
+RATER = web.RequestKey("rater", int)  # who asks
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 log = logging.getLogger(__name__)
 
@@ -90,7 +92,7 @@ class RatingServer:
         return web.Response(text=self.page, content_type="text/html")
 
     async def _session(self, request: web.Request) -> web.Response:
-        rater = request["rater"]
+        rater = request[RATER]
         trials = self.session(rater)
         done = await asyncio.to_thread(self.store.done, str(rater))
         left = [number for number in trials if number not in done]
@@ -100,16 +102,16 @@ class RatingServer:
 
     async def _clip(self, request: web.Request) -> web.Response:
         number = int(request.match_info["number"])
-        if number not in self.session(request["rater"]) and number not in self.practice:
+        if number not in self.session(request[RATER]) and number not in self.practice:
             raise web.HTTPNotFound
         data = await asyncio.to_thread(self.read_clip, number)
         return web.Response(body=data, content_type="video/mp4")
 
     async def _vote(self, request: web.Request) -> web.Response:
-        vote = _read_vote(await request.read(), str(request["rater"]))
+        vote = _read_vote(await request.read(), str(request[RATER]))
         if vote is None:
             raise web.HTTPBadRequest
-        if vote.trial not in self.session(request["rater"]):
+        if vote.trial not in self.session(request[RATER]):
             raise web.HTTPNotFound
         stands: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.put_nowait((vote, stands))
@@ -133,7 +135,7 @@ class RatingServer:
             raise web.HTTPUnauthorized
         if not self._raters.take(str(rater), limits.per_second, limits.burst):
             raise web.HTTPTooManyRequests(headers={"Retry-After": "1"})
-        request["rater"] = rater
+        request[RATER] = rater
         return await handler(request)
 
     async def _add_headers(self, _request: web.Request, response: web.StreamResponse) -> None:

@@ -1,9 +1,14 @@
-"""A small study of drawn clips, made by the job itself."""
+"""A small study of drawn clips, made by the job itself, and a server for it."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+from aiohttp import web
+
+from cluster.rating_server import RatingServer
 from vgan.drawn.clips import draw_clip
 from vgan.video.encode import write_mp4
 
@@ -27,3 +32,14 @@ def make_words(place: Path, **more: int) -> list[str]:
     methods = f"methods={{two_stream: {place}/two_stream, one_stream: {place}/one_stream}}"
     words = [f"{key}={value}" for key, value in settings.items()]
     return ["action=make", methods, f"real={place}/real", f"out={place}/study", *words]
+
+
+@asynccontextmanager
+async def serving(server: RatingServer) -> AsyncIterator[str]:
+    runner = web.AppRunner(server.app(), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()

@@ -9,14 +9,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
-from study_folder import draw_folders, make_words
+from study_folder import draw_folders, make_words, serving
 
 from cluster.rating_server import Limits, RatingServer, rater_of, token
 from cluster.study import StoredStudy, read_study
@@ -61,17 +59,6 @@ class Rater:
     async def vote(self, trial: Any, left: Any = True, milliseconds: Any = 900) -> int:
         body = {"trial": trial, "left": left, "milliseconds": milliseconds}
         return (await self.ask("POST", "/votes", data=json.dumps(body)))[0]
-
-
-@asynccontextmanager
-async def serving(server: RatingServer) -> AsyncIterator[str]:
-    runner = web.AppRunner(server.app(), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
 
 
 def visit(place: Path, stored: StoredStudy, store: VoteStore, what: Visit, limits: Limits = LOOSE) -> None:
