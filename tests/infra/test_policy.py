@@ -264,7 +264,7 @@ def test_secrets_are_named_and_never_spelled(overlay: str) -> None:
                 assert re.fullmatch(r'"?(\$\(\w+\),?)*"?', stated), f"{m['kind']} {m['metadata']['name']}{path}"
 
 
-def _references(overlay: str) -> set[tuple[str, str]]:
+def references(overlay: str) -> set[tuple[str, str]]:
     """(secret, key) that the manifests ask for."""
     found = set()
     for m in built(overlay):
@@ -309,7 +309,7 @@ def test_secrets_script_makes_every_secret_that_is_asked_for_and_shows_none(tmp_
     assert done.returncode == 0, done.stderr
     made = {path.stem: json.loads(path.read_text())["stringData"] for path in tmp_path.glob("*.json")}
     there = {(name, key) for name, data in made.items() for key in data}
-    asked = {reference for overlay in OVERLAYS for reference in _references(overlay)}
+    asked = {reference for overlay in OVERLAYS for reference in references(overlay)}
     assert asked == there
     values: list[Any] = [value for data in made.values() for value in data.values() if value != "admin"]
     assert len(set(values)) == len(values)
