@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import ray
 import yaml
-from manifests import K8S, ROOT, pods
+from manifests import K8S, ROOT, built, pods
 from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
 from cluster import prometheus
@@ -127,6 +127,15 @@ def test_prometheus_is_led_to_the_port_that_ray_pods_open() -> None:
     dropped = endpoint["metricRelabelings"][0]["regex"]
     wanted = {metric for expr in queries().values() for metric in asked(expr)}
     assert [metric for metric in wanted if re.fullmatch(dropped, metric)] == []
+
+
+@pytest.mark.k8s
+def test_monitoring_builds_beside_the_overlays() -> None:
+    found = {m["kind"]: m for m in built("../monitoring")}
+    assert set(found) == {"ConfigMap", "PodMonitor", "PrometheusRule"}
+    assert {m["metadata"]["namespace"] for m in found.values()} == {"scene"}
+    assert json.loads(found["ConfigMap"]["data"]["dashboard.json"]) == dashboard()
+    assert found["ConfigMap"]["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 
 def test_alerts_are_explained_in_the_runbook() -> None:
