@@ -18,6 +18,7 @@ import time
 import uuid
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,9 +27,8 @@ from typing import Any
 import cv2
 import ray
 from ray.util.annotations import RayDeprecationWarning
-from ray.util.metrics import Counter
 
-from cluster import storage
+from cluster import logs, prometheus, storage
 from cluster.deletion import purge, read_deleted
 from cluster.fetch import local_copy
 from cluster.pack import Packing, pack
@@ -214,6 +214,8 @@ def commit_unit(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str,
     """Turn one unit into committed clips. Returns counts for the progress bar."""
     started = time.monotonic()
     unit = Unit(**row | {"source": Source(**row["source"])})
+    run = prometheus.run_of(out)
+    logs.work_on(run, unit.name)
     try:
         with local_copy(unit.source) as path:
             for _ in range(1 + KILLED_RETRIES):
@@ -240,7 +242,7 @@ def commit_unit(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str,
             **_write_clips(unit, found, out, config),
         }
         if storage.write_new(url, storage.json_bytes(record)):
-            _count(record, len(found.clips))
+            _count(record, len(found.clips), run)
     return {
         "clips": len(found.clips),
         "windows": len(found.clips) + sum(r.start_s is not None for r in found.rejects),
@@ -315,23 +317,10 @@ def _write_clips(unit: Unit, found: Found, out: str, config: VideoConfig) -> dic
     return {"data": data, "clips": columns | {"crc32": [zlib.crc32(p) for p in pixels]}}
 
 
-@functools.cache
-def _counters() -> dict[str, Counter]:
-    """Prometheus counters; Ray serves them on every node's metrics port with the prefix `ray_`."""
-    return {
-        "units": Counter("prepare_units_total", "videos or segments committed", tag_keys=("outcome",)),
-        "seconds": Counter("prepare_source_seconds_total", "seconds of source video dealt with"),
-        "clips": Counter("prepare_clips_total", "clips stored, before the gates"),
-        "rejects": Counter("prepare_rejects_total", "stretches of video rejected", tag_keys=("stage", "reason")),
-    }
-
-
-def _count(record: dict[str, Any], num_clips: int) -> None:
-    counters = _counters()
+def _count(record: dict[str, Any], num_clips: int, run: str) -> None:
     outcome = "quarantined" if record["quarantined"] else "clips" if num_clips else "no_clips"
-    counters["units"].inc(1, tags={"outcome": outcome})
-    for name, value in (("seconds", record["source_s"]), ("clips", num_clips)):
-        if value > 0:  # a counter takes no zero
-            counters[name].inc(value)
-    for reject in record["rejects"]:
-        counters["rejects"].inc(1, tags={"stage": reject["stage"], "reason": reject["reason"]})
+    prometheus.add("scene_prepare_units_total", 1, run=run, outcome=outcome)
+    prometheus.add("scene_prepare_source_seconds_total", record["source_s"], run=run)
+    prometheus.add("scene_prepare_clips_total", num_clips, run=run)
+    for (stage, reason), num in Counter((r["stage"], r["reason"]) for r in record["rejects"]).items():
+        prometheus.add("scene_prepare_rejects_total", num, run=run, stage=stage, reason=reason)

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from cluster import storage
+from cluster import prometheus, storage
 from cluster.placement import decode_labels
 from cluster.progress import progress_bar
 from cluster.runs import git_commit
@@ -89,6 +89,9 @@ def pack(
         reasons = ", ".join(f"{n} {reason}" for reason, n in counts["rejected_by_reason"].items())
         raise BadInput(f"none of the {counts['sources']} videos gave a clip ({reasons}): nothing to write to {out!r}")
     _check_pixels_are_there(accepted, out)
+    for reason, num in Counter(v[0] for v in verdicts if v).items():
+        labels = {"run": prometheus.run_of(out), "stage": "gates", "reason": reason}
+        prometheus.add("scene_prepare_rejects_total", num, **labels)
     order = np.random.default_rng(packing.seed).permutation(accepted.num_rows)
     storage.remove(storage.join(out, MANIFEST))  # from here on the old dataset is gone
     storage.remove(storage.join(out, "shards"))
@@ -204,6 +207,7 @@ def write_shard(clips: pa.Table, out: str, path: str, config: VideoConfig, codec
     table = table.append_column(schema.field("frames"), frames).select(schema.names)
     data = table_bytes(table.replace_schema_metadata(schema.metadata))
     storage.write_bytes(storage.join(out, path), data)
+    prometheus.add("scene_pack_clips_total", clips.num_rows, run=prometheus.run_of(out))
     return Shard(path=path, rows=clips.num_rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 

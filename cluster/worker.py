@@ -18,7 +18,7 @@ import ray.train
 import torch
 from torch import Tensor
 
-from cluster import checkpoints, engines, runs, storage
+from cluster import checkpoints, engines, logs, prometheus, runs, storage
 from cluster.batches import Batch, ClipReader, prefetched, share
 from cluster.saving import Saver
 from cluster.shards import Manifest
@@ -75,6 +75,7 @@ def train_worker(loop: dict[str, Any]) -> Outcome:
     config = job.config
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
+    logs.work_on(config.name, f"rank-{rank}")
 
     engines.prepare_ops(config.use_gpu)
     torch.manual_seed(config.seed)
@@ -130,7 +131,7 @@ def train(
     weighed = engines.weigh(nets, weight)
     watch = StopWatch(job.stop if rank == 0 else None)
     feed = prefetched(reader.batches(consumed=start * config.batch_size, pin=config.use_gpu))
-    clock, safe, logged = _Clock(), False, list[dict[str, float]]()
+    clock, safe, logged, started_s = _Clock(), False, list[dict[str, float]](), time.time()
     for step in range(start + 1, config.steps + 1):
         going_on()
         began = time.perf_counter()
@@ -153,6 +154,7 @@ def train(
         decay = gan.average_decay(config.ema_decay, step)
         gan.update_average(nets.average, nets.by_name["generator"].module, decay)
         clock.tick(began, wait_s)
+        _count_step(config, step, rank, wait_s, started_s)
         last = step == config.steps
         if step % config.log_every == 0 or last:
             values = engines.mean_over_ranks(measured | health(real, done.streams), weight)
@@ -275,6 +277,15 @@ def divergence(metrics: dict[str, float], step: int) -> str:
 def _timed_next(feed: Iterator[Batch]) -> tuple[Batch, float]:
     started = time.perf_counter()
     return next(feed), time.perf_counter() - started
+
+
+def _count_step(config: TrainConfig, step: int, rank: int, wait_s: float, started_s: float) -> None:
+    """Tell Prometheus of a step; rank 0 for all."""
+    prometheus.add("scene_train_wait_seconds_total", wait_s, run=config.name, rank=str(rank))
+    if rank == 0:
+        prometheus.add("scene_train_clips_total", config.batch_size, run=config.name)
+        prometheus.show("scene_train_step", step, run=config.name)
+        prometheus.show("scene_train_start_time_seconds", started_s, run=config.name)
 
 
 class _Clock:

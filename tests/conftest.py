@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,19 @@ def ray_cluster(ray_token: str) -> Iterator[None]:
     ray.init("local", num_cpus=2, include_dashboard=True, dashboard_host="127.0.0.1", logging_level="ERROR")
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def scrape(ray_cluster: None) -> Callable[[], str]:  # noqa: ARG001
+    """Reads what the session's Ray tells Prometheus; nothing while its node is too busy to answer."""
+    import ray
+
+    def text() -> str:
+        port = ray.nodes()[0]["MetricsExportPort"]
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+                return answer.read().decode()
+        except (urllib.error.HTTPError, TimeoutError):
+            return ""
+
+    return text

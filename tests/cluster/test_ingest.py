@@ -6,14 +6,13 @@ import hashlib
 import json
 import re
 import time
-import urllib.request
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from cluster.dataset_card import write_card
 from cluster.deletion import delete, deleted_rows
@@ -358,15 +357,14 @@ def test_prepare_writes_through_any_file_system_url(sources: list[Source], tmp_p
     assert read_manifest(f"{tmp_path}/clips") == manifest
 
 
-@pytest.mark.usefixtures("dataset")
-def test_prepare_counts_for_prometheus_on_the_nodes_metrics_port() -> None:
-    port = ray.nodes()[0]["MetricsExportPort"]
-    wanted = (r'ray_prepare_units_total\{.*outcome="clips".*\} [1-9]', r'ray_prepare_rejects_total\{.*reason="missing"')
-    wanted += (r"ray_prepare_clips_total\{.*\} [1-9]", r"ray_prepare_source_seconds_total\{.*\} [1-9]")
-    end = time.monotonic() + 60  # Ray gathers its workers' counters every few seconds
-    text = ""
+def test_prepare_counts_for_prometheus_on_the_nodes_metrics_port(dataset: Path, scrape: Callable[[], str]) -> None:
+    run = f'run="{dataset.name}"'
+    wanted = [rf'units_total\{{.*outcome="clips".*{run}', rf'rejects_total\{{.*reason="missing",{run},stage="fetch"']
+    wanted = [f"prepare_{each}" for each in (*wanted, rf"clips_total\{{.*{run}", rf"source_seconds_total\{{.*{run}")]
+    wanted = [rf"ray_scene_{each}.*\}} [1-9]" for each in (*wanted, rf"pack_clips_total\{{.*{run}")]
+    wanted.append(r'ray_tasks\{.*Name="Map\(commit_or_tell\)"')  # as an alert asks for
+    end, text = time.monotonic() + 60, ""  # Ray gathers its workers' counters every few seconds
     while time.monotonic() < end and not all(re.search(each, text) for each in wanted):
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-            text = answer.read().decode()
+        text = scrape()
         time.sleep(1)
     assert [each for each in wanted if not re.search(each, text)] == []

@@ -63,6 +63,7 @@ class Pod:
     where: str
     template: Manifest
     by_operator: str = ""  # head or a group's name, of pods that KubeRay completes
+    namespace: str = "scene"
 
     @property
     def spec(self) -> Manifest:

@@ -125,6 +125,7 @@ def test_settings_are_read_by_somebody(overlay: str) -> None:
     code = "".join(path.read_text() for path in (ROOT / "cluster").glob("*.py"))
     known = {"AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_EC2_METADATA_DISABLED", "RAY_JOB_STOP_WAIT_TIME_S"}
     known |= {"AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"}
+    known |= {"RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE"}
     entrypoints = " ".join(job["spec"]["entrypoint"] for job in of_kind(overlay, "RayJob"))
     for key in settings(overlay):
         assert key in known or f'"{key}"' in code or f"${key}" in entrypoints, key

@@ -139,22 +139,28 @@ def _matches(selector: Manifest, labels: dict[str, str]) -> bool:
     return exact and all(labels.get(term["key"]) in term["values"] for term in terms)
 
 
-def _allows(rules: list[Manifest], side: str, other: dict[str, str], port: int) -> bool:
+def _selects(peer: Manifest, other: Pod) -> bool:
+    """Whether a rule's peer is this pod; one that names no namespace means the policy's own."""
+    labels = {"kubernetes.io/metadata.name": other.namespace}
+    near = _matches(peer["namespaceSelector"], labels) if "namespaceSelector" in peer else other.namespace == "scene"
+    return "ipBlock" not in peer and near and _matches(peer.get("podSelector", {}), other.labels)
+
+
+def _allows(rules: list[Manifest], side: str, other: Pod, port: int) -> bool:
     def opens(rule: Manifest) -> bool:
-        peers = [p for p in rule.get(side, []) if "podSelector" in p]
-        open_to_all = side not in rule
         ports = [p["port"] for p in rule.get("ports", [])]
-        return (open_to_all or any(_matches(p["podSelector"], other) for p in peers)) and (not ports or port in ports)
+        return (side not in rule or any(_selects(p, other) for p in rule[side])) and (not ports or port in ports)
 
     return any(opens(rule) for rule in rules)
 
 
 def reaches(overlay: str, source: Pod, target: Pod, port: int) -> bool:
-    """Whether the policies let one pod open a connection to another's port."""
+    """Whether the policies let one pod open a connection to another's port; those of other namespaces are not ours."""
     policies = [m["spec"] for m in of_kind(overlay, "NetworkPolicy")]
     out = [r for p in policies if _matches(p["podSelector"], source.labels) for r in p.get("egress", [])]
     into = [r for p in policies if _matches(p["podSelector"], target.labels) for r in p.get("ingress", [])]
-    return _allows(out, "to", target.labels, port) and _allows(into, "from", source.labels, port)
+    may_leave = source.namespace != "scene" or _allows(out, "to", target, port)
+    return may_leave and _allows(into, "from", source, port)
 
 
 def _roles(overlay: str) -> dict[str, Pod]:
@@ -176,6 +182,21 @@ def test_pods_reach_what_they_need_and_nothing_else(overlay: str) -> None:
     ports = (5000, 5432, 6379, 8080, 8265, 9000, 10001)
     found = {(a, b, p) for a in roles for b in roles for p in ports if reaches(overlay, roles[a], roles[b], p)}
     assert found == allowed
+
+
+def _outsider(namespace: str, name: str) -> Pod:
+    labels = {"app.kubernetes.io/name": name, "app.kubernetes.io/component": "ray"}
+    return Pod(f"{namespace}: {name}", {"metadata": {"labels": labels}}, namespace=namespace)
+
+
+@per_overlay
+def test_pods_of_other_namespaces_reach_the_jobs_api_or_the_metrics_and_nothing_else(overlay: str) -> None:
+    outside = [_outsider("prometheus-system", "prometheus"), _outsider("prometheus-system", "grafana")]
+    outside += [_outsider("elsewhere", "prometheus"), _outsider("kuberay-operator", "kuberay-operator")]
+    roles, ports = _roles(overlay), (5000, 5432, 6379, 8080, 8265, 9000, 10001)
+    found = {(a.where, b, p) for a in outside for b in roles for p in ports if reaches(overlay, a, roles[b], p)}
+    allowed = {("prometheus-system: prometheus", b, 8080) for b in ("head", "decode", "train")}
+    assert found == allowed | {("kuberay-operator: kuberay-operator", "head", 8265)}
 
 
 @per_overlay
@@ -243,7 +264,7 @@ def test_secrets_are_named_and_never_spelled(overlay: str) -> None:
                 assert re.fullmatch(r'"?(\$\(\w+\),?)*"?', stated), f"{m['kind']} {m['metadata']['name']}{path}"
 
 
-def _references(overlay: str) -> set[tuple[str, str]]:
+def references(overlay: str) -> set[tuple[str, str]]:
     """(secret, key) that the manifests ask for."""
     found = set()
     for m in built(overlay):
@@ -288,7 +309,7 @@ def test_secrets_script_makes_every_secret_that_is_asked_for_and_shows_none(tmp_
     assert done.returncode == 0, done.stderr
     made = {path.stem: json.loads(path.read_text())["stringData"] for path in tmp_path.glob("*.json")}
     there = {(name, key) for name, data in made.items() for key in data}
-    asked = {reference for overlay in OVERLAYS for reference in _references(overlay)}
+    asked = {reference for overlay in OVERLAYS for reference in references(overlay)}
     assert asked == there
     values: list[Any] = [value for data in made.values() for value in data.values() if value != "admin"]
     assert len(set(values)) == len(values)
