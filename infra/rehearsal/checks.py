@@ -1,0 +1,48 @@
+"""Requests made in a pod's network, as anybody there could make them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from infra.rehearsal.pods import Pod
+
+REQUEST = """
+import base64, json, os, sys, urllib.error, urllib.request
+url, token, user, password, host, body = json.loads(os.environ["REQUEST"])
+headers = {"Content-Type": "application/json"}
+if token:
+    headers["Authorization"] = f"Bearer {token}"
+if user:
+    headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+if host:
+    headers["Host"] = host
+try:
+    with urllib.request.urlopen(urllib.request.Request(url, body and body.encode(), headers), timeout=60) as answer:
+        print(json.dumps([answer.status, answer.read().decode(errors="replace")]))
+except urllib.error.HTTPError as fault:
+    print(json.dumps([fault.code, fault.read().decode(errors="replace")]))
+except OSError as fault:
+    print(json.dumps([0, str(fault)]))
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer; status 0 is none."""
+
+    status: int
+    text: str
+
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+def http(
+    pod: Pod, url: str, *, token: str = "", user: str = "", password: str = "", host: str = "", body: str = ""
+) -> Answer:
+    """Ask `url` from inside the pod. Credentials go by the environment, which no other user sees."""
+    env = {"PATH": pod.environment["PATH"], "REQUEST": json.dumps([url, token, user, password, host, body])}
+    code, text = pod.run(["python", "-c", REQUEST], env=env)
+    return Answer(*json.loads(text)) if code == 0 else Answer(0, text)
