@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from infra.rehearsal.checks import http
+from infra.rehearsal.checks import http, page
 from infra.rehearsal.images import image_disks
 from infra.rehearsal.manifests import Manifest, Namespace, build, make_secrets, walk
 from infra.rehearsal.network import Network, network
@@ -48,7 +48,7 @@ SMOKE = {
     "train": ["steps=24", "checkpoint_every=4", "sample_every=24", "batch_size=8", "model.base=4"],
     "sweep": ["inits=[vgan,random]", "fractions=[0.5,1]", "seeds=0", "finetune.iterations=4"],
 }
-VIDEOS = 30
+VIDEOS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ def containers(namespace: Namespace) -> Iterator[Manifest]:
 def draw_inputs(claims: Path) -> None:
     """Videos in the bucket, and a labelled set where pods mount it."""
     labelled, bucket = claims / "datasets/ucf101", claims / "s3-0-data/scene/videos"
-    draw_action_set(labelled, groups=4, size=(90, 120))
+    draw_action_set(labelled, groups=3, size=(90, 120))
     draw_action_set(claims / "drawn", groups=VIDEOS // len(DEFAULT_CLASSES), num_frames=100, size=(120, 160), seed=1)
     bucket.mkdir(parents=True)
     for path in sorted((claims / "drawn/UCF-101").rglob("*.avi")):
@@ -199,7 +199,7 @@ def prepare(cluster: Kubelet, net: Network, steps: Steps) -> None:
             nodes = stack.enter_context(ray_nodes(cluster, "prepare-a", job["spec"]["rayClusterSpec"]))
         with steps.step("prepare: submitted"):
             client = stack.enter_context(submitter(nodes, job, "prepare-a1", SMOKE["prepare"]))
-            wait_until("it runs", lambda: job_status(nodes, client, "prepare-a1") == "RUNNING", alive=[nodes.head])
+            wait_until("its first line", lambda: "settings:" in client.text(), alive=[nodes.head, client])
         with steps.step("without a token or password: refused") as told:
             told += refusals(nodes, client)
         with steps.step("prepare: a decode node comes, works and goes") as told:
@@ -222,8 +222,8 @@ def prepare(cluster: Kubelet, net: Network, steps: Steps) -> None:
 
 def committed(pod: Pod) -> int:
     """Videos that a decode node has committed, as it tells Prometheus."""
-    found = http(pod, f"http://localhost:{METRICS}/metrics")
-    lines = [line for line in found.text.splitlines() if line.startswith("ray_prepare_units_total{")]
+    metrics = page(pod, f"http://localhost:{METRICS}/metrics").splitlines()
+    lines = [line for line in metrics if line.startswith("ray_prepare_units_total{")]
     return int(sum(float(line.rsplit(" ", 1)[1]) for line in lines))
 
 

@@ -46,3 +46,9 @@ def http(
     env = {"PATH": pod.environment["PATH"], "REQUEST": json.dumps([url, token, user, password, host, body])}
     code, text = pod.run(["python", "-c", REQUEST], env=env)
     return Answer(*json.loads(text)) if code == 0 else Answer(0, text)
+
+
+def page(pod: Pod, url: str) -> str:
+    """What `url` answers inside the pod to the program that KubeRay's probes use; "" if it does not."""
+    code, text = pod.run(["wget", "--tries", "1", "-T", "10", "-q", "-O-", url])
+    return text if code == 0 else ""

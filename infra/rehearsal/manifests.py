@@ -30,7 +30,7 @@ def build(overlay: str) -> list[Manifest]:
     if shutil.which("kubectl") is None:
         raise BadInput("kubectl not found, which builds the overlays: install it (no cluster is needed)")
     command = ["kubectl", "kustomize", str(K8S / "overlays" / overlay)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode:
         raise BadInput(f"overlay {overlay!r} cannot be built: {done.stderr.strip()}")
     return list(yaml.safe_load_all(done.stdout))
@@ -42,7 +42,7 @@ def run_secrets(folder: Path) -> subprocess.CompletedProcess[str]:
     shutil.copy(Path(__file__).with_name("kubectl.sh"), folder / "bin/kubectl")
     env = os.environ | {"STORE": str(folder), "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
     command = ["bash", str(K8S / "secrets.sh")]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
 
 
 def read_secrets(folder: Path) -> dict[str, dict[str, str]]:

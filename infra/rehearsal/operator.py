@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-from infra.rehearsal.checks import http
+from infra.rehearsal.checks import http, page
 from infra.rehearsal.manifests import Manifest, number
 from infra.rehearsal.pods import Failed, Kubelet, Pod
 
 GCS, DASHBOARD, AGENT, METRICS = 6379, 8265, 52365, 8080
 # Scaled to one machine: Ray would take a third of all its memory for each node's objects.
 OBJECT_STORE_BYTES = 300_000_000
-PATIENCE_S = 600.0  # a busy machine takes its time
+PATIENCE_S, POLL_S = 1200.0, 2.0  # a busy machine takes its time
 
 
 def wait_until(
@@ -30,13 +30,13 @@ def wait_until(
     Raises:
         Failed: it took too long, or one of the pods `alive` ended before.
     """
-    for _ in range(int(patience_s)):  # not by the clock: a machine may have been asleep
+    for _ in range(int(patience_s / POLL_S)):  # not by the clock: a machine may have been asleep
         if done():
             return
         for pod in alive:
             if not pod.alive():
                 raise Failed(f"{pod.name} ended while waiting until {what}: {last_lines(pod)}")
-        time.sleep(1)
+        time.sleep(POLL_S)
     raise Failed(f"waited {patience_s:.0f} s until {what}")
 
 
@@ -95,17 +95,12 @@ class RayNodes:
 
 def head_ready(pod: Pod) -> bool:
     """The operator's readiness probe of a head."""
-    return worker_ready(pod) and _answers(pod, f"http://localhost:{DASHBOARD}/api/gcs_healthz")
+    return worker_ready(pod) and "success" in page(pod, f"http://localhost:{DASHBOARD}/api/gcs_healthz")
 
 
 def worker_ready(pod: Pod) -> bool:
     """The operator's readiness probe of a worker."""
-    return _answers(pod, f"http://localhost:{AGENT}/api/local_raylet_healthz")
-
-
-def _answers(pod: Pod, url: str) -> bool:
-    code, text = pod.run(["wget", "--tries", "1", "-T", "10", "-q", "-O-", url])
-    return code == 0 and "success" in text
+    return "success" in page(pod, f"http://localhost:{AGENT}/api/local_raylet_healthz")
 
 
 @contextmanager

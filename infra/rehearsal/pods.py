@@ -113,7 +113,7 @@ class Pod:
         self.process.wait()
 
     def run(
-        self, command: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float = 120
+        self, command: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float = 600
     ) -> tuple[int, str]:
         """Exit code and output of a command inside the pod, as `kubectl exec` runs it.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from infra.rehearsal.checks import http
+from infra.rehearsal.checks import page
 from infra.rehearsal.operator import wait_until
 from infra.rehearsal.pods import Kubelet, Pod
 
@@ -51,5 +51,5 @@ def mlflow(kubelet: Kubelet) -> Iterator[Pod]:
     template = kubelet.namespace.named("Deployment", "mlflow")["spec"]["template"]
     with kubelet.pod("mlflow-1", template, template["metadata"]["labels"], services=["mlflow"]) as pod:
         probe = "http://localhost:5000/health"
-        wait_until("MLflow is ready", lambda: http(pod, probe).status == 200, alive=[pod])
+        wait_until("MLflow is ready", lambda: page(pod, probe), alive=[pod])
         yield pod

@@ -133,10 +133,32 @@ def test_layers_hold_no_secret_and_no_cache(files: Path) -> None:
         assert not (files / "srv/scene" / name).exists()
 
 
-def test_sizes_of_layers(image: str) -> None:
-    """Prints them; nothing that is no Python package is large."""
-    history = json.loads(buildah("inspect", "--type", "image", image))["History"] or []
-    print(f"\n{image}\n{buildah('images', '--format', '{{.Size}}', image)}")
-    for entry in history:
-        if not entry.get("empty_layer"):
-            print(f"  {entry['created_by'][:100]}")
+def layers(image: str) -> list[tuple[str, int]]:
+    """(what made it, bytes) of each layer, lowest first, as the store holds them."""
+    store = Path(json.loads(buildah("info"))["store"]["GraphRoot"])
+    driver = json.loads(buildah("info"))["store"]["GraphDriverName"]
+    known = {layer["id"]: layer for layer in json.loads((store / f"{driver}-layers/layers.json").read_text())}
+    (top,) = [
+        i["layer"] for i in json.loads((store / f"{driver}-images/images.json").read_text()) if image in i["names"]
+    ]
+    sizes = []
+    while top:
+        sizes.append(known[top]["diff-size"])
+        top = known[top].get("parent", "")
+    steps = [
+        h
+        for h in json.loads(buildah("inspect", "--type", "image", image))["OCIv1"]["history"]
+        if not h.get("empty_layer")
+    ]
+    return list(zip([step.get("created_by", "") for step in steps], reversed(sizes), strict=True))
+
+
+def test_layers_above_the_environment_are_small(image: str) -> None:
+    """So that a change of code moves little; prints every layer's size."""
+    found = layers(image)
+    print(f"\n{image}: {sum(size for _, size in found) / 1e6:.0f} MB")
+    for step, size in found:
+        print(f"  {size / 1e6:8.1f} MB  {' '.join(step.split())[:100]}")
+    (environment,) = [number for number, (step, _) in enumerate(found) if "/opt/scene" in step and "COPY" in step]
+    assert sum(size for _, size in found[environment + 1 :]) < 5e6
+    assert found[environment][1] > 1e8
