@@ -239,19 +239,19 @@ def refusals(nodes: RayNodes, client: Pod) -> list[str]:
     server = f"{settings['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/experiments/search?max_results=1"
     login = {"user": settings["MLFLOW_TRACKING_USERNAME"], "password": settings["MLFLOW_TRACKING_PASSWORD"]}
     asked = [
-        ("jobs API without a token", http(client, f"{api}/api/jobs/").status, (401, 403)),
-        ("jobs API with another", http(client, f"{api}/api/jobs/", token="0" * 64).status, (401, 403)),
-        ("jobs API with it", http(client, f"{api}/api/jobs/", token=token).status, (200,)),
-        ("dashboard's nodes without a token", http(client, f"{api}/nodes?view=summary").status, (401, 403)),
-        ("dashboard's nodes with it", http(client, f"{api}/nodes?view=summary", token=token).status, (200,)),
-        ("MLflow without a password", http(head, server).status, (401,)),
-        ("MLflow with another", http(head, server, user="admin", password="x").status, (401,)),  # noqa: S106
-        ("MLflow with it", http(head, server, **login).status, (200,)),
-        ("MLflow under another name", http(head, server, **login, host="evil.example").status, (403,)),
-        ("MLflow from the submitter", http(client, server, **login).status, (0,)),
-        ("GCS from the submitter", http(client, f"http://{nodes.service}:{GCS}/").status, (0,)),
+        ("jobs API without a token", http(client, f"{api}/api/jobs/"), (401, 403)),
+        ("jobs API with another", http(client, f"{api}/api/jobs/", token="0" * 64), (401, 403)),
+        ("jobs API with it", http(client, f"{api}/api/jobs/", token=token), (200,)),
+        ("dashboard's nodes without a token", http(client, f"{api}/nodes?view=summary"), (401, 403)),
+        ("dashboard's nodes with it", http(client, f"{api}/nodes?view=summary", token=token), (200,)),
+        ("MLflow without a password", http(head, server), (401,)),
+        ("MLflow with another", http(head, server, user="admin", password="x"), (401,)),  # noqa: S106
+        ("MLflow with it", http(head, server, **login), (200,)),
+        ("MLflow under another name", http(head, server, **login, host="evil.example"), (403,)),
+        ("MLflow from the submitter", http(client, server, **login), (0,)),
+        ("GCS from the submitter", http(client, f"http://{nodes.service}:{GCS}/"), (0,)),
     ]
-    wrong = [f"{what}: {status}" for what, status, right in asked if status not in right]
+    wrong = [f"{what}: {a.status} {a.text[:80]}" for what, a, right in asked if a.status not in right]
     without = {k: v for k, v in client.environment.items() if not k.startswith("RAY_AUTH")}
     code, text = client.run(
         ["ray", "job", "submit", "--address", api, "--", "true"], env=without | {"RAY_AUTH_MODE": "disabled"}

@@ -6,12 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from infra.rehearsal.pods import Pod
+from infra.rehearsal.pods import Failed, Pod
 
 REQUEST = """
 import base64, json, os, sys, urllib.error, urllib.request
-url, token, user, password, host, body = json.loads(os.environ["REQUEST"])
-headers = {"Content-Type": "application/json"}
+url, token, user, password, host = json.loads(os.environ["REQUEST"])
+headers = {}
 if token:
     headers["Authorization"] = f"Bearer {token}"
 if user:
@@ -19,7 +19,7 @@ if user:
 if host:
     headers["Host"] = host
 try:
-    with urllib.request.urlopen(urllib.request.Request(url, body and body.encode(), headers), timeout=60) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as answer:
         print(json.dumps([answer.status, answer.read().decode(errors="replace")]))
 except urllib.error.HTTPError as fault:
     print(json.dumps([fault.code, fault.read().decode(errors="replace")]))
@@ -30,7 +30,7 @@ except OSError as fault:
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer; status 0 is none."""
+    """An HTTP answer; status 0 is a connection that was not made, and says why."""
 
     status: int
     text: str
@@ -39,13 +39,13 @@ class Answer:
         return json.loads(self.text)
 
 
-def http(
-    pod: Pod, url: str, *, token: str = "", user: str = "", password: str = "", host: str = "", body: str = ""
-) -> Answer:
+def http(pod: Pod, url: str, *, token: str = "", user: str = "", password: str = "", host: str = "") -> Answer:
     """Ask `url` from inside the pod. Credentials go by the environment, which no other user sees."""
-    env = {"PATH": pod.environment["PATH"], "REQUEST": json.dumps([url, token, user, password, host, body])}
+    env = {"PATH": pod.environment["PATH"], "REQUEST": json.dumps([url, token, user, password, host])}
     code, text = pod.run(["python", "-c", REQUEST], env=env)
-    return Answer(*json.loads(text)) if code == 0 else Answer(0, text)
+    if code:
+        raise Failed(f"no request could be made in {pod.name}: {text[-500:]}")
+    return Answer(*json.loads(text))
 
 
 def page(pod: Pod, url: str) -> str:

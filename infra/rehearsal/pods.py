@@ -50,7 +50,9 @@ def machine_disk(prefix: Path, base: Path) -> Disk:
     Args:
         base: where that environment's interpreter is installed.
     """
-    arguments = [*TMP, "--ro-bind", "/usr", "/usr", "--ro-bind", "/etc", "/etc"]
+    arguments = [*TMP, "--ro-bind", "/usr", "/usr", "--dir", "/etc"]
+    for name in ("alternatives", "ld.so.cache", "localtime", "nsswitch.conf", "protocols", "services", "ssl"):
+        arguments += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     for name in ("bin", "sbin", "lib", "lib64"):  # links into /usr on most systems
         path = Path("/") / name
         arguments += ["--symlink", str(path.readlink()), str(path)] if path.is_symlink() else []
@@ -217,6 +219,7 @@ class Kubelet:
         disk = self._disk(container)
         bubblewrap = [
             *("nsenter", f"--net=/run/netns/{address.namespace}", *self._layer(disk, folder), *disk.arguments),
+            *([] if disk.image else ["--ro-bind", str(self.folder / "passwd"), "/etc/passwd"]),
             *("--proc", "/proc", "--dev", "/dev"),
             *("--size", str(shm), "--perms", "1777", "--tmpfs", "/dev/shm"),  # noqa: S108
             *_bind("--bind", self._own(folder / "home", user), HOME),
@@ -244,7 +247,7 @@ class Kubelet:
     def _layer(self, disk: Disk, folder: Path) -> list[str]:
         """bubblewrap with the pod's root: the image's files under a layer of its own, gone with it; or nothing yet."""
         if disk.image is None:
-            return ["bwrap", "--ro-bind", str(self.folder / "passwd"), "/etc/passwd"]
+            return ["bwrap"]
         places = [folder / "layer" / name for name in ("upper", "work", "root")]
         for place in places:
             place.mkdir(parents=True, exist_ok=True)
