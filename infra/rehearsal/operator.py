@@ -19,6 +19,7 @@ from infra.rehearsal.pods import Failed, Kubelet, Pod
 GCS, DASHBOARD, AGENT, METRICS = 6379, 8265, 52365, 8080
 # Scaled to one machine: Ray would take a third of all its memory for each node's objects.
 OBJECT_STORE_BYTES = 300_000_000
+MAX_REPLACED = 5
 PATIENCE_S, POLL_S = 1200.0, 2.0  # a busy machine takes its time
 
 
@@ -53,6 +54,8 @@ class RayNodes:
     kubelet: Kubelet
     head: Pod
     workers: list[Pod] = field(default_factory=list)
+    replaced: int = 0
+    started: int = 0
     _stack: ExitStack = field(default_factory=ExitStack)
 
     @property
@@ -66,14 +69,18 @@ class RayNodes:
 
     def add(self, group_name: str) -> Pod:
         """Start one more worker of a group."""
-        group = self.group(group_name)
-        name = f"{self.name}-{group_name}-{len(self.workers) + 1}"
+        self.workers.append(self._start(group_name))
+        return self.workers[-1]
+
+    def _start(self, group_name: str) -> Pod:
+        group, self.started = self.group(group_name), self.started + 1
+        name = f"{self.name}-{group_name}-{self.started}"
         labels = group["template"]["metadata"]["labels"] | {
             "ray.io/node-type": "worker",
             "ray.io/group": group_name,
             "ray.io/cluster": self.name,
         }
-        pod = self._stack.enter_context(
+        return self._stack.enter_context(
             self.kubelet.pod(
                 name,
                 group["template"],
@@ -82,15 +89,27 @@ class RayNodes:
                 extra=self._environment(f"{self.service}:{GCS}", group_name),
             )
         )
-        self.workers.append(pod)
-        return pod
 
     def _environment(self, address: str, group: str) -> dict[str, str]:
         return ray_environment(self.kubelet, self.spec, self.name, address) | {"RAY_NODE_TYPE_NAME": group}
 
     def wait_for_workers(self) -> None:
-        """Until each worker answers its probe."""
-        wait_until("workers are ready", lambda: all(map(worker_ready, self.workers)), alive=[self.head, *self.workers])
+        """Until each worker answers its probe. One that ends is replaced: Ray gives a node 30 s to start.
+
+        Raises:
+            Failed: it takes too long, or workers keep ending.
+        """
+
+        def ready() -> bool:
+            for place, pod in enumerate(self.workers):
+                if not pod.alive():
+                    if self.replaced == MAX_REPLACED:
+                        raise Failed(f"{pod.name} ended, and {MAX_REPLACED} workers before it: {last_lines(pod)}")
+                    self.replaced += 1
+                    self.workers[place] = self._start(pod.address.labels["ray.io/group"])
+            return all(map(worker_ready, self.workers))
+
+        wait_until("workers are ready", ready, alive=[self.head])
 
 
 def head_ready(pod: Pod) -> bool:
