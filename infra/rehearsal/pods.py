@@ -51,7 +51,7 @@ def machine_disk(prefix: Path, base: Path) -> Disk:
         base: where that environment's interpreter is installed.
     """
     arguments = [*TMP, "--ro-bind", "/usr", "/usr", "--dir", "/etc"]
-    for name in ("alternatives", "ld.so.cache", "localtime", "nsswitch.conf", "protocols", "services", "ssl"):
+    for name in ("alternatives", "fonts", "ld.so.cache", "localtime", "nsswitch.conf", "protocols", "services", "ssl"):
         arguments += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     for name in ("bin", "sbin", "lib", "lib64"):  # links into /usr on most systems
         path = Path("/") / name
