@@ -5,7 +5,7 @@ OUT    ?= out/demo
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo figure4 test check bench bench-prepare bench-train bench-distributed bench-ablation bench-transfer bench-study lock clean
+.PHONY: help demo figure4 test check image rehearse bench bench-prepare bench-train bench-distributed bench-ablation bench-transfer bench-study lock clean
 
 help:   ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -34,6 +34,19 @@ check: $(READY)  ## format, lint, types, import contracts
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+image:           ## build the images of infra/k8s: make image [TARGETS='cpu cuda mlflow'] [BUILDER=buildah] [BASE=IMAGE]
+	bash infra/image/build.sh $(TARGETS)
+
+# MLflow's server has an environment of its own, as its image has.
+MLFLOW_SERVER := $(VENV)/share/mlflow-server
+$(MLFLOW_SERVER): infra/image/mlflow.txt | $(READY)
+	$(BIN)/python -m venv --clear $@
+	$@/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --require-hashes -r $<
+	@touch $@
+
+rehearse: $(READY) $(MLFLOW_SERVER)  ## run the manifests of infra/k8s here, without Kubernetes, as root: make rehearse [IMAGE=on]
+	$(BIN)/python -m infra.rehearsal mlflow="$(MLFLOW_SERVER)" image=$(or $(IMAGE),off)
 
 bench: $(READY)  ## rates of every stage on one thread
 	$(BIN)/python tests/benchmarks/line.py
@@ -67,11 +80,16 @@ bench-ablation: $(READY) $(I3D)  ## the preset `stable` without each of its ingr
 	SCENE_I3D=$(I3D) $(BIN)/python tests/benchmarks/learning.py ablation
 
 # torch is left out: infra/venv.sh picks its CPU or CUDA build. Its own pure-Python needs are named here instead.
-lock:            ## resolve requirements.lock again (needs uv)
+# The images' lists are parts of it: what runs, without tools; and MLflow's server, with what it needs beside.
+SAME := --constraint requirements.lock --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock'
+lock:            ## resolve requirements.lock again, and the images' parts of it (needs uv)
 	printf 'torch ; sys_platform == "never"\n' > .torch-override
 	printf 'sympy\nnetworkx\nsetuptools\n' | uv pip compile pyproject.toml - --extra dev --extra demo --extra gs --extra postgres --override .torch-override \
 		--universal --python-version 3.11 --fork-strategy fewest --no-emit-package torch --generate-hashes \
 		--custom-compile-command 'make lock' --no-annotate --output-file requirements.lock
+	printf 'sympy\nnetworkx\nsetuptools\n' | uv pip compile pyproject.toml - --extra gs --extra postgres --override .torch-override \
+		--no-emit-package torch $(SAME) --output-file infra/image/runtime.txt
+	printf 'mlflow[auth]\npsycopg[binary]\nboto3\n' | uv pip compile - $(SAME) --output-file infra/image/mlflow.txt
 	rm .torch-override
 
 clean:           ## remove the environment and all output

@@ -11,6 +11,7 @@ stage. DeepSpeed's own checkpoints fit the number they were written at, and have
 from __future__ import annotations
 
 import copy
+import importlib.util
 import math
 import os
 import shutil
@@ -178,8 +179,9 @@ def _engine(net: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, 
 def prepare_ops(use_gpu: bool = False) -> None:
     """Choose DeepSpeed's device and make sure that its CPU operator can be built: call before any engine is made.
 
-    DeepSpeed compiles one C++ extension at first use, here into the environment's own folder. A build that was killed
-    leaves a lock file on which every later process would wait for ever: one older than any build is removed.
+    DeepSpeed compiles one C++ extension at first use, here into the environment's own folder, unless it was installed
+    with it (DS_BUILD_SHM_COMM=1), as in our images. A build that was killed leaves a lock file on which every later
+    process would wait for ever: one older than any build is removed.
 
     Raises:
         BadInput: no C++ compiler.
@@ -197,9 +199,16 @@ def prepare_ops(use_gpu: bool = False) -> None:
             lock.unlink(missing_ok=True)
 
 
+def has_installed_op() -> bool:
+    """Whether DeepSpeed was installed with its CPU communication; told without importing it, which fixes its device."""
+    package = importlib.util.find_spec("deepspeed")
+    folders = package.submodule_search_locations if package else None
+    return any(list(Path(folder).glob("ops/comm/deepspeed_shm_comm_op*.so")) for folder in folders or ())
+
+
 def check_compiler() -> None:
-    """Raise BadInput where DeepSpeed could not build its CPU communication."""
-    if shutil.which(os.environ.get("CXX", "c++")) is None:
+    """Raise BadInput where DeepSpeed could not build its CPU communication and would have to."""
+    if not has_installed_op() and shutil.which(os.environ.get("CXX", "c++")) is None:
         raise BadInput("no C++ compiler found; DeepSpeed builds its CPU communication with one: install g++")
 
 

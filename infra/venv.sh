@@ -4,7 +4,6 @@
 set -euo pipefail
 venv=${1:?usage: infra/venv.sh DIR}
 python=${PYTHON:-python3}
-torch=2.13.0
 
 fail() { echo "error: $1" >&2; exit 2; }
 "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
@@ -18,16 +17,7 @@ echo "set-up: $venv ($("$python" --version))"
 "$python" -m venv --clear "$venv"
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
 
-# CUDA where there is a GPU, else the CPU build: from the configured package index if it has one, from
-# PyTorch's own (which uv knows) if that answers, and at last the CUDA build, which runs on a CPU as well.
-if nvidia-smi >/dev/null 2>&1; then
-  pip install "torch==$torch"
-else
-  pip install "torch==$torch+cpu" 2>/dev/null \
-    || { echo "set-up: the package index has no CPU build of torch; asking PyTorch's own"; false; } \
-    || { pip install uv && "$venv/bin/uv" --quiet pip install --python "$venv/bin/python" --torch-backend cpu "torch==$torch"; } \
-    || { echo "set-up: not reached; taking the default build, which is larger"; pip install "torch==$torch"; }
-fi
+bash "$(dirname "$0")/torch.sh" "$venv" "$(nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)"
 echo "set-up: $("$venv/bin/python" -m pip list 2>/dev/null | grep '^torch ' | tr -s ' '), now the locked packages"
 pip install --no-deps --require-hashes -r requirements.lock
 pip install --no-deps --no-build-isolation --editable .

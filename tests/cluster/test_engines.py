@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from datetime import timedelta
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from cluster import engines
 from vgan import gan
 from vgan.config import ModelConfig, ObjectiveConfig
+from vgan.errors import BadInput
 from vgan.losses import discriminator_loss, generator_loss, mask_prior
 from vgan.models.discriminator import FAKE, REAL, Discriminator
 from vgan.models.generator import TwoStreamGenerator
@@ -565,3 +567,23 @@ def test_make_engines_bf16_computes_in_bf16_and_keeps_fp32_state(ranks: Found) -
         floats = [v for k, v in found["state"].items() if not k.endswith("num_batches_tracked")]
         assert {v.dtype for v in floats} == {torch.float32}
         assert all(bool(v.isfinite().all()) for v in (*floats, *found["metrics"].values()))
+
+
+# ---- its one extension -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_compiler_is_asked_for_only_where_the_extension_is_not_installed(
+    installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "deepspeed"
+    (package / "ops/comm").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('to be found, not imported')")
+    if installed:
+        (package / "ops/comm/deepspeed_shm_comm_op.cpython-311-x86_64-linux-gnu.so").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "deepspeed", raising=False)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert engines.has_installed_op() == installed
+    with nullcontext() if installed else pytest.raises(BadInput, match="no C\\+\\+ compiler"):
+        engines.check_compiler()

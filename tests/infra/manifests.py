@@ -5,19 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
-K8S = ROOT / "infra/k8s"
+from infra.rehearsal.manifests import K8S, Manifest, build
+
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
-Manifest = dict[str, Any]
 
 
 @functools.cache
@@ -27,11 +22,7 @@ def built(overlay: str) -> tuple[Manifest, ...]:
         if os.environ.get("CI"):
             pytest.fail("kubectl not found; in CI these tests must run")
         pytest.skip("kubectl not found, which builds the overlays")
-    done = subprocess.run(
-        ["kubectl", "kustomize", str(K8S / "overlays" / overlay)], capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    return tuple(yaml.safe_load_all(done.stdout))
+    return tuple(build(overlay))
 
 
 def of_kind(overlay: str, *kinds: str) -> list[Manifest]:
@@ -94,11 +85,3 @@ def pods(overlay: str) -> list[Pod]:
     for m in of_kind(overlay, "RayJob"):
         found.append(Pod(f"job {m['metadata']['name']}: submitter", m["spec"]["submitterPodTemplate"]))
     return found
-
-
-def walk(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, value) of everything below, itself first."""
-    yield path, value
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, child in children:
-        yield from walk(child, f"{path}/{key}")

@@ -9,10 +9,11 @@ import tomllib
 from typing import Any
 
 import pytest
-from manifests import OVERLAYS, ROOT, Manifest, named, of_kind, pods, ray_clusters, settings, walk
+from manifests import OVERLAYS, named, of_kind, pods, ray_clusters, settings
 
 from cluster import placement
 from cluster.training import TrainConfig
+from infra.rehearsal.manifests import ROOT, Manifest, walk
 from jobs import command
 from jobs.finetune import FinetuneJobConfig
 from jobs.prepare import PrepareConfig

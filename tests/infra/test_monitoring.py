@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import ray
 import yaml
-from manifests import K8S, ROOT, built, pods
+from manifests import built, pods
 from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
 from cluster import prometheus
+from infra.rehearsal.manifests import K8S, ROOT
 
 MONITORING = K8S / "monitoring"
 # Exported by nodes with GPUs only. Ray's table of what its nodes report, which the test below asks, is their source.

@@ -8,10 +8,11 @@ import shlex
 
 import pytest
 import yaml
-from manifests import K8S, OVERLAYS, ROOT, built, of_kind, ray_clusters
+from manifests import OVERLAYS, built, of_kind, ray_clusters
 from test_policy import references
 from test_schemas import core_validator, faults
 
+from infra.rehearsal.manifests import K8S, ROOT
 from jobs import command
 from jobs.prepare import PrepareConfig
 from jobs.submit import SubmitConfig, _split

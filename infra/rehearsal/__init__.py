@@ -1,0 +1,1 @@
+"""The manifests of infra/k8s run on one machine, without Kubernetes."""
