@@ -127,7 +127,7 @@ class ClipReader:
             consumed += self.batch_size
 
     def _order(self, epoch: int) -> np.ndarray:
-        """`epoch_order` of what is read, without what is on the deletion list when the epoch begins, or the reader does."""
+        """`epoch_order` of what is read, without what the deletion list has when the epoch, or the reader, begins."""
         order = epoch_order(self.groups, self.manifest.digest, self.seed, epoch)
         places = self.groups[order[:, 0], 2] + order[:, 1]
         if self.only is not None:

@@ -31,8 +31,12 @@ log = logging.getLogger(__name__)
 START_TIMEOUT_S = 120.0
 # What runs that began before an option was there have been trained with.
 DEFAULTS = {
-    **{"model": asdict(ModelConfig()), "objective": asdict(ObjectiveConfig()), "max_norm": 0.0, "loss_scale": 0.0},
-    **{"scenes": [], "scene_threshold": 0.2},
+    "model": asdict(ModelConfig()),
+    "objective": asdict(ObjectiveConfig()),
+    "max_norm": 0.0,
+    "loss_scale": 0.0,
+    "scenes": [],
+    "scene_threshold": 0.2,
 }
 PINNED = (
     *("model", "objective", "batch_size", "seed", "zero_stage", "precision", "ema_decay", "max_norm", "loss_scale"),

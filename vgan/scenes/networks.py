@@ -159,8 +159,7 @@ def open_network(content: bytes, origin: str) -> nn.Module:
     try:
         if content[:1] == b"\x80" and b"numpy" in content[:64]:  # a pickle that begins with an array
             return _squeezenet(read_arrays(content)).eval()
-        # latin1: checkpoints of 2017 were written by Python 2.
-        return _resnet(torch.load(io.BytesIO(content), "cpu", weights_only=True, encoding="latin1")).eval()
+        return _resnet(torch.load(io.BytesIO(content), "cpu", weights_only=True)).eval()
     except BadInput as fault:
         raise BadInput(f"scene.weights={origin!r}: {fault}") from fault
     except READER_FAULTS as fault:
@@ -191,7 +190,8 @@ def _squeezenet(arrays: Any) -> SqueezeNet:
             weight, bias = weight * (gamma * inv_std)[:, None, None, None], (bias - mean) * gamma * inv_std + beta
         if conv is convolutions[0]:
             weight = weight[:, ::-1]
-        conv.weight.data, conv.bias.data = (torch.from_numpy(a.copy()) for a in (weight, bias))
+        folded = {"weight": weight, "bias": bias}
+        conv.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in folded.items()})
     return network
 
 
