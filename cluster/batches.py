@@ -6,7 +6,8 @@ not depend on N, so a run continues with the same clips at another number of wor
 
 Within an epoch, row groups are permuted and taken in windows; clips are permuted inside a window. Packing has
 shuffled all clips already, so this is as good as a global shuffle and reads whole row groups. A clip on the dataset's
-deletion list has its place taken by another from the next epoch on (`deletion.without`).
+deletion list has its place taken by another from the next epoch on (`deletion.without`). A reader of some clips only
+(of a scene, say) leaves the others out of every epoch's order, which stays a pure function of the same and the choice.
 
 Ray Data prepares datasets but does not feed from them: it has neither an order that is the same for any number of
 workers nor a position to go on from, and on the same files it is several times slower (`make bench-distributed`).
@@ -81,13 +82,24 @@ def share(batch_size: int, rank: int, world_size: int) -> tuple[int, int]:
 class ClipReader:
     """Reads a rank's share of every global batch."""
 
-    def __init__(self, url: str, manifest: Manifest, *, seed: int, batch_size: int, rank: int, world_size: int) -> None:
-        """Args: `batch_size` is global and at least `world_size`."""
+    def __init__(
+        self,
+        url: str,
+        manifest: Manifest,
+        *,
+        seed: int,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        only: np.ndarray | None = None,
+    ) -> None:
+        """Args: `batch_size` is global and at least `world_size`; `only`, bool (clips,) in stored order, are read."""
         if batch_size < world_size:
             raise BadInput(f"batch_size={batch_size} must be at least workers={world_size}: each needs a clip")
         self.url, self.manifest, self.seed = url, manifest, seed
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.groups = group_table(manifest)
+        self.only = only
         self._cache: OrderedDict[int, tuple[list[str], pa.Array]] = OrderedDict()
         self._ahead: OrderedDict[int, Future[tuple[list[str], pa.Array]]] = OrderedDict()
         self._upcoming: list[int] = []  # row groups in the order of their first use in this epoch
@@ -101,7 +113,7 @@ class ClipReader:
         Args:
             pin: put frames into page-locked memory, from which they move to a GPU while it computes.
         """
-        num_clips = int(self.groups[:, 3].sum())
+        num_clips = int(self.groups[:, 3].sum()) if self.only is None else int(self.only.sum())
         first, end = share(self.batch_size, self.rank, self.world_size)
         epoch, order = -1, np.empty((0, 2), np.int64)
         while True:
@@ -120,10 +132,13 @@ class ClipReader:
             consumed += self.batch_size
 
     def _order(self, epoch: int) -> np.ndarray:
-        """`epoch_order` without what is on the deletion list when the epoch begins, or the reader does."""
+        """`epoch_order` of what is read, without what the deletion list has when the epoch, or the reader, begins."""
         order = epoch_order(self.groups, self.manifest.digest, self.seed, epoch)
+        places = self.groups[order[:, 0], 2] + order[:, 1]
+        if self.only is not None:
+            order, places = order[self.only[places]], places[self.only[places]]
         rows = deleted_rows(self.url, self.manifest)
-        return without(order, self.groups[order[:, 0], 2] + order[:, 1], rows) if len(rows) else order
+        return without(order, places, rows) if len(rows) else order
 
     def _frames(self, stored: list[pa.Array], pin: bool) -> Tensor:
         """Frames (B, T, H, W, 3) uint8 of clips as they are stored; JPEGs are read by several threads."""

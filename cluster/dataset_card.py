@@ -137,6 +137,7 @@ def card_text(found: dict[str, Any]) -> str:
             funnel_text(counts),
             "```",
             "",
+            *_scene_lines(counts.get("scenes")),
             "## Distributions",
             "",
             *_table("of the clips | 5 % | median | mean | 95 %", numbers),
@@ -147,6 +148,22 @@ def card_text(found: dict[str, Any]) -> str:
             *_table("setting | value", changed),
         ]
     )
+
+
+def _scene_lines(scenes: dict[str, Any] | None) -> list[str]:
+    """The section on scenes, of a dataset that was looked at."""
+    if not scenes:
+        return []
+    rows = [
+        f"| {name} | {row['clips']:,} | {row['videos']:,} | {row['mean']:.3g} |"
+        for name, row in scenes["categories"].items()
+    ]
+    likeliest = ", ".join(f"{label} ({n:,})" for label, n in scenes["likeliest"].items())
+    return [
+        *("## Scenes", ""),
+        *_table("category | clips | videos | mean probability", rows),
+        *(f"Likeliest of all 365 labels: {likeliest}.", ""),
+    ]
 
 
 def _distribution(values: np.ndarray) -> dict[str, Any]:

@@ -7,20 +7,16 @@ have in the dataset that stood then, so that a reader need not look through the 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from cluster import storage
-from cluster.progress import progress_bar
-from cluster.shards import MANIFEST, Manifest, read_manifest
+from cluster.shards import MANIFEST, Manifest, read_manifest, small_columns
 from cluster.units import Ledger, read_records
 from vgan.errors import BadInput
 
 DELETED = "deleted.json"
 NAMES = ("source_id", "source_uri", "page")  # columns of a shard that a name may stand in
-READERS = 16  # threads that wait for an object store's answers
 HALF_WINDOW = 256  # clips, of those that `batches` shuffles together
 
 
@@ -54,20 +50,10 @@ def deleted_rows(url: str, manifest: Manifest) -> np.ndarray:
 
 def rows_of(url: str, manifest: Manifest, names: set[str]) -> np.ndarray:
     """Places in stored order of the clips that these names mean, by a look at the small columns of every shard."""
-
-    def rows_in(path: str) -> np.ndarray:
-        fs, place = storage.filesystem(storage.join(url, path))
-        with fs.open(place, "rb") as file:
-            shard = pq.ParquetFile(file)
-            columns = [name for name in NAMES if name in shard.schema_arrow.names]
-            table = shard.read(columns=columns)
-        return np.any([[value in names for value in table[name].to_pylist()] for name in columns], axis=0)
-
-    gone = []
-    with ThreadPoolExecutor(READERS) as pool, progress_bar(len(manifest.shards), "shard", "deletion list") as bar:
-        for found in pool.map(rows_in, [shard.path for shard in manifest.shards]):
-            gone.append(found)
-            bar.update()
+    gone = [
+        np.any([[value in names for value in table[name].to_pylist()] for name in table.column_names], axis=0)
+        for table in small_columns(url, manifest, NAMES, "deletion list")
+    ]
     return np.flatnonzero(np.concatenate(gone)) if gone else np.empty(0, np.int64)
 
 

@@ -19,7 +19,7 @@ import uuid
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from cluster.fetch import local_copy
 from cluster.pack import Packing, pack
 from cluster.placement import decode_labels
 from cluster.progress import SourceHours, quiet_ray_data
+from cluster.scenes import worker_classifier
 from cluster.shards import (
     MANIFEST,
     Manifest,
@@ -153,6 +154,8 @@ def _inputs_digest(
         gone = ["deleted"] if source.names & deleted else []
         work.append((video, ledger.generation(video), source.label or "", source.split or "", *told, *gone))
     shards = [packing.seed, packing.shard_rows(config.clip), packing.codec, asdict(config.gates)]
+    if config.scene.sha256:
+        shards += [sorted(config.scene.keep), config.scene.threshold]
     return hashlib.sha256(storage.json_bytes([sorted(work), shards])).hexdigest()[:16]
 
 
@@ -175,9 +178,11 @@ def _run_units(units: list[Unit], out: str, config: VideoConfig, progress: Sourc
     num_cpus = max(1, int(ray.cluster_resources().get("CPU", 0)))  # none yet where decode nodes come when asked for
     num_blocks = min(4096, max(min(len(units), 8 * num_cpus), len(units) // 8))
     rows = ray.data.from_items([asdict(u) for u in units], override_num_blocks=num_blocks)
+    gpus = config.scene.gpus if config.scene.sha256 and config.scene.gpus else None
     with warnings.catch_warnings():  # the argument that bounds retries has no successor yet; the default is for ever
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        results = rows.map(commit_or_tell, fn_args=(out, config), num_cpus=1, max_retries=2)  # 1:1, decode, SIFT bound
+        share = {"num_cpus": 1, "num_gpus": gpus}
+        results = rows.map(commit_or_tell, fn_args=(out, config), **share, max_retries=2)  # 1:1, decode, SIFT bound
     for row in results.iter_rows():
         if row["fault"]:
             raise BadInput(row["fault"])
@@ -264,7 +269,8 @@ def decode_unit(path: Path, unit: Unit, out: str, config: VideoConfig) -> Found:
         return Found(rejects=[], segments=segments, source_s=source_s, committed=True)
     frames = decoder.frames(path, start_s, end_s, native=config.stabilize.preset == "reference")
     cap = math.ceil(config.clip.max_per_video / segments)
-    items = list(clips_from_video(frames, replace(config, clip=replace(config.clip, max_per_video=cap))))
+    capped = replace(config, clip=replace(config.clip, max_per_video=cap))
+    items = list(_looked_at(clips_from_video(frames, capped), config))
     return Found(
         clips=[item for item in items if isinstance(item, Clip)],
         rejects=[item for item in items if isinstance(item, Reject)],
@@ -273,6 +279,15 @@ def decode_unit(path: Path, unit: Unit, out: str, config: VideoConfig) -> Found:
         segments=segments,
         source_s=source_s if items else 0.0,  # a header may promise more than there is
     )
+
+
+def _looked_at(items: Iterable[Clip | Reject], config: VideoConfig) -> Iterable[Clip | Reject]:
+    """The same items, clips with their scenes if there is a classifier."""
+    if not config.scene.sha256:
+        return items
+    from vgan.scenes.scoring import scored  # with torch
+
+    return scored(items, worker_classifier(config.scene.weights, config.scene.sha256), config.scene)
 
 
 def _whole(fault: BadVideo) -> Reject:

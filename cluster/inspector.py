@@ -19,13 +19,16 @@ from cluster.units import Ledger, read_records
 from vgan.config import VideoConfig
 from vgan.errors import BadInput, BadVideo
 from vgan.records import Evidence
+from vgan.scenes.labels import scene_column
 from vgan.video import letterbox
 from vgan.video.child import Decoder
 from vgan.video.gates import strain
 from vgan.video.resample import resample
 from vgan.video.stabilize import unstabilized
-from vgan.viz.inspector import Group, InspectedClip, Inspection
+from vgan.viz.inspector import Group, InspectedClip, Inspection, SceneSheet
 from vgan.viz.report import RejectCount
+
+SHEET = 4  # pictures on a category's contact sheet for each clip of a group
 
 
 def inspection(out: str, num: int) -> Inspection:
@@ -71,6 +74,14 @@ def inspection(out: str, num: int) -> Inspection:
     def group(title: str, about: str, chosen: list[int]) -> Group:
         return Group(title=title, about=about, clips=tuple(look(i) for i in chosen))
 
+    def sheet(category: str) -> SceneSheet:
+        likelihood = clips[scene_column(category)].to_numpy()
+        best = sorted(accepted, key=lambda i: -likelihood[i])[: SHEET * num]
+        middles = [_pixels(out, rows[i], config)[config.clip.num_frames // 2] for i in best]
+        return SceneSheet(
+            category=category, pictures=np.stack(middles), **manifest.counts["scenes"]["categories"][category]
+        )
+
     return Inspection(
         title=f"Clips of {out}",
         created=f"{datetime.datetime.now():%Y-%m-%d %H:%M}, dataset {manifest.digest[:16]}",
@@ -83,6 +94,8 @@ def inspection(out: str, num: int) -> Inspection:
             group("Turned away by a gate", "Some of each reason; their pixels are kept beside the shards.", refused),
         ),
         fps=config.clip.fps,
+        scenes=tuple(sheet(category) for category in manifest.scenes),
+        likeliest=tuple(manifest.counts.get("scenes", {}).get("likeliest", {}).items()),
     )
 
 

@@ -8,7 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,10 @@ from cluster import prometheus, storage
 from cluster.placement import decode_labels
 from cluster.progress import progress_bar
 from cluster.runs import git_commit
+from cluster.scenes import refusals, scene_counts
 from cluster.shards import (
     MANIFEST,
+    READERS,
     REJECTS,
     REJECTS_SCHEMA,
     Manifest,
@@ -28,19 +30,19 @@ from cluster.shards import (
     clip_schema,
     config_digest,
     frame_bytes,
+    settings_of,
     table_bytes,
     to_frames,
     work_digest,
 )
 from cluster.sources import CREDITS, Source
-from vgan.config import ClipSpec, GateConfig, VideoConfig
+from vgan.config import ClipSpec, GateConfig, SceneConfig, VideoConfig
 from vgan.errors import BadInput
 from vgan.records import Evidence
 from vgan.video.fingerprint import near_duplicates
 from vgan.video.gates import verdict
 from vgan.video.strips import write_strip
 
-READERS = 16  # threads of one task that wait for an object store's answers
 STAGES = ("fetch", "decode", "shots", "screen", "stabilize", "gates")  # in the order a video meets them
 SCORES = [f.name for f in fields(Evidence)]
 
@@ -80,10 +82,12 @@ def pack(
         BadInput: there is no clip at all.
     """
     clips = candidates(records, sources, config)
-    verdicts = judge(clips, config.gates)
+    verdicts = judge(clips, config.gates, config.scene)
     rejects = _reject_rows(records, clips, verdicts)
     accepted = clips.filter(pa.array([v is None for v in verdicts], pa.bool_()))
     counts = count(records, rejects, accepted)
+    if config.scene.sha256:
+        counts["scenes"] = scene_counts(accepted, config.scene.categories, config.scene.threshold)
     assert counts["sources"] == len(sources), counts
     if not accepted.num_rows:
         reasons = ", ".join(f"{n} {reason}" for reason, n in counts["rejected_by_reason"].items())
@@ -112,7 +116,7 @@ def pack(
     digests = {"digest": config_digest(config), "work_digest": work_digest(config)}
     manifest = Manifest(
         clip=config.clip,
-        config={"video": asdict(config), "seed": packing.seed, "codec": packing.codec, **digests},
+        config={"video": settings_of(config), "seed": packing.seed, "codec": packing.codec, **digests},
         counts=counts,
         shards=shards,
         inputs=inputs,
@@ -136,7 +140,9 @@ def _check_pixels_are_there(clips: pa.Table, out: str) -> None:
 def candidates(records: list[dict[str, Any]], sources: Sequence[Source], config: VideoConfig) -> pa.Table:
     """Every committed clip: its row without the frames, and where those lie (data, row, crc32)."""
     credited = any(any(s.credits.values()) for s in sources)
-    columns = [field for field in clip_schema(config.clip, credited=credited) if field.name != "frames"]
+    columns = [
+        field for field in clip_schema(config.clip, credited=credited, scenes=_scenes(config)) if field.name != "frames"
+    ]
     places = [("data", pa.string()), ("row", pa.int64()), ("crc32", pa.int64())]
     schema = pa.schema([*columns, *(pa.field(name, kind, nullable=False) for name, kind in places)])
     by_id = {s.source_id: s for s in sources}
@@ -153,14 +159,22 @@ def candidates(records: list[dict[str, Any]], sources: Sequence[Source], config:
     return pa.concat_tables(tables)
 
 
-def judge(clips: pa.Table, config: GateConfig) -> list[tuple[str, str] | None]:
+def _scenes(config: VideoConfig) -> list[str]:
+    """The categories that clips have been looked at for."""
+    return config.scene.categories if config.scene.sha256 else []
+
+
+def judge(clips: pa.Table, config: GateConfig, scene: SceneConfig | None = None) -> list[tuple[str, str] | None]:
     """For each candidate the gate that rejects it as (reason, detail), or None.
 
-    Bounds on scores come first, then near-duplicates of other sources' clips, then the cap of clips per source; each
-    counts only what passed those before it.
+    Bounds on scores come first, then the scene, then near-duplicates of other sources' clips, then the cap of clips per
+    source; each counts only what passed those before it.
     """
     rows = clips.select(SCORES).to_pylist()
     verdicts = [verdict(Evidence(**row), config) for row in rows]
+    for i, refusal in enumerate(refusals(clips, scene) if scene else []):
+        if refusal and verdicts[i] is None:
+            verdicts[i] = "other_scene", refusal
     sources = clips["source_id"].to_pylist()
     if "near_duplicate" not in config.off:
         passed = [i for i, v in enumerate(verdicts) if v is None]
@@ -202,7 +216,7 @@ def write_shard(clips: pa.Table, out: str, path: str, config: VideoConfig, codec
     frames = pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), clips.num_rows, [None, pa.py_buffer(pixels)])
     if codec == "jpeg":
         frames = pa.array([write_strip(clip) for clip in to_frames(frames, config.clip)], pa.binary())
-    schema = clip_schema(config.clip, codec, credited=CREDITS[0] in clips.column_names)
+    schema = clip_schema(config.clip, codec, credited=CREDITS[0] in clips.column_names, scenes=_scenes(config))
     table = clips.select([name for name in schema.names if name != "frames"]).combine_chunks()
     table = table.append_column(schema.field("frames"), frames).select(schema.names)
     data = table_bytes(table.replace_schema_metadata(schema.metadata))

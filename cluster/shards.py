@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -18,14 +19,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster import storage
+from cluster.progress import progress_bar
 from cluster.sources import CREDITS
 from vgan.config import ClipSpec, VideoConfig
 from vgan.errors import BadInput
 from vgan.records import SCHEMA_VERSION, VIDEO_REVISION, Clip, Evidence
+from vgan.scenes.labels import scene_column
 from vgan.video.strips import read_strip
 
 CODECS = ("raw", "jpeg")
 ROWS_PER_GROUP = 64  # 25 MB raw: what one ranged read of an object store should fetch, and the unit of shuffling
+READERS = 16  # threads that wait for an object store's answers
 MANIFEST = "manifest.json"
 REJECTS = "rejects.parquet"
 REJECTS_SCHEMA = pa.schema(
@@ -40,7 +44,7 @@ REJECTS_SCHEMA = pa.schema(
 )
 
 
-def clip_schema(spec: ClipSpec, codec: str = "raw", *, credited: bool = False) -> pa.Schema:
+def clip_schema(spec: ClipSpec, codec: str = "raw", *, credited: bool = False, scenes: Sequence[str] = ()) -> pa.Schema:
     """Columns of a shard; the footer says how to read `frames`.
 
     Args:
@@ -48,6 +52,7 @@ def clip_schema(spec: ClipSpec, codec: str = "raw", *, credited: bool = False) -
         codec: one of CODECS.
         credited: with the columns of `sources.CREDITS`. Datasets whose sources tell none are as they were before there
             were any, byte for byte.
+        scenes: categories that clips were looked at for, each with a column. None, and there is no such column.
     """
     kinds = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "str": pa.string()}
     footer = {
@@ -69,6 +74,8 @@ def clip_schema(spec: ClipSpec, codec: str = "raw", *, credited: bool = False) -
             pa.field("decoder", pa.string(), nullable=False),
             *(pa.field(name, pa.string()) for name in CREDITS if credited),
             *(pa.field(f.name, kinds[str(f.type)], nullable=False) for f in fields(Evidence)),
+            *([pa.field("scene", pa.string()), pa.field("scene_score", pa.float64())] if scenes else []),
+            *(pa.field(scene_column(category), pa.float64()) for category in scenes),
             pa.field("frames", pa.binary(frame_bytes(spec)) if codec == "raw" else pa.binary(), nullable=False),
         ],
         metadata=footer,
@@ -82,7 +89,7 @@ def frame_bytes(spec: ClipSpec) -> int:
 
 def clip_row(clip: Clip, **lineage: Any) -> dict[str, Any]:
     """A shard row from a clip and its lineage (clip_id, source_id, source_uri, label, split, decoder)."""
-    row = {"start_s": clip.start_s, "shot": clip.shot, **asdict(clip.evidence), **lineage}
+    row = {"start_s": clip.start_s, "shot": clip.shot, **asdict(clip.evidence), **clip.scenes, **lineage}
     return row | {"frames": np.ascontiguousarray(clip.frames).tobytes()}
 
 
@@ -125,22 +132,35 @@ def table_bytes(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
+def settings_of(config: VideoConfig) -> dict[str, Any]:
+    """What a dataset's settings are told by: no scenes where nobody looked, and else not where the classifier lay."""
+    content = asdict(config)
+    if not config.scene.sha256:
+        del content["scene"]
+    else:
+        del content["scene"]["weights"], content["scene"]["gpus"]
+    return content
+
+
 def config_digest(config: VideoConfig) -> str:
     """16 hex digits that change whenever the same video would give another dataset."""
-    return _digest(asdict(config))
+    return _digest(settings_of(config))
 
 
 def work_digest(config: VideoConfig) -> str:
     """16 hex digits that change whenever the same video would have to be decoded again.
 
-    The gates do not matter: they are applied to the stored scores. Only `keep_failed` asks them while the pixels are
-    there. Nor does how long and with how much memory a decoder may work: a retry may be given more of both.
+    The gates do not matter, nor which scenes are kept: they are applied to the stored scores. Only `keep_failed` asks
+    them while the pixels are there. Nor does how long and with how much memory a decoder may work: a retry may be given
+    more of both.
     """
-    content = asdict(config)
+    content = settings_of(config)
     if not config.stabilize.keep_failed:
         del content["gates"]
     for limit in ("timeout_s", "time_factor", "memory_gb"):
         del content["decode"][limit]
+    for last in ("keep", "threshold") if "scene" in content else ():
+        del content["scene"][last]
     return _digest(content)
 
 
@@ -176,7 +196,12 @@ class Manifest:
     def video(self) -> VideoConfig:
         """The settings that the clips were made with."""
         kinds = {f.name: type(getattr(VideoConfig(), f.name)) for f in fields(VideoConfig)}
-        return VideoConfig(**{name: kind(**self.config["video"][name]) for name, kind in kinds.items()})
+        return VideoConfig(**{name: kind(**self.config["video"].get(name, {})) for name, kind in kinds.items()})
+
+    @property
+    def scenes(self) -> list[str]:
+        """The categories that clips were looked at for; none where nobody looked."""
+        return self.config.get("video", {}).get("scene", {}).get("categories", [])
 
     def content_digest(self) -> str:
         """SHA-256 over what the dataset is: not when and by which commit it was made."""
@@ -226,6 +251,21 @@ def read_clips(
         for shard in manifest.shards
     ]
     return pa.concat_tables(tables)
+
+
+def small_columns(url: str, manifest: Manifest, columns: Sequence[str], desc: str) -> Iterator[pa.Table]:
+    """These of a dataset's columns, those that it has, shard by shard in stored order; many are read at once."""
+
+    def read(path: str) -> pa.Table:
+        fs, place = storage.filesystem(storage.join(url, path))
+        with fs.open(place, "rb") as file:
+            shard = pq.ParquetFile(file)
+            return shard.read(columns=[name for name in columns if name in shard.schema_arrow.names])
+
+    with ThreadPoolExecutor(READERS) as pool, progress_bar(len(manifest.shards), "shard", desc) as bar:
+        for table in pool.map(read, [shard.path for shard in manifest.shards]):
+            yield table
+            bar.update()
 
 
 def read_frames(url: str, manifest: Manifest, rows: np.ndarray) -> np.ndarray:

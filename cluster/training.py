@@ -8,12 +8,14 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
 from cluster import checkpoints, engines, runs, storage
 from cluster.placement import train_labels
+from cluster.scenes import rows_showing
 from cluster.session import ray_session
 from cluster.shards import Manifest, read_manifest
 from cluster.sizing import Sizing, check_memory, matrix_flop_per_s, memory_gb, sizing
@@ -28,8 +30,18 @@ log = logging.getLogger(__name__)
 
 START_TIMEOUT_S = 120.0
 # What runs that began before an option was there have been trained with.
-DEFAULTS = {"model": asdict(ModelConfig()), "objective": asdict(ObjectiveConfig()), "max_norm": 0.0, "loss_scale": 0.0}
-PINNED = ("model", "objective", "batch_size", "seed", "zero_stage", "precision", "ema_decay", "max_norm", "loss_scale")
+DEFAULTS = {
+    "model": asdict(ModelConfig()),
+    "objective": asdict(ObjectiveConfig()),
+    "max_norm": 0.0,
+    "loss_scale": 0.0,
+    "scenes": [],
+    "scene_threshold": 0.2,
+}
+PINNED = (
+    *("model", "objective", "batch_size", "seed", "zero_stage", "precision", "ema_decay", "max_norm", "loss_scale"),
+    *("scenes", "scene_threshold"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +49,8 @@ class TrainConfig:
     """One training run."""
 
     data: str = option("", "url of a prepared dataset's folder (required)")
+    scenes: list[str] = option([], "train on clips of these scene categories of the dataset only; empty: on all")
+    scene_threshold: float = option(0.2, "of scenes=: probability that one of them must reach, 0..1")
     out: str = option("out/runs", "url of the folder that holds runs")
     name: str = option("gan", "name of the run; the same name in the same folder continues")
     steps: int = option(1000, "steps of both networks to reach, counted from the run's start")
@@ -81,6 +95,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_choice("preset", self.preset, tuple(PRESETS))
         check_choice("precision", self.precision, ("fp32", "bf16", "fp16"))
+        if not 0 <= self.scene_threshold <= 1:
+            raise ValueError(f"scene_threshold must be in 0..1, got {self.scene_threshold}")
         if self.loss_scale < 0 or (self.loss_scale and self.precision != "fp16"):
             raise ValueError(f"loss_scale must be 0 or more, and 0 unless precision=fp16, got {self.loss_scale}")
         if self.zero_stage not in (0, 1, 2):
@@ -136,6 +152,8 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
     """
     manifest = read_manifest(config.data)
     _check_fits(config, manifest)
+    only = rows_showing(config.data, manifest, config.scenes, config.scene_threshold) if config.scenes else None
+    clips = sum(shard.rows for shard in manifest.shards) if only is None else int(only.sum())
     run_url = storage.join(config.out, config.name)
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "gan")
     tracker.experiment_id()  # a tracking server that cannot be used is told before anything is written
@@ -144,7 +162,7 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
         config.objective,
         batch_size=config.batch_size,
         pieces=config.pieces,
-        clips=sum(shard.rows for shard in manifest.shards),
+        clips=clips,
         zero_stage=config.zero_stage,
         precision=config.precision,
     )
@@ -165,7 +183,7 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
             run.dataset(name="clips", digest=manifest.digest, url=config.data, context="training")
             run.text(storage.json_bytes(settings).decode(), "settings.json")
             run.text(environment(), "environment.txt")
-            outcome = _train(config, manifest, tracker, run)
+            outcome = _train(config, manifest, only, tracker, run)
             if outcome.failed:
                 raise BadInput(outcome.failed)
             checkpoints.prune(run_url, config.checkpoints_kept, config.keep_best)  # the last one has pushed another out
@@ -205,10 +223,10 @@ def _check_room(config: TrainConfig, size: Sizing) -> None:
         )
 
 
-def _train(config: TrainConfig, manifest: Manifest, tracker: Tracker, run: Run) -> Outcome:
+def _train(config: TrainConfig, manifest: Manifest, only: np.ndarray | None, tracker: Tracker, run: Run) -> Outcome:
     """How the workers ended. They are started again after failures as long as they get on between them."""
     stop = start_signal()
-    job = Job(config=config, manifest=manifest, tracker=tracker, run_id=run.id, stop=stop)
+    job = Job(config=config, manifest=manifest, tracker=tracker, run_id=run.id, stop=stop, only=only)
 
     def ask_to_stop(reason: str) -> None:
         log.warning("%s: saving a checkpoint, then stopping; once more stops at once", reason)

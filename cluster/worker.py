@@ -54,6 +54,7 @@ class Job:
     tracker: Tracker
     run_id: str
     stop: Any  # handle of the StopSignal
+    only: np.ndarray | None = None  # bool (clips,): the clips to train on, None for all
 
     @property
     def run_url(self) -> str:
@@ -103,7 +104,13 @@ def train_worker(loop: dict[str, Any]) -> Outcome:
     if report:
         report.say(f"training {config.name!r} from step {start} to {config.steps} on {world_size}x {nets.device}")
     reader = ClipReader(
-        config.data, job.manifest, seed=config.seed, batch_size=config.batch_size, rank=rank, world_size=world_size
+        config.data,
+        job.manifest,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        rank=rank,
+        world_size=world_size,
+        only=job.only,
     )
     attempt = engines.of_rank_zero(uuid.uuid4().hex[:6])
     prune = partial(checkpoints.prune, job.run_url, config.checkpoints_kept, config.keep_best)

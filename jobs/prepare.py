@@ -13,7 +13,8 @@ from cluster.inspection import funnel_text, quarantine, requeue, status, status_
 from cluster.inspector import inspection
 from cluster.pack import Packing
 from cluster.runs import flatten, public_settings
-from cluster.session import ray_session
+from cluster.scenes import with_classifier
+from cluster.session import ray_session, require_room
 from cluster.shards import CODECS, MANIFEST, Manifest
 from cluster.sources import read_sources
 from cluster.tracking import Tracker, TrackingConfig
@@ -22,6 +23,7 @@ from vgan.config import (
     ClipSpec,
     DecodeConfig,
     GateConfig,
+    SceneConfig,
     ScreenConfig,
     ShotConfig,
     StabilizeConfig,
@@ -43,6 +45,12 @@ Scores are stored with every clip, and the bounds gates.* are applied when the d
 nothing again:
 
   python -m jobs.prepare sources=/videos out=out/clips gates.max_filled=0.3 replace=true
+
+Scenes are told by a Places365 classifier that you bring, such as the ResNets' .pth.tar of places2.csail.mit.edu. Every
+clip keeps the scores of the categories; what is kept is decided last too:
+
+  python -m jobs.prepare sources=/videos out=out/scenes scene.weights=resnet18_places365.pth.tar decode.size=256
+  python -m jobs.prepare ... scene.keep=[beach] scene.threshold=0.4 replace=true     nothing decoded again
 
 What stands in a folder, finished or not:
 
@@ -81,6 +89,7 @@ class PrepareConfig:
     screen: ScreenConfig = section(ScreenConfig, "cheap tests before registration")
     stabilize: StabilizeConfig = section(StabilizeConfig, "camera motion removal")
     gates: GateConfig = section(GateConfig, "bounds on the stored scores, applied last")
+    scene: SceneConfig = section(SceneConfig, "which scenes clips show")
     tracking: TrackingConfig = section(TrackingConfig, "MLflow")
 
     def __post_init__(self) -> None:
@@ -94,8 +103,8 @@ class PrepareConfig:
             raise ValueError(f"max_reject_fraction must be in 0..1, got {self.max_reject_fraction}")
 
     def video(self) -> VideoConfig:
-        """The settings between a video file and its clips."""
-        return VideoConfig(**{f.name: getattr(self, f.name) for f in fields(VideoConfig)})
+        """The settings between a video file and its clips, and which scene classifier that file is."""
+        return with_classifier(VideoConfig(**{f.name: getattr(self, f.name) for f in fields(VideoConfig)}))
 
 
 def main(config: PrepareConfig) -> None:
@@ -140,7 +149,9 @@ def make_dataset(config: PrepareConfig, out: str) -> None:
         num = requeue(out, config.reason, videos_by_name(sources, config.video()))
         print(f"{num} videos queued again", flush=True)
     if manifest is None:
-        with ray_session(config.address):
+        with ray_session(config.address) as alone:
+            if alone and config.scene.weights and config.scene.gpus:
+                require_room("a task with scene.gpus", "0 or", cpus=1, gpus=config.scene.gpus)
             manifest = prepare(sources, out, config.video(), packing, replace=again)
     command.save(config, storage.join(out, "settings.yaml"))
     track(tracker, config, manifest, out)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from vgan.scenes.labels import PAPER, labels_of
+
 
 def option(default: Any, meaning: str) -> Any:
     """A dataclass field with its meaning (and unit) for `--help`."""
@@ -186,6 +188,33 @@ class GateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SceneConfig:
+    """Which scenes clips show, told by a Places365 classifier. Without `weights` nothing is looked at."""
+
+    weights: str = option("", "url of a classifier's file: a Places365 ResNet or the SqueezeNet; empty: no filter")
+    sha256: str = option("", "of that file; another one is refused. Empty: it is found out")
+    categories: list[str] = option(list(PAPER), "scored for every clip: golf, beach, train, baby, or Places365 labels")
+    frames: int = option(3, "pictures looked at in each stretch of a shot")
+    stretch_s: float = option(10.0, "clips of a shot that begin within this time are looked at together, seconds")
+    gpus: float = option(0.0, "share of a GPU that each task asks for, e.g. 0.05; 0: the classifier runs on its core")
+    keep: list[str] = option([], "applied last: only clips of these of the categories; empty: of any of them")
+    threshold: float = option(0.2, "applied last, other_scene: probability that a category must reach; 0 keeps all")
+
+    def __post_init__(self) -> None:
+        for category in self.categories:
+            labels_of(category)
+        if not self.categories or len(set(self.categories)) < len(self.categories):
+            raise ValueError(f"scene.categories must name categories, each once; got {self.categories}")
+        for category in self.keep:
+            check_choice("scene.keep", category, tuple(self.categories))
+        if self.frames < 1 or self.stretch_s <= 0 or self.gpus < 0:
+            got = f"got {self.frames}, {self.stretch_s} and {self.gpus}"
+            raise ValueError(f"scene.frames must be at least 1, stretch_s above 0 and gpus 0 or more, {got}")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"scene.threshold must be in 0..1, got {self.threshold}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class VideoConfig:
     """Everything between a video file and its clips."""
 
@@ -195,6 +224,7 @@ class VideoConfig:
     screen: ScreenConfig = section(ScreenConfig, "cheap tests before registration")
     stabilize: StabilizeConfig = section(StabilizeConfig, "camera motion removal")
     gates: GateConfig = section(GateConfig, "bounds on the stored scores, applied last")
+    scene: SceneConfig = section(SceneConfig, "which scenes clips show")
 
 
 KINDS = ("two_stream", "one_stream", "future", "autoencoder")

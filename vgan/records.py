@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,8 @@ class Clip:
     shot: int  # counts from 0 within the source, or the segment of a long one
     frames: np.ndarray
     evidence: Evidence
+    view: np.ndarray | None = None  # (224, 224, 3) uint8: the window's middle, for a scene classifier that is to come
+    scenes: dict[str, Any] = field(default_factory=dict)  # columns of a dataset; empty where nobody looked
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -137,6 +137,23 @@ def test_batches_of_jpegs_are_those_of_raw_pixels(
             assert (batch.frames[:, 1:].int() - exact.frames[:, 1:].int()).abs().max() <= 2  # one colour each
 
 
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_batches_of_some_clips_are_those_alone_in_one_order_at_any_number_of_workers(
+    dataset: tuple[str, Manifest], world_size: int
+) -> None:
+    only = np.arange(NUM_CLIPS) % 4 == 1  # 38 clips
+    settings = {"seed": 0, "batch_size": 8, "world_size": world_size, "only": only}
+    ranks = [take(ClipReader(*dataset, rank=rank, **settings), 19) for rank in range(world_size)]
+    stream = [clip_id for batches in zip(*ranks, strict=True) for clip_id in ids(list(batches))]
+    whole = epoch_order(group_table(dataset[1]), dataset[1].digest, 0, 0)
+    places = group_table(dataset[1])[whole[:, 0], 2] + whole[:, 1]
+    assert stream[:38] == [f"clip-{place}" for place in places if only[place]]
+    for epoch in range(4):
+        assert sorted(stream[38 * epoch : 38 * epoch + 38]) == sorted(f"clip-{n}" for n in np.flatnonzero(only))
+    later = [take(ClipReader(*dataset, rank=rank, **settings), 9, consumed=80) for rank in range(world_size)]
+    assert [i for batches in zip(*later, strict=True) for i in ids(list(batches))] == stream[80:]
+
+
 def test_read_frames_gives_the_clips_of_rows_in_the_order_asked(dataset: tuple[str, Manifest]) -> None:
     rows = np.array([149, 0, 69, 70, 64, 0])
     found = read_frames(*dataset, rows)

@@ -11,6 +11,7 @@ import numpy as np
 from vgan.config import VideoConfig
 from vgan.errors import BadVideo
 from vgan.records import Clip, Reject
+from vgan.scenes.view import scene_view
 from vgan.video import letterbox, screen
 from vgan.video.decode import Frame
 from vgan.video.dissolve import dissolve_score
@@ -103,7 +104,8 @@ def _clip_from_window(shot: int, window: list[Frame], config: VideoConfig) -> Cl
             evidence = replace(plain, **scores)
     except BadVideo as fault:
         return Reject(start_s=start_s, stage=fault.stage, reason=fault.reason, detail=fault.detail)
-    return Clip(start_s=start_s, shot=shot, frames=clip, evidence=evidence)
+    view = scene_view(pixels[len(pixels) // 2]) if config.scene.sha256 else None
+    return Clip(start_s=start_s, shot=shot, frames=clip, evidence=evidence, view=view)
 
 
 def _check_rate(window: list[Frame], config: VideoConfig) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from vgan.records import Evidence
 from vgan.video.encode import write_mp4
-from vgan.viz.panels import strip
+from vgan.viz.panels import sample_grid, strip
 from vgan.viz.report import Media, RejectCount, page_environment
 
 SCALE = 2  # screen pixels a clip's pixel
@@ -41,6 +41,17 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SceneSheet:
+    """What a scene category holds."""
+
+    category: str
+    clips: int  # that reach the threshold
+    videos: int
+    mean: float  # probability over all clips of the dataset
+    pictures: np.ndarray  # (N, H, W, 3) uint8: the middles of the clips with the highest scores
+
+
+@dataclass(frozen=True, kw_only=True)
 class Inspection:
     """Everything the page shows."""
 
@@ -50,6 +61,8 @@ class Inspection:
     rejects: tuple[RejectCount, ...]
     groups: tuple[Group, ...]
     fps: float
+    scenes: tuple[SceneSheet, ...] = ()
+    likeliest: tuple[tuple[str, int], ...] = ()  # (label of Places365, clips)
 
 
 def render_inspection(inspection: Inspection) -> str:
@@ -60,6 +73,7 @@ def render_inspection(inspection: Inspection) -> str:
         page=inspection,
         video=lambda clip: _video(clip, inspection.fps),
         strips=_strips,
+        sheet=_sheet,
         scores=lambda evidence: {k: v for k, v in asdict(evidence).items() if k not in HIDDEN},
     )
 
@@ -73,9 +87,19 @@ def _video(clip: InspectedClip, fps: float) -> Media:
         return Media.from_file(path, alt=f"{clip.title}: before and after stabilization")
 
 
+def _sheet(scene: SceneSheet) -> Media:
+    """The pictures of a category in rows of eight."""
+    grid = sample_grid(scene.pictures[:, None], columns=min(8, len(scene.pictures)), scale=SCALE)[0]
+    return _jpeg(grid, alt=f"clips most like {scene.category}")
+
+
 def _strips(clip: InspectedClip) -> Media:
     """Every fourth frame, before above after."""
     rows: Sequence[np.ndarray] = [strip(clip.before), strip(clip.after)]
     picture = np.vstack([rows[0], np.full((4, rows[0].shape[1], 3), 255, np.uint8), rows[1]])
+    return _jpeg(picture, alt=f"{clip.title}: frames before (top) and after")
+
+
+def _jpeg(picture: np.ndarray, alt: str) -> Media:
     data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
-    return Media(data=data.tobytes(), media_type="image/jpeg", alt=f"{clip.title}: frames before (top) and after")
+    return Media(data=data.tobytes(), media_type="image/jpeg", alt=alt)

@@ -1,0 +1,164 @@
+"""The scene filter on datasets: what is kept, views of some scenes, and datasets that nobody looked at."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from cluster.dataset_card import card, card_text
+from cluster.ingest import prepare
+from cluster.inspector import inspection
+from cluster.pack import Packing
+from cluster.scenes import refusals, rows_showing, scene_counts, with_classifier
+from cluster.shards import Manifest, config_digest, read_clips, read_manifest, settings_of, work_digest
+from cluster.sources import list_folder
+from vgan.config import ClipSpec, DecodeConfig, GateConfig, SceneConfig, StabilizeConfig, VideoConfig
+from vgan.drawn import draw_clip
+from vgan.errors import BadInput
+from vgan.scenes.labels import labels
+from vgan.scenes.networks import ResNet
+from vgan.video.encode import write_mp4
+from vgan.viz.inspector import render_inspection
+
+LOOKED = SceneConfig(sha256="ab", categories=["beach", "golf"], threshold=0.3)
+
+
+def clips(beach: list[float], golf: list[float]) -> pa.Table:
+    names = ["sea" if b > g else "lawn" for b, g in zip(beach, golf, strict=True)]
+    sources = [f"v{n // 2}" for n in range(len(beach))]
+    return pa.table({"scene": names, "scene_beach": beach, "scene_golf": golf, "source_id": sources})
+
+
+def test_refusals_follow_threshold_and_choice_and_name_what_is_missed() -> None:
+    table = clips([0.3, 0.1, 0.0], [0.0, 0.8, 0.2])
+    assert refusals(table, LOOKED) == [None, None, "lawn; golf 0.2, at least 0.3"]
+    assert refusals(table, replace(LOOKED, keep=["beach"])) == [
+        None,
+        "lawn; beach 0.1, at least 0.3",
+        "lawn; beach 0, at least 0.3",
+    ]
+    assert refusals(table, replace(LOOKED, threshold=0.0)) == [None] * 3
+    assert refusals(table, SceneConfig()) == [None] * 3
+
+
+def test_scene_counts_tell_clips_videos_and_the_likeliest_labels() -> None:
+    counts = scene_counts(clips([0.3, 0.5, 0.0], [0.0, 0.4, 0.2]), ["beach", "golf"], 0.3)
+    assert counts == {
+        "categories": {
+            "beach": {"clips": 2, "videos": 1, "mean": 0.2667},
+            "golf": {"clips": 1, "videos": 1, "mean": 0.2},
+        },
+        "likeliest": {"sea": 2, "lawn": 1},
+    }
+
+
+def test_digests_of_datasets_nobody_looked_at_are_what_they_were_before_there_were_scenes() -> None:
+    plain = VideoConfig()
+    assert (config_digest(plain), work_digest(plain)) == ("5450690474135c11", "30e531b9d6ac984c")
+    other = replace(plain, scene=SceneConfig(categories=["beach"], threshold=0.9))  # without a classifier
+    assert (config_digest(other), work_digest(other)) == (config_digest(plain), work_digest(plain))
+    assert "scene" not in settings_of(other)
+
+
+def test_work_follows_the_classifier_and_what_it_is_asked_not_what_is_kept_nor_where_it_lies() -> None:
+    def work(**change: object) -> str:
+        return work_digest(VideoConfig(scene=replace(LOOKED, **change)))  # type: ignore[arg-type]
+
+    assert work() != work_digest(VideoConfig())
+    assert work(weights="/a/w", gpus=0.5) == work(threshold=0.9) == work(keep=["golf"]) == work()
+    assert len({work(), work(sha256="cd"), work(categories=["beach"]), work(frames=1), work(stretch_s=1.0)}) == 5
+    moved, stricter = (VideoConfig(scene=replace(LOOKED, **c)) for c in ({"weights": "/b"}, {"threshold": 0.9}))
+    assert config_digest(moved) == config_digest(VideoConfig(scene=LOOKED)) != config_digest(stricter)
+
+
+def test_rows_showing_needs_scores(write_dataset: Callable[..., Manifest], tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="holds no scores of category 'beach'"):
+        rows_showing(str(tmp_path), write_dataset(str(tmp_path)), ["beach"], 0.5)
+    with pytest.raises(BadInput, match="did you mean 'beach'"):
+        rows_showing(str(tmp_path), write_dataset(str(tmp_path)), ["beech"], 0.5)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A small ResNet that says beach the more, the more red a picture is, and golf the more, the more green."""
+    network = ResNet((1, 1, 1, 1), deep=False)
+    for parameter in network.parameters():
+        torch.nn.init.zeros_(parameter)
+    with torch.no_grad():
+        network.conv1.weight[0, 0, 3, 3] = network.conv1.weight[1, 1, 3, 3] = 1.0
+        network.bn1.weight.fill_(1.0)
+        for name in ("layer2", "layer3", "layer4"):  # what goes past the blocks, whose own convolutions give nothing
+            conv, norm = getattr(network, name)[0].downsample
+            conv.weight[0, 0] = conv.weight[1, 1] = 1.0
+            norm.weight.fill_(1.0)
+        network.fc.weight[labels().index("beach"), 0] = network.fc.weight[labels().index("golf_course"), 1] = 20.0
+    buffer = io.BytesIO()
+    torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}}, buffer)
+    path = tmp_path / "resnet.pth.tar"
+    path.write_bytes(buffer.getvalue())
+    return path
+
+
+def test_with_classifier_finds_the_file_out_and_keeps_to_it(weights: Path) -> None:
+    config = with_classifier(VideoConfig(scene=SceneConfig(weights=str(weights))))
+    assert len(config.scene.sha256) == 64
+    assert with_classifier(config) == config
+    with pytest.raises(BadInput, match="has SHA-256"):
+        with_classifier(replace(config, scene=replace(config.scene, sha256="0" * 64)))
+    with pytest.raises(BadInput, match="no file at"):
+        with_classifier(VideoConfig(scene=SceneConfig(weights=f"{weights}.gone")))
+    with pytest.raises(BadInput, match=r"give its file in scene\.weights"):
+        with_classifier(VideoConfig(scene=SceneConfig(sha256="ab")))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_prepare_keeps_scores_and_decides_last(weights: Path, tmp_path: Path) -> None:
+    """Red and green videos; another choice among them decodes nothing again."""
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    videos.mkdir()
+    for name, colour in (("red.mp4", [1.0, 0.3, 0.3]), ("green.mp4", [0.3, 1.0, 0.3])):
+        frames = draw_clip("Spin" if name == "red.mp4" else "Bounce", num_frames=48, size=(96, 128)).frames
+        write_mp4((frames * np.array(colour)).astype(np.uint8), videos / name, 25.0)
+    sources, _ = list_folder(str(videos))
+    config = VideoConfig(
+        clip=ClipSpec(num_frames=16, size=32, stride=8),
+        decode=DecodeConfig(size=96),
+        stabilize=StabilizeConfig(preset="off"),
+        gates=GateConfig(off=["near_duplicate"]),
+        scene=SceneConfig(weights=str(weights), categories=["beach", "golf"], threshold=0.0),
+    )
+    config = with_classifier(config)
+    packing = Packing(seed=0, shard_mb=1)
+    manifest = prepare(sources, str(out), config, packing)
+    table = read_clips(str(out), manifest).drop_columns("frames")
+    rows = {row["source_id"]: row for row in table.to_pylist()}
+    assert rows["red.mp4"]["scene_beach"] > rows["red.mp4"]["scene_golf"] > 0
+    assert rows["green.mp4"]["scene_golf"] > rows["green.mp4"]["scene_beach"] > 0
+    assert (rows["red.mp4"]["scene"], rows["green.mp4"]["scene"]) == ("beach", "golf_course")
+    bound = round((rows["red.mp4"]["scene_beach"] + rows["green.mp4"]["scene_beach"]) / 2, 3)
+    showing = rows_showing(str(out), manifest, ["beach"], bound)
+    assert [source == "red.mp4" for source in table["source_id"].to_pylist()] == showing.tolist()
+    assert manifest.counts["scenes"]["likeliest"] == {"beach": 5, "golf_course": 5}
+
+    before = {p.name: p.stat().st_mtime_ns for p in (out / "work").rglob("*") if p.is_file()}
+    moved = weights.rename(tmp_path / "elsewhere.pth.tar")
+    kept = replace(config.scene, weights=str(moved), keep=["beach"], threshold=bound)
+    again = prepare(sources, str(out), replace(config, scene=kept), packing, replace=True)
+    assert {p.name: p.stat().st_mtime_ns for p in (out / "work").rglob("*") if p.is_file()} == before
+    assert again.counts["rejected_by_reason"] == {"other_scene": 1}
+    assert set(read_clips(str(out), again, ["source_id"])["source_id"].to_pylist()) == {"red.mp4"}
+    assert pq.read_table(out / "rejects.parquet")["detail"][0].as_py().startswith("golf_course; beach ")
+    assert read_manifest(str(out)).video.scene.keep == ["beach"]
+
+    page = render_inspection(inspection(str(out), num=2))
+    assert "clips most like golf" in page
+    assert "| beach | 5 | 1 |" in card_text(card(str(out)))

@@ -1,0 +1,190 @@
+"""Scene classifiers: their shapes, what they make of weights in published forms, and files that must not be trusted."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import pickletools
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vgan.errors import BadInput
+from vgan.scenes.labels import labels
+from vgan.scenes.networks import ResNet, SqueezeNet, open_network
+from vgan.scenes.scoring import Classifier
+from vgan.scenes.view import scene_view
+
+FIRES = [(64, 16, 64), (128, 16, 64), (128, 32, 128), (256, 32, 128), (256, 48, 192), (384, 48, 192), (384, 64, 256)]
+FIRES += [(512, 64, 256)]
+
+
+def saved(value: Any, *, old: bool = False) -> bytes:
+    """As torch.save writes it, now or before 2020."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer, _use_new_zipfile_serialization=not old)
+    return buffer.getvalue()
+
+
+def checkpoint(network: ResNet) -> dict[str, Any]:
+    """As the Places365 training script leaves it, of 2017: through DataParallel, without counters of batches."""
+    state = OrderedDict((f"module.{k}", v) for k, v in network.state_dict().items() if "num_batches" not in k)
+    return {"epoch": 90, "arch": "resnet18", "state_dict": state, "best_prec1": torch.tensor(54.6)}
+
+
+def pictures(num: int = 2) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (num, 3, 224, 224)).astype(np.float32))
+
+
+@torch.inference_mode()
+def logits(network: torch.nn.Module) -> Tensor:
+    return network(pictures())
+
+
+# Of torchvision's networks with a last layer of 365: 11,176,512 and 23,508,032 before it.
+@pytest.mark.parametrize(
+    ("blocks", "deep", "parameters"), [((2, 2, 2, 2), False, 11_363_757), ((3, 4, 6, 3), True, 24_255_917)]
+)
+def test_resnets_have_the_published_sizes(blocks: tuple[int, ...], deep: bool, parameters: int) -> None:
+    network = ResNet(blocks, deep=deep).eval()
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    assert logits(network).shape == (2, 365)
+
+
+def of_python_2(content: bytes) -> bytes:
+    """A file of torch.save of before 2020 as Python 2 wrote them: its five pickles hold strings of bytes."""
+    source, out = io.BytesIO(content), b""
+    for _ in range(5):
+        start = source.tell()
+        ops = [(op.name, argument, place) for op, argument, place in pickletools.genops(source)]
+        ends = [place for *_, place in ops[1:]] + [source.tell()]
+        assert start == ops[0][2]
+        for (name, argument, place), end in zip(ops, ends, strict=True):
+            if name == "BINUNICODE":
+                out += b"U" + bytes([len(argument)]) + argument.encode()
+            else:
+                out += content[place:end]
+    return out + source.read()
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("old", [False, True])
+def test_open_network_reads_a_places365_checkpoint(deep: bool, old: bool) -> None:
+    network = ResNet((1, 2, 1, 1), deep=deep).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-1, 1)  # type: ignore[union-attr]
+    opened = open_network(saved(checkpoint(network), old=old), "x")
+    assert not opened.training
+    assert torch.equal(logits(opened), logits(network))
+    assert torch.equal(logits(open_network(saved(network.state_dict()), "x")), logits(network))
+    if old:
+        older = of_python_2(saved(checkpoint(network), old=True))
+        assert b"X\x0a\x00\x00\x00state_dict" not in older
+        assert b"U\x0astate_dict" in older
+        assert torch.equal(logits(open_network(older, "x")), logits(network))
+
+
+def lasagne_arrays(rng: np.random.Generator) -> list[np.ndarray]:
+    """152 arrays such as the SqueezeNet's, of small random values."""
+    shapes = [(64, 3, 3, 3)]
+    for cin, squeezed, expanded in FIRES:
+        shapes += [(squeezed, cin, 1, 1), (expanded, squeezed, 1, 1), (expanded, squeezed, 3, 3)]
+    arrays = []
+    for shape in [*shapes, (365, 512, 1, 1)]:
+        arrays += [rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5, shape), rng.normal(0, 0.1, shape[0])]
+        if shape[0] != 365:
+            arrays += [rng.normal(0, 0.1, shape[0]), rng.uniform(0.5, 1.5, shape[0])]
+            arrays += [rng.normal(0, 0.1, shape[0]), rng.uniform(0.5, 1.5, shape[0])]
+    return [a.astype(np.float32) for a in arrays]
+
+
+def lasagne_logits(arrays: list[np.ndarray], rgb: Tensor) -> Tensor:
+    """What Lasagne makes of them, layer by layer: true convolutions, batch norm after each, BGR."""
+    values = iter([torch.from_numpy(a) for a in arrays])
+
+    def unit(x: Tensor, stride: int = 1, last: bool = False) -> Tensor:
+        weight, bias = next(values), next(values)
+        x = F.conv2d(x, weight.flip(2, 3), bias, stride, padding=weight.shape[2] // 2 if stride == 1 else 0)
+        if not last:
+            beta, gamma, mean, inv_std = (next(values)[:, None, None] for _ in range(4))
+            x = (x - mean) * (gamma * inv_std) + beta
+        return F.leaky_relu(x, 0.55)
+
+    bgr = rgb.flip(1)
+    x = unit((bgr - torch.tensor([104.051, 112.514, 116.676])[:, None, None]) / 255, stride=2)
+    for number in range(len(FIRES)):
+        if number in (0, 2, 4):
+            x = F.max_pool2d(x, 3, 2)
+        x = unit(x)
+        x = torch.cat([unit(x), unit(x)], 1)
+    return unit(x, last=True).mean((2, 3))
+
+
+def test_squeezenet_folds_batch_norms_and_turns_kernels_and_colours_round() -> None:
+    arrays = lasagne_arrays(np.random.default_rng(1))
+    assert len(arrays) == 152
+    opened = open_network(pickle.dumps(arrays, 3), "x")
+    assert isinstance(opened, SqueezeNet)
+    wanted = lasagne_logits(arrays, pictures())
+    assert (logits(opened) - wanted).abs().max() < 1e-4 * wanted.abs().max()
+    assert wanted.std() > 0.1
+
+
+class Trap:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("kind", ["zip", "old", "arrays"])
+def test_open_network_refuses_pickled_code_without_running_it(kind: str, tmp_path: Path) -> None:
+    trap = Trap(tmp_path / "sprung")
+    content = pickle.dumps([np.ones(1), trap]) if kind == "arrays" else saved({"state_dict": trap}, old=kind == "old")
+    with pytest.raises(BadInput, match=r"scene\.weights='w\.pth'"):
+        open_network(content, "w.pth")
+    assert not list(tmp_path.iterdir())
+
+
+def test_open_network_says_what_is_wrong_with_other_files() -> None:
+    state = ResNet((1, 1, 1, 1), deep=False).state_dict()
+    broken = {
+        "cannot be read": saved(state)[:1000],
+        "Ran out of input|cannot be read": b"",
+        "no state dict of a ResNet": saved({"weight": torch.ones(3)}),
+        "365 outputs": saved(state | {"fc.weight": torch.ones(1000, 512), "fc.bias": torch.ones(1000)}),
+        "'?extra.weight'? is odd|extra.weight is odd": saved(state | {"extra.weight": torch.ones(1)}),
+        "not the 152 float32 arrays": pickle.dumps([np.ones(3, np.float32)]),
+    }
+    for message, content in broken.items():
+        with pytest.raises(BadInput, match=message):
+            open_network(content, "w")
+
+
+def test_places365_squeezenet_knows_mountains(shared: Path) -> None:
+    folder = shared / "weights" / "places365_squeezenet"
+    network = open_network((folder / "squeezenet_weights_places365.params").read_bytes(), "x")
+    picture = cv2.cvtColor(cv2.imread(str(folder / "mountains.jpg")), cv2.COLOR_BGR2RGB)
+    (probabilities,) = Classifier(network)([scene_view(picture)])
+    assert probabilities.shape == (365,)
+    assert abs(probabilities.sum() - 1) < 1e-4
+    likeliest = [labels()[i] for i in probabilities.argsort()[::-1][:5]]
+    assert likeliest[0] == "mountain_path"
+    assert {"mountain_snowy", "glacier"} <= set(likeliest)
+
+
+def test_labels_are_in_the_published_order(shared: Path) -> None:
+    published = (shared / "weights" / "places365_squeezenet" / "categories_places365.txt").read_text().splitlines()
+    assert [f"/{label[0]}/{label} {n}" for n, label in enumerate(labels())] == published
