@@ -223,7 +223,7 @@ def prepare(cluster: Kubelet, net: Network, steps: Steps) -> None:
 def committed(pod: Pod) -> int:
     """Videos that a decode node has committed, as it tells Prometheus."""
     metrics = page(pod, f"http://localhost:{METRICS}/metrics").splitlines()
-    lines = [line for line in metrics if line.startswith("ray_prepare_units_total{")]
+    lines = [line for line in metrics if line.startswith("ray_scene_prepare_units_total{")]
     return int(sum(float(line.rsplit(" ", 1)[1]) for line in lines))
 
 
