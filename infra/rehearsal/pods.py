@@ -18,9 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from infra.rehearsal.manifests import ROOT, Namespace, expand, number
+from infra.rehearsal.manifests import ROOT, Manifest, Namespace, expand, number
 from infra.rehearsal.network import Address, Network
 
 HOME, CODE = "/home/scene", "/srv/scene"
@@ -100,8 +99,7 @@ class Pod:
     def stop(self) -> float:
         """End it as Kubernetes does: SIGTERM, and SIGKILL after its grace period. Gives the seconds it took."""
         started = time.monotonic()
-        with suppress(ProcessLookupError):
-            os.kill(self.main, signal.SIGTERM)
+        self._signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(self.grace_s)
         self.kill()
@@ -109,10 +107,14 @@ class Pod:
 
     def kill(self) -> None:
         """End it as a lost machine does; the kernel ends all of its processes with the first."""
-        with suppress(ProcessLookupError):
-            os.kill(self.main, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         self.process.kill()
         self.process.wait()
+
+    def _signal(self, which: signal.Signals) -> None:
+        if self.alive():  # its number may be another's afterwards
+            with suppress(ProcessLookupError):
+                os.kill(self.main, which)
 
     def run(
         self, command: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float = 600
@@ -122,18 +124,27 @@ class Pod:
         Args:
             env: instead of the pod's own.
         """
+        if not self.alive():
+            return 1, f"{self.name} has ended"
         inside = ["nsenter", f"--target={self.main}", "--mount", "--net", "--pid", "--ipc", "--uts", "--root", "--wd"]
-        inside += [
-            "setpriv",
-            f"--reuid={self.user}",
-            f"--regid={self.user}",
-            "--clear-groups",
-            "--no-new-privs",
-            *command,
-        ]
+        inside += ["setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups", "--no-new-privs"]
+        inside += command
         environment = self.environment if env is None else env
         done = subprocess.run(inside, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False)
         return done.returncode, done.stdout + done.stderr
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a pod's containers run."""
+
+    spec: Manifest
+    address: Address
+    folder: Path
+
+    @property
+    def user(self) -> int:
+        return int(self.spec["securityContext"]["runAsUser"])
 
 
 @dataclass
@@ -151,7 +162,7 @@ class Kubelet:
     def pod(
         self,
         name: str,
-        template: dict[str, Any],
+        template: Manifest,
         labels: Mapping[str, str],
         *,
         command: Sequence[str] = (),
@@ -167,28 +178,25 @@ class Kubelet:
             services: names by which other pods find it.
         """
         spec = template["spec"]
-        context = spec["securityContext"]
         with self.network.address(name, dict(labels)) as address:
             self._write_hosts(address, services)
-            folder = self.folder / "pods" / name
+            place = _Place(spec, address, self.folder / "pods" / name)
             for container in spec.get("initContainers", []):
-                process, _ = self._start(
-                    container, spec, address, folder, [], {}, context["runAsUser"], container["name"]
-                )
+                process, _ = self._start(container, place, log=container["name"])
                 if process.wait():
-                    raise Failed(f"init container {container['name']} of {name} failed: {folder / container['name']}")
+                    log = place.folder / container["name"]
+                    raise Failed(f"init container {container['name']} of {name} failed: {log}")
             (container,) = spec["containers"]
-            env = dict(extra or {})
-            process, main = self._start(container, spec, address, folder, command, env, context["runAsUser"], "log")
+            process, main = self._start(container, place, command=command, extra=extra)
             pod = Pod(
-                name,
-                address,
-                process,
-                main,
-                context["runAsUser"],
-                folder / "log",
-                self._environment(container, env, address),
-                spec.get("terminationGracePeriodSeconds", 30),
+                name=name,
+                address=address,
+                process=process,
+                main=main,
+                user=place.user,
+                log=place.folder / "log",
+                environment=self._environment(container, place, extra),
+                grace_s=spec.get("terminationGracePeriodSeconds", 30),
             )
             self.running.append(pod)
             try:
@@ -201,19 +209,17 @@ class Kubelet:
 
     def _start(
         self,
-        container: dict[str, Any],
-        spec: dict[str, Any],
-        address: Address,
-        folder: Path,
-        command: Sequence[str],
-        extra: Mapping[str, str],
-        user: int,
-        log: str,
+        container: Manifest,
+        place: _Place,
+        *,
+        command: Sequence[str] = (),
+        extra: Mapping[str, str] | None = None,
+        log: str = "log",
     ) -> tuple[subprocess.Popen[bytes], int]:
+        """The process of a container, and which one is its first inside."""
         stated = self.namespace.environment(container)
-        words = list(command) or [
-            expand(w, stated) for w in [*container.get("command", []), *container.get("args", [])]
-        ]
+        own = [expand(word, stated) for word in [*container.get("command", []), *container.get("args", [])]]
+        address, folder, user = place.address, place.folder, place.user
         info, told = os.pipe()
         shm = number(container["resources"]["limits"]["memory"])
         disk = self._disk(container)
@@ -224,17 +230,17 @@ class Kubelet:
             *("--size", str(shm), "--perms", "1777", "--tmpfs", "/dev/shm"),  # noqa: S108
             *_bind("--bind", self._own(folder / "home", user), HOME),
             *("--ro-bind", str(self.folder / "hosts"), "/etc/hosts"),
-            *(*self._mounts(container, spec, folder, user), *disk.over),
+            *(*self._mounts(container, place), *disk.over),
             *("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", address.name, "--as-pid-1"),
             *("--die-with-parent", "--chdir", container.get("workingDir", "/"), "--info-fd", str(told)),
             *("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP", "--"),
             *("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--inh-caps=-all"),
-            *("--bounding-set=-all", "--no-new-privs", "--", *words),
+            *("--bounding-set=-all", "--no-new-privs", "--", *(command or own)),
         ]
         with open(folder / log, "ab") as out:
             process = subprocess.Popen(
                 bubblewrap,
-                env=self._environment(container, extra, address),
+                env=self._environment(container, place, extra),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -254,33 +260,31 @@ class Kubelet:
         own = ["unshare", "--mount", "sh", "-euc", OVERLAY, "sh", str(disk.image), *map(str, places)]
         return [*own, "bwrap", "--bind", str(places[-1]), "/"]
 
-    def _environment(self, container: dict[str, Any], extra: Mapping[str, str], address: Address) -> dict[str, str]:
-        own = {"HOME": HOME, "HOSTNAME": address.name, **self.namespace.environment(container), **extra}
-        return {**self._disk(container).environment, **own}
+    def _environment(self, container: Manifest, place: _Place, extra: Mapping[str, str] | None) -> dict[str, str]:
+        stated = {**self.namespace.environment(container), **(extra or {})}
+        return {**self._disk(container).environment, "HOME": HOME, "HOSTNAME": place.address.name, **stated}
 
-    def _disk(self, container: dict[str, Any]) -> Disk:
+    def _disk(self, container: Manifest) -> Disk:
         return self.disks[container["image"].rsplit(":", 1)[0]]
 
-    def _mounts(self, container: dict[str, Any], spec: dict[str, Any], folder: Path, user: int) -> list[str]:
+    def _mounts(self, container: Manifest, place: _Place) -> list[str]:
         """Its volumes: claims are shared by all pods, others are its own."""
-        volumes = {v["name"]: v for v in spec.get("volumes", [])}
+        volumes = {v["name"]: v for v in place.spec.get("volumes", [])}
         found = []
         for mount in container.get("volumeMounts", []):
             volume = volumes.get(mount["name"], {})
             if "persistentVolumeClaim" in volume:
-                place = self.claims / volume["persistentVolumeClaim"]["claimName"]
-            elif "secret" in volume:
-                place = self._own(folder / mount["name"], user)
-                for item in volume["secret"]["items"]:
-                    file = place / item["path"]
-                    file.write_text(self.namespace.secrets[volume["secret"]["secretName"]][item["key"]])
-                    file.chmod(0o400)
-                    os.chown(file, user, user)
-            elif "emptyDir" in volume:
-                place = self._own(folder / mount["name"], user)
+                folder = self.claims / volume["persistentVolumeClaim"]["claimName"]
+            elif "secret" in volume or "emptyDir" in volume:
+                folder = self._own(place.folder / mount["name"], place.user)
             else:  # a StatefulSet's claim
-                place = self._own(self.claims / f"{folder.name}-{mount['name']}", user)
-            found += _bind("--ro-bind" if mount.get("readOnly") else "--bind", place, mount["mountPath"])
+                folder = self._own(self.claims / f"{place.folder.name}-{mount['name']}", place.user)
+            for item in volume.get("secret", {}).get("items", []):
+                file = folder / item["path"]
+                file.write_text(self.namespace.secrets[volume["secret"]["secretName"]][item["key"]])
+                file.chmod(0o400)
+                os.chown(file, place.user, place.user)
+            found += _bind("--ro-bind" if mount.get("readOnly") else "--bind", folder, mount["mountPath"])
         return found
 
     def _own(self, folder: Path, user: int) -> Path:

@@ -6,14 +6,16 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from manifests import named, of_kind
 
 from infra.rehearsal.manifests import Namespace, expand, number
 from infra.rehearsal.network import network
-from infra.rehearsal.operator import ray_start
-from infra.rehearsal.pods import missing_programs
+from infra.rehearsal.operator import ray_start, wait_until
+from infra.rehearsal.pods import Pod, kubelet, machine_disk, missing_programs
 from infra.rehearsal.policies import open_ports
 
 pytestmark = pytest.mark.k8s
@@ -102,3 +104,68 @@ def test_router_passes_what_policies_allow_and_remembers_what_they_refuse() -> N
         assert net.refused() == refused
         assert net.refused() == set()
     assert net.router not in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+
+
+SCRIPT = """
+trap 'echo asked to end; exit 3' TERM
+id -u; id -G; hostname; pwd; echo "$GREETING"; grep CapEff /proc/self/status
+touch /data/mine && echo wrote; touch /srv/scene/x /usr/x 2>/dev/null || echo refused; [ -e /etc/shadow ] || echo hidden
+sleep 1000 & echo ready; wait
+"""
+
+
+@pytest.fixture
+def a_pod(tmp_path: Path) -> Iterator[Pod]:
+    if os.geteuid() or missing_programs():
+        pytest.skip("pods need root, iproute2, nftables and bubblewrap")
+    container = {
+        "name": "main",
+        "image": "some-image:1",
+        "command": ["sh", "-c", SCRIPT],
+        "workingDir": "/data",
+        "env": [{"name": "GREETING", "value": "hello"}],
+        "resources": {"limits": {"memory": "64Mi"}},
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+    }
+    spec = {
+        "securityContext": {"runAsUser": 1000},
+        "containers": [container],
+        "volumes": [{"name": "data", "emptyDir": {}}],
+    }
+    disks = {"some-image": machine_disk(Path(sys.prefix), Path(sys.base_prefix))}
+    with (
+        network([]) as net,
+        kubelet(Namespace([], {}), net, disks, tmp_path) as machine,
+        machine.pod("one", {"spec": spec}, {}, services=["a-service"]) as pod,
+    ):
+        wait_until("it is ready", lambda: "ready" in pod.text(), alive=[pod], patience_s=60)
+        yield pod
+    assert not pod.alive()
+
+
+def test_pod_has_its_user_volumes_and_names_and_nothing_of_the_machine(a_pod: Pod) -> None:
+    lines = [
+        "1000",
+        "1000",
+        "one",
+        "/data",
+        "hello",
+        "CapEff:\t0000000000000000",
+        "wrote",
+        "refused",
+        "hidden",
+        "ready",
+    ]
+    assert a_pod.text().splitlines() == lines
+    code, text = a_pod.run(["getent", "hosts", "a-service.scene.svc.cluster.local"])
+    assert (code, text.split()[0]) == (0, a_pod.address.ip)
+    assert a_pod.run(["sh", "-c", "ls /data; id -u; ps -A -o pid= | sort -n | head -1"]) == (0, "mine\n1000\n      1\n")
+
+
+def test_pod_is_asked_to_end_and_takes_its_processes_with_it(a_pod: Pod) -> None:
+    children = [int(n) for n in Path(f"/proc/{a_pod.main}/task/{a_pod.main}/children").read_text().split()]
+    assert len(children) == 1
+    assert a_pod.stop() < 10
+    assert a_pod.text().endswith("asked to end\n")
+    assert not Path(f"/proc/{children[0]}").exists()
+    assert a_pod.run(["true"]) == (1, "one has ended")
