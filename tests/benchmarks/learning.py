@@ -279,11 +279,11 @@ INGREDIENTS = {
     "resize-convolutions": ("model.upsample",),
     "hinge loss": ("objective.loss",),
     "a larger step": ("objective.learning_rate",),
-    "two time scales": ("objective.learning_rate_ratio",),
     "an anchored mask": ("objective.mask_weight", "objective.mask_target"),
     "mirrored clips": ("objective.flip",),
 }
 LEFT_OUT: dict[str, dict[str, Any]] = {
+    "two time scales": {"objective.learning_rate_ratio": 2.0},  # https://arxiv.org/abs/1706.08500
     "translation (DiffAugment)": {"objective.augment": ["translation"]},
     "matching": {"objective.match_weight": 10.0},
 }
