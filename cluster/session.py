@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
@@ -33,7 +36,7 @@ def ray_session(address: str = "") -> Iterator[bool]:
     if address:
         _check_answers(address)
         try:
-            ray.init(address=address, logging_level="ERROR", log_to_driver=True)
+            _start(address=address)
         except (ConnectionError, ValueError, RuntimeError) as fault:
             raise BadInput(f"no Ray cluster answers at address={address!r}: {fault}") from fault
     else:
@@ -43,11 +46,21 @@ def ray_session(address: str = "") -> Iterator[bool]:
         print("no Ray cluster given: starting a local one for this job", flush=True)
         # Ray Train watches its controller through the dashboard's state API, so the dashboard runs, on this host only
         # "local": without it Ray joins any cluster that was ever started on this machine
-        ray.init("local", include_dashboard=True, dashboard_host="127.0.0.1", logging_level="ERROR", log_to_driver=True)
+        _start(address="local", include_dashboard=True, dashboard_host="127.0.0.1")
     try:
         yield not address
     finally:
         ray.shutdown()
+
+
+def _start(**options: Any) -> None:
+    """`ray.init`, after which SIGTERM does what it did before: Ray's own handler aborts the process."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(**options, logging_level="ERROR", log_to_driver=True)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def require_room(what: str, way_out: str = "", *, cpus: float, gpus: float = 0.0) -> None:

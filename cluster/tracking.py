@@ -195,7 +195,7 @@ class Run:
         try:
             yield
             status = "FINISHED"
-        except (KeyboardInterrupt, SystemExit):  # Ray turns SIGTERM into the latter
+        except KeyboardInterrupt:
             status = "KILLED"
             raise
         finally:

@@ -45,7 +45,7 @@ def run(job: Callable[[T], None], kind: type[T], about: str, argv: Sequence[str]
         if getattr(config, "action", "run") in ("run", "retry"):  # others only look at what is there
             print(f"settings:\n{yaml.safe_dump(public_settings(config), sort_keys=False)}", end="", flush=True)
         job(config)
-    except (KeyboardInterrupt, SystemExit):  # Ray turns a signal into the latter
+    except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         return INTERRUPTED
     except Exception as fault:  # noqa: BLE001 - a remote worker's BadInput arrives wrapped, and Ray's is a BadInput too

@@ -329,6 +329,7 @@ class FinetuneConfig:
     beta1: float = option(0.5, "Adam's first moment decay")
     dropout: float = option(0.5, "probability of dropping a whole channel before the head")
     weight_decay: float = option(0.0, "AdamW's, of all layers")
+    precision: str = option("fp32", "fp32, or bf16 for autocast")
     # On four classes of UCF101, 17 held-out videos in each of three folds, 60 steps of 16 clips, accuracy in percent of
     # random weights and of a GAN's at 1/8 and all of the labels: plain 78, 76 and 70, 88; mirrored clips and a cosine
     # 78, 86 and 74, 90; shifted ones too 80, 82 and 82, 90.
@@ -345,6 +346,7 @@ class FinetuneConfig:
             raise ValueError(f"finetune.iterations must be at least 1 and finetune.batch_size at least 2, {got}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"finetune.dropout must be at least 0 and below 1, got {self.dropout}")
+        check_choice("finetune.precision", self.precision, ("fp32", "bf16"))
         check_choice("finetune.schedule", self.schedule, ("constant", "cosine"))
         for name in self.augment:
             check_choice("finetune.augment", name, AUGMENTATIONS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 
 import numpy as np
 import ray
@@ -22,7 +23,7 @@ from cluster.transfer import LabelledClips
 from vgan.config import FinetuneConfig, ModelConfig
 from vgan.models.classifier import Classifier
 
-CLASSES, TRAIN, TEST, REPEATS = 4, 64, 16, 5
+CLASSES, TRAIN, TEST, STEPS, REPEATS = 4, 64, 16, 20, 5
 BASES = (16, 32)
 
 
@@ -57,7 +58,9 @@ def bare(model: ModelConfig, clips: Tensor, labels: Tensor, config: FinetuneConf
         for _ in range(config.iterations):
             batch = torch.randperm(TRAIN)[: config.batch_size]
             adam.zero_grad()
-            F.cross_entropy(network(shown(clips[batch])), labels[batch]).backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
+                logits = network(shown(clips[batch]))
+            F.cross_entropy(logits.float(), labels[batch]).backward()
             adam.step()
         network.eval()
         with torch.no_grad():
@@ -68,24 +71,25 @@ def bare(model: ModelConfig, clips: Tensor, labels: Tensor, config: FinetuneConf
 
 def main() -> None:
     """The table."""
-    config = FinetuneConfig(iterations=20)
     clips = noise_clips()
     frames, labels = torch.from_numpy(clips.frames), torch.from_numpy(clips.labels)
-    print(f"{config.iterations} steps of {config.batch_size} clips, {TEST} clips tested, fp32; best of {REPEATS}")
-    print(f"{'':<10}{'bare loop s':>13}{'child s':>10}{'ratio':>8}{'clips/s':>10}")
+    print(f"{STEPS} steps of {FinetuneConfig().batch_size} clips, {TEST} clips tested; best of {REPEATS}")
+    print(f"{'':<14}{'bare loop s':>13}{'child s':>10}{'ratio':>8}{'clips/s':>10}")
     with ray_session(""):
         shared = ray.put(clips)
         task = ray.remote(num_cpus=1)(run_child)
-        for base in BASES:
-            model = ModelConfig(base=base)
+        for base, precision in product(BASES, ("fp32", "bf16")):
+            model, config = ModelConfig(base=base), FinetuneConfig(iterations=STEPS, precision=precision)
             launch = partial(task.remote, Child(1, "random", 1.0, 0), shared, Start(model), config)
             works = (bare(model, frames, labels, config), lambda launch=launch: ray.get(launch()))
             for work in works:
                 work()
             turns = [[seconds(work) for work in works] for _ in range(REPEATS)]
             plain, ours = (min(column) for column in zip(*turns, strict=True))
-            rate = config.iterations * config.batch_size / ours
-            print(f"base {base:<5}{plain:>13.2f}{ours:>10.2f}{ours / plain:>8.2f}{rate:>10.0f}", flush=True)
+            rate = STEPS * config.batch_size / ours
+            print(
+                f"base {base:<4}{precision:<5}{plain:>13.2f}{ours:>10.2f}{ours / plain:>8.2f}{rate:>10.0f}", flush=True
+            )
 
 
 if __name__ == "__main__":

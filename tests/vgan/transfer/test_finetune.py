@@ -135,6 +135,21 @@ def test_finetune_with_every_change_still_learns_and_repeats() -> None:
     assert np.mean(losses[0][-10:]) < 0.7 * np.mean(losses[0][:10])
 
 
+def test_finetune_in_bf16_computes_in_it_and_stays_near_fp32() -> None:
+    seen: list[torch.dtype] = []
+    halves = TinyClassifier(dropout=0.0)
+    halves.trunk[0].register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    models = {"fp32": TinyClassifier(dropout=0.0), "bf16": halves}
+    losses = {}
+    for precision, model in models.items():
+        config = FinetuneConfig(iterations=10, batch_size=8, precision=precision)
+        losses[precision] = finetune(model, *coloured_clips(24, seed=1), config, seed=0)
+    assert set(seen) == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 for p in halves.parameters())
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
+
+
 def test_finetune_drops_other_channels_on_every_member_of_a_team() -> None:
     team = [Team(rank=rank, size=2) for rank in (0, 1)]
     config = FinetuneConfig(iterations=1, batch_size=2)
