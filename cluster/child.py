@@ -20,6 +20,7 @@ from cluster.checkpoints import Checkpoint
 from cluster.placement import train_labels
 from cluster.transfer import LabelledClips
 from vgan.config import FinetuneConfig, ModelConfig
+from vgan.memory import keep_freed_memory
 from vgan.models.classifier import Classifier
 from vgan.models.layers import fix_spectrum
 from vgan.transfer.finetune import ALONE, Team, finetune
@@ -75,6 +76,7 @@ def run_child(
         team: the workers that share it; all of them test.
     """
     device = "cuda" if use_gpu else "cpu"
+    keep_freed_memory()
     torch.manual_seed(child.seed)
     network = Classifier(start.model, len(clips.classes), config.dropout)
     if start.trunk is not None:

@@ -15,6 +15,7 @@ from cluster.placement import train_labels
 from cluster.progress import progress_bar
 from cluster.shards import Manifest, read_clips, read_frames, to_frames
 from vgan.errors import BadInput
+from vgan.memory import keep_freed_memory
 from vgan.metrics.extractors import Extractor
 from vgan.metrics.looks import Look, join, look
 from vgan.metrics.neighbours import Nearest, coarse, nearest, pattern
@@ -122,11 +123,13 @@ def search(
 
 
 def _look_at_reals(eyes: Eyes, url: str, manifest: Manifest, rows: np.ndarray) -> Look:
+    keep_freed_memory()
     clips = Clips(read_frames(url, manifest, rows), None, None, None)
     return look(eyes.cut(clips), eyes.extractor, eyes.device)
 
 
 def _look_at_drawn(eyes: Eyes, model: Model, codes: np.ndarray) -> Look:
+    keep_freed_memory()
     assert model.generator is not None
     model.generator.to(eyes.device)
     return look(eyes.cut(model.decode(codes)), eyes.extractor, eyes.device)

@@ -27,6 +27,7 @@ from cluster.tracking import Outbox, Run, Tracker, system_metrics
 from vgan import gan
 from vgan.errors import BadInput
 from vgan.health import health, warnings
+from vgan.memory import keep_freed_memory
 from vgan.video.pixels import batch_from_model_range, batch_to_model_range
 from vgan.viz.panels import strip
 
@@ -79,6 +80,7 @@ def train_worker(loop: dict[str, Any]) -> Outcome:
     logs.work_on(config.name, f"rank-{rank}")
 
     engines.prepare_ops(config.use_gpu)
+    keep_freed_memory()
     torch.manual_seed(config.seed)
     first, end = share(config.batch_size, rank, world_size)
     nets = engines.make_engines(

@@ -49,10 +49,11 @@ def _color(video: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tens
 def _translation(video: Tensor, down: Tensor, right: Tensor) -> Tensor:
     height, width = video.shape[-2:]
     reach = (round(height * SHIFT), round(width * SHIFT))
-    tops = ((down * (2 * reach[0] + 1)).long() - reach[0]).tolist()
-    lefts = ((right * (2 * reach[1] + 1)).long() - reach[1]).tolist()
-    moves = zip(video, tops, lefts, strict=True)
-    return torch.stack([F.pad(clip, (-left, left, -top, top)) for clip, top, left in moves])
+    draws = torch.stack([down, right], dim=1)
+    corners = (draws * (2 * torch.tensor(reach, device=draws.device) + 1)).long().tolist()
+    padded = F.pad(video, (reach[1], reach[1], reach[0], reach[0]))
+    windows = [padded[i : i + 1, ..., y : y + height, x : x + width] for i, (y, x) in enumerate(corners)]
+    return torch.cat(windows)  # keeps the order of memory, as a stack of padded clips would not
 
 
 def _cutout(video: Tensor, down: Tensor, right: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from torch import nn
 from cluster.sizing import sizing
 from vgan import baseline, gan
 from vgan.config import ClipSpec, ModelConfig, ObjectiveConfig, VideoConfig
+from vgan.memory import keep_freed_memory
 from vgan.metrics.frechet import frechet_distance, protocol_name
 from vgan.metrics.i3d import I3D, features, load_i3d
 from vgan.metrics.motion import diversity, mask_motion_correlation, motion
@@ -164,6 +165,7 @@ def draw(generator: nn.Module, config: ModelConfig, clips: np.ndarray, num: int)
 def learn(name: str, settings: dict[str, Any], data: str, seed: int, newest: bool = False) -> str:
     """Train a method; its lines of the table, and pictures in OUT."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     real, held_out = read(data)
     found = train(settings, real, num_judged(held_out), seed)
     save_pictures(f"{data}/{name}", found.clips)

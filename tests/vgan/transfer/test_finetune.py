@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from vgan.config import FinetuneConfig
-from vgan.transfer.finetune import Team, batch_order, changed, finetune, schedule
+from vgan.transfer.finetune import Team, batch_order, finetune, schedule, shown
 from vgan.transfer.scores import probabilities
+from vgan.video.pixels import batch_to_model_range
 
 NUM_CLASSES = 3
 
@@ -117,13 +118,21 @@ def test_finetune_schedule_ends_near_nothing() -> None:
 
 
 def test_finetune_changes_clips_as_asked_and_anew_for_every_draw() -> None:
-    clips, draws = torch.rand(4, 3, 2, 16, 16) * 2 - 1, torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(changed(clips, draws, FinetuneConfig(flip=False, augment=[])), clips)
-    mirrored = changed(clips, draws, FinetuneConfig(flip=True, augment=[]))
-    for clip, shown, turned in zip(clips, mirrored, draws[:, 0] < 0.5, strict=True):
-        assert torch.equal(shown, clip.flip(-1) if turned else clip)
-    moved = [changed(clips, d, FinetuneConfig(augment=["translation"])) for d in (draws, 1 - draws)]
+    (clips, _), draws = coloured_clips(4, seed=0), torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
+    plain = shown(clips, draws, FinetuneConfig(flip=False, augment=[]))
+    assert torch.equal(plain, batch_to_model_range(clips))
+    mirrored = shown(clips, draws, FinetuneConfig(flip=True, augment=[]))
+    for clip, seen, turned in zip(plain, mirrored, draws[:, 0] < 0.5, strict=True):
+        assert torch.equal(seen, clip.flip(-1) if turned else clip)
+    moved = [shown(clips, d, FinetuneConfig(augment=["translation"])) for d in (draws, 1 - draws)]
     assert not torch.equal(*moved)
+
+
+def test_finetune_keeps_channels_last_in_memory_whatever_changes_clips() -> None:
+    (clips, _), draws = coloured_clips(4, seed=0), torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
+    for policy in ([], ["translation"], ["color", "translation", "cutout"]):
+        video = shown(clips, draws, FinetuneConfig(augment=policy))
+        assert video.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_finetune_with_every_change_still_learns_and_repeats() -> None:
