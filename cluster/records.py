@@ -73,19 +73,15 @@ def as_table(records: pa.Table | list[dict[str, Any]]) -> pa.Table:
 
 
 def compact(out: str) -> None:
-    """Move the records of a dataset's folder into Parquet files if there are many. Units under way go on.
-
-    A reader that has listed the folder before may miss a record: call it where nobody else reads.
-    """
+    """Move the records of a dataset's folder into Parquet files if there are many."""
     folder = storage.join(out, "work", "commits")
     names = storage.list_names(folder, ".json")
     if len(names) <= MOST_LOOSE:
         return
     units = Ledger.read(out).units
     loose = commit_names(units.filter(pc.equal(units["file"], -1)))
-    storage.remove_files(
-        folder, sorted(set(commit_names(named_units(names))) - set(loose))
-    )  # moved, and then not removed
+    moved = set(commit_names(named_units(names))) - set(loose)  # by a run that was killed before it removed them
+    storage.remove_files(folder, sorted(moved))
     for start in range(0, len(loose), BLOCK):
         block = loose[start : start + BLOCK]
         _write(out, named_units(block), _read(folder, block))
@@ -115,7 +111,8 @@ def forget(out: str, videos: Collection[str]) -> None:
         table = storage.read_columns(url)
         keep = table.filter(pc.invert(pc.is_in(table["video"], value_set=gone)))
         if keep.num_rows < table.num_rows:
-            _write(out, keep.select(NAMED), keep.drop_columns(["generation"]))
+            if keep.num_rows:
+                _write(out, keep.select(NAMED), keep.drop_columns(["generation"]))
             storage.remove(url)
     folder = storage.join(out, "work", "commits")
     units = named_units(storage.list_names(folder, ".json"))

@@ -114,10 +114,10 @@ class Unit:
 
 
 class Units(Rows[Unit]):
-    """Units as columns: which of `videos`, generation, segment, segments, each int64 (N,)."""
+    """Units as columns: which of `videos`, generation, segment and segments, int32 (N, 4)."""
 
     def __init__(self, videos: Videos, columns: np.ndarray) -> None:
-        self.videos, self.columns = videos, columns  # (N, 4)
+        self.videos, self.columns = videos, columns
 
     def __len__(self) -> int:
         return len(self.columns)
@@ -151,9 +151,10 @@ class Ledger:
     @classmethod
     def read(cls, out: str) -> Ledger:
         """The ledger of a dataset's folder; empty where there is none."""
+        # Files of one record first: what is moved meanwhile is then seen twice rather than not at all.
+        loose = _placed(named_units(storage.list_names(storage.join(out, "work", "commits"), ".json")), -1)
         files = storage.list_files(storage.join(out, "work", "records"), ".parquet")
         moved = [_placed(storage.read_columns(url, NAMED), number) for number, url in enumerate(files)]
-        loose = _placed(named_units(storage.list_names(storage.join(out, "work", "commits"), ".json")), -1)
         generations: dict[str, int] = {}
         for name in storage.list_names(storage.join(out, "work", "requeued")):
             if found := MARKER.fullmatch(name):
@@ -180,10 +181,10 @@ class Ledger:
         return self.counting.group_by("video").aggregate([("segment", "count"), ("segments", "max")])
 
     def progress(self, videos: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Of each of these videos how many segments are committed, and how many there are or 0; int64 (N,)."""
+        """Of each of these videos how many segments are committed, and how many there are or 0; int32 (N,)."""
         places = pc.index_in(names_of(videos), value_set=self._begun["video"])
         counts = [pc.fill_null(self._begun[name].take(places), 0) for name in ("segment_count", "segments_max")]
-        return counts[0].to_numpy().astype(np.int64), counts[1].to_numpy().astype(np.int64)
+        return counts[0].cast(pa.int32()).to_numpy(), counts[1].cast(pa.int32()).to_numpy()
 
     def is_complete(self, video: str) -> bool:
         """Whether every segment of the video's generation that counts is committed."""
@@ -194,16 +195,16 @@ class Ledger:
         """What is left to do of these videos (by name): missing segments of those begun, the first of others."""
         asked = Videos.of(videos)
         done, segments = self.progress(asked)
-        generation = pc.fill_null(self._wanted(asked.names), 0).to_numpy(zero_copy_only=False)
-        new = np.flatnonzero(segments == 0)
+        generation = self._wanted(asked.names).to_numpy()
+        new = np.flatnonzero(segments == 0).astype(np.int32)
         rows = [np.stack([new, generation[new], np.zeros_like(new), np.zeros_like(new)], axis=1)]
         begun = np.flatnonzero((segments > 0) & (done < segments))
         committed = self._segments_of(asked.names.take(pa.array(begun)))
         for place in begun.tolist():
             missing = np.setdiff1d(np.arange(segments[place]), committed[asked.names[place].as_py()])
-            rows.append(np.array([(place, generation[place], s, segments[place]) for s in missing]))
-        columns = np.concatenate(rows).astype(np.int64)
-        return Units(asked, columns[np.argsort(columns[:, 0], kind="stable")])
+            rows.append(np.array([(place, generation[place], s, segments[place]) for s in missing], np.int32))
+        columns = np.concatenate(rows)
+        return Units(asked, columns[np.argsort(columns[:, 0], kind="stable")] if len(begun) else columns)
 
     def _segments_of(self, videos: pa.Array) -> dict[str, list[int]]:
         """The committed segments of each of these videos."""
@@ -220,12 +221,8 @@ class Ledger:
         return rows.sort_by([("place", "ascending"), ("segment", "ascending")]).select(UNITS.names)
 
     def commit_urls(self, videos: Iterable[str]) -> list[str]:
-        """The records of `records_of`, for `read_records`."""
-        return self.urls(self.records_of(videos))
-
-    def urls(self, units: pa.Table) -> list[str]:
-        """Where the records of these rows of UNITS are: a file, or a row of one as `file#row`."""
-        folder = storage.join(self.out, "work", "commits")
+        """Where the records of `records_of` are: a file, or a row of one as `file#row`."""
+        folder, units = storage.join(self.out, "work", "commits"), self.records_of(videos)
         own = zip(units["file"].to_pylist(), units["row"].to_pylist(), commit_names(units), strict=True)
         return [storage.join(folder, name) if at < 0 else f"{self.files[at]}#{row}" for at, row, name in own]
 
@@ -269,7 +266,7 @@ def _each_once(units: pa.Table) -> pa.Table:
 
 
 def read_records(urls: list[str]) -> list[dict[str, Any]]:
-    """Commit records by `Ledger.urls`, many at a time, in the order given."""
+    """Commit records by `Ledger.commit_urls`, many at a time, in the order given."""
     rows: dict[str, dict[int, dict[str, Any]]] = {url.partition("#")[0]: {} for url in urls if ".parquet#" in url}
     for file in rows:
         rows[file] = dict(enumerate(map(_record, storage.read_columns(file).to_pylist())))
