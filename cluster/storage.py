@@ -277,15 +277,39 @@ def exists(url: str) -> bool:
     return fs.exists(path)
 
 
-@_patient
 def list_files(url: str, suffix: str = "") -> list[str]:
     """Urls of the files directly inside a folder, sorted; empty where the folder is missing."""
+    return [join(url, name) for name in list_names(url, suffix)]
+
+
+@_patient
+def list_names(url: str, suffix: str = "") -> list[str]:
+    """Names of the files directly inside a folder, sorted; empty where the folder is missing.
+
+    A local folder of millions is told by its entries alone: fsspec would ask for the size of each and keep it.
+    """
     fs, path = _fresh(url)
     if not fs.isdir(path):
         return []
+    if _is_local(url):
+        with os.scandir(path) as entries:
+            return sorted(entry.name for entry in entries if entry.name.endswith(suffix) and entry.is_file())
     names = [info["name"] for info in fs.ls(path, detail=True) if info["type"] == "file"]
     # Some tools mark a folder of an object store by an object whose name ends in a slash.
-    return sorted(join(url, os.path.basename(n)) for n in names if n.endswith(suffix) and not n.endswith("/"))
+    return sorted(os.path.basename(n) for n in names if n.endswith(suffix) and not n.endswith("/"))
+
+
+@_patient
+def remove_files(url: str, names: list[str]) -> None:
+    """Remove these files directly inside a folder, many in a request where the store allows it; some may be gone."""
+    fs, path = _fresh(url)
+    if not _is_local(url):
+        with suppress(FileNotFoundError):
+            fs.rm([join(path, name) for name in names])
+        return
+    for name in names:
+        with suppress(FileNotFoundError):
+            os.unlink(join(path, name))
 
 
 @_patient
@@ -328,6 +352,11 @@ def read_row_group(url: str, group: int, columns: list[str]) -> pa.Table:
     fs, path = filesystem(url)
     with pa.memory_map(path) if _is_local(url) else fs.open(path, "rb") as file:
         return pq.ParquetFile(file).read_row_group(group, columns=columns)
+
+
+def read_columns(url: str, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file that fits in memory, or those of these columns that it has."""
+    return pq.ParquetFile(pa.BufferReader(read_bytes(url))).read(columns=columns)
 
 
 @_patient

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -60,7 +60,7 @@ class AcquireConfig:
 
 def main(config: AcquireConfig) -> None:
     """List the videos and write the manifest."""
-    origins: dict[str, tuple[object, Callable[[AcquireConfig], list[Source]]]] = {
+    origins: dict[str, tuple[object, Callable[[AcquireConfig], Sequence[Source]]]] = {
         "folder=": (config.folder, _from_folder),
         "urls=": (config.urls, _from_urls),
         "tinyvideo=": (config.tinyvideo, _from_tinyvideo),
@@ -108,7 +108,7 @@ def _from_folder(config: AcquireConfig) -> list[Source]:
     return sources
 
 
-def _from_urls(config: AcquireConfig) -> list[Source]:
+def _from_urls(config: AcquireConfig) -> Sequence[Source]:
     return read_manifest_rows(storage.absolute(config.urls))
 
 

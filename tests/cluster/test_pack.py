@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cluster.pack import candidates, count, judge
+from cluster.pack import _number_within, candidates, count, judge
 from cluster.sources import CREDITS, Source
 from vgan.config import ClipSpec, GateConfig, VideoConfig
 from vgan.records import Evidence
@@ -90,3 +90,9 @@ def test_candidates_carry_credits_only_where_a_source_has_some() -> None:
     told = replace(plain[0], license="Attribution License", author="Ann", page="https://p/a", tags="sea")
     clips = candidates(records, [told, plain[1]], VIDEO)
     assert clips.select(CREDITS).to_pylist() == [told.credits, plain[1].credits]
+
+
+def test_judge_cap_takes_the_first_clips_of_each_source_where_sources_are_mixed():
+    owner = np.random.default_rng(0).integers(0, 5, 200)
+    assert _number_within(owner).tolist() == [int((owner[: i + 1] == o).sum()) for i, o in enumerate(owner)]
+    assert _number_within(owner[:0]).tolist() == []

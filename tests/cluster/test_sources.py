@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from cluster.sources import Source, list_folder, read_sources, write_sources
+from cluster.sources import Source, Sources, list_folder, read_sources, write_sources
 from vgan.errors import BadInput
 
 HOSTILE = ("-i.mp4", "a b\u00e9.mp4", "100%.avi", "a#b?.mov", "x[1].mp4", "a::b.mp4", "$(touch x).mkv", "UPPER.MP4")
@@ -122,3 +124,45 @@ def test_read_sources_that_cannot_work_names_the_file_and_the_fault(
 def test_read_sources_csv_from_a_spreadsheet_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("uri\n/v/a.mp4\n", encoding="utf-8-sig")
     assert read_sources(str(tmp_path / "list.csv")) == [Source(uri="/v/a.mp4", source_id="/v/a.mp4")]
+
+
+def test_read_sources_of_a_manifest_of_others_fills_in_what_it_lacks(tmp_path: Path) -> None:
+    columns = {
+        "uri": ["a.mp4", "s3://b/c.mp4", "/v/d.mp4"],
+        "source_id": ["one", None, None],
+        "bytes": [7.0, None, 9.0],
+    }
+    pq.write_table(pa.table(columns | {"rating": [1, 2, 3]}), tmp_path / "s.parquet")
+    assert read_sources(str(tmp_path / "s.parquet")) == [
+        Source(uri=f"{tmp_path}/a.mp4", source_id="one", bytes=7),
+        Source(uri="s3://b/c.mp4", source_id="s3://b/c.mp4"),
+        Source(uri="/v/d.mp4", source_id="/v/d.mp4", bytes=9),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"url": ["/a.mp4"]}, "no column `uri`; its columns are url"),
+        ({"uri": ["/a.mp4", None]}, "row 2: a video needs a `uri`"),
+        ({"uri": ["/a.mp4"], "bytes": ["many"]}, "many"),
+        ({"uri": ["nope://b/a.mp4"]}, "nope://b/a.mp4"),
+        ({"uri": ["/a.mp4", "/a.mp4"]}, "1 source_id values .* more than once"),
+    ],
+)
+def test_read_sources_of_a_manifest_that_cannot_work_names_the_fault(
+    tmp_path: Path, columns: dict[str, list[str | None]], message: str
+) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "s.parquet")
+    with pytest.raises(BadInput, match=message):
+        read_sources(str(tmp_path / "s.parquet"))
+
+
+def test_sources_are_split_by_any_name_that_a_deletion_list_may_use() -> None:
+    listed = [Source(uri=f"/{n}", source_id=f"id{n}", page=f"https://p/{n}") for n in range(5)]
+    kept, gone = Sources.of(listed).split_by({"id0", "/2", "https://p/3", "5"})
+    assert (kept, gone) == ([listed[1], listed[4]], [listed[0], listed[2], listed[3]])
+    assert listed[:3] == Sources.of(listed)[:3]
+    assert Sources.of(listed)[::-2] == listed[::-2]
+    assert Sources.of(listed)[-1] == listed[-1]
+    assert Sources.of(listed) != listed[:4]

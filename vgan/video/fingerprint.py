@@ -40,7 +40,9 @@ def fingerprint(clip: np.ndarray) -> str:
     return np.packbits(low.ravel() > FLOOR).tobytes().hex()
 
 
-def near_duplicates(fingerprints: Sequence[str] | np.ndarray, sources: Sequence[str], max_bits: int) -> np.ndarray:
+def near_duplicates(
+    fingerprints: Sequence[str] | np.ndarray, sources: Sequence[str] | np.ndarray, max_bits: int
+) -> np.ndarray:
     """For each clip (N,) int64 the index of the earlier, kept clip that it repeats, or -1 for a clip that is kept.
 
     Clips are taken in order. One is dropped if a kept clip of another source differs in at most `max_bits` bits; the
@@ -57,7 +59,7 @@ def near_duplicates(fingerprints: Sequence[str] | np.ndarray, sources: Sequence[
     if len(sources) != len(words) or not 0 <= max_bits < BITS:
         got = f"{len(words)} fingerprints, {len(sources)} sources and max_bits {max_bits}"
         raise ValueError(f"as many sources as fingerprints and max_bits in 0..{BITS - 1}, got {got}")
-    owner = np.unique(np.asarray(sources, dtype=np.str_), return_inverse=True)[1]
+    owner = np.unique(np.asarray(sources), return_inverse=True)[1]
     clips = _Clips(words, owner, max_bits)
     repeats = np.full(len(words), -1, np.int64)
     kept = _Index(max_bits)

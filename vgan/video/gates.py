@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from vgan.config import GateConfig
 from vgan.records import Evidence
 
@@ -19,6 +21,14 @@ def verdict(evidence: Evidence, config: GateConfig) -> tuple[str, str] | None:
         if not (value <= bound if upper else value >= bound):  # so that no NaN passes
             return reason, f"{value:.3g}; at {'most' if upper else 'least'} {bound:g}"
     return None
+
+
+def broken(scores: Evidence, config: GateConfig) -> np.ndarray:
+    """Whether each of many clips breaks a bound, as `verdict` says of one: bool (N,). The scores are arrays (N,)."""
+    kept = np.ones(np.shape(scores.motion), bool)
+    for _, value, bound, upper in _bounds(scores, config):
+        kept &= value <= bound if upper else value >= bound
+    return ~kept
 
 
 def strain(evidence: Evidence, config: GateConfig) -> float:

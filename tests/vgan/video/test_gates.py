@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from vgan.config import GATE_REASONS, GateConfig
 from vgan.records import Evidence
-from vgan.video.gates import strain, verdict
+from vgan.video.gates import broken, strain, verdict
 
 GOOD = {"residual_px": 0.3, "inlier_ratio": 0.9, "num_matches": 80, "photometric": 5.0, "motion": 3.0}
 BROKEN = {
@@ -68,3 +69,12 @@ def test_gates_unknown_reason_is_refused():
 @pytest.mark.parametrize("score", ["residual_px", "inlier_ratio", "drift_px", "dissolve", "motion"])
 def test_gates_score_that_is_no_number_does_not_pass(score):
     assert verdict(Evidence(**GOOD | {score: float("nan")}), GateConfig()) is not None
+
+
+def test_gates_of_many_clips_break_what_they_break_one_by_one():
+    clips = [Evidence(**GOOD | scores) for scores in ({}, *BROKEN.values(), {"motion": float("nan")})]
+    columns = {name: np.array([vars(clip)[name] for clip in clips]) for name in vars(clips[0])}
+    for config in (GateConfig(), GateConfig(off=["still", "photometric"])):
+        one_by_one = [verdict(clip, config) is not None for clip in clips]
+        assert broken(Evidence(**columns), config).tolist() == one_by_one
+        assert 0 < sum(one_by_one) < len(clips)
