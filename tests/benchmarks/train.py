@@ -6,11 +6,12 @@ by each method, on the same clips and seeds.
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import multiprocessing
 from collections.abc import Callable
 from itertools import pairwise
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import learning
 import torch
@@ -124,12 +125,6 @@ def make_step(method: str, base: int) -> Callable[[], object]:
     return plain_step(base, real, *how) if who == "plain" else our_step(base, real, *how)
 
 
-def timed(method: str, step: Callable[[], object]) -> float:
-    """Seconds of a step, with freed memory kept as in jobs.train's workers, or returned as usual."""
-    keep_freed_memory(method.startswith("ours") and "returning" not in method)
-    return seconds(step)
-
-
 def gemm_flops(dtype: torch.dtype, size: int = 4096) -> float:
     """FLOP/s of a large matrix product, the best of five."""
     a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
@@ -137,43 +132,49 @@ def gemm_flops(dtype: torch.dtype, size: int = 4096) -> float:
     return 2 * size**3 / min(seconds(lambda: a @ b) for _ in range(5))
 
 
-def peak_memory_gb(method: str, base: int) -> float:
-    """Peak memory of a process that takes two steps."""
-    command = [sys.executable, __file__, "memory", method, str(base)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-
-
-def memory_main(method: str, base: int) -> None:
-    """What `peak_memory_gb` runs."""
+def serve(method: str, base: int, pipe: Connection) -> None:
+    """A method in a process of its own: a step's seconds each time it is asked, at last its FLOPs and peak memory."""
+    if method.startswith("ours") and "returning" not in method:
+        keep_freed_memory()  # as jobs.train's workers do
     step = make_step(method, base)
-    timed(method, step)
-    timed(method, step)
+    while pipe.recv():
+        pipe.send(seconds(step))
     line = next(s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith("VmHWM"))
-    print(int(line.split()[1]) / 1e6)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    pipe.send((counter.get_total_flops(), int(line.split()[1]) / 1e6))
+
+
+def measure(methods: tuple[str, ...], base: int) -> dict[str, tuple[float, int, float]]:
+    """Of each method the seconds of its best step, its FLOPs and the GB of its process: every round takes each once."""
+    spawn, pipes = multiprocessing.get_context("spawn"), dict[str, Connection]()
+    for method in methods:
+        pipes[method], end = spawn.Pipe()
+        spawn.Process(target=serve, args=(method, base, end), daemon=True).start()
+
+    def ask(method: str, more: bool = True) -> Any:
+        pipes[method].send(more)
+        return pipes[method].recv()
+
+    rounds = [[ask(method) for method in methods] for _ in range(1 + REPEATS)]  # the first warms up
+    best = [min(times) for times in zip(*rounds, strict=True)]
+    return {method: (least, *ask(method, more=False)) for method, least in zip(methods, best, strict=True)}
 
 
 def step_table() -> None:
-    """Seconds a step, side by side: every repeat takes each method once, and the best of each counts."""
+    """Seconds a step, side by side."""
     peaks = {"fp32": gemm_flops(torch.float32), "bf16": gemm_flops(torch.bfloat16)}
     shown = ", ".join(f"{name} {value / 1e9:.0f}" for name, value in peaks.items())
     print(f"A step of G and D, batch {BATCH}, {torch.get_num_threads()} threads; GEMM of 4096: {shown} GFLOP/s")
     print(f"{'':<31}{'s':>8}{'clips/s':>9}{'ratio':>7}{'GFLOP':>7}{'GFLOP/s':>9}{'of GEMM':>9}{'memory GB':>11}")
     for base in BASES:
         tried = tuple(f"ours bf16 {name}" for name in OPTIONAL if base in (64, 16))
-        steps = {method: make_step(method, base) for method in METHODS + tried}
-        best = {method: timed(method, step) for method, step in steps.items()}
-        for _ in range(REPEATS):
-            best = {m: min(best[m], timed(m, step)) for m, step in steps.items()}
-        for method, step in steps.items():
-            with FlopCounterMode(display=False) as counter:
-                step()
-            rate = counter.get_total_flops() / best[method]
+        found = measure(METHODS + tried, base)
+        for method, (best, flops, memory) in found.items():
             peak = peaks["bf16" if "bf16" in method else "fp32"]
-            memory = peak_memory_gb(method, base) if base in (64, 16) else float("nan")
             print(
-                f"base {base:<3} {method:<23}{best[method]:>7.3f}{BATCH / best[method]:>9.1f}"
-                f"{best['plain'] / best[method]:>7.2f}{counter.get_total_flops() / 1e9:>7.0f}{rate / 1e9:>9.0f}"
-                f"{rate / peak:>9.0%}{memory:>11.2f}",
+                f"base {base:<3} {method:<23}{best:>7.3f}{BATCH / best:>9.1f}{found['plain'][0] / best:>7.2f}"
+                f"{flops / 1e9:>7.0f}{flops / best / 1e9:>9.0f}{flops / best / peak:>9.0%}{memory:>11.2f}",
                 flush=True,
             )
 
@@ -185,7 +186,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["memory"]:
-        memory_main(sys.argv[2], int(sys.argv[3]))
-    else:
-        main()
+    main()
