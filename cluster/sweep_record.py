@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from cluster.child import Child
 from cluster.tracking import Run, Tracker
 from vgan.errors import BadInput
-from vgan.transfer.curves import Result, accuracies, gains
+from vgan.transfer.curves import BASELINE, EVERY, Result, accuracies, differences, gains
 from vgan.transfer.fractions import ids_digest
 from vgan.transfer.scores import Scores
 from vgan.viz.figures import all_labels_figure, figure_png, label_fraction_figure
@@ -55,6 +55,16 @@ def table(rows: list[dict[str, Any]]) -> str:
                 if p.init == init
             }
             lines.append(f"  {init:<38}" + "".join(f"{cells.get(f, ''):>20}" for f in fractions))
+        less = differences(results_of(found))
+        for init in dict.fromkeys(p.init for p in less):
+            cells = {
+                p.fraction: f"{100 * p.mean:+.1f} ({100 * p.low:+.1f} {100 * p.high:+.1f})"
+                for p in less
+                if p.init == init
+            }
+            every = f"   all fractions: {cells[EVERY]}" if EVERY in cells else ""
+            name = f"{init}, over {BASELINE}"
+            lines.append(f"  {name:<38}" + "".join(f"{cells.get(f, ''):>20}" for f in fractions) + every)
     lines += sorted({f"note: {row['remark']}" for row in rows if row["remark"]})
     return "\n".join(lines)
 

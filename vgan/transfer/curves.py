@@ -12,6 +12,7 @@ import numpy as np
 from vgan.transfer.scores import interval, resampled_means
 
 BASELINE = "random"  # the initialization every gain is taken over
+EVERY = 0.0  # in the place of a fraction: the mean over all fractions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,30 @@ def gains(results: Sequence[Result]) -> list[Point]:
         low, high = interval((_means(runs) / np.where(below > 0, below, np.nan))[below > 0])
         ratio = float(np.mean(list(ours.values())) / np.mean(list(theirs.values())))
         points.append(Point(init=init, fraction=fraction, mean=ratio, low=low, high=high, seeds=values))
+    return points
+
+
+def differences(results: Sequence[Result]) -> list[Point]:
+    """Accuracy less the baseline's at every fraction that both have, and at `EVERY`; seeds and test videos are paired.
+
+    Two inits are tested on the same videos: the interval of their difference is the one to read, not whether the
+    intervals of their accuracies overlap.
+    """
+    grouped = dict(_grouped(results))
+    points = []
+    for init in dict.fromkeys(name for name, _ in grouped if name != BASELINE):
+        shared = [f for name, f in grouped if name == init and (BASELINE, f) in grouped]
+        resampled = [_means(grouped[init, f]) - _means(grouped[BASELINE, f]) for f in shared]
+        seeds = [(_by_seed(grouped[init, f]), _by_seed(grouped[BASELINE, f])) for f in shared]
+        means = [float(np.mean(list(a.values())) - np.mean(list(b.values()))) for a, b in seeds]
+        values = [tuple(a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())) for a, b in seeds]
+        found = list(zip(shared, means, resampled, values, strict=True))
+        if len(shared) > 1:
+            every = tuple(float(np.mean(own)) for own in zip(*values, strict=False))
+            found.append((EVERY, float(np.mean(means)), np.mean(resampled, axis=0), every))
+        for fraction, mean, drawn, own in found:
+            low, high = interval(drawn)
+            points.append(Point(init=init, fraction=fraction, mean=mean, low=low, high=high, seeds=own))
     return points
 
 

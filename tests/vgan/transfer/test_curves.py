@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vgan.transfer.curves import Result, accuracies, gains
+from vgan.transfer.curves import EVERY, Result, accuracies, differences, gains
 
 
 def result(init: str, fraction: float, seed: int, right: int, split: int = 1, videos: int = 20) -> Result:
@@ -51,3 +51,33 @@ def test_gains_pair_videos_so_that_equal_runs_have_a_gain_of_one_without_doubt()
 
 def test_gains_over_a_baseline_that_was_never_right_are_left_out() -> None:
     assert gains([result("random", 1.0, 0, 0), result("vgan", 1.0, 0, 5)]) == []
+
+
+def test_differences_are_over_the_baseline_at_the_same_fraction() -> None:
+    (found,) = differences(RESULTS)  # there is no baseline at one half, and so nothing to take a mean of
+    assert (found.init, found.fraction) == ("vgan", 1.0)
+    assert found.mean == pytest.approx(0.3)
+    assert found.seeds == pytest.approx((0.3, 0.3))
+    assert 0 < found.low < found.mean < found.high
+
+
+def test_differences_over_every_fraction_are_surer_than_at_one() -> None:
+    rng = np.random.default_rng(0)
+    runs = [
+        Result(init=init, fraction=f, seed=s, split=1, correct=rng.random(200) < right)
+        for init, right in (("random", 0.7), ("vgan", 0.75))
+        for f in (0.25, 0.5, 1.0)
+        for s in range(4)
+    ]
+    points = {p.fraction: p for p in differences(runs)}
+    assert list(points) == [0.25, 0.5, 1.0, EVERY]
+    assert points[EVERY].mean == pytest.approx(np.mean([points[f].mean for f in (0.25, 0.5, 1.0)]))
+    assert len(points[EVERY].seeds) == 4
+    widths = {fraction: p.high - p.low for fraction, p in points.items()}
+    assert widths[EVERY] < min(widths[f] for f in (0.25, 0.5, 1.0))
+
+
+def test_differences_of_equal_runs_are_nothing_without_doubt() -> None:
+    same = [result(init, 1.0, s, 7 + s) for init in ("random", "twin") for s in range(3)]
+    (found,) = differences(same)
+    assert (found.mean, found.low, found.high) == pytest.approx((0, 0, 0))
