@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from cluster.child import Child
 from cluster.tracking import Run, Tracker
 from vgan.errors import BadInput
-from vgan.transfer.curves import BASELINE, EVERY, Result, accuracies, differences, gains
+from vgan.transfer.curves import BASELINE, EVERY, Point, Result, accuracies, differences, gains
 from vgan.transfer.fractions import ids_digest
 from vgan.transfer.scores import Scores
 from vgan.viz.figures import all_labels_figure, figure_png, label_fraction_figure
@@ -40,6 +40,13 @@ def results_of(rows: Sequence[dict[str, Any]]) -> list[Result]:
     return [Result(**{key: row[key] for key in keys}, correct=np.array(row["correct"], bool)) for row in rows]
 
 
+def _by_init(points: Iterable[Point]) -> dict[str, list[Point]]:
+    found: dict[str, list[Point]] = {}
+    for point in points:
+        found.setdefault(point.init, []).append(point)
+    return found
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Mean accuracy and its 95 % interval, by protocol, init and fraction."""
     fractions = sorted({row["fraction"] for row in rows})
@@ -47,24 +54,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = ["accuracy, % (95 % interval over seeds and test videos), by share of labels", f"{'init':<40}{heads}"]
     for protocol, found in by_protocol(rows).items():
         lines.append(f"{protocol}, chance {100 * found[0]['chance']:.3g}")
-        points = accuracies(results_of(found))
-        for init in dict.fromkeys(p.init for p in points):
-            cells = {
-                p.fraction: f"{100 * p.mean:.1f} ({100 * p.low:.1f}-{100 * p.high:.1f})"
-                for p in points
-                if p.init == init
-            }
+        results = results_of(found)
+        for init, own in _by_init(accuracies(results)).items():
+            cells = {p.fraction: f"{100 * p.mean:.1f} ({100 * p.low:.1f}-{100 * p.high:.1f})" for p in own}
             lines.append(f"  {init:<38}" + "".join(f"{cells.get(f, ''):>20}" for f in fractions))
-        less = differences(results_of(found))
-        for init in dict.fromkeys(p.init for p in less):
-            cells = {
-                p.fraction: f"{100 * p.mean:+.1f} ({100 * p.low:+.1f} {100 * p.high:+.1f})"
-                for p in less
-                if p.init == init
-            }
-            every = f"   all fractions: {cells[EVERY]}" if EVERY in cells else ""
-            name = f"{init}, over {BASELINE}"
-            lines.append(f"  {name:<38}" + "".join(f"{cells.get(f, ''):>20}" for f in fractions) + every)
+        for init, own in _by_init(differences(results)).items():
+            cells = {p.fraction: f"{100 * p.mean:+.1f} ({100 * p.low:+.1f} {100 * p.high:+.1f})" for p in own}
+            line = f"  {f'{init}, over {BASELINE}':<38}" + "".join(f"{cells.get(f, ''):>20}" for f in fractions)
+            lines.append(line + (f"   all fractions: {cells[EVERY]}" if EVERY in cells else ""))
     lines += sorted({f"note: {row['remark']}" for row in rows if row["remark"]})
     return "\n".join(lines)
 

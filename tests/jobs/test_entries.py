@@ -434,7 +434,8 @@ def test_finetune_leaves_the_figure_on_the_parent_and_the_results_on_disk(
     for row in rows:
         assert logged[f"{row['init']}{row['fraction']}"].data.metrics[f"accuracy/{row['protocol']}"] == row["accuracy"]
     shown = table(rows)
-    assert all(word in shown for word in ("vgan", "random", rows[0]["protocol"]))
+    words = ("vgan", "random", "vgan, over random", "all fractions: ", rows[0]["protocol"])
+    assert all(word in shown for word in words)
 
 
 def test_finetune_again_runs_no_child_twice(
