@@ -95,11 +95,11 @@ def purge(url: str, manifest: Manifest, names: set[str]) -> None:
     for records in tables(Ledger.read(url), columns=["video", "source"]):
         meant = [pc.is_in(pc.struct_field(records["source"], name), value_set=wanted) for name in MEANT]
         gone.update(records["video"].filter(pc.or_(pc.or_(meant[0], meant[1]), meant[2])).to_pylist())
-    forget(url, gone)
     for folder in ("units", "requeued"):
         place = storage.join(url, "work", folder)
         names_there = storage.list_names(place) if gone else []
         storage.remove_files(place, [name for name in names_there if name.partition(".")[0] in gone])
+    forget(url, gone)  # last: their records tell which videos the names mean
     now = names | read_deleted(url)  # others may have been added meanwhile
     _write(url, now, manifest.digest, rows_of(url, manifest, now))
 

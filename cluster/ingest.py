@@ -149,9 +149,7 @@ def _inputs_digest(
     """16 hex digits that tell whether the same call would make the same dataset."""
     videos = videos_by_name(sources, config)
     order = pc.sort_indices(videos.names)
-    work = hashlib.sha256(
-        b"[\n  [\n"
-    )  # of the canonical JSON of [videos, settings], which is never in memory as a whole
+    work = hashlib.sha256(b"[\n  [\n")  # of [videos, settings] as canonical JSON, never in memory as a whole
     for number, (video, source) in enumerate(videos.rows(order)):
         told = [value or "" for value in source.credits.values()] if any(source.credits.values()) else []
         gone = ["deleted"] if source.names & deleted else []

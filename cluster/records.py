@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from cluster import storage
 from cluster.sources import SCHEMA
-from cluster.units import NAMED, READERS, Ledger, commit_names, named_units
+from cluster.units import NAMED, READERS, Ledger, commit_names, named_units, unmoved
 from vgan.records import Evidence
 
 MOST_LOOSE = 16384  # records with files of their own that are left so
@@ -79,12 +79,17 @@ def compact(out: str) -> None:
     if len(names) <= MOST_LOOSE:
         return
     units = Ledger.read(out).units
-    loose = commit_names(units.filter(pc.equal(units["file"], -1)))
-    moved = set(commit_names(named_units(names))) - set(loose)  # by a run that was killed before it removed them
+    own = pc.equal(units["file"], -1)
+    loose = commit_names(units.filter(own))
+    moved = set(names) & set(commit_names(units.filter(pc.invert(own))))  # by a run killed before it removed them
     storage.remove_files(folder, sorted(moved))
     for start in range(0, len(loose), BLOCK):
         block = loose[start : start + BLOCK]
-        _write(out, named_units(block), _read(folder, block))
+        try:
+            records = _read(folder, block)
+        except FileNotFoundError:  # another job has moved some of them, and moves the others
+            continue
+        _write(out, named_units(block), records)
         storage.remove_files(folder, block)
 
 
@@ -106,6 +111,8 @@ def _write(out: str, units: pa.Table, records: pa.Table) -> None:
 
 def forget(out: str, videos: Collection[str]) -> None:
     """Remove every record of these videos."""
+    if not videos:
+        return
     gone = pa.array(videos, pa.string())
     for url in storage.list_files(storage.join(out, "work", "records"), ".parquet"):
         table = storage.read_columns(url)
@@ -126,6 +133,9 @@ def tables(ledger: Ledger, videos: Iterable[str] | None = None, columns: list[st
         ledger: where they are.
         videos: whose; None: every video's, of every generation.
         columns: of RECORD, dotted below a struct; None: all.
+
+    Raises:
+        BadInput: a job that runs has moved some since the ledger was read.
     """
     units = ledger.units if videos is None else ledger.records_of(videos)
     units = units.append_column("place", pa.array(np.arange(units.num_rows)))
@@ -138,4 +148,6 @@ def tables(ledger: Ledger, videos: Iterable[str] | None = None, columns: list[st
     folder = storage.join(ledger.out, "work", "commits")
     for start in range(0, loose.num_rows, BLOCK):
         rows = loose.slice(start, BLOCK)
-        yield _read(folder, commit_names(rows)).append_column("place", rows["place"])
+        with unmoved(ledger.out):
+            found = _read(folder, commit_names(rows))
+        yield found.append_column("place", rows["place"])

@@ -96,7 +96,7 @@ def scene_counts(clips: pa.Table, categories: Sequence[str], threshold: float) -
         showing = clips.filter(pc.greater_equal(clips[scene_column(category)], max(threshold, 1e-9)))
         of_categories[category] = {
             "clips": showing.num_rows,
-            "videos": pc.count_distinct(showing["source_id"]).as_py(),
+            "videos": len(pc.unique(showing["source_id"])),
             "mean": round(pc.mean(clips[scene_column(category)]).as_py() or 0.0, 4),
         }
     table = (

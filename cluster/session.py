@@ -58,8 +58,10 @@ def _start(**options: Any) -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options, logging_level="ERROR", log_to_driver=True)
+    except SystemExit as stop:  # that handler's, before the other is set
+        raise KeyboardInterrupt from stop
     finally:
-        if threading.current_thread() is threading.main_thread():
+        if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
 
 

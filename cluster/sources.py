@@ -221,10 +221,13 @@ def _from_parquet(data: bytes, folder: str, url: str) -> Sources:
         raise BadInput(f"{url!r} is not a Parquet file: {fault}") from fault
     _require_uri(file.schema_arrow.names, url)
     found = file.read(columns=[name for name in SCHEMA.names if name in file.schema_arrow.names])
-    try:
-        there = {name: found[name].cast(SCHEMA.field(name).type) for name in found.column_names}
-    except pa.ArrowInvalid as fault:
-        raise BadInput(f"{url!r}: `bytes` is a whole number and `duration_s` a number; {fault}") from fault
+    there = {}
+    for name in found.column_names:
+        kind = SCHEMA.field(name).type
+        try:
+            there[name] = found[name].cast(kind)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as fault:
+            raise BadInput(f"{url!r}: column `{name}` must be {kind}, got {found[name].type}: {fault}") from fault
     uris = there["uri"]
     if uris.null_count:
         raise BadInput(f"{url!r}, row {pc.index(uris.is_null(), True).as_py() + 1}: a video needs a `uri`")

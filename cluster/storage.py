@@ -306,6 +306,12 @@ def remove_files(url: str, names: list[str]) -> None:
     if not _is_local(url):
         with suppress(FileNotFoundError):
             fs.rm([join(path, name) for name in names])
+        fs.invalidate_cache()
+        there = {os.path.basename(info["name"]) for info in fs.ls(path, detail=True)} if fs.isdir(path) else set()
+        if left := there & set(names):  # s3fs does not tell of single objects that a bulk removal left
+            raise OSError(
+                errno.EBUSY, f"{len(left)} files, {min(left)} first, still there after their removal", redact(url)
+            )
         return
     for name in names:
         with suppress(FileNotFoundError):

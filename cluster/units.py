@@ -18,6 +18,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -29,6 +30,7 @@ import pyarrow.compute as pc
 from cluster import storage
 from cluster.rows import BLOCK, Rows
 from cluster.sources import Source, Sources
+from vgan.errors import BadInput
 
 READERS = 32  # threads that wait for an object store's answers
 NAME = r"^(?P<video>[0-9a-f]{20})\.g(?P<generation>\d+)\.(?P<segment>\d+)of(?P<segments>\d+)\.json$"
@@ -259,15 +261,21 @@ def _placed(units: pa.Table, file: int) -> pa.Table:
 
 
 def _each_once(units: pa.Table) -> pa.Table:
-    """The first row of each unit."""
-    numbered = units.append_column("number", pa.array(np.arange(units.num_rows)))
-    first = numbered.group_by(["video", "generation", "segment"]).aggregate([("number", "min")])["number_min"]
-    return units if len(first) == units.num_rows else units.take(pa.array(np.sort(first.to_numpy())))
+    """The first row of each unit, of those that know of the most segments: a second try may find none to read."""
+    num = units.num_rows
+    order = pa.array(np.arange(num) - num * units["segments"].to_numpy().astype(np.int64))
+    first = units.append_column("order", order).group_by(["video", "generation", "segment"])
+    kept = first.aggregate([("order", "min")])["order_min"].to_numpy()
+    return units if len(kept) == num else units.take(pa.array(np.sort(kept % num)))
 
 
 def read_records(urls: list[str]) -> list[dict[str, Any]]:
-    """Commit records by `Ledger.commit_urls`, many at a time, in the order given."""
-    rows: dict[str, dict[int, dict[str, Any]]] = {url.partition("#")[0]: {} for url in urls if ".parquet#" in url}
+    """Commit records by `Ledger.commit_urls`, many at a time, in the order given.
+
+    Raises:
+        BadInput: a job that runs has moved some since the ledger was read.
+    """
+    rows: dict[str, dict[int, dict[str, Any]]] = {url.rpartition("#")[0]: {} for url in urls if ".parquet#" in url}
     for file in rows:
         rows[file] = dict(enumerate(map(_record, storage.read_columns(file).to_pylist())))
 
@@ -275,8 +283,17 @@ def read_records(urls: list[str]) -> list[dict[str, Any]]:
         file, _, row = url.rpartition("#")
         return rows[file][int(row)] if file in rows else storage.read_json(url)
 
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool, unmoved(urls[0].rpartition("/work/")[0] if urls else ""):
         return list(pool.map(read, urls))
+
+
+@contextmanager
+def unmoved(place: str) -> Iterator[None]:
+    """Say so where a record that the ledger knows is gone."""
+    try:
+        yield
+    except FileNotFoundError as fault:
+        raise BadInput(f"a job that runs moves the records of {place!r} meanwhile: run this again") from fault
 
 
 def _record(row: dict[str, Any]) -> dict[str, Any]:

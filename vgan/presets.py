@@ -32,6 +32,7 @@ FINETUNE_PRESETS: dict[str, dict[str, Any]] = {
     "reference": {
         "finetune.iterations": 1000,
         "finetune.batch_size": 256,
+        "finetune.precision": "fp32",
         "finetune.schedule": "constant",
         "finetune.flip": False,
         "finetune.augment": [],

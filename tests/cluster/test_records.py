@@ -15,6 +15,7 @@ from cluster.records import compact, forget, tables
 from cluster.sources import Source, Sources
 from cluster.units import Ledger, Unit, commit_url, queue_again, read_records, video_name
 from vgan.config import ClipSpec, GateConfig, VideoConfig
+from vgan.errors import BadInput
 from vgan.records import Evidence
 
 VIDEO = VideoConfig(clip=ClipSpec(num_frames=16, size=32), gates=GateConfig(off=["near_duplicate"]))
@@ -109,6 +110,41 @@ def test_compact_killed_before_it_removed_all_counts_every_record_once_and_is_fi
     compact(out)
     assert loose(out) == []
     assert (Ledger.read(out).units.num_rows, all_records(out)) == (13, before)
+
+
+def test_segment_that_a_second_try_could_not_read_leaves_the_record_of_the_first(out: str) -> None:
+    """Its worker died after the commit; the try that followed found no video, and so no segments."""
+    video, source = list(VIDEOS.items())[1]  # of two segments
+    failed = record(Unit(video, source), 1, 0)
+    storage.write_new(commit_url(out, Unit(video, source), 1), storage.json_bytes(failed))
+    before = all_records(out)
+    assert len(before) == 13
+    assert [r["segments"] for r in before if r["video"] == video] == [2, 2]
+    compact(out)
+    assert all_records(out) == before
+    assert loose(out) == [f"{video}.g0.0of1.json"]
+
+
+def test_records_in_both_places_are_read_as_they_were(out: str) -> None:
+    before = all_records(out)
+    late = loose(out)[7:]
+    for name in late:
+        (Path(out) / "work/commits" / name).rename(Path(out) / name)
+    compact(out)
+    for name in late:
+        (Path(out) / name).rename(Path(out) / "work/commits" / name)
+    pieces = pa.concat_tables(tables(Ledger.read(out), VIDEOS), promote_options="permissive").sort_by("place")
+    assert pieces["data"].to_pylist() == [r["data"] for r in before]
+    assert all_records(out) == before
+
+
+def test_records_that_are_moved_while_they_are_read_say_so(out: str) -> None:
+    ledger = Ledger.read(out)
+    compact(out)
+    with pytest.raises(BadInput, match="run this again"):
+        list(tables(ledger))
+    with pytest.raises(BadInput, match="run this again"):
+        read_records(ledger.commit_urls(VIDEOS))
 
 
 def test_compacted_record_of_a_video_queued_again_counts_no_more(out: str) -> None:

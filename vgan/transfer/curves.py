@@ -78,27 +78,35 @@ def gains(results: Sequence[Result]) -> list[Point]:
 
 
 def differences(results: Sequence[Result]) -> list[Point]:
-    """Accuracy less the baseline's at every fraction that both have, and at `EVERY`; seeds and test videos are paired.
+    """Accuracy less the baseline's, of the seeds and splits that both have: at every fraction, and at `EVERY` where
+    these are the same at all fractions.
 
     Two inits are tested on the same videos: the interval of their difference is the one to read, not whether the
     intervals of their accuracies overlap.
     """
-    grouped = dict(_grouped(results))
+    runs = {(r.init, r.fraction, r.seed, r.split): r for r in results}
+    paired = defaultdict[tuple[str, float], list[tuple[Result, Result]]](list)
+    for (init, fraction, seed, split), run in sorted(runs.items()):
+        if init != BASELINE and (base := runs.get((BASELINE, fraction, seed, split))):
+            paired[init, fraction].append((run, base))
     points = []
-    for init in dict.fromkeys(name for name, _ in grouped if name != BASELINE):
-        shared = [f for name, f in grouped if name == init and (BASELINE, f) in grouped]
-        resampled = [_means(grouped[init, f]) - _means(grouped[BASELINE, f]) for f in shared]
-        seeds = [(_by_seed(grouped[init, f]), _by_seed(grouped[BASELINE, f])) for f in shared]
-        means = [float(np.mean(list(a.values())) - np.mean(list(b.values()))) for a, b in seeds]
-        values = [tuple(a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())) for a, b in seeds]
-        found = list(zip(shared, means, resampled, values, strict=True))
-        if len(shared) > 1:
-            every = tuple(float(np.mean(own)) for own in zip(*values, strict=False))
-            found.append((EVERY, float(np.mean(means)), np.mean(resampled, axis=0), every))
-        for fraction, mean, drawn, own in found:
-            low, high = interval(drawn)
-            points.append(Point(init=init, fraction=fraction, mean=mean, low=low, high=high, seeds=own))
+    for init in dict.fromkeys(init for init, _ in paired):
+        own = {f: pairs for (name, f), pairs in paired.items() if name == init}
+        drawn = {f: _means([a for a, _ in pairs]) - _means([b for _, b in pairs]) for f, pairs in own.items()}
+        seeds = {f: _less(_by_seed([a for a, _ in pairs]), _by_seed([b for _, b in pairs])) for f, pairs in own.items()}
+        if len(own) > 1 and len({tuple((a.seed, a.split) for a, _ in pairs) for pairs in own.values()}) == 1:
+            drawn[EVERY] = np.mean(list(drawn.values()), axis=0)
+            seeds[EVERY] = tuple(np.mean(list(seeds.values()), axis=0).tolist())
+        for fraction, values in seeds.items():
+            low, high = interval(drawn[fraction])
+            points.append(
+                Point(init=init, fraction=fraction, mean=float(np.mean(values)), low=low, high=high, seeds=values)
+            )
     return points
+
+
+def _less(ours: dict[int, float], theirs: dict[int, float]) -> tuple[float, ...]:
+    return tuple(ours[seed] - theirs[seed] for seed in sorted(ours))
 
 
 def _grouped(results: Iterable[Result]) -> list[tuple[tuple[str, float], list[Result]]]:

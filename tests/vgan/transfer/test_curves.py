@@ -77,6 +77,14 @@ def test_differences_over_every_fraction_are_surer_than_at_one() -> None:
     assert widths[EVERY] < min(widths[f] for f in (0.25, 0.5, 1.0))
 
 
+def test_differences_are_of_the_seeds_that_both_have() -> None:
+    more = [*RESULTS, result("vgan", 1.0, 2, 2), result("random", 0.5, 0, 6)]
+    points = {p.fraction: p for p in differences(more)}
+    assert list(points) == [0.5, 1.0]  # of other seeds: no mean over fractions
+    assert points[1.0].mean == pytest.approx(0.3)
+    assert points[0.5].seeds == pytest.approx((0.1,))
+
+
 def test_differences_of_equal_runs_are_nothing_without_doubt() -> None:
     same = [result(init, 1.0, s, 7 + s) for init in ("random", "twin") for s in range(3)]
     (found,) = differences(same)
