@@ -16,7 +16,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model.discriminator_norm": "spectral",  # https://arxiv.org/abs/1802.05957
         "model.upsample": "resize",  # https://distill.pub/2016/deconv-checkerboard/
         "objective.loss": "hinge",  # https://arxiv.org/abs/1705.02894
-        "objective.learning_rate": 4e-4,
         # An anchored prior: else the mask ends up lit where nothing moves, with people in the still background.
         "objective.mask_weight": 1.0,
         "objective.mask_target": 0.2,

@@ -280,11 +280,11 @@ INGREDIENTS = {
     "spectral norm": ("model.discriminator_norm",),
     "resize-convolutions": ("model.upsample",),
     "hinge loss": ("objective.loss",),
-    "a larger step": ("objective.learning_rate",),
     "an anchored mask": ("objective.mask_weight", "objective.mask_target"),
     "mirrored clips": ("objective.flip",),
 }
 LEFT_OUT: dict[str, dict[str, Any]] = {
+    "a larger step": {"objective.learning_rate": 4e-4},
     "two time scales": {"objective.learning_rate_ratio": 2.0},  # https://arxiv.org/abs/1706.08500
     "translation (DiffAugment)": {"objective.augment": ["translation"]},
     "matching": {"objective.match_weight": 10.0},
