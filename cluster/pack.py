@@ -265,9 +265,8 @@ def judge(clips: pa.Table, config: GateConfig, scene: SceneConfig | None = None)
         passed = _passed(verdicts)
     if "source_cap" not in config.off:
         number = _number_within(owner[passed])
-        for i, taken in zip(
-            passed[number > config.max_per_source], number[number > config.max_per_source], strict=True
-        ):
+        over = number > config.max_per_source
+        for i, taken in zip(passed[over], number[over], strict=True):
             verdicts[i] = "source_cap", f"clip {taken}; at most {config.max_per_source}"
     return verdicts
 
