@@ -31,8 +31,8 @@ from cluster.pack import Packing, choose, columns_for, shard_tables
 from cluster.planner import CorpusConfig, NodeConfig, PriceConfig, Rates, listed, plan
 from cluster.progress import SourceHours
 from cluster.shards import REJECTS, Manifest, Shard, read_manifest, table_bytes, work_digest, write_manifest
-from cluster.sources import Source, read_sources, write_sources
-from cluster.units import Ledger, Videos
+from cluster.sources import Source, Sources, read_sources, write_sources
+from cluster.units import Ledger, Units, Videos
 from vgan.config import GateConfig, VideoConfig
 from vgan.records import Evidence, Reject
 from vgan.video.fingerprint import near_duplicates
@@ -137,6 +137,13 @@ class Clock:
 # ---- the rows: each times its stage in the folder `out` and returns how many items went through it ----------------
 
 
+def left_to_do(found: Sources, out: str) -> Units:
+    """What prepare finds to do in the folder `out`, told to its progress bar."""
+    units = Ledger.read(out).open_units(videos_by_name(found, VIDEO))
+    SourceHours(units)
+    return units
+
+
 def write_list(size: int, out: str, clock: Clock) -> int:
     """What acquire ends with."""
     with clock:
@@ -147,9 +154,7 @@ def write_list(size: int, out: str, clock: Clock) -> int:
 def list_and_plan(size: int, out: str, clock: Clock) -> int:
     """What prepare does until the first units are given to Ray."""
     with clock:
-        videos = videos_by_name(read_sources(f"{out}/sources.parquet"), VIDEO)
-        units = Ledger.read(out).open_units(videos)
-        SourceHours(units)
+        units = left_to_do(read_sources(f"{out}/sources.parquet"), out)
         window = [asdict(unit) for unit in units[:WINDOW]]
     assert (len(units), len(window)) == (size, min(size, WINDOW))
     return size
@@ -173,8 +178,7 @@ def resume_by_names(size: int, out: str, clock: Clock) -> int:
     for name in videos_by_name(found, VIDEO).names.slice(0, done):
         os.mknod(f"{other}/work/commits/{name}.g0.0of1.json")
     with clock:
-        units = Ledger.read(other).open_units(videos_by_name(found, VIDEO))
-        SourceHours(units)
+        units = left_to_do(found, other)
     assert len(units) == size - done
     shutil.rmtree(other)
     return size
@@ -194,9 +198,7 @@ def move_records(size: int, out: str, clock: Clock) -> int:
 def resume(size: int, out: str, clock: Clock) -> int:
     """Everything that the same command does, run again after a kill, until the first units are given to Ray."""
     with clock:
-        videos = videos_by_name(read_sources(f"{out}/sources.parquet"), VIDEO)
-        units = Ledger.read(out).open_units(videos)
-        SourceHours(units)
+        units = left_to_do(read_sources(f"{out}/sources.parquet"), out)
     assert len(units) == size - int(DONE * size)
     return size
 
