@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -170,14 +171,22 @@ def read_sources(url: str) -> Sources:
         sources = Sources.of(list_folder(url)[0])
     if not sources:
         raise BadInput(f"no video in {url!r}: known kinds are {VIDEO_KINDS}")
-    twice = len(sources) - pc.count_distinct(sources.table["source_id"]).as_py()
-    if twice:
+    if twice := _repeated(sources.table["source_id"]):
         raise BadInput(f"{twice} source_id values in {url!r} occur more than once: they name videos and must be unique")
     uris = sources.table["uri"]
     protocols = pc.struct_field(pc.extract_regex(uris, "^(?P<protocol>.*?)://"), "protocol")
     for protocol in pc.unique(protocols.drop_null()):
         storage.filesystem(uris[pc.index(protocols, protocol).as_py()].as_py())  # one that no worker speaks is told now
     return sources
+
+
+def _repeated(names: pa.ChunkedArray) -> int:
+    """How many of the names have occurred before."""
+    blocks = (names.slice(start, BLOCK).to_pylist() for start in range(0, len(names), BLOCK))
+    hashes = np.fromiter(map(hash, itertools.chain.from_iterable(blocks)), np.int64, len(names))
+    if len(np.unique(hashes)) == len(names):  # Arrow's table of millions of strings takes half a gigabyte
+        return 0
+    return len(names) - int(pc.count_distinct(names).as_py())
 
 
 def write_sources(sources: Iterable[Source], url: str) -> None:

@@ -78,7 +78,10 @@ class Videos(Mapping[str, Source]):
             pa.array([_name(*row, digest=digest) for row in zip(*batch.to_pydict().values(), strict=True)], pa.string())
             for batch in columns.to_batches(max_chunksize=BLOCK)
         ]
-        return cls(pa.chunked_array(names, pa.string()).combine_chunks(), sources)
+        found = cls(pa.chunked_array(names, pa.string()).combine_chunks(), sources)
+        names.clear()
+        pa.default_memory_pool().release_unused()  # a tenth of a gigabyte at two million
+        return found
 
     def __getitem__(self, name: str) -> Source:
         place = pc.index(self.names, name).as_py()

@@ -135,7 +135,7 @@ def rehearse(config: RehearsalConfig, out: Path, steps: Steps, stack: ExitStack)
             found |= stack.enter_context(image_disks(*sorted(wanted)))
     cluster = stack.enter_context(kubelet(namespace, net, found, out))
     with steps.step("PostgreSQL"):
-        stack.enter_context(postgres(cluster))
+        database = stack.enter_context(postgres(cluster))
     with steps.step("S3 store"):
         stack.enter_context(s3(cluster))
     with steps.step("MLflow: tables, server"):
@@ -147,6 +147,8 @@ def rehearse(config: RehearsalConfig, out: Path, steps: Steps, stack: ExitStack)
         train(cluster, steps)
     if "sweep" in jobs:
         sweep(cluster, steps)
+    with steps.step("MLflow: runs in PostgreSQL, artifacts in S3") as told:
+        told += tracked(cluster, database)
 
 
 def disks(config: RehearsalConfig, out: Path) -> dict[str, Disk]:
@@ -316,6 +318,24 @@ def saved(run: Path) -> list[str]:
     """Names of a run's committed checkpoints, oldest first."""
     folders = sorted(run.glob("step_*"))
     return [f.name for f in folders if len(list(f.glob("files-*-of-2.json"))) == 2]  # a list from each of two workers
+
+
+RUNS = """select e.name, r.status, count(*) from runs r join experiments e using (experiment_id)
+          group by 1, 2 order by 1, 2"""
+
+
+def tracked(cluster: Kubelet, database: Pod) -> list[str]:
+    """What MLflow's database holds of runs, and its folder of the bucket of artifacts.
+
+    Raises:
+        Failed: a run that has not finished, or nothing.
+    """
+    code, text = database.run(["psql", "--username=mlflow", "--dbname=mlflow", "-AtF,", "-c", RUNS])
+    rows = [line.rsplit(",", 2) for line in text.splitlines()]
+    artifacts = [path for path in (store(cluster) / "mlflow").rglob("*") if path.is_file()]
+    if code or not rows or not artifacts or any(status != "FINISHED" for _, status, _ in rows):
+        raise Failed(f"{text.strip() or 'no run'}; {len(artifacts)} artifacts")
+    return [*(f"{name}: {num} finished" for name, _, num in rows), f"{len(artifacts)} artifacts"]
 
 
 def sweep(cluster: Kubelet, steps: Steps) -> None:
