@@ -33,7 +33,8 @@ from ray.util.annotations import RayDeprecationWarning
 from cluster import logs, prometheus, storage
 from cluster.deletion import purge, read_deleted
 from cluster.fetch import local_copy
-from cluster.pack import Packing, columns_for, pack
+from cluster.judging import columns_for
+from cluster.pack import Packing, pack
 from cluster.placement import decode_labels
 from cluster.progress import SourceHours, quiet_ray_data
 from cluster.records import as_table, compact, tables

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from cluster import storage
 from cluster.fetch import local_copy
-from cluster.pack import SCORES, candidates
+from cluster.judging import SCORES, candidates
 from cluster.shards import REJECTS, Manifest, frame_bytes, read_clips, read_manifest, work_digest
 from cluster.sources import Source
 from cluster.units import Ledger, read_records

@@ -213,6 +213,11 @@ class SceneConfig:
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"scene.threshold must be in 0..1, got {self.threshold}")
 
+    @property
+    def looked_for(self) -> list[str]:
+        """The categories that every clip has a score for; none without a classifier."""
+        return self.categories if self.sha256 else []
+
 
 @dataclass(frozen=True, kw_only=True)
 class VideoConfig:

@@ -27,7 +27,8 @@ from cluster import deletion, records, storage
 from cluster.batches import epoch_order, group_table
 from cluster.ingest import WINDOW, already_prepared, videos_by_name
 from cluster.inspection import status
-from cluster.pack import Packing, choose, columns_for, shard_tables
+from cluster.judging import choose, columns_for
+from cluster.pack import Packing, shard_tables
 from cluster.planner import CorpusConfig, NodeConfig, PriceConfig, Rates, listed, plan
 from cluster.progress import SourceHours
 from cluster.shards import REJECTS, Manifest, Shard, read_manifest, table_bytes, work_digest, write_manifest

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from cluster import records, storage
-from cluster.pack import candidates, choose, columns_for
+from cluster.judging import candidates, choose, columns_for
 from cluster.records import compact, forget, tables
 from cluster.sources import Source, Sources
 from cluster.units import Ledger, Unit, commit_url, queue_again, read_records, video_name

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cluster.pack import _number_within, candidates, count, judge
+from cluster.judging import _number_within, candidates, count, judge
 from cluster.sources import CREDITS, Source
 from vgan.config import ClipSpec, GateConfig, VideoConfig
 from vgan.records import Evidence
