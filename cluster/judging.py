@@ -17,13 +17,13 @@ from cluster.shards import REJECTS_SCHEMA, clip_schema, one_array
 from cluster.sources import CREDITS, Source, Sources
 from vgan.config import GateConfig, SceneConfig, VideoConfig
 from vgan.records import Evidence
-from vgan.video.fingerprint import near_duplicates
+from vgan.video.fingerprint import near_duplicates, words
 from vgan.video.gates import broken, verdict
 
 STAGES = ("fetch", "decode", "shots", "screen", "stabilize", "gates")  # in the order a video meets them
 SCORES = [f.name for f in fields(Evidence)]
 OF_SOURCES = {name: name for name in ("source_id", "label", "split", *CREDITS)} | {"source_uri": "uri"}
-BLOCK = 65536  # rejected clips whose scores are objects at a time
+BLOCK = 65536  # clips whose scores are objects at a time
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ def judge(clips: pa.Table, config: GateConfig, scene: SceneConfig | None = None)
     sources, passed = one_array(clips["source_id"]), _passed(verdicts)
     owner = sources.indices.to_numpy()
     if "near_duplicate" not in config.off:
-        prints = clips["fingerprint"].take(pa.array(passed)).to_pylist()
+        blocks = (clips["fingerprint"].take(pa.array(passed[i : i + BLOCK])) for i in range(0, len(passed), BLOCK))
+        prints = np.concatenate([np.zeros((0, 2), np.uint64), *(words(block.to_pylist()) for block in blocks)])
         repeats = near_duplicates(prints, owner[passed], config.duplicate_bits)
         for again in np.flatnonzero(repeats >= 0):
             kept = passed[repeats[again]]

@@ -43,7 +43,7 @@ CLIPS = 8  # of 7 sources in 8, so 7 a source
 KINDS = 64  # records that differ by more than their names
 DONE = 0.95  # committed where a run is resumed
 PACKING = Packing()
-# Near-duplicates have a row of their own: to compare all with all takes more than an even share of each.
+# Near-duplicates have a row of their own: most of the time that judging takes.
 VIDEO = VideoConfig(gates=GateConfig(off=["near_duplicate"]))
 STAND_INS = ("VIDEO---------------", "CLIP-----------", "SOURCE")  # of a video's name, 15 digits of it, a source's id
 
@@ -277,7 +277,6 @@ STAGES = {
     "training order": training_order,
     "manifest": manifests,
 }
-LARGEST = {"near-duplicates": 100_000}  # sources: the time grows faster than their number
 
 
 def run_stage(name: str, size: int, out: str) -> None:
@@ -295,8 +294,6 @@ def table() -> None:
     for size in [int(float(text)) for text in os.environ.get("SIZES", SIZES).split(",")]:
         with tempfile.TemporaryDirectory() as out:
             for name in STAGES:
-                if size > LARGEST.get(name, size):
-                    continue
                 words = [sys.executable, __file__, name, str(size), out]
                 done = subprocess.run(words, capture_output=True, text=True)
                 if done.returncode:

@@ -6,6 +6,7 @@ half of the bits for what changes over the clip.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ LOW = 8  # lowest frequencies kept, each way
 # of copies at H.264 crf 38, 85 % were within 10 bits with half of this bound and 93 % with it.
 FLOOR = 16.0
 BITS = 2 * LOW * LOW
-BLOCK = 16384  # clips looked up in the index of all kept ones at a time
+BLOCK = 16384  # clips looked up in the index of all kept ones at a time, of up to 260,000; more of more
 SMALL_BLOCK = 512  # clips compared with one another without an index
 PAIRS = 1 << 22  # pairs compared at a time: bounds the memory they take to about 200 MB
 
@@ -55,17 +56,19 @@ def near_duplicates(
     Raises:
         ValueError: a fingerprint is not 32 hex digits, lengths differ, or `max_bits` is not in 0..127.
     """
-    words = _words(fingerprints)
-    if len(sources) != len(words) or not 0 <= max_bits < BITS:
-        got = f"{len(words)} fingerprints, {len(sources)} sources and max_bits {max_bits}"
+    bits = words(fingerprints)
+    if len(sources) != len(bits) or not 0 <= max_bits < BITS:
+        got = f"{len(bits)} fingerprints, {len(sources)} sources and max_bits {max_bits}"
         raise ValueError(f"as many sources as fingerprints and max_bits in 0..{BITS - 1}, got {got}")
     owner = np.unique(np.asarray(sources), return_inverse=True)[1]
-    clips = _Clips(words, owner, max_bits)
-    repeats = np.full(len(words), -1, np.int64)
+    clips = _Clips(bits, owner, max_bits)
+    repeats = np.full(len(bits), -1, np.int64)
     kept = _Index(max_bits)
-    for block in _blocks(np.arange(len(words)), BLOCK):
+    # A block is added in time that grows with the whole index, and parts of it with the block: the least sum of both.
+    size = max(BLOCK, math.isqrt(2 * SMALL_BLOCK * len(bits)))
+    for block in _blocks(np.arange(len(bits)), size):
         repeats[block] = kept.first_near(clips, block)
-        kept_here = _Index(max_bits)  # adding to the large one takes time in proportion to its size
+        kept_here = _Index(max_bits)
         for small in _blocks(block[repeats[block] < 0], SMALL_BLOCK):
             repeats[small] = kept_here.first_near(clips, small)
             rest = small[repeats[small] < 0]
@@ -79,7 +82,7 @@ def near_duplicates(
     return repeats
 
 
-def _words(fingerprints: Sequence[str] | np.ndarray) -> np.ndarray:
+def words(fingerprints: Sequence[str] | np.ndarray) -> np.ndarray:
     """The bits of fingerprints as uint64 (N, 2)."""
     if isinstance(fingerprints, np.ndarray) and fingerprints.dtype == np.uint64:
         return fingerprints.reshape(-1, 2)
@@ -139,20 +142,23 @@ class _Index:
         for i, band in enumerate(self._bands):
             keys = clips.keys(wanted, band)
             order = np.argsort(keys)  # neighbouring look-ups in neighbouring memory
-            for flip in (0, *(1 << bit for bit in range(len(band)))):
-                for position, found in self._matches(i, keys[order] ^ np.uint64(flip)):
-                    asking = order[position]
-                    near = clips.near(wanted[asking], found)
-                    np.minimum.at(first, asking[near], found[near])
+            flips = np.array([0, *(1 << bit for bit in range(len(band)))], np.uint64)
+            for position, found in self._matches(i, (flips[:, None] ^ keys[order]).ravel()):
+                asking = order[position % len(order)]
+                near = clips.near(wanted[asking], found)
+                np.minimum.at(first, asking[near], found[near])
         return np.where(first < none, first, -1)
 
     def _matches(self, band: int, keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Positions in `keys` (n,) and clips with that key in `band`, all pairs, at most about PAIRS at a time."""
-        low, high = (np.searchsorted(self._keys[band], keys, side) for side in ("left", "right"))
-        asking = np.flatnonzero(high > low)
-        count = (high - low)[asking]
+        known = self._keys[band]
+        low = np.searchsorted(known, keys)
+        inside = np.flatnonzero(low < len(known))
+        asking = inside[known[low[inside]] == keys[inside]]
+        low = low[asking]
+        count = np.searchsorted(known, keys[asking], "right") - low  # of the few that are there
         batch = np.cumsum(count) // PAIRS
         for part in np.split(np.arange(len(asking)), np.flatnonzero(np.diff(batch)) + 1):
             n = count[part]
             within = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
-            yield np.repeat(asking[part], n), self._clips[band][np.repeat(low[asking[part]], n) + within]
+            yield np.repeat(asking[part], n), self._clips[band][np.repeat(low[part], n) + within]
