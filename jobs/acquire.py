@@ -89,7 +89,10 @@ def main(config: AcquireConfig) -> None:
     out = storage.absolute(config.out)
     storage.make_folder(out.rpartition("/")[0])
     write_sources(sources, out)
-    print(f"{len(sources)} videos, {sum(s.bytes or 0 for s in sources) / 1e6:.1f} MB -> {out}")
+    sizes = [s.bytes for s in sources if s.bytes is not None]
+    unknown = len(sources) - len(sizes)
+    told = f"{sum(sizes) / 1e6:.1f} MB" + f" and {unknown} of unknown size" * bool(unknown)
+    print(f"{len(sources)} videos, {told} -> {out}")
 
 
 def _say(count: int, what: str) -> None:

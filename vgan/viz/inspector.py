@@ -48,7 +48,7 @@ class SceneSheet:
     clips: int  # that reach the threshold
     videos: int
     mean: float  # probability over all clips of the dataset
-    pictures: np.ndarray  # (N, H, W, 3) uint8: the middles of the clips with the highest scores
+    pictures: np.ndarray  # (N, H, W, 3) uint8: the middles of the clips with the highest scores, best first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +88,10 @@ def _video(clip: InspectedClip, fps: float) -> Media:
 
 
 def _sheet(scene: SceneSheet) -> Media:
-    """The pictures of a category in rows of eight."""
-    grid = sample_grid(scene.pictures[:, None], columns=min(8, len(scene.pictures)), scale=SCALE)[0]
+    """The pictures of a category in rows of eight, pale where the clip does not reach the threshold."""
+    pictures = scene.pictures.copy()
+    pictures[scene.clips :] = 192 + pictures[scene.clips :] // 4
+    grid = sample_grid(pictures[:, None], columns=min(8, len(pictures)), scale=SCALE)[0]
     return _jpeg(grid, alt=f"clips most like {scene.category}")
 
 
