@@ -6,6 +6,7 @@ import os
 import platform
 import tempfile
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,9 +20,10 @@ import pyarrow.parquet as pq
 import torch
 
 from cluster.batches import ClipReader
+from cluster.pack import write_shard
 from cluster.shards import Manifest, Shard, clip_row, clip_schema, table_bytes
 from vgan import gan
-from vgan.config import ClipSpec, DecodeConfig, ModelConfig, ObjectiveConfig, StabilizeConfig
+from vgan.config import ClipSpec, DecodeConfig, ModelConfig, ObjectiveConfig, StabilizeConfig, VideoConfig
 from vgan.drawn import draw_clip
 from vgan.models import make_networks
 from vgan.records import Clip, Evidence
@@ -33,14 +35,16 @@ from vgan.video.stabilize import stabilize, unstabilized
 REPEATS = 5
 
 
-def rate(units: float, run: Callable[[], object]) -> tuple[float, float, float]:
+def rate(
+    units: float, run: Callable[[], object], clock: Callable[[], float] = time.perf_counter
+) -> tuple[float, float, float]:
     """Units a second: lowest, median and highest of REPEATS runs after one that is not counted."""
     run()
     rates = []
     for _ in range(REPEATS):
-        start = time.perf_counter()
+        start = clock()
         run()
-        rates.append(units / (time.perf_counter() - start))
+        rates.append(units / (clock() - start))
     low, *_, high = sorted(rates)
     return low, float(np.median(rates)), high
 
@@ -85,6 +89,31 @@ def reader_rows(folder: Path) -> list[tuple[str, str, tuple[float, float, float]
     return [("bare row-group read", "clips/s", rate(256, bare)), ("training feed", "clips/s", rate(256, fed))]
 
 
+def pack_rows(folder: Path) -> list[tuple[str, str, tuple[float, float, float]]]:
+    """Writing a shard of 256 clips, eight from each file of pixels; by the processor's time, for it has threads."""
+    config, files = VideoConfig(), 32
+    clip = np.stack(
+        [cv2.resize(f, (64, 64), interpolation=cv2.INTER_AREA) for f in draw_clip("Circle", num_frames=32).frames]
+    )
+    noisy = np.clip(clip + np.random.default_rng(0).normal(0, 4, clip.shape), 0, 255).astype(np.uint8)
+    for n in range(files):
+        (folder / f"{n}.frames").write_bytes(noisy.tobytes() * 8)
+    ids = {"source_id": "s", "source_uri": "u", "label": None, "split": None, "decoder": ""}
+    made = Clip(start_s=0, shot=0, frames=noisy, evidence=Evidence())
+    place = [{"data": f"{n // 8}.frames", "row": n % 8, "crc32": zlib.crc32(noisy.tobytes())} for n in range(8 * files)]
+    clips = [clip_row(made, clip_id=str(n), **ids) | at for n, at in enumerate(place)]
+    for row in clips:
+        del row["frames"]
+    chosen = pa.Table.from_pylist(clips)
+
+    def packed(codec: str) -> tuple[float, float, float]:
+        return rate(
+            8 * files, lambda: write_shard(chosen, str(folder), "packed.parquet", config, codec), time.process_time
+        )
+
+    return [("pack, raw", "clips/s", packed("raw")), ("pack, codec=jpeg", "clips/s", packed("jpeg"))]
+
+
 OBJECTIVE = ObjectiveConfig()
 
 
@@ -112,7 +141,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        rows = video_rows(folder) + reader_rows(folder) + step_rows()
+        rows = video_rows(folder) + reader_rows(folder) + pack_rows(folder) + step_rows()
     print(f"one thread, {REPEATS} runs each, {platform.machine()}, torch {torch.__version__}, {asdict(ClipSpec())}")
     print(f"{'stage':<30}{'unit':<10}{'lowest':>10}{'median':>10}{'highest':>10}")
     for name, unit, (low, median, high) in rows:

@@ -121,7 +121,6 @@ def test_listed_takes_what_a_manifest_tells_and_says_what_it_assumed(tmp_path: P
 def test_plan_says_what_was_never_measured() -> None:
     text = plan_text(planned(steps=10, rates=Rates()))
     assert "no GPU was measured: 25% of 100 TFLOP/s assumed" in text
-    assert "packing was not measured" in text
     assert "2026-11-28" in text
 
 
