@@ -192,7 +192,7 @@ def _repeated(names: pa.ChunkedArray) -> int:
 def write_sources(sources: Iterable[Source], url: str) -> None:
     """Write the manifest as Parquet, at once."""
     buffer = io.BytesIO()
-    pq.write_table(Sources.of(sources).table, buffer)
+    pq.write_table(Sources.of(sources).table, buffer, row_group_size=BLOCK)
     storage.write_bytes(url, buffer.getvalue())
 
 
@@ -229,7 +229,7 @@ def _from_parquet(data: bytes, folder: str, url: str) -> Sources:
     except pa.ArrowInvalid as fault:
         raise BadInput(f"{url!r} is not a Parquet file: {fault}") from fault
     _require_uri(file.schema_arrow.names, url)
-    found = file.read(columns=[name for name in SCHEMA.names if name in file.schema_arrow.names])
+    found = file.read(columns=_filled(file))
     there = {}
     for name in found.column_names:
         kind = SCHEMA.field(name).type
@@ -244,8 +244,18 @@ def _from_parquet(data: bytes, folder: str, url: str) -> Sources:
     placed = pc.match_substring_regex(uris, "://|^/|^~/")
     if not pc.all(placed).as_py():  # what is done for nothing would take memory
         there["uri"] = pc.if_else(placed, uris, pc.binary_join_element_wise(folder.rstrip("/"), uris, "/"))
-    missing = {field.name: pa.nulls(found.num_rows, field.type) for field in SCHEMA}
-    return Sources(pa.table(missing | there, SCHEMA))
+    nothing = {kind: pa.nulls(found.num_rows, kind) for kind in set(SCHEMA.types)}  # shared, for each takes memory
+    return Sources(pa.table({field.name: there.get(field.name, nothing[field.type]) for field in SCHEMA}, SCHEMA))
+
+
+def _filled(file: pq.ParquetFile) -> list[str]:
+    """The columns of SCHEMA that have to be read: of others the file tells that there is no value in any row."""
+    empty: dict[str, list[bool]] = {"uri": [False]}
+    for group in map(file.metadata.row_group, range(file.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            told = column.statistics
+            empty.setdefault(column.path_in_schema, []).append(told is not None and told.num_values == 0)
+    return [name for name in file.schema_arrow.names if name in SCHEMA.names and not all(empty.get(name, [False]))]
 
 
 def _source(row: dict[str, Any], folder: str, where: str) -> Source:
