@@ -230,6 +230,7 @@ class Kubelet:
             *("--size", str(shm), "--perms", "1777", "--tmpfs", "/dev/shm"),  # noqa: S108
             *_bind("--bind", self._own(folder / "home", user), HOME),
             *("--ro-bind", str(self.folder / "hosts"), "/etc/hosts"),
+            *("--ro-bind", str(self.folder / "resolv.conf"), "/etc/resolv.conf"),
             *(*self._mounts(container, place), *disk.over),
             *("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", address.name, "--as-pid-1"),
             *("--die-with-parent", "--chdir", container.get("workingDir", "/"), "--info-fd", str(told)),
@@ -308,6 +309,7 @@ def kubelet(namespace: Namespace, network: Network, disks: Mapping[str, Disk], f
     (folder / "pods").mkdir(parents=True)
     (folder / "passwd").write_text(USERS)
     (folder / "hosts").write_text("127.0.0.1 localhost\n")
+    (folder / "resolv.conf").write_text("nameserver 127.0.0.1\n")  # refuses at once; one that is silent holds gRPC up
     made = Kubelet(namespace, network, disks, folder, folder / "claims")
     try:
         yield made
