@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -48,7 +48,7 @@ SMOKE = {
     "train": ["steps=24", "checkpoint_every=4", "sample_every=24", "batch_size=8", "model.base=4"],
     "sweep": ["inits=[vgan,random]", "fractions=[0.5,1]", "seeds=0", "finetune.iterations=4"],
 }
-VIDEOS = 20
+VIDEOS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +208,9 @@ def prepare(cluster: Kubelet, net: Network, steps: Steps) -> None:
             pod = nodes.add("cpu-decode")
             wait_until("the new node is ready", lambda: "Ray runtime started" in pod.text(), alive=[pod, client])
             wait_until("the new node has committed a video", lambda: committed(pod), alive=[pod, client])
-            num = committed(pod)
+            came = time.time()
+            wait_until("it has committed five more", lambda: committed(pod) > 5, alive=[pod, client])
+            gone, num = time.time(), committed(pod)
             told.append(f"committed {num} videos, ended {pod.stop():.0f} s after SIGTERM")
         finish(steps, "prepare", nodes, client, "prepare-a1")
         with steps.step("prepare: what it made") as told:
@@ -217,9 +219,17 @@ def prepare(cluster: Kubelet, net: Network, steps: Steps) -> None:
             if counts["sources"] != VIDEOS or counts["sources"] != counts["accepted"] + counts["rejected"]:
                 raise Failed(f"{VIDEOS} videos were given, and the manifest counts {counts}")
             told.append(", ".join(f"{counts[key]} {key}" for key in ("sources", "accepted", "rejected", "clips")))
+            times = sorted(path.stat().st_mtime for path in (store(cluster) / "clips/work/commits").iterdir())
+            both, alone = rate([t for t in times if came < t < gone]), rate([t for t in times if t > gone])
+            told.append(f"{both:.2f} videos a second on two nodes, {alone:.2f} on one")
         with steps.step("connections that policies refused") as told:
             names = {address.ip: address.name for address in net.there}
             told += [f"{names.get(a, a)} -> {names.get(b, b)}:{p}" for a, b, p in sorted(net.refused())] or ["none"]
+
+
+def rate(times: Sequence[float]) -> float:
+    """Events a second, of the times at which they happened, ascending."""
+    return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else float("nan")
 
 
 def committed(pod: Pod) -> int:
