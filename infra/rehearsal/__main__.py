@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from infra.rehearsal.checks import http, page
+from infra.rehearsal.guide import follow
 from infra.rehearsal.images import image_disks
 from infra.rehearsal.manifests import Manifest, Namespace, build, make_secrets, walk
 from infra.rehearsal.network import Network, network
@@ -60,7 +61,7 @@ class RehearsalConfig:
     )
     mlflow: str = option("", "environment of the MLflow server, of infra/image/mlflow.txt (make rehearse makes it)")
     image: bool = option(False, "on: Ray's and MLflow's pods from the images of make image; off: this environment")
-    only: list[str] = option([], "RayJobs to run, of prepare, train and sweep; empty: all")
+    only: list[str] = option([], "parts to run, of prepare, train, sweep and guide; empty: all")
 
 
 @dataclass
@@ -140,13 +141,15 @@ def rehearse(config: RehearsalConfig, out: Path, steps: Steps, stack: ExitStack)
         stack.enter_context(s3(cluster))
     with steps.step("MLflow: tables, server"):
         stack.enter_context(mlflow(cluster))
-    jobs = config.only or list(SMOKE)
+    jobs = config.only or [*SMOKE, "guide"]
     if "prepare" in jobs:
         prepare(cluster, net, steps)
     if "train" in jobs:
         train(cluster, steps)
     if "sweep" in jobs:
         sweep(cluster, steps)
+    if "guide" in jobs:
+        guide(cluster, net, out, steps)
     with steps.step("MLflow: runs in PostgreSQL, artifacts in S3") as told:
         told += tracked(cluster, database)
 
@@ -191,6 +194,25 @@ def draw_inputs(claims: Path) -> None:
 def store(cluster: Kubelet) -> Path:
     """The folder that the S3 store serves as its bucket."""
     return cluster.claims / "s3-0-data/scene"
+
+
+def guide(cluster: Kubelet, net: Network, out: Path, steps: Steps) -> None:
+    """The guide's commands on the standing cluster, with the one node that its autoscaler would add."""
+    user = out / "guide"
+    draw_action_set(user / "drawn", DEFAULT_CLASSES[:2], groups=3, num_frames=100, size=(120, 160), seed=2)
+    (user / "videos").mkdir()
+    for number, path in enumerate(sorted((user / "drawn/UCF-101").rglob("*.avi"))):
+        path.rename(user / "videos" / f"mine_{number}.avi")
+    with ExitStack() as stack:
+        with steps.step("guide: the standing cluster"):
+            spec = cluster.namespace.named("RayCluster", "scene")["spec"]
+            nodes = stack.enter_context(ray_nodes(cluster, "scene", spec))
+            nodes.add("cpu-decode")
+            nodes.wait_for_workers()
+        with steps.step("guide: steps 3, 4, 5 and 7, word for word") as told:
+            follow(cluster, net, user, out / "secrets")
+            counts = json.loads((store(cluster) / "try/manifest.json").read_text())["counts"]
+            told.append(f"{counts['sources']} videos in the store, prepared, {counts['clips']} clips")
 
 
 def prepare(cluster: Kubelet, net: Network, steps: Steps) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from manifests import named, of_kind
 
+from infra.rehearsal.guide import block
 from infra.rehearsal.manifests import Namespace, expand, number
 from infra.rehearsal.network import network
 from infra.rehearsal.operator import ray_start, wait_until
@@ -56,6 +57,14 @@ def test_open_ports_are_all_some_or_none() -> None:
     assert open_ports(policies, RAY, RAY) is None
     assert open_ports(policies, MLFLOW, POSTGRES) == {5432}
     assert open_ports(policies, RAY, POSTGRES) == set()
+
+
+def test_guide_commands_are_those_of_the_page() -> None:
+    assert "8265" in block(3)
+    assert "fsspec" in block(4)
+    assert "fill" not in block(4)
+    assert "python -m jobs.submit" in block(5)
+    assert ["mlflow" in line for line in block(7).splitlines()] == [True, True]
 
 
 LISTEN = """
