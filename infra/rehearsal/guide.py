@@ -10,8 +10,10 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from infra.rehearsal.manifests import K8S, ROOT
@@ -35,8 +37,8 @@ def block(step: int) -> str:
     return "".join(line for line in found.splitlines(keepends=True) if "fill" not in line)
 
 
-def follow(cluster: Kubelet, net: Network, out: Path, secrets: Path) -> str:
-    """Run the steps in a folder with a folder `videos` beside it; what they print.
+def follow(cluster: Kubelet, net: Network, out: Path, secrets: Path) -> None:
+    """Run the steps in a folder that holds a folder `videos`; what they print goes into its file `log`.
 
     Args:
         out: the folder, which becomes the user's home.
@@ -47,7 +49,8 @@ def follow(cluster: Kubelet, net: Network, out: Path, secrets: Path) -> str:
     """
     (out / "bin").mkdir()
     kubectl = out / "bin/kubectl"
-    kubectl.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("forwarding.py")} "$@"\n')
+    stand_in = shlex.join([sys.executable, str(Path(__file__).with_name("forwarding.py"))])
+    kubectl.write_text(f'#!/bin/sh\nexec {stand_in} "$@"\n')
     kubectl.chmod(0o755)
     namespaces = {address.ip: address.namespace for address in net.there}
     lines = [line.split() for line in (cluster.folder / "hosts").read_text().splitlines()]
@@ -70,10 +73,17 @@ def follow(cluster: Kubelet, net: Network, out: Path, secrets: Path) -> str:
     }
     with net.address("laptop", {}) as laptop:
         inside = ["nsenter", f"--net=/run/netns/{laptop.namespace}", "bash", "-c", "\n".join(script)]
-        done = subprocess.run(inside, env=env, cwd=out, capture_output=True, text=True, timeout=1200, check=False)
-    (out / "log").write_text(done.stdout + done.stderr)
-    if done.returncode or "logged in 200" not in done.stdout:
-        raise Failed(f"a command of the guide failed: {done.stderr.strip().splitlines()[-1:]} ({out / 'log'})")
+        with open(out / "log", "w") as log:
+            process = subprocess.Popen(
+                inside, env=env, cwd=out, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+            try:
+                process.wait(1200)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # all that it started, where this was interrupted
+    text = (out / "log").read_text(errors="replace")
+    if process.returncode or "logged in 200" not in text:
+        raise Failed(f"a command of the guide failed: {text.strip().splitlines()[-1:]} ({out / 'log'})")
     if (out / ".ray-token").stat().st_mode & 0o077:
         raise Failed("the guide leaves the token where others may read it")
-    return done.stdout
