@@ -42,7 +42,7 @@ class Rates:
     decode_mpixels_per_s: float = 903 * 320 * 240 / 1e6  # 903 frames/s of 320x240 MPEG-4 in the killable child
     stabilize_frames_per_s: float = 217.0  # at 128 px
     prepare_efficiency: float = 0.86  # jobs.prepare over the same kernel in plain processes, the lowest of four runs
-    pack_clips_per_s: float = 480.0  # by the processor's time; JPEGs 525
+    pack_clips_per_s: float = 485.0  # by the processor's time; JPEGs 525
     clip_yield: float = 0.60  # share of windows kept, ordinary web video; 0.68 of UCF101; the paper says 0.97
     jpeg_clip_bytes: float = 84_000.0  # of UCF101 at codec=jpeg
     feed_clips_per_s: float = 4936.0  # one worker's reader, raw
