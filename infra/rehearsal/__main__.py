@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from infra.rehearsal.checks import http, page
 from infra.rehearsal.guide import follow
@@ -183,12 +184,19 @@ def draw_inputs(claims: Path) -> None:
     """Videos in the bucket, and a labelled set where pods mount it."""
     labelled, bucket = claims / "datasets/ucf101", claims / "s3-0-data/scene/videos"
     draw_action_set(labelled, groups=3, size=(90, 120))
-    draw_action_set(claims / "drawn", groups=VIDEOS // len(DEFAULT_CLASSES), num_frames=100, size=(120, 160), seed=1)
-    bucket.mkdir(parents=True)
-    for number, path in enumerate(sorted((claims / "drawn/UCF-101").rglob("*.avi"))):
-        path.rename(bucket / f"video_{number:02d}.avi")  # under UCF101's names a sweep would take them for test videos
+    bucket.parent.mkdir(parents=True)
+    draw_videos(bucket, "video", groups=VIDEOS // len(DEFAULT_CLASSES), seed=1)
     for path in claims.rglob("*"):
         os.chown(path, 1000, 1000)
+
+
+def draw_videos(folder: Path, name: str, **options: Any) -> None:
+    """A new folder of numbered videos; under UCF101's names a sweep would take them for test videos."""
+    draw_action_set(folder, num_frames=100, size=(120, 160), **options)
+    for number, path in enumerate(sorted((folder / "UCF-101").rglob("*.avi"))):
+        path.rename(folder / f"{name}_{number:02d}.avi")
+    for part in ("UCF-101", "ucfTrainTestlist"):
+        shutil.rmtree(folder / part)
 
 
 def store(cluster: Kubelet) -> Path:
@@ -199,10 +207,8 @@ def store(cluster: Kubelet) -> Path:
 def guide(cluster: Kubelet, net: Network, out: Path, steps: Steps) -> None:
     """The guide's commands on the standing cluster, with the one node that its autoscaler would add."""
     user = out / "guide"
-    draw_action_set(user / "drawn", DEFAULT_CLASSES[:2], groups=3, num_frames=100, size=(120, 160), seed=2)
-    (user / "videos").mkdir()
-    for number, path in enumerate(sorted((user / "drawn/UCF-101").rglob("*.avi"))):
-        path.rename(user / "videos" / f"mine_{number}.avi")
+    user.mkdir()
+    draw_videos(user / "videos", "mine", classes=DEFAULT_CLASSES[:2], groups=3, seed=2)
     with ExitStack() as stack:
         with steps.step("guide: the standing cluster"):
             spec = cluster.namespace.named("RayCluster", "scene")["spec"]

@@ -33,6 +33,7 @@ from vgan.video.encode import write_avi
 from vgan.video.stabilize import stabilize, unstabilized
 
 REPEATS = 5
+IDS = {"source_id": "s", "source_uri": "u", "label": None, "split": None, "decoder": ""}
 
 
 def rate(
@@ -69,8 +70,7 @@ def reader_rows(folder: Path) -> list[tuple[str, str, tuple[float, float, float]
     spec = ClipSpec()
     rng = np.random.default_rng(0)
     clip = Clip(start_s=0, shot=0, frames=rng.integers(0, 256, (32, 64, 64, 3), np.uint8), evidence=Evidence())
-    ids = {"source_id": "s", "source_uri": "u", "label": None, "split": None, "decoder": ""}
-    rows = [clip_row(clip, clip_id=str(i), **ids) for i in range(256)]
+    rows = [clip_row(clip, clip_id=str(i), **IDS) for i in range(256)]
     data = table_bytes(pa.Table.from_pylist(rows, clip_schema(spec)))
     (folder / "shard.parquet").write_bytes(data)
     shard = Shard(path="shard.parquet", rows=256, bytes=len(data), sha256="")
@@ -98,10 +98,9 @@ def pack_rows(folder: Path) -> list[tuple[str, str, tuple[float, float, float]]]
     noisy = np.clip(clip + np.random.default_rng(0).normal(0, 4, clip.shape), 0, 255).astype(np.uint8)
     for n in range(files):
         (folder / f"{n}.frames").write_bytes(noisy.tobytes() * 8)
-    ids = {"source_id": "s", "source_uri": "u", "label": None, "split": None, "decoder": ""}
     made = Clip(start_s=0, shot=0, frames=noisy, evidence=Evidence())
     place = [{"data": f"{n // 8}.frames", "row": n % 8, "crc32": zlib.crc32(noisy.tobytes())} for n in range(8 * files)]
-    clips = [clip_row(made, clip_id=str(n), **ids) | at for n, at in enumerate(place)]
+    clips = [clip_row(made, clip_id=str(n), **IDS) | at for n, at in enumerate(place)]
     for row in clips:
         del row["frames"]
     chosen = pa.Table.from_pylist(clips)
