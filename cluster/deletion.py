@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster import storage
 from cluster.records import forget, tables
 from cluster.shards import MANIFEST, Manifest, read_manifest, small_columns
+from cluster.sources import MEANT, meant_by
 from cluster.units import Ledger
 from vgan.errors import BadInput
 
 DELETED = "deleted.json"
-MEANT = ("source_id", "uri", "page")  # of a source, by which a name may mean it
 NAMES = ("source_id", "source_uri", "page")  # columns of a shard that a name may stand in
 HALF_WINDOW = 256  # clips, of those that `batches` shuffles together
 
@@ -90,11 +89,10 @@ def purge(url: str, manifest: Manifest, names: set[str]) -> None:
     """Remove what work/ still holds of deleted videos once a dataset without them is packed, under any settings."""
     if not names:
         return
-    wanted = pa.array(sorted(names), pa.string())
     gone: set[str] = set()
     for records in tables(Ledger.read(url), columns=["video", "source"]):
-        meant = [pc.is_in(pc.struct_field(records["source"], name), value_set=wanted) for name in MEANT]
-        gone.update(records["video"].filter(pc.or_(pc.or_(meant[0], meant[1]), meant[2])).to_pylist())
+        columns = {name: pc.struct_field(records["source"], name) for name in MEANT}
+        gone.update(records["video"].filter(meant_by(names, columns)).to_pylist())
     for folder in ("units", "requeued"):
         place = storage.join(url, "work", folder)
         names_there = storage.list_names(place) if gone else []

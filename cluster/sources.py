@@ -7,7 +7,7 @@ import fnmatch
 import io
 import itertools
 import posixpath
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,7 @@ SCHEMA = pa.schema(
         pa.field("tags", pa.string()),  # separated by commas
     ]
 )
+MEANT = ("source_id", "uri", "page")  # by which a name may mean a source
 CREDITS = ("license", "license_url", "author", "page", "tags")
 BLOCK = 65536  # sources that are objects while a manifest is written
 
@@ -104,10 +105,15 @@ class Sources(Rows[Source]):
 
     def split_by(self, names: Collection[str]) -> tuple[Sources, Sources]:
         """Those that none of `names` (ids, uris or pages) means, and those that one does."""
-        wanted = pa.array(sorted(names), pa.string())
-        meant = [pc.is_in(self.table[name], value_set=wanted) for name in ("source_id", "uri", "page")]
-        mask = pc.or_(pc.or_(meant[0], meant[1]), meant[2])
+        mask = meant_by(names, self.table)
         return Sources(self.table.filter(pc.invert(mask))), Sources(self.table.filter(mask))
+
+
+def meant_by(names: Collection[str], columns: Mapping[str, Any] | pa.Table) -> Any:
+    """Whether one of `names` (ids, uris or pages) means the source of each row, of the columns of SCHEMA."""
+    wanted = pa.array(sorted(names), pa.string())
+    source_id, uri, page = (pc.is_in(columns[name], value_set=wanted) for name in MEANT)
+    return pc.or_(pc.or_(source_id, uri), page)
 
 
 def list_folder(url: str, suffixes: frozenset[str] = VIDEO_SUFFIXES) -> tuple[list[Source], int]:
