@@ -37,12 +37,12 @@ RECORD_KB_PER_CLIP = 0.6  # of a commit record
 class Rates:
     """Measured rates, of one core unless it says otherwise. The defaults are the README's (Measured)."""
 
-    date: str = "2026-11-28"
+    date: str = "2026-11-29"
     machine: str = "virtual machine, 2 cores of an AMD EPYC (Zen 5), no GPU"
-    decode_mpixels_per_s: float = 903 * 320 * 240 / 1e6  # 903 frames/s of 320x240 MPEG-4 in the killable child
-    stabilize_frames_per_s: float = 217.0  # at 128 px
+    decode_mpixels_per_s: float = 1173 * 640 * 360 / 1e6  # 1,173 frames/s of 640x360 H.264 in a worker's child
+    stabilize_frames_per_s: float = 373.0  # at 128 px, with cuts and scores
     prepare_efficiency: float = 0.86  # jobs.prepare over the same kernel in plain processes, the lowest of four runs
-    pack_clips_per_s: float = 485.0  # by the processor's time; JPEGs 525
+    pack_clips_per_s: float = 779.0  # by the processor's time; JPEGs 613
     clip_yield: float = 0.60  # share of windows kept, ordinary web video; 0.68 of UCF101; the paper says 0.97
     jpeg_clip_bytes: float = 84_000.0  # of UCF101 at codec=jpeg
     feed_clips_per_s: float = 4936.0  # one worker's reader, raw
@@ -368,11 +368,7 @@ def check(out: str, rates: Rates) -> Checked:
     if not records:
         raise BadInput(f"no video of {out!r} was decoded: it tells no rates")
     planned_s = sum(_planned(record, rates) for record in records)
-    windows = sum(
-        len(r["clips"].get("clip_id", ()))
-        + sum(j["start_s"] is not None and j["stage"] != "shots" for j in r["rejects"])
-        for r in records
-    )
+    windows = sum(map(_windows, records))
     clips = sum(len(r["clips"].get("clip_id", ())) for r in records)
     if storage.exists(storage.join(out, MANIFEST)):  # after the gates; records know of what came before them only
         counts = read_manifest(out).counts
@@ -385,11 +381,19 @@ def check(out: str, rates: Rates) -> Checked:
     )
 
 
+def _windows(record: dict[str, Any]) -> int:
+    """Windows that became clips or were turned away."""
+    turned_away = sum(reject["start_s"] is not None and reject["stage"] != "shots" for reject in record["rejects"])
+    return len(record["clips"].get("clip_id", ())) + turned_away
+
+
 def _planned(record: dict[str, Any], rates: Rates) -> float:
+    """Core-seconds by the model. Windows are counted, not worked out of the length: they may overlap."""
     probe, seconds = record["probe"], record["source_s"]
     pixels = seconds * (probe["fps"] or CLIP_FPS) * probe["width"] * probe["height"]
     decode_s = pixels / (rates.decode_mpixels_per_s * 1e6)
-    return (decode_s + seconds * CLIP_FPS / rates.stabilize_frames_per_s) / rates.prepare_efficiency
+    stabilize_s = _windows(record) * CLIP_FRAMES / rates.stabilize_frames_per_s
+    return (decode_s + stabilize_s) / rates.prepare_efficiency
 
 
 def plan_text(found: Plan) -> str:
