@@ -1,8 +1,4 @@
-"""The guide's own commands (README.md of infra/k8s, steps 3, 4, 5 and 7), word for word, as a user's machine runs them.
-
-kubectl is a stand-in for what they ask of it: secrets, settings, and ports, which as on Kubernetes lead into the pod.
-Left out are the lines about the pod `fill`.
-"""
+"""The guide's own commands (README.md of infra/k8s, steps 2 to 7), word for word, as a user's machine runs them."""
 
 from __future__ import annotations
 
@@ -10,16 +6,21 @@ import json
 import os
 import re
 import shlex
-import signal
-import subprocess
+import shutil
 import sys
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 
+from infra.rehearsal.api import Reply, run
+from infra.rehearsal.control import Control
 from infra.rehearsal.manifests import K8S, ROOT
-from infra.rehearsal.network import Network
-from infra.rehearsal.pods import Failed, Kubelet
+from infra.rehearsal.network import Address
+from infra.rehearsal.pods import Failed
+from infra.rehearsal.rayjobs import store
 
+LOOK, LINE, RESULTS = 5, 6, 7  # steps of the guide
+STEPS = range(2, RESULTS + 1)
+PACKAGES = ("cluster", "infra", "jobs", "vgan")
 LOGIN = """
 import base64, sys, urllib.request
 login = base64.b64encode(f"admin:{sys.stdin.read().strip().splitlines()[-1]}".encode()).decode()
@@ -34,56 +35,76 @@ def block(step: int) -> str:
     page = (K8S / "README.md").read_text()
     text = re.split(r"^\*\*\d+\. ", page, flags=re.MULTILINE)[step]
     (found,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    return "".join(line for line in found.splitlines(keepends=True) if "fill" not in line)
+    return str(found)
 
 
-def follow(cluster: Kubelet, net: Network, out: Path, secrets: Path) -> None:
-    """Run the steps in a folder that holds a folder `videos`; what they print goes into its file `log`.
+def script(last: int) -> str:
+    """The steps up to `last` as one shell's commands, each announced; a user takes a moment after each."""
+    lines = ["set -euo pipefail; trap 'kill $(jobs -p)' EXIT"]
+    for step in STEPS[: STEPS.index(last) + 1]:
+        commands = block(step)
+        if step == RESULTS:  # the password is shown to nobody here, but used
+            forwarding, shown = (line.partition(" #")[0] for line in commands.splitlines())
+            commands = f"{forwarding}\nsleep 2\n{shown} | python -c {shlex.quote(LOGIN)}"
+        lines += [f"kubectl step {step}", commands, "sleep 2"]
+    return "\n".join(lines)
+
+
+def check_out(user: Path) -> Path:
+    """A checkout of the code, where the user's shell is."""
+    folder = user / "checkout"
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def follow(control: Control, laptop: Address, last: int = RESULTS) -> None:
+    """Run the steps; what they print goes into the file `log` of the user's folder.
 
     Args:
-        out: the folder, which becomes the user's home.
-        secrets: where the secrets are, by name and key.
+        laptop: the user's machine, whose ports are its own.
+        last: the last step to follow.
 
     Raises:
-        Failed: a command failed, or MLflow does not take the password that the guide shows.
+        Failed: a command failed, or did not do what the guide says.
     """
-    (out / "bin").mkdir()
-    kubectl = out / "bin/kubectl"
-    stand_in = shlex.join([sys.executable, str(Path(__file__).with_name("forwarding.py"))])
-    kubectl.write_text(f'#!/bin/sh\nexec {stand_in} "$@"\n')
-    kubectl.chmod(0o755)
-    namespaces = {address.ip: address.namespace for address in net.there}
-    lines = [line.split() for line in (cluster.folder / "hosts").read_text().splitlines()]
-    services = {name: namespaces[ip] for ip, *names in lines if ip in namespaces for name in names}
-    settings = cluster.namespace.named("ConfigMap", "settings")["data"]
-    there = {"services": services, "settings": settings, "secrets": str(secrets)}
-    (out / "cluster.json").write_text(json.dumps(there))
-    forwarding, shown = (line.partition(" #")[0] for line in block(7).splitlines())
-    script = [
-        "set -euo pipefail; trap 'kill $(jobs -p)' EXIT",
-        *(f"echo '--- step {step}'\n{block(step)}\nsleep 2" for step in (3, 4, 5)),
-        f"echo '--- step 7'\n{forwarding}\nsleep 2\n{shown} | python -c {shlex.quote(LOGIN)}",  # shown to nobody here
-    ]
+    user, log = control.user, control.user / "log"
     env = {
-        "PATH": f"{out / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HOME": str(out),
-        "PYTHONPATH": str(ROOT),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(user),
         "LANG": "C.UTF-8",
-        "REHEARSAL": str(out / "cluster.json"),
     }
-    with net.address("laptop", {}) as laptop:
-        inside = ["nsenter", f"--net=/run/netns/{laptop.namespace}", "bash", "-c", "\n".join(script)]
-        with open(out / "log", "w") as log:
-            process = subprocess.Popen(
-                inside, env=env, cwd=out, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
-            try:
-                process.wait(1200)
-            finally:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)  # all that it started, where this was interrupted
-    text = (out / "log").read_text(errors="replace")
-    if process.returncode or "logged in 200" not in text:
-        raise Failed(f"a command of the guide failed: {text.strip().splitlines()[-1:]} ({out / 'log'})")
-    if (out / ".ray-token").stat().st_mode & 0o077:
+    with ExitStack() as current:
+
+        def answer(words: list[str], text: str) -> Reply:
+            if words[0] != "step":
+                return control.answer(words, text)
+            current.close()  # the step before has ended
+            step = int(words[1])
+            if step == LOOK:
+                control.add_node()
+            if step == LINE:
+                control.remove_node()
+                prepared(control)
+            current.enter_context(control.steps.step(f"guide, step {step}: its other commands"))
+            return Reply()
+
+        inside = ["nsenter", f"--net=/run/netns/{laptop.namespace}", "bash", "-c", script(last)]
+        code = run(inside, answer, log, env=env, folder=user / "checkout")
+        text = log.read_text(errors="replace")
+        if code:
+            raise Failed(f"a command of the guide failed: {text.strip().splitlines()[-1:]} ({log})")
+        if last == RESULTS and "logged in 200" not in text:
+            raise Failed(f"MLflow does not take the password that the guide shows ({log})")
+    if last > 2 and (user / ".ray-token").stat().st_mode & 0o077:
         raise Failed("the guide leaves the token where others may read it")
+
+
+def prepared(control: Control) -> None:
+    """Check what step 5 has made of the videos that step 4 has copied."""
+    with control.steps.step("guide, step 5: what it made") as told:
+        counts = json.loads((store(control.cluster) / "try/manifest.json").read_text())["counts"]
+        given = len(list((control.user / "checkout/videos").iterdir()))
+        if counts["sources"] != given:
+            raise Failed(f"{given} videos were copied, and the manifest counts {counts}")
+        told.append(f"{given} videos in the store, prepared, {counts['clips']} clips")

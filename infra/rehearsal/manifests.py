@@ -1,9 +1,7 @@
-"""What `kubectl kustomize` makes of an overlay, with the secrets of secrets.sh, as a cluster would hold them."""
+"""What `kubectl kustomize` makes of an overlay, and the secrets beside it, as a cluster would hold them."""
 
 from __future__ import annotations
 
-import base64
-import os
 import re
 import shutil
 import subprocess
@@ -34,37 +32,6 @@ def build(overlay: str) -> list[Manifest]:
     if done.returncode:
         raise BadInput(f"overlay {overlay!r} cannot be built: {done.stderr.strip()}")
     return list(yaml.safe_load_all(done.stdout))
-
-
-def run_secrets(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run secrets.sh against a folder in a cluster's place."""
-    (folder / "bin").mkdir(exist_ok=True)
-    shutil.copy(Path(__file__).with_name("kubectl.sh"), folder / "bin/kubectl")
-    env = os.environ | {"STORE": str(folder), "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
-    command = ["bash", str(K8S / "secrets.sh")]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
-
-
-def read_secrets(folder: Path) -> dict[str, dict[str, str]]:
-    """The values that secrets.sh has put there, by secret and key."""
-    found: dict[str, dict[str, str]] = {}
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        name, _, key = path.name.partition(".")
-        found.setdefault(name, {})[key] = base64.b64decode(path.read_text()).decode()
-    return found
-
-
-def make_secrets(folder: Path) -> dict[str, dict[str, str]]:
-    """New secrets in an empty folder, which nobody else may read.
-
-    Raises:
-        BadInput: the script failed.
-    """
-    folder.mkdir(mode=0o700)
-    done = run_secrets(folder)
-    if done.returncode:
-        raise BadInput(f"secrets.sh failed: {done.stderr.strip()}")
-    return read_secrets(folder)
 
 
 @dataclass(frozen=True)

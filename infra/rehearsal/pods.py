@@ -117,12 +117,18 @@ class Pod:
                 os.kill(self.main, which)
 
     def run(
-        self, command: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float = 600
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        given: bytes = b"",
+        timeout_s: float = 600,
     ) -> tuple[int, str]:
         """Exit code and output of a command inside the pod, as `kubectl exec` runs it.
 
         Args:
             env: instead of the pod's own.
+            given: its standard input.
         """
         if not self.alive():
             return 1, f"{self.name} has ended"
@@ -130,8 +136,8 @@ class Pod:
         inside += ["setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups", "--no-new-privs"]
         inside += command
         environment = self.environment if env is None else env
-        done = subprocess.run(inside, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False)
-        return done.returncode, done.stdout + done.stderr
+        done = subprocess.run(inside, env=environment, input=given, capture_output=True, timeout=timeout_s, check=False)
+        return done.returncode, (done.stdout + done.stderr).decode(errors="replace")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import pytest
 from manifests import OVERLAYS, Pod, built, of_kind, pods, ray_clusters
 
 from infra.rehearsal import policies
-from infra.rehearsal.manifests import ROOT, Manifest, read_secrets, run_secrets, walk
+from infra.rehearsal.api import Reply, Secrets, run, without_namespace
+from infra.rehearsal.manifests import K8S, ROOT, Manifest, walk
 
 pytestmark = pytest.mark.k8s
 per_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
@@ -251,34 +252,44 @@ def references(overlay: str) -> set[tuple[str, str]]:
     return found | {(spec["authOptions"]["secretName"], "auth_token") for _, spec in ray_clusters(overlay)}
 
 
+def run_secrets(secrets: Secrets, log: Path, *, down: bool = False) -> int:
+    """Exit code of secrets.sh, on a cluster that holds `secrets`."""
+
+    def answer(words: list[str], text: str) -> Reply:
+        reply = Reply(code=1) if down else secrets.answer(without_namespace(words), text)
+        assert reply is not None, words
+        return reply
+
+    return run(["bash", str(K8S / "secrets.sh")], answer, log)
+
+
 def test_secrets_script_makes_every_secret_that_is_asked_for_and_shows_none(tmp_path: Path) -> None:
-    done = run_secrets(tmp_path)
-    assert done.returncode == 0, done.stderr
-    made = read_secrets(tmp_path)
+    made, log = Secrets(), tmp_path / "log"
+    assert run_secrets(made, log) == 0, log.read_text()
     there = {(name, key) for name, data in made.items() for key in data}
     asked = {reference for overlay in OVERLAYS for reference in references(overlay)}
     assert asked == there
     values = [value for data in made.values() for value in data.values() if value != "admin"]
     assert len(set(values)) == len(values)
     assert min(map(len, values)) >= 64
-    assert not [value for value in values if value in done.stdout + done.stderr]
+    assert "secret/ray-token created" in log.read_text()
+    assert not [value for value in values if value in log.read_text()]
     database = f"postgresql://mlflow:{made['postgres']['password']}@postgres:5432/mlflow"
     assert made["mlflow-server"]["backend-store-uri"] == database
     assert f"database_uri = {database}\n" in made["mlflow-server"]["basic_auth.ini"]
 
 
 def test_secrets_script_leaves_what_is_there(tmp_path: Path) -> None:
-    run_secrets(tmp_path)
-    before = read_secrets(tmp_path)
-    for path in tmp_path.glob("mlflow-server.*"):
-        path.unlink()
-    assert run_secrets(tmp_path).returncode == 0
-    after = read_secrets(tmp_path)
-    assert {name for name in before if after[name] != before[name]} == {"mlflow-server"}
-    assert before["postgres"]["password"] in after["mlflow-server"]["backend-store-uri"]
+    made = Secrets()
+    run_secrets(made, tmp_path / "log")
+    before = dict(made)
+    del made["mlflow-server"]
+    assert run_secrets(made, tmp_path / "log") == 0
+    assert {name for name in before if made[name] != before[name]} == {"mlflow-server"}
+    assert before["postgres"]["password"] in made["mlflow-server"]["backend-store-uri"]
 
 
 def test_secrets_script_without_a_cluster_makes_nothing(tmp_path: Path) -> None:
-    (tmp_path / "down").touch()
-    assert run_secrets(tmp_path).returncode != 0
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["down"]
+    made = Secrets()
+    assert run_secrets(made, tmp_path / "log", down=True) != 0
+    assert not made

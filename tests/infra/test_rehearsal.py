@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from manifests import named, of_kind
+from manifests import built, named, of_kind
 
-from infra.rehearsal.guide import block
+from infra.rehearsal.api import Reply, Secrets, run
+from infra.rehearsal.control import Control
+from infra.rehearsal.guide import RESULTS, STEPS, block, script
 from infra.rehearsal.manifests import Namespace, expand, number
 from infra.rehearsal.network import network
 from infra.rehearsal.operator import ray_start, wait_until
-from infra.rehearsal.pods import Pod, kubelet, machine_disk, missing_programs
+from infra.rehearsal.pods import Failed, Pod, kubelet, machine_disk, missing_programs
 from infra.rehearsal.policies import open_ports
+from infra.rehearsal.rayjobs import RUN
+from infra.rehearsal.steps import Steps
 
 pytestmark = pytest.mark.k8s
 RAY, POSTGRES, MLFLOW = ({"app.kubernetes.io/component": name} for name in ("ray", "postgres", "mlflow"))
@@ -59,12 +68,91 @@ def test_open_ports_are_all_some_or_none() -> None:
     assert open_ports(policies, RAY, POSTGRES) == set()
 
 
-def test_guide_commands_are_those_of_the_page() -> None:
-    assert "8265" in block(3)
-    assert "fsspec" in block(4)
-    assert "fill" not in block(4)
-    assert "python -m jobs.submit" in block(5)
-    assert ["mlflow" in line for line in block(7).splitlines()] == [True, True]
+def test_guides_commands_become_one_script() -> None:
+    text = script(RESULTS)
+    for step in STEPS:
+        assert f"kubectl step {step}\n" in text
+    for step in STEPS[:-1]:
+        assert block(step) in text
+    assert "mlflow-client" in text
+    assert "shows the password" not in text
+    assert "jobs.submit" not in script(4)
+    subprocess.run(["bash", "-n", "-c", text], check=True)
+
+
+def test_cluster_answers_every_kubectl_call_of_the_guide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """All that a pod would be needed for is left out; what would not be rehearsed raises."""
+    started: list[str] = []
+    monkeypatch.setitem(RUN, "prepare", lambda *_: started.append("prepare"))
+    monkeypatch.setitem(RUN, "train", lambda *_: started.append("train"))
+    monkeypatch.setitem(RUN, "sweep", lambda *_: started.append("sweep"))
+    for name in ("start", "start_pod", "copy", "network_of"):
+        monkeypatch.setattr(Control, name, lambda *_, name=name: started.append(name) or name)
+    kube = SimpleNamespace(namespace=Namespace(deepcopy(list(built("local"))), {}))
+    pods = {"fill": SimpleNamespace(alive=lambda: True, stop=lambda: 0.0)}
+    control = Control(kube, Secrets({"ray-token": {"auth_token": "x"}}), tmp_path, Steps(), ExitStack(), pods, [])  # type: ignore[arg-type]
+    control.nodes = SimpleNamespace()  # type: ignore[assignment]
+    control.secrets.update(s3={"access-key-id": "a", "secret-access-key": "b"}, **{"mlflow-client": {"password": "c"}})
+    text = script(RESULTS).replace("bash infra/k8s/secrets.sh", "true")
+    calls = [shlex.split(part, comments=True) for part in re.findall(r"kubectl ((?:'[^']*'|[^'|;&\n)])*)", text)]
+    for words in calls:
+        if words and words[0] != "step":
+            control.answer(words, "")
+    assert started == [
+        "start",
+        "network_of",
+        "network_of",
+        "start_pod",
+        "copy",
+        "prepare",
+        "train",
+        "sweep",
+        "network_of",
+    ]
+    with pytest.raises(Failed, match="not rehearsed: kubectl get nodes"):
+        control.answer(["get", "nodes"], "")
+
+
+def test_rayjob_that_is_still_suspended_is_not_waited_for(tmp_path: Path) -> None:
+    kube = SimpleNamespace(namespace=Namespace(deepcopy(list(built("local"))), {}))
+    control = Control(kube, Secrets(), tmp_path, Steps(), ExitStack())  # type: ignore[arg-type]
+    wait = ["wait", "--for=jsonpath={.status.jobStatus}=SUCCEEDED", "rayjob/train", "--timeout=1h"]
+    with pytest.raises(Failed, match="rayjob/train is waited for while it is suspended"):
+        control.answer(wait, "")
+
+
+def test_stand_in_prints_the_reply_and_ends_with_its_code(tmp_path: Path) -> None:
+    heard = []
+
+    def answer(words: list[str], text: str) -> Reply:
+        heard.append((words, text))
+        return Reply("yes\n", code=3)
+
+    log = tmp_path / "log"
+    assert run(["bash", "-c", "echo given | kubectl create -f -; kubectl get x || exit 4"], answer, log) == 4
+    assert heard == [(["create", "-f", "-"], "given\n"), (["get", "x"], "")]
+    assert log.read_text() == "yes\nyes\n"
+
+
+def test_stand_ins_command_ends_with_what_the_answer_raises(tmp_path: Path) -> None:
+    def answer(_words: list[str], _text: str) -> Reply:
+        raise Failed("no")
+
+    left = tmp_path / "left"
+    with pytest.raises(Failed, match="no"):
+        run(["bash", "-c", f"kubectl get x; touch {left}"], answer, tmp_path / "log")
+    time.sleep(0.5)
+    assert not left.exists()
+
+
+def test_steps_count_what_is_inside_them_once() -> None:
+    steps = Steps()
+    with steps.step("outer"), steps.step("inner"):
+        time.sleep(0.05)
+    (inner, inner_s, _), (outer, outer_s, _) = steps.rows
+    assert (inner, outer) == ("inner", "outer")
+    assert inner_s >= 0.05
+    assert outer_s < inner_s
 
 
 LISTEN = """
