@@ -84,8 +84,10 @@ class Secrets(dict[str, dict[str, str]]):
         match words:
             case ["get", "secrets"]:
                 return Reply("".join(f"{name}\n" for name in self))
-            case ["get", "secret", name]:
-                return Reply(code=int(name not in self))
+            case ["get", "secret", name, *_] if name not in self:
+                return Reply(code=1)
+            case ["get", "secret", _]:
+                return Reply()
             case ["get", "secret", name, "-o" | "--output", path]:
                 return Reply(base64.b64encode(self[name][data_key(path)].encode()).decode())
             case ["create", "--filename", "-"]:
