@@ -45,8 +45,8 @@ class Rates:
     pack_clips_per_s: float = 779.0  # by the processor's time; JPEGs 613
     clip_yield: float = 0.60  # share of windows kept, ordinary web video; 0.68 of UCF101; the paper says 0.97
     jpeg_clip_bytes: float = 84_000.0  # of UCF101 at codec=jpeg
-    feed_clips_per_s: float = 4936.0  # one worker's reader, raw
-    feed_jpeg_clips_per_s: float = 671.0  # the same of JPEGs, four threads on two cores
+    feed_clips_per_s: float = 9252.0  # one worker's reader, raw
+    feed_jpeg_clips_per_s: float = 722.0  # the same of JPEGs, four threads on two cores
     gflop_per_clip: float = 50.0  # of a step of both networks at base 64
     gpu_clips_per_s: float = 0.0  # a step of jobs.train on one GPU; 0: not measured, see gpu_share_of_peak
     gpu_share_of_peak: float = 0.25  # assumed where gpu_clips_per_s is 0

@@ -71,7 +71,7 @@ def test_plan_says_what_each_stage_waits_for() -> None:
     assert seconds == pytest.approx((3.6e9 + 1406 * 393_216) * 8 / 0.1e9)
     fed = planned(steps=1000, gpu=NodeConfig(gpus=2, gbit=1000.0), rates=replace(RATES, gpu_clips_per_s=1e6))
     assert fed.stages[-1].limit == "the feed of 2 workers"
-    assert fed.stages[-1].gpu_hours == pytest.approx(64_000 / 4936 / 3600)
+    assert fed.stages[-1].gpu_hours == pytest.approx(64_000 / RATES.feed_clips_per_s / 3600)
 
 
 def test_plan_counts_flickrs_calls_and_the_hours_that_they_take() -> None:
