@@ -48,7 +48,7 @@ $(MLFLOW_SERVER): infra/image/mlflow.txt | $(READY)
 rehearse: $(READY) $(MLFLOW_SERVER)  ## run the manifests of infra/k8s here, without Kubernetes, as root: make rehearse [IMAGE=on]
 	$(BIN)/python -m infra.rehearsal mlflow="$(MLFLOW_SERVER)" image=$(or $(IMAGE),off)
 
-bench: $(READY)  ## rates of every stage on one thread
+bench: $(READY)  ## rates of every stage on one core
 	$(BIN)/python tests/benchmarks/line.py
 
 # A shot detector to compare with, weights included; kept out of the environment itself.

@@ -361,7 +361,7 @@ class Checked:
 
 
 def check(out: str, rates: Rates) -> Checked:
-    """What the commit records of a dataset's folder tell of its cost, and what the model says of the same videos."""
+    """What a dataset's commit records tell of its cost, and what the rates say of its videos' lengths and windows."""
     status(out)  # says so if there is nothing
     ledger = Ledger.read(out)
     records = [r for r in read_records(ledger.commit_urls(ledger.all_videos())) if r["probe"] and r["source_s"]]
@@ -388,7 +388,7 @@ def _windows(record: dict[str, Any]) -> int:
 
 
 def _planned(record: dict[str, Any], rates: Rates) -> float:
-    """Core-seconds by the model. Windows are counted, not worked out of the length: they may overlap."""
+    """Core-seconds by the rates. Windows, taken to have 32 frames, are counted: `plan` has them end to end."""
     probe, seconds = record["probe"], record["source_s"]
     pixels = seconds * (probe["fps"] or CLIP_FPS) * probe["width"] * probe["height"]
     decode_s = pixels / (rates.decode_mpixels_per_s * 1e6)

@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from infra.rehearsal.api import Secrets
 from infra.rehearsal.control import Control, tracked
@@ -60,10 +59,11 @@ def main(steps: Steps, config: RehearsalConfig) -> None:
     try:
         with ExitStack() as stack:
             rehearse(config, out, steps, stack)
-    except Failed:
-        steps.failed = True  # which the table tells
+    except Failed as fault:
+        steps.failed = True
+        print(f"\nFAILED: {fault}")
     finally:
-        print(f"\n{steps.table()}\nlogs: {out}/pods/*/log", flush=True)
+        print(f"\n{steps.table()}\nlogs: {out}/user/log, {out}/pods/*/log", flush=True)
 
 
 def check_machine(config: RehearsalConfig) -> None:
@@ -84,7 +84,8 @@ def rehearse(config: RehearsalConfig, out: Path, steps: Steps, stack: ExitStack)
     """The steps in order. What they start ends with `stack`."""
     user = out / "user"
     with steps.step("manifests") as told:
-        namespace = Namespace(build("local"), secrets := Secrets())
+        secrets = Secrets()
+        namespace = Namespace(build("local"), secrets)
         told.append(f"{len(namespace.manifests)} manifests")
     with steps.step("videos and a labelled set, drawn"):
         draw_inputs(user, check_out(user), out / "claims/datasets")
@@ -101,7 +102,7 @@ def rehearse(config: RehearsalConfig, out: Path, steps: Steps, stack: ExitStack)
     if config.last < LOOK:
         return
     with steps.step("MLflow: runs in PostgreSQL, artifacts in S3") as told:
-        told += tracked(cluster, control.pods["postgres"])
+        told += tracked(control)
 
 
 def disks(config: RehearsalConfig, out: Path) -> dict[str, Disk]:
@@ -131,17 +132,17 @@ def containers(namespace: Namespace) -> Iterator[Manifest]:
 
 def draw_inputs(user: Path, checkout: Path, claim: Path) -> None:
     """Videos and a labelled set where the guide has them, and an empty volume for the latter."""
-    draw_videos(checkout / "videos", "video", groups=VIDEOS // len(DEFAULT_CLASSES), seed=1)
+    draw_videos(checkout / "videos")
     draw_action_set(user / "data/ucf101", groups=3, size=(90, 120))
     claim.mkdir(parents=True)
     os.chown(claim, 1000, 1000)
 
 
-def draw_videos(folder: Path, name: str, **options: Any) -> None:
+def draw_videos(folder: Path) -> None:
     """A new folder of numbered videos; under UCF101's names a sweep would take them for test videos."""
-    draw_action_set(folder, num_frames=100, size=(120, 160), **options)
+    draw_action_set(folder, num_frames=100, size=(120, 160), groups=VIDEOS // len(DEFAULT_CLASSES), seed=1)
     for number, path in enumerate(sorted((folder / "UCF-101").rglob("*.avi"))):
-        path.rename(folder / f"{name}_{number:02d}.avi")
+        path.rename(folder / f"video_{number:02d}.avi")
     for part in ("UCF-101", "ucfTrainTestlist"):
         shutil.rmtree(folder / part)
 

@@ -16,7 +16,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-POLL_S = 0.2
+from infra.rehearsal.pods import Failed
+
+POLL_S, CALL_S, PATIENCE_S = 0.2, 60.0, 1200.0
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,14 @@ def run(
         answer: what it raises ends the command and comes through.
         log: a file for what the command prints.
         folder: where to run it.
+
+    Raises:
+        Failed: for twenty minutes the command neither ended nor called kubectl.
     """
     with tempfile.TemporaryDirectory() as scratch, socket.socket(socket.AF_UNIX) as server, open(log, "w") as out:
         program, place = Path(scratch, "kubectl"), Path(scratch, "socket")  # a folder for us alone, with a short name
-        words = shlex.join([sys.executable, str(Path(__file__).with_name("kubectl.py"))])
+        # -P: beside the stand-in lies a module that the standard library has too
+        words = shlex.join([sys.executable, "-P", str(Path(__file__).with_name("kubectl.py"))])
         program.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
         program.chmod(0o755)
         server.bind(str(place))
@@ -59,9 +65,17 @@ def run(
             command, env=seen, cwd=folder, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
+            idle_s = 0.0
             while process.poll() is None:
-                with suppress(TimeoutError):
-                    _serve(server.accept()[0], answer)
+                try:
+                    client = server.accept()[0]
+                except TimeoutError:
+                    idle_s += POLL_S
+                    if idle_s > PATIENCE_S:
+                        raise Failed(f"nothing has happened for {PATIENCE_S:.0f} s ({log})") from None
+                    continue
+                idle_s = 0.0
+                _serve(client, answer)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # all that it started
@@ -70,14 +84,14 @@ def run(
 
 
 def _serve(client: socket.socket, answer: Answer) -> None:
-    with client:
-        words, text = json.loads(b"".join(iter(lambda: client.recv(65536), b"")))
-        reply = answer(words, text)
-        client.sendall(json.dumps(asdict(reply)).encode())
+    client.settimeout(CALL_S)
+    with client, suppress(BrokenPipeError, ConnectionResetError):  # whoever called has ended
+        if asked := b"".join(iter(lambda: client.recv(65536), b"")):
+            client.sendall(json.dumps(asdict(answer(*json.loads(asked)))).encode())
 
 
 class Secrets(dict[str, dict[str, str]]):
-    """Values by secret and key, and what kubectl is told of them. They are on no disk."""
+    """Values by secret and key, and what kubectl is told of them."""
 
     def answer(self, words: list[str], text: str) -> Reply | None:
         """The reply to a call about secrets, without its namespace; None to another."""

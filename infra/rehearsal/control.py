@@ -12,7 +12,7 @@ import yaml
 
 from infra.rehearsal.api import Reply, Secrets, data_key, without_namespace
 from infra.rehearsal.manifests import ROOT
-from infra.rehearsal.operator import RayNodes, ray_nodes, wait_until
+from infra.rehearsal.operator import RayNodes, last_lines, ray_nodes
 from infra.rehearsal.pods import Failed, Kubelet, Pod
 from infra.rehearsal.rayjobs import RUN, store
 from infra.rehearsal.services import mlflow, postgres, s3
@@ -32,12 +32,14 @@ class Control:
     running: ExitStack  # ends what is started
     pods: dict[str, Pod] = field(default_factory=dict)
     nodes: RayNodes | None = None  # of the standing cluster
+    database: Pod | None = None
 
     def answer(self, words: list[str], text: str) -> Reply:
         """Do what kubectl is asked to.
 
         Raises:
             Failed: it does not come to be, or is nothing that the guide was known to ask for.
+            LookupError, ValueError: nothing has this name.
         """
         words = without_namespace(words)
         if reply := self.secrets.answer(words, text):
@@ -61,11 +63,12 @@ class Control:
             case ["apply", "-f", path]:
                 return Reply(f"pod/{self.start_pod(ROOT / path)} created\n")
             case ["wait", "--for=condition=Ready", pod, _]:
-                wait_until(f"{pod} runs", self.pods[pod.removeprefix("pod/")].alive)
+                if not (there := self.pods[pod.removeprefix("pod/")]).alive():
+                    raise Failed(f"{pod} has ended: {last_lines(there)}")
                 return Reply(f"{pod} condition met\n")
             case ["cp", source, target]:
                 name, _, path = target.partition(":")
-                self.copy(self.user / source.lstrip("/"), self.pods[name], Path(path))
+                copy(self.user / source.lstrip("/"), self.pods[name], Path(path))
                 return Reply()
             case ["delete", "pod", name]:
                 return Reply(f"pod {name} deleted in {self.pods.pop(name).stop():.0f} s\n")
@@ -83,7 +86,7 @@ class Control:
     def start(self) -> None:
         """Everything that runs by itself; its secrets are there."""
         with self.steps.step("PostgreSQL"):
-            self.pods["postgres"] = self.running.enter_context(postgres(self.cluster))
+            self.database = self.running.enter_context(postgres(self.cluster))
         with self.steps.step("S3 store"):
             self.running.enter_context(s3(self.cluster))
         with self.steps.step("MLflow: tables, server"):
@@ -108,16 +111,6 @@ class Control:
                 return networks[ip]
         raise Failed(f"no pod is behind service/{service}")
 
-    def copy(self, source: Path, pod: Pod, target: Path) -> None:
-        """A folder to the same name in a pod, as kubectl does it: by tar at both ends."""
-        if source.name != target.name:
-            raise Failed(f"{source.name} is copied to another name, {target}")
-        pack = ["tar", "-C", str(source.parent), "-cf", "-", source.name]
-        packed = subprocess.run(pack, check=True, capture_output=True)
-        code, text = pod.run(["tar", "-xmf", "-", "-C", str(target.parent)], given=packed.stdout)
-        if code:
-            raise Failed(f"{source} cannot be copied into {pod.name}: {text}")
-
     def add_node(self) -> None:
         """What the autoscaler does for a job on the standing cluster."""
         assert self.nodes, "the overlay has been applied"
@@ -128,22 +121,35 @@ class Control:
     def remove_node(self) -> None:
         """What it does with a node that has nothing to do."""
         assert self.nodes, "the overlay has been applied"
-        self.nodes.workers.pop().stop()
+        with self.steps.step("the standing cluster's decode node goes"):
+            self.nodes.workers.pop().stop()
+
+
+def copy(source: Path, pod: Pod, target: Path) -> None:
+    """A folder to the same name in a pod, as kubectl does it: by tar at both ends."""
+    if source.name != target.name:
+        raise Failed(f"{source.name} is copied to another name, {target}")
+    pack = ["tar", "-C", str(source.parent), "-cf", "-", source.name]
+    packed = subprocess.run(pack, check=True, stdout=subprocess.PIPE)
+    code, text = pod.run(["tar", "-xmf", "-", "-C", str(target.parent)], given=packed.stdout)
+    if code:
+        raise Failed(f"{source} cannot be copied into {pod.name}: {text}")
 
 
 RUNS = """select e.name, r.status, count(*) from runs r join experiments e using (experiment_id)
           group by 1, 2 order by 1, 2"""
 
 
-def tracked(cluster: Kubelet, database: Pod) -> list[str]:
+def tracked(control: Control) -> list[str]:
     """What MLflow's database holds of runs, and its folder of the bucket of artifacts.
 
     Raises:
         Failed: a run that has not finished, or nothing.
     """
-    code, text = database.run(["psql", "--username=mlflow", "--dbname=mlflow", "-AtF,", "-c", RUNS])
+    assert control.database, "the overlay has been applied"
+    code, text = control.database.run(["psql", "--username=mlflow", "--dbname=mlflow", "-AtF,", "-c", RUNS])
     rows = [line.rsplit(",", 2) for line in text.splitlines()]
-    artifacts = [path for path in (store(cluster) / "mlflow").rglob("*") if path.is_file()]
+    artifacts = [path for path in (store(control.cluster) / "mlflow").rglob("*") if path.is_file()]
     if code or not rows or not artifacts or any(status != "FINISHED" for _, status, _ in rows):
         raise Failed(f"{text.strip() or 'no run'}; {len(artifacts)} artifacts")
     return [*(f"{name}: {num} finished" for name, _, num in rows), f"{len(artifacts)} artifacts"]

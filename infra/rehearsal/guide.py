@@ -18,7 +18,7 @@ from infra.rehearsal.network import Address
 from infra.rehearsal.pods import Failed
 from infra.rehearsal.rayjobs import store
 
-LOOK, LINE, RESULTS = 5, 6, 7  # steps of the guide
+WAY_IN, LOOK, RESULTS = 3, 5, 7  # steps of the guide
 STEPS = range(2, RESULTS + 1)
 PACKAGES = ("cluster", "infra", "jobs", "vgan")
 LOGIN = """
@@ -40,8 +40,8 @@ def block(step: int) -> str:
 
 def script(last: int) -> str:
     """The steps up to `last` as one shell's commands, each announced; a user takes a moment after each."""
-    lines = ["set -euo pipefail; trap 'kill $(jobs -p)' EXIT"]
-    for step in STEPS[: STEPS.index(last) + 1]:
+    lines = ["set -euo pipefail"]
+    for step in range(STEPS[0], last + 1):
         commands = block(step)
         if step == RESULTS:  # the password is shown to nobody here, but used
             forwarding, shown = (line.partition(" #")[0] for line in commands.splitlines())
@@ -58,7 +58,7 @@ def check_out(user: Path) -> Path:
     return folder
 
 
-def follow(control: Control, laptop: Address, last: int = RESULTS) -> None:
+def follow(control: Control, laptop: Address, last: int) -> None:
     """Run the steps; what they print goes into the file `log` of the user's folder.
 
     Args:
@@ -68,7 +68,7 @@ def follow(control: Control, laptop: Address, last: int = RESULTS) -> None:
     Raises:
         Failed: a command failed, or did not do what the guide says.
     """
-    user, log = control.user, control.user / "log"
+    user, log, at = control.user, control.user / "log", 0
     env = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(user),
@@ -77,34 +77,35 @@ def follow(control: Control, laptop: Address, last: int = RESULTS) -> None:
     with ExitStack() as current:
 
         def answer(words: list[str], text: str) -> Reply:
+            nonlocal at
             if words[0] != "step":
                 return control.answer(words, text)
-            current.close()  # the step before has ended
-            step = int(words[1])
-            if step == LOOK:
+            current.close()
+            finish(control, at)
+            at = int(words[1])
+            if at == LOOK:
                 control.add_node()
-            if step == LINE:
-                control.remove_node()
-                prepared(control)
-            current.enter_context(control.steps.step(f"guide, step {step}: its other commands"))
+            current.enter_context(control.steps.step(f"guide, step {at}: its other commands"))
             return Reply()
 
         inside = ["nsenter", f"--net=/run/netns/{laptop.namespace}", "bash", "-c", script(last)]
-        code = run(inside, answer, log, env=env, folder=user / "checkout")
-        text = log.read_text(errors="replace")
-        if code:
-            raise Failed(f"a command of the guide failed: {text.strip().splitlines()[-1:]} ({log})")
-        if last == RESULTS and "logged in 200" not in text:
-            raise Failed(f"MLflow does not take the password that the guide shows ({log})")
-    if last > 2 and (user / ".ray-token").stat().st_mode & 0o077:
-        raise Failed("the guide leaves the token where others may read it")
+        if run(inside, answer, log, env=env, folder=user / "checkout"):
+            lines = log.read_text(errors="replace").strip().splitlines()
+            raise Failed(f"a command of the guide failed: {lines[-1:]} ({log})")
+    finish(control, at)
 
 
-def prepared(control: Control) -> None:
-    """Check what step 5 has made of the videos that step 4 has copied."""
-    with control.steps.step("guide, step 5: what it made") as told:
-        counts = json.loads((store(control.cluster) / "try/manifest.json").read_text())["counts"]
-        given = len(list((control.user / "checkout/videos").iterdir()))
-        if counts["sources"] != given:
-            raise Failed(f"{given} videos were copied, and the manifest counts {counts}")
-        told.append(f"{given} videos in the store, prepared, {counts['clips']} clips")
+def finish(control: Control, step: int) -> None:
+    """Check what a step has left."""
+    if step == WAY_IN:
+        with control.steps.step("guide, step 3: the token's file"):
+            if (control.user / ".ray-token").stat().st_mode & 0o077:
+                raise Failed("others may read it")
+    if step == LOOK:
+        control.remove_node()
+        with control.steps.step("guide, step 5: what it made") as told:
+            counts = json.loads((store(control.cluster) / "try/manifest.json").read_text())["counts"]
+            given = len(list((control.user / "checkout/videos").iterdir()))
+            if counts["sources"] != given:
+                raise Failed(f"{given} videos were copied, and the manifest counts {counts}")
+            told.append(f"{given} videos in the store, prepared, {counts['clips']} clips")

@@ -14,9 +14,10 @@ NEW_NETWORK = 0x40000000  # CLONE_NEWNET
 
 def main(words: list[str]) -> int:
     """Send the words, and standard input where one of them is "-"; print what comes back, and do what it says."""
+    text = sys.stdin.read() if "-" in words else ""  # before calling: it may come from another kubectl
     with socket.socket(socket.AF_UNIX) as asked:
         asked.connect(os.environ["REHEARSAL"])
-        asked.sendall(json.dumps([words, sys.stdin.read() if "-" in words else ""]).encode())
+        asked.sendall(json.dumps([words, text]).encode())
         asked.shutdown(socket.SHUT_WR)
         answered = b"".join(iter(lambda: asked.recv(65536), b""))
     if not answered:

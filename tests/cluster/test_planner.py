@@ -155,7 +155,11 @@ def test_check_compares_the_model_with_what_commit_records_tell(tmp_path: Path) 
         "probe": probe,
         "quarantined": False,
         "clips": {"clip_id": ["a", "b", "c"]},
-        "rejects": [{"start_s": 1.0, "stage": "screen", "reason": "black"}],
+        "rejects": [
+            {"start_s": 1.0, "stage": "screen", "reason": "black"},
+            {"start_s": 9.0, "stage": "shots", "reason": "too_short"},  # no window
+            {"start_s": None, "stage": "decode", "reason": "corrupt"},
+        ],
     }
     (folder / f"{'0' * 20}.g0.0of1.json").write_text(json.dumps(record))
     found = check(str(tmp_path), RATES)

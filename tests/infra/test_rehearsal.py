@@ -17,10 +17,10 @@ from types import SimpleNamespace
 import pytest
 from manifests import built, named, of_kind
 
-from infra.rehearsal.api import Reply, Secrets, run
-from infra.rehearsal.control import Control
-from infra.rehearsal.guide import RESULTS, STEPS, block, script
-from infra.rehearsal.manifests import Namespace, expand, number
+from infra.rehearsal.api import Reply, Secrets, run, without_namespace
+from infra.rehearsal.control import Control, copy
+from infra.rehearsal.guide import LOOK, RESULTS, STEPS, script
+from infra.rehearsal.manifests import ROOT, Namespace, expand, number
 from infra.rehearsal.network import network
 from infra.rehearsal.operator import ray_start, wait_until
 from infra.rehearsal.pods import Failed, Pod, kubelet, machine_disk, missing_programs
@@ -70,45 +70,50 @@ def test_open_ports_are_all_some_or_none() -> None:
 
 def test_guides_commands_become_one_script() -> None:
     text = script(RESULTS)
-    for step in STEPS:
-        assert f"kubectl step {step}\n" in text
-    for step in STEPS[:-1]:
-        assert block(step) in text
+    assert re.findall(r"^kubectl step (\d)$", text, re.MULTILINE) == [str(step) for step in STEPS]
     assert "mlflow-client" in text
     assert "shows the password" not in text
-    assert "jobs.submit" not in script(4)
+    assert "jobs.submit" not in script(LOOK - 1)
     subprocess.run(["bash", "-n", "-c", text], check=True)
 
 
-def test_cluster_answers_every_kubectl_call_of_the_guide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """All that a pod would be needed for is left out; what would not be rehearsed raises."""
-    started: list[str] = []
-    monkeypatch.setitem(RUN, "prepare", lambda *_: started.append("prepare"))
-    monkeypatch.setitem(RUN, "train", lambda *_: started.append("train"))
-    monkeypatch.setitem(RUN, "sweep", lambda *_: started.append("sweep"))
-    for name in ("start", "start_pod", "copy", "network_of"):
-        monkeypatch.setattr(Control, name, lambda *_, name=name: started.append(name) or name)
+def test_guides_second_step_runs_as_it_is_written(tmp_path: Path) -> None:
+    heard, secrets = [], Secrets()
+
+    def answer(words: list[str], text: str) -> Reply:
+        heard.append(without_namespace(words)[:2])
+        return secrets.answer(without_namespace(words), text) or Reply()
+
+    log = tmp_path / "log"
+    assert run(["bash", "-c", script(2)], answer, log, folder=ROOT) == 0, log.read_text()
+    assert heard[:2] == [["step", "2"], ["create", "namespace"]]
+    assert heard[-4:] == [["apply", "-k"], ["rollout", "status"], ["rollout", "status"], ["get", "raycluster"]]
+    assert "ray-token" in secrets
+
+
+def test_every_kubectl_call_of_the_guide_is_rehearsed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What needs pods is left out; a call that is not known raises."""
+    done: list[str] = []
+    for name in ("prepare", "train", "sweep"):
+        monkeypatch.setitem(RUN, name, lambda *_, name=name: done.append(name))
+    for name in ("start", "start_pod", "network_of"):
+        monkeypatch.setattr(Control, name, lambda *_, name=name: done.append(name) or name)
+    monkeypatch.setattr("infra.rehearsal.control.copy", lambda *_: done.append("copy"))
     kube = SimpleNamespace(namespace=Namespace(deepcopy(list(built("local"))), {}))
-    pods = {"fill": SimpleNamespace(alive=lambda: True, stop=lambda: 0.0)}
-    control = Control(kube, Secrets({"ray-token": {"auth_token": "x"}}), tmp_path, Steps(), ExitStack(), pods, [])  # type: ignore[arg-type]
+    values = {
+        "ray-token": {"auth_token": "a"},
+        "s3": {"access-key-id": "b", "secret-access-key": "c"},
+        "mlflow-client": {"password": "d"},
+    }
+    control = Control(kube, Secrets(values), tmp_path, Steps(), ExitStack())  # type: ignore[arg-type]
+    control.pods["fill"] = SimpleNamespace(alive=lambda: True, stop=lambda: 0.0)  # type: ignore[assignment]
     control.nodes = SimpleNamespace()  # type: ignore[assignment]
-    control.secrets.update(s3={"access-key-id": "a", "secret-access-key": "b"}, **{"mlflow-client": {"password": "c"}})
-    text = script(RESULTS).replace("bash infra/k8s/secrets.sh", "true")
-    calls = [shlex.split(part, comments=True) for part in re.findall(r"kubectl ((?:'[^']*'|[^'|;&\n)])*)", text)]
-    for words in calls:
-        if words and words[0] != "step":
+    for part in re.findall(r"kubectl ((?:'[^']*'|[^'|;&\n)])*)", script(RESULTS)):
+        words = shlex.split(part, comments=True)
+        if words[0] != "step":
             control.answer(words, "")
-    assert started == [
-        "start",
-        "network_of",
-        "network_of",
-        "start_pod",
-        "copy",
-        "prepare",
-        "train",
-        "sweep",
-        "network_of",
-    ]
+    forwarded = ["network_of"] * 2
+    assert done == ["start", *forwarded, "start_pod", "copy", "prepare", "train", "sweep", "network_of"]
     with pytest.raises(Failed, match="not rehearsed: kubectl get nodes"):
         control.answer(["get", "nodes"], "")
 
@@ -132,6 +137,27 @@ def test_stand_in_prints_the_reply_and_ends_with_its_code(tmp_path: Path) -> Non
     assert run(["bash", "-c", "echo given | kubectl create -f -; kubectl get x || exit 4"], answer, log) == 4
     assert heard == [(["create", "-f", "-"], "given\n"), (["get", "x"], "")]
     assert log.read_text() == "yes\nyes\n"
+
+
+def test_stand_ins_may_stand_on_both_sides_of_a_pipe(tmp_path: Path) -> None:
+    def answer(words: list[str], text: str) -> Reply:
+        return Reply("made\n") if words[0] == "get" else Reply(f"took {text}")
+
+    log = tmp_path / "log"
+    assert run(["bash", "-c", "kubectl get x | kubectl create -f -"], answer, log) == 0
+    assert log.read_text() == "took made\n"
+
+
+def test_stand_in_that_dies_asking_leaves_the_command_to_go_on(tmp_path: Path) -> None:
+    call = "import os, socket; s = socket.socket(socket.AF_UNIX); s.connect(os.environ['REHEARSAL'])"
+    command = [sys.executable, "-c", f"{call}; s.close(); raise SystemExit(5)"]
+    assert run(command, lambda *_: Reply(), tmp_path / "log") == 5
+
+
+def test_command_that_does_nothing_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra.rehearsal.api.PATIENCE_S", 0.3)
+    with pytest.raises(Failed, match="nothing has happened"):
+        run(["sleep", "1000"], lambda *_: Reply(), tmp_path / "log")
 
 
 def test_stand_ins_command_ends_with_what_the_answer_raises(tmp_path: Path) -> None:
@@ -168,10 +194,9 @@ CALL = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[
 def test_router_passes_what_policies_allow_and_remembers_what_they_refuse() -> None:
     if os.geteuid() or missing_programs():
         pytest.skip("network namespaces need root, iproute2 and nftables")
-    inside = ["nsenter", "--net=/run/netns/{}"]
 
-    def run(place: str, *words: str) -> list[str]:
-        return [word.format(place) for word in inside] + [sys.executable, *words]
+    def python(place: str, *words: str) -> list[str]:
+        return ["nsenter", f"--net=/run/netns/{place}", sys.executable, *words]
 
     with (
         network(of_kind("local", "NetworkPolicy")) as net,
@@ -181,7 +206,7 @@ def test_router_passes_what_policies_allow_and_remembers_what_they_refuse() -> N
     ):
         servers = []
         for port in (5432, 5433):
-            command = run(postgres.namespace, "-c", LISTEN, str(port))
+            command = python(postgres.namespace, "-c", LISTEN, str(port))
             servers.append(subprocess.Popen(command, stdout=subprocess.PIPE))
         try:
             for server in servers:
@@ -190,7 +215,7 @@ def test_router_passes_what_policies_allow_and_remembers_what_they_refuse() -> N
             passes = {}
             for source in (mlflow, ray):
                 for port in (5432, 5433):
-                    call = run(source.namespace, "-c", CALL, postgres.ip, str(port))
+                    call = python(source.namespace, "-c", CALL, postgres.ip, str(port))
                     passes[source.name, port] = subprocess.run(call, capture_output=True, check=False).returncode == 0
         finally:
             for server in servers:
@@ -201,6 +226,43 @@ def test_router_passes_what_policies_allow_and_remembers_what_they_refuse() -> N
         assert net.refused() == refused
         assert net.refused() == set()
     assert net.router not in subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+
+
+GREET = """
+import socket
+server = socket.create_server(("127.0.0.1", 5432))
+while True:
+    client = server.accept()[0]
+    client.sendall(b"hello " + client.recv(100))
+    client.close()
+"""
+ASK = """
+import socket
+client = socket.create_connection(("localhost", 5432), timeout=5)
+client.sendall(b"you")
+print(client.recv(100).decode())
+"""
+
+
+def test_forwarded_port_leads_into_the_pod_where_no_policy_would(tmp_path: Path) -> None:
+    if os.geteuid() or missing_programs():
+        pytest.skip("network namespaces need root, iproute2 and nftables")
+    with (
+        network(of_kind("local", "NetworkPolicy")) as net,
+        net.address("laptop", {}) as laptop,
+        net.address("postgres", POSTGRES) as postgres,
+    ):
+        inside = ["nsenter", f"--net=/run/netns/{postgres.namespace}", sys.executable, "-c", GREET]
+        server = subprocess.Popen(inside)
+        ask = f"kubectl port-forward service/postgres 5432 & sleep 2; {shlex.join([sys.executable, '-c', ASK])}"
+        command = ["nsenter", f"--net=/run/netns/{laptop.namespace}", "bash", "-c", ask]
+        try:
+            assert run(command, lambda *_: Reply(network=postgres.namespace), tmp_path / "log") == 0
+        finally:
+            server.kill()
+            server.wait()
+        assert (tmp_path / "log").read_text() == "hello you\n"
+        assert net.refused() == set()
 
 
 SCRIPT = """
@@ -266,3 +328,14 @@ def test_pod_is_asked_to_end_and_takes_its_processes_with_it(a_pod: Pod) -> None
     assert a_pod.text().endswith("asked to end\n")
     assert not Path(f"/proc/{children[0]}").exists()
     assert a_pod.run(["true"]) == (1, "one has ended")
+
+
+def test_folder_is_copied_into_a_pod_as_its_user(a_pod: Pod, tmp_path: Path) -> None:
+    (tmp_path / "mine/set").mkdir(parents=True)
+    (tmp_path / "mine/set/one").write_text("1")
+    copy(tmp_path / "mine/set", a_pod, Path("/data/set"))
+    assert a_pod.run(["sh", "-c", "cat /data/set/one; stat -c ' %u' /data/set/one"]) == (0, "1 1000\n")
+    with pytest.raises(Failed, match="copied to another name"):
+        copy(tmp_path / "mine/set", a_pod, Path("/data/other"))
+    with pytest.raises(Failed, match="cannot be copied"):
+        copy(tmp_path / "mine/set", a_pod, Path("/nowhere/set"))
