@@ -21,11 +21,11 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import cv2
-import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 from ray.util.annotations import RayDeprecationWarning
@@ -95,8 +95,8 @@ def prepare(
             if ledger.open_units(videos) == units:
                 raise BadInput(f"what the workers wrote is not seen at {out!r}: out= must be a place all nodes share")
     inputs = _inputs_digest(listed, deleted, ledger, config, packing)
-    records = [*tables(ledger, videos, columns_for(config)), as_table([_deleted_record(s) for s in gone])]
-    manifest = pack(pa.concat_tables(records, promote_options="permissive"), listed, out, config, packing, inputs)
+    records = chain(tables(ledger, videos, columns_for(config)), [as_table([_deleted_record(s) for s in gone])])
+    manifest = pack(records, listed, out, config, packing, inputs)
     write_manifest(manifest, out)
     purge(out, manifest, deleted)
     return manifest

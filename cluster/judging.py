@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -36,45 +36,62 @@ class Chosen:
     counts: dict[str, Any]
 
 
-def choose(records: pa.Table, sources: Sources, config: VideoConfig) -> Chosen:
-    """Judge every committed clip by its scores. `records` as `pack.pack` takes them."""
+def choose(parts: Iterable[pa.Table], sources: Sources, config: VideoConfig) -> Chosen:
+    """Judge every committed clip by its scores. Records as `pack.pack` takes them.
+
+    Of millions of clips each copy takes gigabytes: they are put in order as they are read out of the records, which
+    are let go then, and judged where they are.
+    """
+    records = pa.concat_tables(parts, promote_options="permissive")
     keys = pa.table({"source_id": _source_ids(records), "segment": records["segment"]})
-    records = records.take(pc.sort_indices(keys, [("source_id", "ascending"), ("segment", "ascending")]))
-    clips = candidates(records, sources, config)
+    order = pc.sort_indices(keys, [("source_id", "ascending"), ("segment", "ascending")])
+    clips = candidates(records, sources, config, order.to_numpy())
+    records = records.drop_columns(["clips"]).take(order)
     verdicts = judge(clips, config.gates, config.scene)
     rejects = _rejects(records, clips, verdicts)
-    accepted = clips.filter(pa.array([v is None for v in verdicts], pa.bool_()))
+    passed = _passed(verdicts)
+    ids = clips["clip_id"].take(pa.array(passed))
+    accepted = clips.take(pa.array(passed[pc.sort_indices(ids).to_numpy()]))
+    del clips
     counts = count(records, rejects, accepted)
     if config.scene.sha256:
         counts["scenes"] = scene_counts(accepted, config.scene.categories, config.scene.threshold)
     assert counts["sources"] == len(sources), counts
-    return Chosen(accepted.sort_by("clip_id"), rejects, Counter(v[0] for v in verdicts if v), counts)
+    return Chosen(accepted, rejects, Counter(v[0] for v in verdicts if v), counts)
 
 
-def candidates(records: pa.Table | list[dict[str, Any]], sources: Sequence[Source], config: VideoConfig) -> pa.Table:
+def candidates(
+    records: pa.Table | list[dict[str, Any]],
+    sources: Sequence[Source],
+    config: VideoConfig,
+    order: np.ndarray | None = None,
+) -> pa.Table:
     """Every committed clip: its row without the frames, and where those lie (data, row, crc32).
 
     What clips have of their source is kept once a source: those columns are dictionaries.
+
+    Args:
+        order: (N,) of the records, by which clips come; None: as they are.
     """
     table, listed = as_table(records), Sources.of(sources)
     stored = {name: pc.struct_field(table["clips"], name) for name in _names(table["clips"].type)}
     lengths = pc.fill_null(pc.list_value_length(stored["clip_id"]), 0).to_numpy()
-    record = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    order = np.arange(len(lengths)) if order is None else order
+    record = np.repeat(order.astype(np.int32), lengths[order])
+    row = np.arange(len(record)) - np.repeat(np.cumsum(lengths[order]) - lengths[order], lengths[order])
+    place = pa.array((np.cumsum(lengths) - lengths)[record] + row)  # among all clips as they are
     source = pc.index_in(_source_ids(table), value_set=listed.table["source_id"]).to_numpy()[record]
     places = [("data", pa.string()), ("row", pa.int64()), ("crc32", pa.int64())]
     schema = clip_schema(config.clip, credited=listed.credited, scenes=config.scene.looked_for)
     wanted = [field for field in schema if field.name != "frames"] + [
-        pa.field(*place, nullable=False) for place in places
+        pa.field(*each, nullable=False) for each in places
     ]
-    columns = {
-        "data": pa.DictionaryArray.from_arrays(record, one_array(table["data"])),
-        "row": pa.array(np.arange(len(record)) - np.repeat(np.cumsum(lengths) - lengths, lengths)),
-    }
+    columns = {"data": pa.DictionaryArray.from_arrays(record, one_array(table["data"])), "row": pa.array(row)}
     for name in (field.name for field in wanted if field.name not in columns):
         if name in OF_SOURCES:
             columns[name] = pa.DictionaryArray.from_arrays(source, one_array(listed.table[OF_SOURCES[name]]))
         else:
-            columns[name] = pc.list_flatten(stored[name]) if name in stored else pa.nulls(len(record))
+            columns[name] = pc.list_flatten(stored[name]).take(place) if name in stored else pa.nulls(len(record))
     kinds = [columns[f.name].type if pa.types.is_dictionary(columns[f.name].type) else f.type for f in wanted]
     typed = pa.schema([f.with_type(kind) for f, kind in zip(wanted, kinds, strict=True)])
     return pa.table({name: columns[name].cast(typed.field(name).type) for name in typed.names}, typed)
@@ -100,12 +117,11 @@ def judge(clips: pa.Table, config: GateConfig, scene: SceneConfig | None = None)
     source; each counts only what passed those before it.
     """
     verdicts: list[tuple[str, str] | None] = [None] * clips.num_rows
-    scores = clips.select(SCORES)
-    failing = np.flatnonzero(broken(Evidence(**{name: scores[name].to_numpy() for name in SCORES}), config))
-    for start in range(0, len(failing), BLOCK):
-        block = failing[start : start + BLOCK]
-        for i, row in zip(block.tolist(), scores.take(pa.array(block)).to_pylist(), strict=True):
-            verdicts[i] = verdict(Evidence(**row), config)
+    for start in range(0, clips.num_rows, BLOCK):
+        scores = clips.select(SCORES).slice(start, BLOCK)
+        failing = np.flatnonzero(broken(Evidence(**{name: scores[name].to_numpy() for name in SCORES}), config))
+        for i, row in zip(failing.tolist(), scores.take(pa.array(failing)).to_pylist(), strict=True):
+            verdicts[start + i] = verdict(Evidence(**row), config)
     for i, refusal in enumerate(refusals(clips, scene) if scene else []):
         if refusal and verdicts[i] is None:
             verdicts[i] = "other_scene", refusal
@@ -202,8 +218,8 @@ def _rejects(records: pa.Table, clips: pa.Table, verdicts: list[tuple[str, str] 
     by_gates = {name: refused[name].cast(REJECTS_SCHEMA.field(name).type) for name in refused.column_names}
     by_gates |= {"stage": ["gates"] * len(found), "reason": [r for _, r, _ in found], "detail": [d for *_, d in found]}
     rows = pa.concat_tables([pa.table(by_stages, REJECTS_SCHEMA), pa.table(by_gates, REJECTS_SCHEMA)])
-    keys = [("source_id", "ascending"), ("start_s", "ascending")]
-    return rows.take(pc.sort_indices(rows, keys, null_placement="at_start"))
+    keys = [("source_id", "ascending", "at_start"), ("start_s", "ascending", "at_start")]
+    return rows.take(pc.sort_indices(rows, keys))
 
 
 def _source_ids(records: pa.Table) -> pa.ChunkedArray:

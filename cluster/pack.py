@@ -7,7 +7,7 @@ import hashlib
 import math
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -58,7 +58,7 @@ class Packing:
 
 
 def pack(
-    records: pa.Table,
+    records: Iterable[pa.Table],
     sources: Sources,
     out: str,
     config: VideoConfig,
@@ -68,7 +68,7 @@ def pack(
     """Write the shards, the rejects and the manifest's content.
 
     Args:
-        records: commit records of every source, in any order (`records.RECORD`).
+        records: parts of all sources' commit records, in any order (`records.RECORD`).
         sources: the videos; label, split, licence, author, page and tags are taken from here.
         out: url of the dataset's folder.
         config: what the clips were made with, and the gates.
@@ -79,7 +79,6 @@ def pack(
         BadInput: there is no clip at all.
     """
     chosen = choose(records, sources, config)
-    del records
     accepted, counts = chosen.accepted, chosen.counts
     if not accepted.num_rows:
         reasons = ", ".join(f"{n} {reason}" for reason, n in counts["rejected_by_reason"].items())

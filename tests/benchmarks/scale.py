@@ -229,7 +229,7 @@ def pack_without_pixels(size: int, out: str, clock: Clock) -> int:
     with clock:
         videos = videos_by_name(found, VIDEO)
         pieces = records.tables(Ledger.read(out), videos, columns_for(VIDEO))
-        chosen = choose(pa.concat_tables(pieces, promote_options="permissive"), found, VIDEO)
+        chosen = choose(pieces, found, VIDEO)
         storage.write_bytes(f"{out}/{REJECTS}", table_bytes(chosen.rejects))
         num_clips = sum(table.num_rows for table in shard_tables(chosen.accepted, VIDEO, PACKING))
     assert num_clips == chosen.counts["clips"]

@@ -169,7 +169,7 @@ def test_forget_removes_a_video_from_both_places_and_no_other(out: str) -> None:
 def test_choose_is_the_same_before_and_after_records_are_moved(out: str) -> None:
     def chosen() -> list:
         pieces = tables(Ledger.read(out), VIDEOS, columns_for(VIDEO))
-        found = choose(pa.concat_tables(pieces, promote_options="permissive"), Sources.of(SOURCES), VIDEO)
+        found = choose(pieces, Sources.of(SOURCES), VIDEO)
         return [found.accepted.to_pylist(), found.rejects.to_pylist(), found.counts]
 
     before = chosen()
