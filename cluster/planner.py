@@ -41,7 +41,7 @@ class Rates:
     machine: str = "virtual machine, 2 cores of an AMD EPYC (Zen 5), no GPU"
     decode_mpixels_per_s: float = 1173 * 640 * 360 / 1e6  # 1,173 frames/s of 640x360 H.264 in a worker's child
     stabilize_frames_per_s: float = 373.0  # at 128 px, with cuts and scores
-    prepare_efficiency: float = 0.86  # jobs.prepare over the same kernel in plain processes, the lowest of four runs
+    prepare_efficiency: float = 0.86  # jobs.prepare over plain processes, lowest of four (2026-11-28)
     pack_clips_per_s: float = 779.0  # by the processor's time; JPEGs 613
     clip_yield: float = 0.60  # share of windows kept, ordinary web video; 0.68 of UCF101; the paper says 0.97
     jpeg_clip_bytes: float = 84_000.0  # of UCF101 at codec=jpeg
