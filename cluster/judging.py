@@ -77,8 +77,9 @@ def candidates(
     stored = {name: pc.struct_field(table["clips"], name) for name in _names(table["clips"].type)}
     lengths = pc.fill_null(pc.list_value_length(stored["clip_id"]), 0).to_numpy()
     order = np.arange(len(lengths)) if order is None else order
-    record = np.repeat(order.astype(np.int32), lengths[order])
-    row = np.arange(len(record)) - np.repeat(np.cumsum(lengths[order]) - lengths[order], lengths[order])
+    num = lengths[order]
+    record = np.repeat(order.astype(np.int32), num)
+    row = np.arange(len(record)) - np.repeat(np.cumsum(num) - num, num)
     place = pa.array((np.cumsum(lengths) - lengths)[record] + row)  # among all clips as they are
     source = pc.index_in(_source_ids(table), value_set=listed.table["source_id"]).to_numpy()[record]
     places = [("data", pa.string()), ("row", pa.int64()), ("crc32", pa.int64())]

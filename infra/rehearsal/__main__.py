@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from infra.rehearsal.api import Secrets
 from infra.rehearsal.control import Control, tracked
 from infra.rehearsal.guide import LOOK, RESULTS, STEPS, check_out, follow
 from infra.rehearsal.images import image_disks
@@ -84,8 +83,7 @@ def rehearse(config: RehearsalConfig, out: Path, steps: Steps, stack: ExitStack)
     """The steps in order. What they start ends with `stack`."""
     user = out / "user"
     with steps.step("manifests") as told:
-        secrets = Secrets()
-        namespace = Namespace(build("local"), secrets)
+        namespace = Namespace(build("local"), secrets={})
         told.append(f"{len(namespace.manifests)} manifests")
     with steps.step("videos and a labelled set, drawn"):
         draw_inputs(user, check_out(user), out / "claims/datasets")
@@ -96,7 +94,7 @@ def rehearse(config: RehearsalConfig, out: Path, steps: Steps, stack: ExitStack)
             wanted = {c["image"] for c in containers(namespace) if c["image"].startswith("scene-dynamics-")}
             found |= stack.enter_context(image_disks(*sorted(wanted)))
     cluster = stack.enter_context(kubelet(namespace, net, found, out))
-    control = Control(cluster, secrets, user, steps, running=stack)
+    control = Control(cluster, user, steps, running=stack)
     with net.address("laptop", {}) as laptop:
         follow(control, laptop, config.last)
     if config.last < LOOK:

@@ -90,25 +90,26 @@ def _serve(client: socket.socket, answer: Answer) -> None:
             client.sendall(json.dumps(asdict(answer(*json.loads(asked)))).encode())
 
 
-class Secrets(dict[str, dict[str, str]]):
-    """Values by secret and key, and what kubectl is told of them."""
+def secret_reply(secrets: dict[str, dict[str, str]], words: list[str], text: str) -> Reply | None:
+    """The reply to a call about secrets, without its namespace; None to another.
 
-    def answer(self, words: list[str], text: str) -> Reply | None:
-        """The reply to a call about secrets, without its namespace; None to another."""
-        match words:
-            case ["get", "secrets"]:
-                return Reply("".join(f"{name}\n" for name in self))
-            case ["get", "secret", name, *_] if name not in self:
-                return Reply(code=1)
-            case ["get", "secret", _]:
-                return Reply()
-            case ["get", "secret", name, "-o" | "--output", path]:
-                return Reply(base64.b64encode(self[name][data_key(path)].encode()).decode())
-            case ["create", "--filename", "-"]:
-                found = json.loads(text)
-                self[found["metadata"]["name"]] = found["stringData"]
-                return Reply(f"secret/{found['metadata']['name']} created\n")
-        return None
+    Args:
+        secrets: values by secret and key; `create` adds to them.
+    """
+    match words:
+        case ["get", "secrets"]:
+            return Reply("".join(f"{name}\n" for name in secrets))
+        case ["get", "secret", name, *_] if name not in secrets:
+            return Reply(code=1)
+        case ["get", "secret", _]:
+            return Reply()
+        case ["get", "secret", name, "-o" | "--output", path]:
+            return Reply(base64.b64encode(secrets[name][data_key(path)].encode()).decode())
+        case ["create", "--filename", "-"]:
+            found = json.loads(text)
+            secrets[found["metadata"]["name"]] = found["stringData"]
+            return Reply(f"secret/{found['metadata']['name']} created\n")
+    return None
 
 
 def without_namespace(words: list[str]) -> list[str]:

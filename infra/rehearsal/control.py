@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from infra.rehearsal.api import Reply, Secrets, data_key, without_namespace
+from infra.rehearsal.api import Reply, data_key, secret_reply, without_namespace
 from infra.rehearsal.manifests import ROOT
 from infra.rehearsal.operator import RayNodes, last_lines, ray_nodes
 from infra.rehearsal.pods import Failed, Kubelet, Pod
@@ -26,7 +26,6 @@ class Control:
     """Answers the guide's commands, in the order in which they come."""
 
     cluster: Kubelet
-    secrets: Secrets
     user: Path  # the user's machine: what the guide has in /data lies here
     steps: Steps
     running: ExitStack  # ends what is started
@@ -42,7 +41,7 @@ class Control:
             LookupError, ValueError: nothing has this name.
         """
         words = without_namespace(words)
-        if reply := self.secrets.answer(words, text):
+        if reply := secret_reply(self.cluster.namespace.secrets, words, text):
             return reply
         named = self.cluster.namespace.named
         match words:

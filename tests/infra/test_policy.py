@@ -9,7 +9,7 @@ import pytest
 from manifests import OVERLAYS, Pod, built, of_kind, pods, ray_clusters
 
 from infra.rehearsal import policies
-from infra.rehearsal.api import Reply, Secrets, run, without_namespace
+from infra.rehearsal.api import Reply, run, secret_reply, without_namespace
 from infra.rehearsal.manifests import K8S, ROOT, Manifest, walk
 
 pytestmark = pytest.mark.k8s
@@ -252,11 +252,11 @@ def references(overlay: str) -> set[tuple[str, str]]:
     return found | {(spec["authOptions"]["secretName"], "auth_token") for _, spec in ray_clusters(overlay)}
 
 
-def run_secrets(secrets: Secrets, log: Path, *, down: bool = False) -> int:
+def run_secrets(secrets: dict[str, dict[str, str]], log: Path, *, down: bool = False) -> int:
     """Exit code of secrets.sh, on a cluster that holds `secrets`."""
 
     def answer(words: list[str], text: str) -> Reply:
-        reply = Reply(code=1) if down else secrets.answer(without_namespace(words), text)
+        reply = Reply(code=1) if down else secret_reply(secrets, without_namespace(words), text)
         assert reply is not None, words
         return reply
 
@@ -264,7 +264,8 @@ def run_secrets(secrets: Secrets, log: Path, *, down: bool = False) -> int:
 
 
 def test_secrets_script_makes_every_secret_that_is_asked_for_and_shows_none(tmp_path: Path) -> None:
-    made, log = Secrets(), tmp_path / "log"
+    made: dict[str, dict[str, str]] = {}
+    log = tmp_path / "log"
     assert run_secrets(made, log) == 0, log.read_text()
     there = {(name, key) for name, data in made.items() for key in data}
     asked = {reference for overlay in OVERLAYS for reference in references(overlay)}
@@ -280,7 +281,7 @@ def test_secrets_script_makes_every_secret_that_is_asked_for_and_shows_none(tmp_
 
 
 def test_secrets_script_leaves_what_is_there(tmp_path: Path) -> None:
-    made = Secrets()
+    made: dict[str, dict[str, str]] = {}
     run_secrets(made, tmp_path / "log")
     before = dict(made)
     del made["mlflow-server"]
@@ -290,6 +291,6 @@ def test_secrets_script_leaves_what_is_there(tmp_path: Path) -> None:
 
 
 def test_secrets_script_without_a_cluster_makes_nothing(tmp_path: Path) -> None:
-    made = Secrets()
+    made: dict[str, dict[str, str]] = {}
     assert run_secrets(made, tmp_path / "log", down=True) != 0
     assert not made

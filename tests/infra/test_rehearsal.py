@@ -17,11 +17,11 @@ from types import SimpleNamespace
 import pytest
 from manifests import built, named, of_kind
 
-from infra.rehearsal.api import Reply, Secrets, run, without_namespace
+from infra.rehearsal.api import Reply, run, secret_reply, without_namespace
 from infra.rehearsal.control import Control, copy
 from infra.rehearsal.guide import LOOK, RESULTS, STEPS, script
 from infra.rehearsal.manifests import ROOT, Namespace, expand, number
-from infra.rehearsal.network import network
+from infra.rehearsal.network import Address, network
 from infra.rehearsal.operator import ray_start, wait_until
 from infra.rehearsal.pods import Failed, Pod, kubelet, machine_disk, missing_programs
 from infra.rehearsal.policies import open_ports
@@ -78,11 +78,12 @@ def test_guides_commands_become_one_script() -> None:
 
 
 def test_guides_second_step_runs_as_it_is_written(tmp_path: Path) -> None:
-    heard, secrets = [], Secrets()
+    heard: list[list[str]] = []
+    secrets: dict[str, dict[str, str]] = {}
 
     def answer(words: list[str], text: str) -> Reply:
         heard.append(without_namespace(words)[:2])
-        return secrets.answer(without_namespace(words), text) or Reply()
+        return secret_reply(secrets, without_namespace(words), text) or Reply()
 
     log = tmp_path / "log"
     assert run(["bash", "-c", script(2)], answer, log, folder=ROOT) == 0, log.read_text()
@@ -99,13 +100,13 @@ def test_every_kubectl_call_of_the_guide_is_rehearsed(monkeypatch: pytest.Monkey
     for name in ("start", "start_pod", "network_of"):
         monkeypatch.setattr(Control, name, lambda *_, name=name: done.append(name) or name)
     monkeypatch.setattr("infra.rehearsal.control.copy", lambda *_: done.append("copy"))
-    kube = SimpleNamespace(namespace=Namespace(deepcopy(list(built("local"))), {}))
-    values = {
+    secrets = {
         "ray-token": {"auth_token": "a"},
         "s3": {"access-key-id": "b", "secret-access-key": "c"},
         "mlflow-client": {"password": "d"},
     }
-    control = Control(kube, Secrets(values), tmp_path, Steps(), ExitStack())  # type: ignore[arg-type]
+    kube = SimpleNamespace(namespace=Namespace(deepcopy(list(built("local"))), secrets))
+    control = Control(kube, tmp_path, Steps(), ExitStack())  # type: ignore[arg-type]
     control.pods["fill"] = SimpleNamespace(alive=lambda: True, stop=lambda: 0.0)  # type: ignore[assignment]
     control.nodes = SimpleNamespace()  # type: ignore[assignment]
     for part in re.findall(r"kubectl ((?:'[^']*'|[^'|;&\n)])*)", script(RESULTS)):
@@ -120,7 +121,7 @@ def test_every_kubectl_call_of_the_guide_is_rehearsed(monkeypatch: pytest.Monkey
 
 def test_rayjob_that_is_still_suspended_is_not_waited_for(tmp_path: Path) -> None:
     kube = SimpleNamespace(namespace=Namespace(deepcopy(list(built("local"))), {}))
-    control = Control(kube, Secrets(), tmp_path, Steps(), ExitStack())  # type: ignore[arg-type]
+    control = Control(kube, tmp_path, Steps(), ExitStack())  # type: ignore[arg-type]
     wait = ["wait", "--for=jsonpath={.status.jobStatus}=SUCCEEDED", "rayjob/train", "--timeout=1h"]
     with pytest.raises(Failed, match="rayjob/train is waited for while it is suspended"):
         control.answer(wait, "")
@@ -181,6 +182,11 @@ def test_steps_count_what_is_inside_them_once() -> None:
     assert outer_s < inner_s
 
 
+def inside(place: Address, *words: str) -> list[str]:
+    """The command that runs another in a pod's network."""
+    return ["nsenter", f"--net=/run/netns/{place.namespace}", *words]
+
+
 LISTEN = """
 import socket, sys
 server = socket.create_server(("0.0.0.0", int(sys.argv[1])))
@@ -194,10 +200,6 @@ CALL = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[
 def test_router_passes_what_policies_allow_and_remembers_what_they_refuse() -> None:
     if os.geteuid() or missing_programs():
         pytest.skip("network namespaces need root, iproute2 and nftables")
-
-    def python(place: str, *words: str) -> list[str]:
-        return ["nsenter", f"--net=/run/netns/{place}", sys.executable, *words]
-
     with (
         network(of_kind("local", "NetworkPolicy")) as net,
         net.address("mlflow", MLFLOW) as mlflow,
@@ -206,7 +208,7 @@ def test_router_passes_what_policies_allow_and_remembers_what_they_refuse() -> N
     ):
         servers = []
         for port in (5432, 5433):
-            command = python(postgres.namespace, "-c", LISTEN, str(port))
+            command = inside(postgres, sys.executable, "-c", LISTEN, str(port))
             servers.append(subprocess.Popen(command, stdout=subprocess.PIPE))
         try:
             for server in servers:
@@ -215,7 +217,7 @@ def test_router_passes_what_policies_allow_and_remembers_what_they_refuse() -> N
             passes = {}
             for source in (mlflow, ray):
                 for port in (5432, 5433):
-                    call = python(source.namespace, "-c", CALL, postgres.ip, str(port))
+                    call = inside(source, sys.executable, "-c", CALL, postgres.ip, str(port))
                     passes[source.name, port] = subprocess.run(call, capture_output=True, check=False).returncode == 0
         finally:
             for server in servers:
@@ -252,12 +254,13 @@ def test_forwarded_port_leads_into_the_pod_where_no_policy_would(tmp_path: Path)
         net.address("laptop", {}) as laptop,
         net.address("postgres", POSTGRES) as postgres,
     ):
-        inside = ["nsenter", f"--net=/run/netns/{postgres.namespace}", sys.executable, "-c", GREET]
-        server = subprocess.Popen(inside)
+        server = subprocess.Popen(inside(postgres, sys.executable, "-c", GREET))
         ask = f"kubectl port-forward service/postgres 5432 & sleep 2; {shlex.join([sys.executable, '-c', ASK])}"
-        command = ["nsenter", f"--net=/run/netns/{laptop.namespace}", "bash", "-c", ask]
         try:
-            assert run(command, lambda *_: Reply(network=postgres.namespace), tmp_path / "log") == 0
+            assert (
+                run(inside(laptop, "bash", "-c", ask), lambda *_: Reply(network=postgres.namespace), tmp_path / "log")
+                == 0
+            )
         finally:
             server.kill()
             server.wait()
