@@ -1,4 +1,4 @@
-"""Frozen settings of the science. Every field carries its meaning and unit, which `--help` prints.
+"""Settings of video processing, models, losses and fine-tuning. `--help` prints the meaning and unit of each field.
 
 Shape legend of the whole project: B batch, C channel, T time, H height, W width.
 """
@@ -14,32 +14,39 @@ from vgan.scenes.labels import PAPER, labels_of
 
 
 def option(default: Any, meaning: str) -> Any:
-    """A dataclass field with its meaning (and unit) for `--help`."""
+    """Make a dataclass field with a default and the help text, including the unit, that `--help` prints."""
     if isinstance(default, list | dict | set):
         return field(default_factory=lambda: type(default)(default), metadata={"help": meaning})
     return field(default=default, metadata={"help": meaning})
 
 
 def section(kind: Callable[[], Any], meaning: str) -> Any:
-    """A nested group of options: its dataclass, or a function that makes one with other defaults."""
+    """Make a field that holds a nested group of options.
+
+    Args:
+        kind: dataclass of the group, or a function that returns an instance with other defaults.
+        meaning: help text of the group.
+    """
     return field(default_factory=kind, metadata={"help": meaning})
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise ValueError naming `value` unless it is one of `choices`."""
+    """Raise ValueError, naming the option `name` and `value`, unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:
-    """The shape of every clip in a dataset (paper section 3.1)."""
+    """Shape, frame rate and number of the clips of a dataset (paper section 3.1)."""
 
-    num_frames: int = option(32, "frames in a clip (T), a multiple of 16")
-    size: int = option(64, "height and width of a clip, pixels; 32, 64 or 128")
-    fps: float = option(25.0, "frames a second after resampling by time")
-    stride: int = option(32, "frames from one clip's start to the next; num_frames cuts back to back")
-    max_per_video: int = option(100, "clips taken from one video at most (the original's cap)")
+    num_frames: int = option(32, "frames per clip (T), a multiple of 16")
+    size: int = option(64, "height and width of a clip, pixels: 32, 64 or 128")
+    fps: float = option(25.0, "frame rate after resampling, frames per second")
+    stride: int = option(
+        32, "distance between the starts of consecutive clips, frames; equal to num_frames for adjacent clips"
+    )
+    max_per_video: int = option(100, "maximum number of clips per video; 100 in the original code")
 
     def __post_init__(self) -> None:
         if self.num_frames < 16 or self.num_frames % 16:
@@ -55,20 +62,25 @@ class ClipSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeConfig:
-    """How a file becomes frames with presentation times."""
+    """Decoding of a video file into frames with presentation times."""
 
-    backend: str = option("auto", "auto, pyav or decord; auto tries decord where pyav gives nothing")
-    size: int = option(128, "short side frames are reduced to while decoding, pixels; never enlarged")
-    min_fps: float = option(15.0, "slower sources are rejected: repeated frames would look like stillness")
-    # 0.2 s is two lost frames in a row at the slowest rate accepted (3 / 15 s).
-    max_gap_s: float = option(0.2, "a longer hole between frames ends the shot, seconds")
-    timeout_s: float = option(60.0, "a decoder that gives nothing for this long is killed, seconds")
-    # The slowest that one core was seen at is 17 (8K, 60 frames a second, 10-bit HEVC); a busy machine halves that.
-    time_factor: float = option(40.0, "decoding may take timeout_s and this many seconds a second of video")
-    # An 8K picture is 50 MB and H.264 keeps at most 16 of them: 4 GB leaves room and still stops a runaway.
-    memory_gb: float = option(4.0, "private memory of the decoding process at most, 2^30 bytes")
-    segment_s: float = option(600.0, "longer videos are split into segments of about this length, seconds")
-    strip_fps: float = option(25.0, "frames a second of clips that are stored as one JPEG strip")
+    backend: str = option("auto", "decoder: pyav, decord, or auto (pyav, then decord if pyav returns no frame)")
+    size: int = option(128, "maximum short side of decoded frames, pixels; smaller frames are not enlarged")
+    min_fps: float = option(
+        15.0, "minimum frame rate of a source, frames per second; repeated frames would pass for lack of motion"
+    )
+    # 0.2 s is two consecutive lost frames at the lowest accepted rate (3 / 15 s).
+    max_gap_s: float = option(
+        0.2, "maximum interval between frames within a shot, seconds; a longer one starts a new shot"
+    )
+    timeout_s: float = option(60.0, "maximum time without output before the decoder is killed, seconds")
+    # The slowest decoding measured on one core takes 17 (8K, 60 frames per second, 10-bit HEVC); a busy machine doubles
+    # it.
+    time_factor: float = option(40.0, "maximum decoding time in addition to timeout_s, seconds per second of video")
+    # An 8K picture is 50 MB and H.264 keeps at most 16 of them: 4 GB suffices and still stops a memory leak.
+    memory_gb: float = option(4.0, "maximum private memory of the decoding process, GiB (2^30 bytes)")
+    segment_s: float = option(600.0, "approximate length of the segments that longer videos are split into, seconds")
+    strip_fps: float = option(25.0, "frame rate of clips that are stored as one JPEG strip, frames per second")
 
     def __post_init__(self) -> None:
         check_choice("decode.backend", self.backend, ("auto", "pyav", "decord"))
@@ -81,16 +93,18 @@ class DecodeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ShotConfig:
-    """Where one shot ends and the next begins."""
+    """Detection of cuts between shots."""
 
-    # A false cut costs part of a clip, a missed one puts two scenes into one: hence the low side. At 20 and 2, all five
-    # cuts of 23 to 41 in film that fills half of the picture are found, at 25 three of them.
-    min_difference: float = option(20.0, "mean difference of two neighbouring 64 px frames that can be a cut, 0..255")
-    # The weakest true cut seen amid fast motion stood out 2.5 times.
-    ratio: float = option(2.0, "a cut also differs this many times more than the frames before it did")
-    history: int = option(6, "differences that a cut must stand out from, in frames before it; two are forgiven")
-    # Of the largest changes in 136 uncut videos 1 % are below 0.75, of splices of unlike videos 99.6 to 99.9 %.
-    max_likeness: float = option(0.75, "and its blocks correlate less than this with those of the frame before, 0..1")
+    # A false cut costs part of a clip, a missed one puts two scenes into one, therefore the bounds are low. At 20 and
+    # 2, all five cuts of 23 to 41 in film that fills half of the picture are detected, at 25 three of them.
+    min_difference: float = option(20.0, "minimum mean absolute difference of adjacent 64 px frames at a cut, 0..255")
+    # The weakest true cut measured during fast motion has a ratio of 2.5.
+    ratio: float = option(
+        2.0, "minimum ratio of the difference at a cut to those of the preceding frames (third largest of history)"
+    )
+    history: int = option(6, "number of preceding differences that a cut is compared with; the two largest are ignored")
+    # Of the largest changes in 136 uncut videos 1 % are below 0.75, of splices of dissimilar videos 99.6 to 99.9 %.
+    max_likeness: float = option(0.75, "upper bound on the correlation of image blocks across a cut, 0..1")
 
     def __post_init__(self) -> None:
         if self.history < 3:
@@ -101,16 +115,27 @@ class ShotConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScreenConfig:
-    """Cheap tests of a window before its camera motion is estimated. What they refuse is not registered, so they are
-    part of what a dataset's clips were made with; 0 switches a test off."""
+    """Low-cost tests of a window of frames before its camera motion is estimated; 0 disables a test.
 
-    # The flattest of 719 windows of real video has 12.9; black and white ones reach 0.8 by their noise.
-    min_contrast: float = option(4.0, "black or blank: standard deviation of gray values below this, 0..255")
-    # Held pictures come to 0.05 by re-encoding alone; 1 of 580 windows of UCF101 has less, its stillest pianist 0.054.
-    min_activity: float = option(0.05, "static: mean difference of neighbouring 64 px frames below this, 0..255")
-    # Above the 0.4 that a source at decode.min_fps may repeat. 1 % of UCF101's windows has 0.42: those do judder.
-    max_frozen: float = option(0.45, "frozen: share of frames that repeat the one before them above this, 0..1")
-    crop_letterbox: bool = option(True, "cut black bars off before anything else is measured")
+    Rejected windows are not registered, so these settings are part of the record of how a dataset's clips were made.
+    """
+
+    # The lowest of 719 windows of real video is 12.9; black and white windows reach 0.8 from noise.
+    min_contrast: float = option(
+        4.0, "minimum standard deviation of gray values, 0..255 (reject reason black); 0 disables the test"
+    )
+    # Still pictures reach 0.05 from re-encoding alone; 1 of 580 windows of UCF101 is below it, and the stillest pianist
+    # of UCF101 has 0.054.
+    min_activity: float = option(
+        0.05,
+        "minimum mean absolute difference of adjacent 64 px frames, 0..255 (reject reason static); 0 disables the test",
+    )
+    # Above the share of 0.4 that a source at decode.min_fps may repeat. 1 % of UCF101's windows have 0.42: their motion
+    # is visibly uneven.
+    max_frozen: float = option(
+        0.45, "maximum share of frames that repeat the preceding one, 0..1 (reject reason frozen); 0 disables the test"
+    )
+    crop_letterbox: bool = option(True, "crop black bars before any other measurement")
 
     def __post_init__(self) -> None:
         if self.min_contrast < 0 or self.min_activity < 0 or not 0 <= self.max_frozen <= 1:
@@ -123,16 +148,20 @@ class StabilizeConfig:
     """Camera motion removal: SIFT, RANSAC similarity to the clip's first frame, warp, fill (paper section 3.1)."""
 
     preset: str = option(
-        "paper", "paper: 4-DoF similarity; reference: the original script's algorithm, slow; off: crop only"
+        "paper", "algorithm: paper (4-DoF similarity), reference (that of the original script, slow) or off (crop only)"
     )
-    keep_failed: bool = option(False, "keep clips that fail as they are, not stabilized (the original's UCF101)")
-    size: int = option(128, "short side that larger frames are reduced to, pixels; matches are refined at this size")
-    # SIFT costs by area, at 64 px a third of what it does at 128. Pairs it fails on are tried again at `size`.
-    sift_size: int = option(64, "short side at which SIFT finds and matches keypoints, pixels")
-    num_features: int = option(60, "SIFT keypoints kept a frame")
-    ratio: float = option(0.7, "Lowe's ratio test: best match over second best")
-    min_matches: int = option(8, "fewer matches between neighbouring frames: the clip cannot be registered")
-    ransac_px: float = option(2.0, "RANSAC inlier threshold, pixels at 128 px short side")
+    keep_failed: bool = option(
+        False, "keep clips that cannot be stabilized, cropped only (as the original does for UCF101)"
+    )
+    size: int = option(
+        128, "maximum short side of the frames in which matches are refined, pixels; smaller frames are not enlarged"
+    )
+    # SIFT's cost grows with the area: at 64 px it is a third of that at 128. Pairs that fail are retried at `size`.
+    sift_size: int = option(64, "short side of the frames in which SIFT keypoints are detected and matched, pixels")
+    num_features: int = option(60, "maximum number of SIFT keypoints per frame")
+    ratio: float = option(0.7, "maximum ratio of the best to the second-best match distance (Lowe's ratio test)")
+    min_matches: int = option(8, "minimum number of matches between adjacent frames")
+    ransac_px: float = option(2.0, "RANSAC inlier threshold, pixels at a short side of 128 px")
 
     def __post_init__(self) -> None:
         check_choice("stabilize.preset", self.preset, ("paper", "reference", "off"))
@@ -151,33 +180,55 @@ GATE_REASONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class GateConfig:
-    """Bounds on the scores stored with every clip, applied when a dataset is packed: new bounds decode nothing."""
+    """Bounds on the scores stored with every clip, applied when a dataset is packed; new bounds need no decoding."""
 
-    off: list[str] = option([], "reasons that shall not reject, e.g. [too_much_fill,still]")
-    # By an independent tracker on 446 windows of 154 videos, half of the videos to choose on: these two bounds refuse
-    # 42 of the other half's 55 clips whose camera still shakes (2 of them at 1.5 and 0.3), and 5 of 125 steady ones.
-    max_residual_px: float = option(0.95, "large_residual: RMS inlier error of the worst pair, pixels at 128 px")
-    min_inlier_ratio: float = option(0.6, "low_inlier_ratio: inliers over matches of the worst pair")
-    # A fast zoom doubles the picture in half a second: 1.06 a frame. Models fitted across cuts shrink it to nothing. At
-    # 1.03 it would refuse, besides what the others do, 4 clips that shake and 2 made better, of 446.
-    max_scale_step: float = option(1.1, "scale_jump: zoom from one frame to the next, or its inverse")
-    max_zoom: float = option(2.0, "large_zoom: zoom of any frame against the first, or its inverse")
-    # Half of what the clips of deep scenes seen from a moving camera reach, whose far parts stand still all the same.
-    max_drift_px: float = option(
-        12.0, "drift: composed against direct registration of the last frame, pixels at 128 px"
+    off: list[str] = option([], "reject reasons to disable, e.g. [too_much_fill,still]; empty: none")
+    # Measured by an independent tracker on 446 windows of 154 videos, with the bounds chosen on half of the videos. On
+    # the other half these two bounds reject 42 of 55 clips whose camera still shakes (2 of them at 1.5 and 0.3) and 5
+    # of 125 steady ones.
+    max_residual_px: float = option(
+        0.95, "maximum RMS inlier error of the worst pair, pixels at 128 px (reject reason large_residual)"
     )
-    max_photometric: float = option(30.0, "photometric: difference of neighbours after warping, 0..255")
-    max_dissolve: float = option(1.0, "dissolve: score of the longer-lag check for fades and dissolves")
-    max_filled: float = option(0.5, "too_much_fill: share of a frame without pixels of its own, 0..1")
-    # The stillest clips of 136 UCF101 videos, of archers and of a pianist's hands, have 0.09 to 0.2.
-    min_motion: float = option(0.05, "still: mean difference of neighbouring frames of the clip, 0..255")
-    max_motion: float = option(40.0, "restless: mean difference of neighbouring frames of the clip, 0..255")
-    max_per_source: int = option(100, "source_cap: clips taken from one video at most (the original's cap)")
-    # Unlike scenes: the nearest of 233,787 pairs differ in 16. Extrapolated from crops of them, of a million clips
-    # 0.5 % are dropped by chance at 8 and 2 % at 10 (crops of half the side, which are flatter: up to 3 and 8 %). Of
-    # UCF101 encoded again (H.264 crf 28, 0.6 of the size) and stabilized, 91 % of good clips are within 8 bits, 93 %
-    # within 10; of 34 plain ones also cropped by 1.5 % and darkened 85 % and 97 %, and 47 % within 5.
-    duplicate_bits: int = option(8, "near_duplicate: clips of two videos whose fingerprints differ by so many bits")
+    min_inlier_ratio: float = option(
+        0.6, "minimum ratio of inliers to matches of the worst pair (reject reason low_inlier_ratio)"
+    )
+    # A fast zoom doubles the picture in half a second: 1.06 per frame. Transforms fitted across cuts shrink it to
+    # almost nothing. At 1.03 this bound would reject, of 446 clips and in addition to the other bounds, 4 clips that
+    # shake and 2 that stabilization improved.
+    max_scale_step: float = option(
+        1.1, "maximum zoom between adjacent frames, or its inverse (reject reason scale_jump)"
+    )
+    max_zoom: float = option(
+        2.0, "maximum zoom of any frame relative to the first, or its inverse (reject reason large_zoom)"
+    )
+    # Half of the values of clips that a moving camera took of scenes with depth; their background is still steady.
+    max_drift_px: float = option(
+        12.0,
+        "maximum error of the composed registration of the last frame, pixels at 128 px (reject reason drift)",
+    )
+    max_photometric: float = option(
+        30.0, "maximum mean absolute difference of adjacent frames after warping, 0..255 (reject reason photometric)"
+    )
+    max_dissolve: float = option(1.0, "maximum score of the fade and dissolve detector (reject reason dissolve)")
+    max_filled: float = option(0.5, "maximum share of filled pixels in any frame, 0..1 (reject reason too_much_fill)")
+    # The clips with the least motion of 136 UCF101 videos, of archers and of a pianist's hands, have 0.09 to 0.2.
+    min_motion: float = option(
+        0.05, "minimum mean absolute difference of adjacent frames of a clip, 0..255 (reject reason still)"
+    )
+    max_motion: float = option(
+        40.0, "maximum mean absolute difference of adjacent frames of a clip, 0..255 (reject reason restless)"
+    )
+    max_per_source: int = option(
+        100, "maximum number of clips per video (reject reason source_cap); 100 in the original code"
+    )
+    # Different scenes: the closest of 233,787 pairs differ in 16 bits. Extrapolated from crops of them, of a million
+    # clips 0.5 % are dropped by chance at 8 and 2 % at 10 (crops of half the side, which have less contrast: up to 3
+    # and 8 %). Of UCF101 re-encoded (H.264 crf 28, 0.6 of the size) and stabilized, 91 % of good clips are within 8
+    # bits and 93 % within 10; of 34 unstabilized ones also cropped by 1.5 % and darkened, 85 % and 97 %, and 47 %
+    # within 5.
+    duplicate_bits: int = option(
+        8, "maximum fingerprint distance of duplicate clips from two videos, bits of 128 (reject reason near_duplicate)"
+    )
 
     def __post_init__(self) -> None:
         for reason in self.off:
@@ -189,22 +240,31 @@ class GateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SceneConfig:
-    """Which scenes clips show, told by a Places365 classifier. Without `weights` nothing is looked at."""
+    """Scene classification of clips by a Places365 classifier; disabled without `weights`."""
 
-    weights: str = option("", "url of a classifier's file: a Places365 ResNet or the SqueezeNet; empty: no filter")
-    sha256: str = option("", "of that file; another one is refused. Empty: it is found out")
-    categories: list[str] = option(list(PAPER), "scored for every clip: golf, beach, train, baby, or Places365 labels")
-    frames: int = option(3, "pictures looked at in each stretch of a shot")
-    stretch_s: float = option(10.0, "clips of a shot that begin within this time are looked at together, seconds")
-    gpus: float = option(0.0, "share of a GPU that each task asks for, e.g. 0.05; 0: the classifier runs on its core")
-    keep: list[str] = option([], "applied last: only clips of these of the categories; empty: of any of them")
-    threshold: float = option(0.2, "applied last, other_scene: probability that a category must reach; 0 keeps all")
+    weights: str = option("", "URL of the classifier's file, a Places365 ResNet or SqueezeNet; empty: no scene filter")
+    sha256: str = option(
+        "", "SHA-256 digest of the classifier's file, hex; other files are refused; empty: computed from the file"
+    )
+    categories: list[str] = option(
+        list(PAPER), "scene categories scored for every clip: golf, beach, train, baby, or Places365 labels"
+    )
+    frames: int = option(3, "maximum number of classified frames per interval of a shot")
+    stretch_s: float = option(10.0, "length of the intervals of a shot whose clips are classified together, seconds")
+    gpus: float = option(0.0, "GPUs per task, e.g. 0.05; 0: classification on the CPU")
+    keep: list[str] = option(
+        [], "categories whose clips are kept, a subset of categories, applied when packing; empty: all categories"
+    )
+    threshold: float = option(
+        0.2,
+        "minimum probability of a kept category, applied when packing (reject reason other_scene); 0: no minimum",
+    )
 
     def __post_init__(self) -> None:
         for category in self.categories:
             labels_of(category)
         if not self.categories or len(set(self.categories)) < len(self.categories):
-            raise ValueError(f"scene.categories must name categories, each once; got {self.categories}")
+            raise ValueError(f"scene.categories must list at least one category, each once; got {self.categories}")
         for category in self.keep:
             check_choice("scene.keep", category, tuple(self.categories))
         if self.frames < 1 or self.stretch_s <= 0 or self.gpus < 0:
@@ -215,21 +275,21 @@ class SceneConfig:
 
     @property
     def looked_for(self) -> list[str]:
-        """The categories that every clip has a score for; none without a classifier."""
+        """Categories scored for every clip; empty without a classifier."""
         return self.categories if self.sha256 else []
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoConfig:
-    """Everything between a video file and its clips."""
+    """Settings of all steps from a video file to its clips."""
 
-    clip: ClipSpec = section(ClipSpec, "shape of a clip")
-    decode: DecodeConfig = section(DecodeConfig, "file to frames")
-    shots: ShotConfig = section(ShotConfig, "frames to shots")
-    screen: ScreenConfig = section(ScreenConfig, "cheap tests before registration")
+    clip: ClipSpec = section(ClipSpec, "shape, frame rate and number of clips")
+    decode: DecodeConfig = section(DecodeConfig, "decoding of video files into frames")
+    shots: ShotConfig = section(ShotConfig, "detection of cuts between shots")
+    screen: ScreenConfig = section(ScreenConfig, "low-cost tests before registration")
     stabilize: StabilizeConfig = section(StabilizeConfig, "camera motion removal")
-    gates: GateConfig = section(GateConfig, "bounds on the stored scores, applied last")
-    scene: SceneConfig = section(SceneConfig, "which scenes clips show")
+    gates: GateConfig = section(GateConfig, "bounds on the stored scores, applied when packing")
+    scene: SceneConfig = section(SceneConfig, "scene classification of clips")
 
 
 KINDS = ("two_stream", "one_stream", "future", "autoencoder")
@@ -237,22 +297,29 @@ KINDS = ("two_stream", "one_stream", "future", "autoencoder")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The networks: layer tables of the paper at any width (paper section 2)."""
+    """Network architectures: the layer tables of the paper at any width (paper section 2)."""
 
     kind: str = option(
         "two_stream",
-        "two_stream (paper equation 2) and one_stream draw clips from noise, future from an image (section 3.4); "
-        "autoencoder is the baseline (section 3.2)",
+        "network: two_stream (paper equation 2) or one_stream, which generate clips from noise; future, from an image "
+        "(section 3.4); or autoencoder, the baseline (section 3.2)",
     )
-    base: int = option(64, "channels of the widest-resolution hidden layer; 64 is the paper's")
+    base: int = option(64, "channels of the hidden layer with the highest resolution; 64 in the paper")
     z_size: int = option(100, "length of the latent code z (Z)")
-    num_frames: int = option(32, "frames of a clip (T); must equal the dataset's")
-    size: int = option(64, "height and width of a clip, pixels; must equal the dataset's")
+    num_frames: int = option(32, "frames per clip (T); must equal that of the dataset")
+    size: int = option(64, "height and width of a clip, pixels; must equal that of the dataset")
     future: str = option(
-        "paper", "of kind=future: paper, five layers to z; reference, four layers to a map, twice the width"
+        "paper",
+        "image encoder of kind=future: paper (five layers to z) or reference (four layers to a map, twice the width)",
     )
-    upsample: str = option("transpose", "transpose, the paper's transposed convolutions; resize, then convolve")
-    discriminator_norm: str = option("batch", "batch, the paper's; spectral, of weights, with no batch norm in D")
+    upsample: str = option(
+        "transpose",
+        "upsampling layers: transpose (transposed convolutions, as in the paper) or resize (resize, then convolve)",
+    )
+    discriminator_norm: str = option(
+        "batch",
+        "normalization in D: batch (batch norm, as in the paper) or spectral (spectral norm of weights, no batch norm)",
+    )
 
     def __post_init__(self) -> None:
         check_choice("model.kind", self.kind, KINDS)
@@ -268,12 +335,12 @@ class ModelConfig:
 
     @property
     def code_shape(self) -> tuple[int, int, int]:
-        """(T, H, W) of the smallest map, four halvings below the clip: (2, 4, 4) in the paper."""
+        """Shape (T, H, W) of the smallest feature map, 1/16 of the clip in each dimension: (2, 4, 4) in the paper."""
         return self.num_frames // 16, self.size // 16, self.size // 16
 
     @property
     def wide(self) -> bool:
-        """Whether the published future model's double widths apply, to G and D."""
+        """True if G and D have the doubled widths of the published future model."""
         return self.kind == "future" and self.future == "reference"
 
 
@@ -284,27 +351,37 @@ AUGMENTATIONS = ("color", "translation", "cutout")  # see vgan.augment
 class ObjectiveConfig:
     """Losses and optimizer (paper section 2.4)."""
 
-    loss: str = option("softmax", "softmax cross entropy, the paper's; hinge (https://arxiv.org/abs/1705.02894)")
-    mask_weight: float = option(
-        0.1, "lambda of the prior on the mask's mean; autoencoder has none, future=reference with a target alone"
+    loss: str = option(
+        "softmax",
+        "adversarial loss: softmax (cross entropy, as in the paper) or hinge (https://arxiv.org/abs/1705.02894)",
     )
-    mask_target: float = option(0.0, "mean that the prior pulls the mask to; 0 is the paper's sparsity")
-    frame_loss: str = option("l2", "of kind=future, input against first frame drawn: l2 (equation 3); l1 (its code)")
-    frame_weight: float = option(10.0, "lambda of the frame loss, a mean over pixels")
+    mask_weight: float = option(
+        0.1,
+        "weight (lambda) of the prior on the mask's mean; future=reference needs mask_target, autoencoder ignores it",
+    )
+    mask_target: float = option(0.0, "target of the mask's mean, 0..1; 0: sparse mask, as in the paper")
+    frame_loss: str = option(
+        "l2",
+        "loss of kind=future between input and first generated frame: l2 (paper equation 3) or l1 (published code)",
+    )
+    frame_weight: float = option(10.0, "weight (lambda) of the frame loss, a mean over pixels; 0 disables it")
     background_weight: float = option(
-        0.0, "of kind=future, weight of the same loss between input and still background; 0 is off, as the paper"
+        0.0,
+        "weight of the frame loss between input and background, kind=future only; 0 disables it, as in the paper",
     )
     match_weight: float = option(
         0.0,
-        "weight of the error of each real clip to the nearest one its worker drew, of GANs without input; 0 is off",
+        "weight of the error of real clips to the nearest generated clip per worker, GANs without input; 0 disables it",
     )
-    r1_weight: float = option(0.0, "gamma/2 of R1, D's gradient penalty on real clips; 0 is off")
-    augment: list[str] = option([], "of D's inputs, real and drawn alike: color, translation, cutout")
-    flip: bool = option(False, "mirror every other real clip")
-    learning_rate: float = option(2e-4, "Adam's step size")
-    learning_rate_ratio: float = option(1.0, "D's step size over learning_rate")
-    beta1: float = option(0.5, "Adam's first moment decay (the paper's momentum term)")
-    beta2: float = option(0.999, "Adam's second moment decay")
+    r1_weight: float = option(0.0, "weight (gamma/2) of R1, D's gradient penalty on real clips; 0 disables it")
+    augment: list[str] = option(
+        [], "augmentations of D's inputs, real and generated: color, translation, cutout; empty: none"
+    )
+    flip: bool = option(False, "horizontal flip of real clips with probability 1/2")
+    learning_rate: float = option(2e-4, "learning rate of Adam")
+    learning_rate_ratio: float = option(1.0, "ratio of D's learning rate to learning_rate")
+    beta1: float = option(0.5, "first moment decay of Adam (the momentum term of the paper)")
+    beta2: float = option(0.999, "second moment decay of Adam")
 
     def __post_init__(self) -> None:
         check_choice("objective.loss", self.loss, ("softmax", "hinge"))
@@ -321,29 +398,32 @@ class ObjectiveConfig:
             raise ValueError(f"objective.mask_target must be in 0..1, got {self.mask_target}")
         for key in ("beta1", "beta2"):
             if not 0 <= getattr(self, key) < 1:
-                raise ValueError(f"objective.{key} must be in 0..1 below 1, got {getattr(self, key)}")
+                raise ValueError(f"objective.{key} must be at least 0 and below 1, got {getattr(self, key)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """Fine-tuning of the discriminator's trunk with a fresh softmax head (paper section 3.3)."""
+    """Fine-tuning of the discriminator's trunk with a newly initialized softmax head (paper section 3.3)."""
 
-    iterations: int = option(200, "optimizer steps, the same for every label fraction")
-    batch_size: int = option(32, "clips a step")
-    learning_rate: float = option(2e-4, "Adam's step size for all layers")
-    beta1: float = option(0.5, "Adam's first moment decay")
-    dropout: float = option(0.5, "probability of dropping a whole channel before the head")
-    weight_decay: float = option(0.0, "AdamW's, of all layers")
-    precision: str = option("fp32", "fp32, or bf16 for autocast")
-    # On four classes of UCF101, 17 held-out videos in each of three folds, 60 steps of 16 clips, accuracy in percent of
-    # random weights and of a GAN's at 1/8 and all of the labels: plain 78, 76 and 70, 88; mirrored clips and a cosine
-    # 78, 86 and 74, 90; shifted ones too 80, 82 and 82, 90.
-    schedule: str = option("cosine", "of the step size: constant; cosine, down to 0 at the last step")
-    flip: bool = option(True, "mirror every other training clip; not where left and right tell classes apart")
-    augment: list[str] = option(
-        ["translation"], "of training clips: color, translation, cutout, each clip anew at every step"
+    iterations: int = option(200, "number of optimizer steps, the same for every label fraction")
+    batch_size: int = option(32, "clips per step")
+    learning_rate: float = option(2e-4, "learning rate of Adam for all layers")
+    beta1: float = option(0.5, "first moment decay of Adam")
+    dropout: float = option(0.5, "probability of dropping a channel before the head; 0 disables dropout")
+    weight_decay: float = option(0.0, "weight decay of AdamW for all layers; 0 disables it")
+    precision: str = option("fp32", "floating-point precision: fp32, or bf16 (autocast)")
+    # Accuracy in percent on four classes of UCF101 (17 held-out videos in each of three folds, 60 steps of 16 clips),
+    # of random weights and of a GAN's at 1/8 and at all of the labels: constant rate without augmentation 78, 76 and
+    # 70, 88; flip and cosine 78, 86 and 74, 90; with translation too 80, 82 and 82, 90.
+    schedule: str = option("cosine", "learning rate schedule: constant, or cosine (0 at the last step)")
+    flip: bool = option(
+        True, "horizontal flip of training clips with probability 1/2; disable if left and right distinguish classes"
     )
-    logistic_penalty: float = option(1000.0, "of init logistic: strength of its L2 penalty, on standardized features")
+    augment: list[str] = option(
+        ["translation"],
+        "augmentations of training clips, drawn per clip and step: color, translation, cutout; empty: none",
+    )
+    logistic_penalty: float = option(1000.0, "strength of the L2 penalty of init=logistic, on standardized features")
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.batch_size < 2:  # batch norm needs two clips

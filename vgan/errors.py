@@ -1,17 +1,17 @@
-"""The two errors that are part of the product; everything else is a bug and crashes loudly."""
+"""The two expected errors, reported to the user; any other exception is a bug and ends in a traceback."""
 
 
 class BadVideo(Exception):
-    """A video, or a stretch of one, that cannot give clips. Becomes a reject row, never a crash.
+    """A video, or a part of one, that cannot be turned into clips. Recorded as a reject; never ends the program.
 
     Args:
-        stage: the step that refused it: fetch, decode, shots, stabilize or gates.
+        stage: step that rejected it: fetch, decode, shots, screen, stabilize or gates.
         reason: machine-readable code, snake_case, e.g. "too_short".
-        detail: the value and the bound, for a person.
+        detail: human-readable value and bound.
     """
 
     def __init__(self, stage: str, reason: str, detail: str = "") -> None:
-        super().__init__(stage, reason, detail)  # all three, so that it survives pickling
+        super().__init__(stage, reason, detail)  # all three arguments, so that pickling works
         self.stage = stage
         self.reason = reason
         self.detail = detail
@@ -21,4 +21,4 @@ class BadVideo(Exception):
 
 
 class BadInput(Exception):
-    """Something the user gave cannot work. Printed as one line that names the value and the fix; exit code 2."""
+    """Invalid user input. Printed as one line with the value and the fix; exit code 2."""

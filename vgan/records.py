@@ -1,4 +1,4 @@
-"""What the video stage gives: clips with their registration evidence, and rejects with their reason."""
+"""Results of video processing: clips with their quality scores, and rejects with their reasons."""
 
 from __future__ import annotations
 
@@ -9,47 +9,49 @@ from typing import Any
 import numpy as np
 
 SCHEMA_VERSION = 2
-VIDEO_REVISION = 2  # raised when the same video and settings give other pixels or scores (2: HDR shown as displays do)
+VIDEO_REVISION = 2  # increased when equal videos and settings give other pixels or scores (2: HDR tone mapping)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """How well a clip's frames were registered, worst over the clip; stored with it, so that it can be judged later."""
+    """Quality scores of a clip, worst over its frames; stored with it, so that bounds can be applied later."""
 
-    residual_px: float = 0.0  # RMS re-projection error of the inliers of the worst pair, at 128 px
+    residual_px: float = 0.0  # RMS reprojection error of the inliers of the worst pair, pixels at 128 px
     inlier_ratio: float = 1.0  # of the worst pair
     num_matches: int = 0  # of the worst pair
-    scale_step: float = 1.0  # largest zoom between neighbouring frames, or its inverse: at least 1
-    zoom: float = 1.0  # largest zoom of any frame against the first, or its inverse: at least 1
-    drift_px: float = 0.0  # of the last frame's corners, composed against direct registration, at 128 px
+    scale_step: float = 1.0  # largest zoom between adjacent frames, or its inverse: at least 1
+    zoom: float = 1.0  # largest zoom of any frame relative to the first, or its inverse: at least 1
+    drift_px: float = 0.0  # distance of the last frame's corners, composed to direct registration, pixels at 128 px
     photometric: float = 0.0  # mean |frame - warped previous frame| of the worst pair, 0..255
-    dissolve: float = 0.0  # longer-lag score of fades and dissolves; above 1 the clip holds two scenes
-    filled_fraction: float = 0.0  # of the most filled frame
-    motion: float = 0.0  # mean |difference| of neighbouring stabilized frames, 0..255
-    moving_fraction: float = 0.0  # share of pixels that change in the stabilized clip
-    jitter_px: float = 0.0  # RMS camera movement between neighbouring frames that was removed, at 128 px
+    dissolve: float = 0.0  # score of fades and dissolves; above 1 the clip contains two scenes
+    filled_fraction: float = 0.0  # share of filled pixels in the frame with most of them, 0..1
+    motion: float = 0.0  # mean |difference| of adjacent stabilized frames, 0..255
+    moving_fraction: float = 0.0  # share of pixels that change between adjacent stabilized frames, 0..1
+    jitter_px: float = 0.0  # RMS of the removed camera motion between adjacent frames, pixels at 128 px
     contrast: float = 0.0  # standard deviation of gray values, mean over frames, 0..255
-    frozen_fraction: float = 0.0  # share of frames equal to the one before them
-    letterbox: float = 0.0  # share of the picture that was cut off as black bars
-    fingerprint: str = ""  # 32 hex digits that stay alike under re-encoding; near-duplicates are found by it
-    stabilized: bool = True  # False: kept as it was (preset off, or keep_failed)
+    frozen_fraction: float = 0.0  # share of frames that repeat the preceding one, 0..1
+    letterbox: float = 0.0  # share of the picture cropped as black bars, 0..1
+    fingerprint: str = ""  # 32 hex digits, robust to re-encoding; for near-duplicate detection
+    stabilized: bool = True  # False: cropped only (preset off, or keep_failed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One finished clip: frames (T, H, W, 3) uint8, RGB."""
+    """A finished clip: frames (T, H, W, 3) uint8, RGB."""
 
-    start_s: float  # of the first frame, in the source's own time
-    shot: int  # counts from 0 within the source, or the segment of a long one
+    start_s: float  # time of the first frame on the source's clock, seconds
+    shot: int  # shot index, from 0 within the source or, of a long source, within the segment
     frames: np.ndarray
     evidence: Evidence
-    view: np.ndarray | None = None  # (224, 224, 3) uint8: the window's middle, for a scene classifier that is to come
-    scenes: dict[str, Any] = field(default_factory=dict)  # columns of a dataset; empty where nobody looked
+    view: np.ndarray | None = None  # (224, 224, 3) uint8: the window's middle frame, input of the scene classifier
+    scenes: dict[str, Any] = field(
+        default_factory=dict
+    )  # scene columns of the dataset; empty without scene classification
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reject:
-    """A stretch of video (or all of it, start_s None) that gave no clip."""
+    """A part of a video (or all of it: start_s None) that yields no clip."""
 
     start_s: float | None
     stage: str
@@ -58,8 +60,8 @@ class Reject:
 
 
 def clip_id(source_id: str, number: int, start_s: float, config_digest: str) -> str:
-    """Stable name of a clip: 16 hex digits of SHA-256 over its source, number in it, start and settings.
+    """Return a stable clip id: 16 hex digits of SHA-256 over source, index within it, start and settings.
 
-    The number tells clips apart that start at the same frame, as close ones do where a slow source repeats frames.
+    The index `number` distinguishes clips that start at the same frame, as overlapping ones of a slow source can.
     """
     return hashlib.sha256(f"{source_id}|{number}|{start_s:.3f}|{config_digest}".encode()).hexdigest()[:16]
