@@ -1,10 +1,10 @@
-"""Decoding in a process of its own, so that a crash, a hang or a memory hog costs one video and never the worker.
+"""Isolated decoding in a child process: a crash, hang or memory leak of a decoder costs one video, not the worker.
 
-The child is a new interpreter (never a fork: decoders break in forked processes) running this module. It serves one
-request after another: a line of JSON on its stdin, answered by messages on a pipe, which blocks it when the parent is
-slow, so at most one frame and a pipe (1 MiB) are in flight. A message is a header (kind, time, two counts) and a body:
-"H" ready for work; "B" name of the backend; "F" frame: time, height, width, pixels; "S" time of a frame skipped on the
-way to a segment; "P" probe, JSON; "E" error, a JSON triple; "." the end. Nothing the child sends is believed unchecked.
+The child is a new interpreter (not a fork: decoders fail in forked processes) that runs this module. It serves requests
+one at a time: a line of JSON on its stdin, answered by messages on a pipe. The pipe blocks the child when the parent is
+slow, so at most one frame and one pipe buffer (1 MiB) are in flight. A message is a header (type, time, two counts) and
+a body: "H" ready; "B" name of the backend; "F" frame: time, height, width, pixels; "S" time of a frame skipped before a
+segment; "P" probe, JSON; "E" error, a JSON triple; "." end. The parent validates every message.
 """
 
 from __future__ import annotations
@@ -38,35 +38,36 @@ from vgan.errors import BadVideo
 from vgan.video.decode import Frame, Probe, backend_version, frames, probe
 from vgan.video.strips import is_strip, probe_strip, strip_frames
 
-HEADER = struct.Struct("<cdII")  # kind, pts_s, then height and width, or bytes of JSON and 0
-MAX_FRAME_BYTES = 2**28  # an 8K picture has 100 MB; what claims more than this is garbage
+HEADER = struct.Struct("<cdII")  # type, pts_s, then height and width, or bytes of JSON and 0
+MAX_FRAME_BYTES = 2**28  # an 8K picture has 100 MB; a larger size is invalid
 MAX_TEXT_BYTES = 2**16
-MAX_STDERR_BYTES = 2**24  # a decoder that complains without end must not fill the disk
-PIPE_BYTES = 2**20  # 15 frames of 128x170; 64 KiB, the default, holds not even one: 1.3 to 1.5 times slower
-REQUESTS_A_CHILD = 64  # decoders leak: decord 1 to 2 MB in 10 openings
-MAX_ADVANCE_S = 1.0  # of video time one message can earn decoding time for: a leap in time is not work
-SKIP_REPORT_S = 0.5  # between reports of a child that decodes its way to a segment
+MAX_STDERR_BYTES = 2**24  # limits the disk space that a decoder's error messages can take
+PIPE_BYTES = 2**20  # 15 frames of 128x170; the default of 64 KiB holds less than one: 1.3 to 1.5 times slower
+REQUESTS_A_CHILD = 64  # requests before a restart; decoders leak memory: decord 1 to 2 MB in 10 openings
+MAX_ADVANCE_S = 1.0  # maximum video time per message that extends the deadline: a jump in time is not work
+SKIP_REPORT_S = 0.5  # interval between progress messages while the child decodes up to a segment
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
-# Of the environment, the child gets these and nothing else: a decoder that was taken over finds no credentials.
+# The child gets only these environment variables, so that a compromised decoder cannot read credentials.
 ENVIRONMENT = ("PATH", "HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR", "TZ")
 ENVIRONMENT_PREFIXES = ("LC_", "DECORD_")
-# Every other failure before the first frame is worth a try with the other backend.
+# After any other failure before the first frame the other backend is tried.
 FINAL_REASONS = ("no_video_stream", "corrupt", "killed")
 
 
 class Decoder:
-    """Decodes in a process of its own, kept from video to video (starting one takes 0.15 s), killed when it misbehaves.
+    """Decoder in a child process, which is reused for the next video (a start takes 0.15 s) and killed after a failure.
 
-    Not for use by two threads at once: a request stops the one that is not at its end. After a fork, and in another
-    thread (the child dies with the thread that started it), it starts a child anew.
+    Not thread-safe: a new request ends an unfinished one. After a fork, and in another thread (the child ends with the
+    thread that started it), a new child is started.
 
     Args:
-        config: deadlines, memory cap, backend, size.
-        command: replaces the interpreter call in front of the settings: tests run children that misbehave.
+        config: deadlines, memory limit, backend, frame size.
+        command: command line of the child, without the settings, instead of the interpreter and this module (for tests
+            of failing children).
     """
 
     def __init__(self, config: DecodeConfig, command: list[str] | None = None) -> None:
-        self.backend = ""  # name and version of what gave the latest frames
+        self.backend = ""  # name and version of the backend of the latest frames
         self._config = config
         self._command = command or [sys.executable, "-P", "-m", "vgan.video.child"]
         self._child: _Child | None = None
@@ -78,81 +79,85 @@ class Decoder:
         self.close()
 
     def close(self) -> None:
-        """Kill the child, if there is one. The next request starts another."""
+        """Kill the child, if any. The next request starts a new one."""
         if self._child is not None:
             self._child.stop()
             self._child = None
 
     def probe(self, path: str | Path) -> Probe:
-        """What `decode.probe` says of the file. Raises BadVideo as `frames` does."""
-        replies = list(
-            self._replies({"do": "probe", "path": os.fspath(path)})
-        )  # to the end, so that the child lives on
-        if [kind for kind, _ in replies] != [b"P"]:
-            raise _garbage("no probe")
+        """Read the header and the first frame of a file (`decode.probe`).
+
+        Raises:
+            BadVideo: as `frames`.
+        """
+        # Read to the end, which keeps the child usable.
+        replies = list(self._replies({"do": "probe", "path": os.fspath(path)}))
+        if [type_ for type_, _ in replies] != [b"P"]:
+            raise _protocol_error("no probe")
         return _checked_probe(replies[0][1])
 
     def frames(
         self, path: str | Path, start_s: float = 0.0, end_s: float = math.inf, native: bool = False
     ) -> Iterator[Frame]:
-        """`decode.frames` with a deadline and a memory cap. Closing the iterator early kills the child.
+        """Decode frames as `decode.frames`, with deadlines and a memory limit.
 
-        The child may keep silent for `config.timeout_s`, and take that long plus `config.time_factor` times the length
-        of the video it has given; the time the caller takes between frames does not count. With `backend=auto`, when
-        PyAV crashes, hangs, runs out of memory or fails before it gave a frame, decord gets one try in its place.
+        Closing the iterator early kills the child. The child must send a message at least every `config.timeout_s`
+        seconds. A request may take that time plus `config.time_factor` times the duration of the video decoded so far;
+        time spent by the caller between frames does not count. With `backend=auto`, if PyAV crashes, hangs, runs out of
+        memory or fails before its first frame, decord is tried once.
 
         Raises:
-            BadVideo: what `decode.frames` raises, and stage "decode" with reason timeout, crashed (the child died, or
-                sent what no decoder sends), out_of_memory or killed (by someone else: no fault of the video, so it is
-                worth another try). When both backends fail, the fault is PyAV's.
-            RuntimeError: the child ended in a Python traceback, which is a bug, not a bad video.
+            BadVideo: as `decode.frames`; also stage "decode" with reason timeout, crashed (the child died, or sent an
+                invalid message), out_of_memory or killed (by another process, so the video may be retried). If both
+                backends fail, stage and reason are those of PyAV.
+            RuntimeError: the child ended with a Python traceback, which is a bug, not a bad video.
         """
         first, *others = ("pyav", "decord") if self._config.backend == "auto" else (self._config.backend,)
         request = {"do": "frames", "path": os.fspath(path), "start_s": start_s, "end_s": end_s, "native": native}
-        given = False
+        started = False
         try:
             for frame in self._frames(request | {"backend": first}):
-                given = True
+                started = True
                 yield frame
             return
-        except BadVideo as fault:
-            if given or not others or fault.reason in FINAL_REASONS:
+        except BadVideo as error:
+            if started or not others or error.reason in FINAL_REASONS:
                 raise
-            first_fault = fault
+            first_error = error
         try:
             for frame in self._frames(request | {"backend": others[0]}):
-                given = True
+                started = True
                 yield frame
-        except BadVideo as fault:
-            if given:
+        except BadVideo as error:
+            if started:
                 raise
-            detail = f"{first_fault.detail}; {others[0]}: {fault.reason} ({fault.detail})"
-            raise BadVideo(first_fault.stage, first_fault.reason, detail) from fault
+            detail = f"{first_error.detail}; {others[0]}: {error.reason} ({error.detail})"
+            raise BadVideo(first_error.stage, first_error.reason, detail) from error
 
     def _frames(self, request: dict[str, Any]) -> Iterator[Frame]:
-        """Frames of one attempt."""
-        for kind, body in self._replies(request):
-            if kind == b"B":
+        """Yield the frames of one request to one backend."""
+        for type_, body in self._replies(request):
+            if type_ == b"B":
                 self.backend = body
-            elif kind == b"F":
+            elif type_ == b"F":
                 yield body
 
     def _replies(self, request: dict[str, Any]) -> Iterator[tuple[bytes, Any]]:
-        """(kind, body) of each message up to the end. Leaves a child that can serve again, or none."""
+        """Yield (type, body) of each message of an answer; then the child is ready for the next request, or stopped."""
         child = self._child = self._ready_child()
         clean = False
         try:
             yield from child.replies(request)
             clean = True
-        except _Reported as reported:
-            clean = reported.fault.reason != "out_of_memory"
-            raise reported.fault from None
+        except _Reported as report:
+            clean = report.fault.reason != "out_of_memory"
+            raise report.fault from None
         finally:
             if not clean:
                 child.stop()
 
     def _ready_child(self) -> _Child:
-        """The child of the last request where it can serve another, else a new one."""
+        """Return the child of the last request if it is usable, else a new one."""
         child = self._child
         if child is not None and child.usable():
             return child
@@ -161,13 +166,13 @@ class Decoder:
 
 
 def isolated_frames(path: str | Path, config: DecodeConfig, command: list[str] | None = None) -> Iterator[Frame]:
-    """All frames of one file by a `Decoder` of its own, which ends with the iterator."""
+    """Yield all frames of one file, decoded by a separate `Decoder` that is closed with the iterator."""
     with Decoder(config, command) as decoder:
         yield from decoder.frames(path)
 
 
 class _Reported(Exception):
-    """A fault that the child itself reported: it is well and serves on."""
+    """Error that the child itself reported; the child remains usable."""
 
     def __init__(self, fault: BadVideo) -> None:
         super().__init__(fault)
@@ -175,7 +180,7 @@ class _Reported(Exception):
 
 
 class _Child:
-    """One decoding process, the request it is at, and the time this request has left."""
+    """A decoding process, its current request and the remaining time of that request."""
 
     def __init__(self, command: list[str], config: DecodeConfig) -> None:
         self._config = config
@@ -183,9 +188,9 @@ class _Child:
         self._served = 0
         self._busy = False
         self._stopped = False
-        self._ready = False  # the child has said so
-        self._message_left_s = self._request_left_s = 0.0
-        # A file, for a pipe would block a talkative decoder; stop() closes it.
+        self._ready = False  # the child has sent "H"
+        self._message_remaining_s = self._request_remaining_s = 0.0
+        # A file, because a full pipe would block a decoder that prints a lot; stop() closes it.
         self._stderr = tempfile.TemporaryFile("ab+")  # noqa: SIM115
         self._process = subprocess.Popen(
             [*command, json.dumps(asdict(config))],
@@ -199,18 +204,18 @@ class _Child:
         assert self._process.stdout is not None
         self._requests, self._messages = self._process.stdin, self._process.stdout
         self._fd = self._messages.fileno()
-        with contextlib.suppress(OSError):  # the user's share of pipe memory is used up
+        with contextlib.suppress(OSError):  # the user's limit of pipe memory is reached
             fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        self._poll = select.poll()  # not select(): a busy worker holds descriptors above 1023
+        self._poll = select.poll()  # select() does not take descriptors above 1023, which a busy worker has
         self._poll.register(self._fd, select.POLLIN)
 
     def usable(self) -> bool:
-        """Whether the next request may go to this child."""
+        """Return True if this child can take the next request."""
         idle = not self._busy and not self._stopped and self._served < REQUESTS_A_CHILD
         return idle and self._owner == _owner() and self._process.poll() is None
 
     def stop(self) -> None:
-        """Kill the process and let go of its pipes. In a forked copy of the parent, only let go."""
+        """Kill the process and close its pipes. In a forked copy of the parent, only close the pipes."""
         if self._stopped:
             return
         self._stopped = True
@@ -222,194 +227,203 @@ class _Child:
         self._stderr.close()
 
     def replies(self, request: dict[str, Any]) -> Iterator[tuple[bytes, Any]]:
-        """(kind, body) of each message that answers `request`. Raises _Reported, or BadVideo when the child must go."""
+        """Send `request` and yield (type, body) of each message of the answer.
+
+        Raises:
+            _Reported: the child reported an error and remains usable.
+            BadVideo: the child failed and must be stopped.
+        """
         self._busy = True
         self._served += 1
         self._stderr.truncate(0)
-        self._message_left_s = self._request_left_s = self._config.timeout_s
+        self._message_remaining_s = self._request_remaining_s = self._config.timeout_s
         try:
             if not self._ready:
                 self._next_message(b"H")
                 self._ready = True
-                self._request_left_s = self._config.timeout_s  # starting up is no decoding
+                self._request_remaining_s = self._config.timeout_s  # start-up does not count as decoding time
             self._send(request)
             latest_s: float | None = None
             while True:
-                kind, time_s, body = self._next_message(b"BFSPE.")
-                if kind == b".":
+                type_, time_s, body = self._next_message(b"BFSPE.")
+                if type_ == b".":
                     break
-                if kind == b"E":
+                if type_ == b"E":
                     self._busy = False
                     raise _Reported(BadVideo(*body))
-                if kind in b"FS":
+                if type_ in b"FS":
                     if not math.isfinite(time_s) or (latest_s is not None and time_s <= latest_s):
-                        raise _garbage(f"a frame at {time_s} s after one at {latest_s} s")
+                        raise _protocol_error(f"a frame at {time_s} s after one at {latest_s} s")
                     if latest_s is not None:
-                        self._request_left_s += self._config.time_factor * min(time_s - latest_s, MAX_ADVANCE_S)
+                        self._request_remaining_s += self._config.time_factor * min(time_s - latest_s, MAX_ADVANCE_S)
                     latest_s = time_s
-                yield kind, body
+                yield type_, body
         except EOFError:
-            raise self._death() from None
+            raise self._exit_error() from None
         self._busy = False
 
     def _send(self, request: dict[str, Any]) -> None:
-        """One line to the child, smaller than a pipe: it never blocks. Raises EOFError when the child is gone."""
-        line = json.dumps(request).encode() + b"\n"  # pure ASCII: any file name fits into a line
+        """Send one line to the child, without blocking because it fits into the pipe. Raises EOFError if it ended."""
+        line = json.dumps(request).encode() + b"\n"  # ASCII only, also for file names with line breaks
         try:
             self._requests.write(line)
         except BrokenPipeError:
             raise EOFError from None
 
-    def _next_message(self, kinds: bytes) -> tuple[bytes, float, Any]:
-        """(kind, time, body) of the next message, whose kind is among `kinds`."""
+    def _next_message(self, types: bytes) -> tuple[bytes, float, Any]:
+        """Read the next message, of one of `types`, as (type, time in seconds, body)."""
         if self._stopped:
-            raise RuntimeError("another request took this Decoder while the iterator was open")
-        self._message_left_s = self._config.timeout_s
-        kind, time_s, first, second = HEADER.unpack(self._read(HEADER.size))
-        if kind not in kinds:
-            raise _garbage(f"unknown message {kind!r}")
-        if kind == b"F":
+            raise RuntimeError("another request was made on this Decoder before the iterator was exhausted")
+        self._message_remaining_s = self._config.timeout_s
+        type_, time_s, first, second = HEADER.unpack(self._read(HEADER.size))
+        if type_ not in types:
+            raise _protocol_error(f"unknown message {type_!r}")
+        if type_ == b"F":
             num_bytes = first * second * 3
             if not 0 < num_bytes <= MAX_FRAME_BYTES:
-                raise _garbage(f"a frame of {first}x{second}")
+                raise _protocol_error(f"a frame of {first}x{second}")
             image = np.frombuffer(self._read(num_bytes), np.uint8).reshape(first, second, 3)
-            return kind, time_s, Frame(time_s, image)
-        if kind in b"BPE":
+            return type_, time_s, Frame(time_s, image)
+        if type_ in b"BPE":
             if first > MAX_TEXT_BYTES:
-                raise _garbage(f"a text of {first} bytes")
-            return kind, time_s, _checked_text(kind, self._read(first))
-        return kind, time_s, None
+                raise _protocol_error(f"a text of {first} bytes")
+            return type_, time_s, _checked_text(type_, self._read(first))
+        return type_, time_s, None
 
     def _read(self, num_bytes: int) -> bytearray:
-        """Exactly `num_bytes`. Raises EOFError when the child is gone, BadVideo at either deadline."""
+        """Read exactly `num_bytes`. Raises EOFError if the child ended, BadVideo at either deadline."""
         buffer = bytearray(num_bytes)
         view = memoryview(buffer)
         while view:
-            left_s = min(self._message_left_s, self._request_left_s)
-            began_s = time.monotonic()
-            if left_s <= 0 or not self._poll.poll(left_s * 1000):
-                raise self._late()
+            remaining_s = min(self._message_remaining_s, self._request_remaining_s)
+            start_s = time.monotonic()
+            if remaining_s <= 0 or not self._poll.poll(remaining_s * 1000):
+                raise self._timeout_error()
             num_read = os.readv(self._fd, [view])
             if num_read == 0:
                 raise EOFError
             view = view[num_read:]
-            took_s = time.monotonic() - began_s
-            self._message_left_s -= took_s
-            self._request_left_s -= took_s
+            elapsed_s = time.monotonic() - start_s
+            self._message_remaining_s -= elapsed_s
+            self._request_remaining_s -= elapsed_s
         return buffer
 
-    def _late(self) -> BadVideo:
-        """The fault of a child whose time is up."""
+    def _timeout_error(self) -> BadVideo:
+        """Build the error of a child that missed a deadline."""
         timeout_s, factor = self._config.timeout_s, self._config.time_factor
-        if self._message_left_s <= self._request_left_s:
+        if self._message_remaining_s <= self._request_remaining_s:
             return BadVideo("decode", "timeout", f"no frame within {timeout_s:g} s")
-        return BadVideo("decode", "timeout", f"slower than {timeout_s:g} s and {factor:g} s a second of video")
+        return BadVideo("decode", "timeout", f"slower than {timeout_s:g} s and {factor:g} s per second of video")
 
-    def _death(self) -> Exception:
-        """What the end of a child that never said goodbye means."""
+    def _exit_error(self) -> Exception:
+        """Build the error of a child that closed its pipe before the end of the answer, from its exit status."""
         try:
-            status = self._process.wait(timeout=max(0.1, min(self._message_left_s, self._request_left_s)))
+            status = self._process.wait(timeout=max(0.1, min(self._message_remaining_s, self._request_remaining_s)))
         except subprocess.TimeoutExpired:
-            return BadVideo("decode", "timeout", "closed its pipe and did not end")
+            return BadVideo("decode", "timeout", "closed its pipe but did not exit")
         if status == -signal.SIGKILL:
-            return BadVideo("decode", "killed", "by another process or for want of memory on this machine")
+            return BadVideo("decode", "killed", "by another process, or because the machine ran out of memory")
         if status < 0:
             return BadVideo("decode", "crashed", f"signal {-status}")
         self._stderr.seek(0)
         text = self._stderr.read(MAX_STDERR_BYTES).decode(errors="replace").strip()
-        if "MemoryError" in text.rpartition("\n")[2]:  # raised outside the decoder, by an import for example
+        if "MemoryError" in text.rpartition("\n")[2]:  # raised outside the decoder, for example by an import
             return BadVideo("decode", "out_of_memory", f"above {self._config.memory_gb:g} GB")
         if self._ready and "Traceback (most recent call last)" not in text:
-            return BadVideo("decode", "crashed", f"ended with status {status}")
-        return RuntimeError(f"the decoding child ended with status {status}:\n{text[-2000:]}")
+            return BadVideo("decode", "crashed", f"exited with status {status}")
+        return RuntimeError(f"the decoding child exited with status {status}:\n{text[-2000:]}")
 
 
 def _owner() -> tuple[int, int]:
-    """Process and thread: a child belongs to the thread that started it, with which the kernel ends it."""
+    """Return the ids of this process and thread: the kernel ends a child with the thread that started it."""
     return os.getpid(), threading.get_ident()
 
 
 def _child_environment() -> dict[str, str]:
-    """The harmless part of this environment, this very package importable, numeric libraries on one thread."""
-    kept = {
+    """Return the environment of a child: allowed variables, path to this package, one thread for numeric libraries."""
+    variables = {
         name: value
         for name, value in os.environ.items()
         if name in ENVIRONMENT or name.startswith(ENVIRONMENT_PREFIXES)
     }
-    root = str(Path(vgan.__file__).resolve().parents[1])  # Ray unpacks the project where only sys.path knows of it
+    root = str(Path(vgan.__file__).resolve().parents[1])  # Ray adds the folder of the unpacked project to sys.path only
     search_path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    return kept | {"PYTHONPATH": search_path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return variables | {"PYTHONPATH": search_path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
-def _garbage(what: str) -> BadVideo:
-    """The fault of a child that sent what no decoder sends: its memory cannot be trusted any more."""
-    return BadVideo("decode", "crashed", f"the decoding child sent {what}")
+def _protocol_error(message: str) -> BadVideo:
+    """Build the error of a child that sent an invalid message: its memory may be corrupted, so it must be stopped."""
+    return BadVideo("decode", "crashed", f"the decoding child sent {message}")
 
 
-def _checked_text(kind: bytes, text: bytearray) -> Any:
-    """The JSON of a message: a name (B), three strings (E), or a table (P)."""
+def _checked_text(type_: bytes, text: bytearray) -> Any:
+    """Parse and validate the JSON of a message: a name (B), three strings (E) or a table (P)."""
     try:
         value = json.loads(text)
     except ValueError:
-        raise _garbage("text that is not JSON") from None
-    if kind == b"P":
-        right = isinstance(value, dict)
-    elif kind == b"B":
-        right = isinstance(value, str)
+        raise _protocol_error("text that is not JSON") from None
+    if type_ == b"P":
+        valid = isinstance(value, dict)
+    elif type_ == b"B":
+        valid = isinstance(value, str)
     else:
-        right = isinstance(value, list) and len(value) == 3 and all(isinstance(each, str) for each in value)
-        right = right and value[0] == "decode" and re.fullmatch(r"[a-z0-9_]{1,40}", value[1]) is not None
-        value = [*value[:2], value[2].encode(errors="replace").decode()] if right else value  # no lone surrogates
-    if not right:
-        raise _garbage("text of the wrong form")
+        valid = isinstance(value, list) and len(value) == 3 and all(isinstance(item, str) for item in value)
+        valid = valid and value[0] == "decode" and re.fullmatch(r"[a-z0-9_]{1,40}", value[1]) is not None
+        value = [*value[:2], value[2].encode(errors="replace").decode()] if valid else value  # no lone surrogates
+    if not valid:
+        raise _protocol_error("text of the wrong form")
     return value
 
 
 def _checked_probe(table: dict[str, Any]) -> Probe:
-    """The child's answer as a Probe."""
+    """Convert the child's table into a Probe."""
     try:
         return Probe(**table)
     except TypeError:
-        raise _garbage("a probe of the wrong form") from None
+        raise _protocol_error("a probe of the wrong form") from None
 
 
 # ---- the child ---------------------------------------------------------------------------------------------------
 
 
 def main(arguments: list[str]) -> None:
-    """Serve requests from stdin until it ends, answering on a private copy of stdout. `arguments`: settings as JSON."""
+    """Serve requests from stdin until its end, with answers on a duplicate of stdout.
+
+    Args:
+        arguments: one item, the DecodeConfig as JSON.
+    """
     config = DecodeConfig(**json.loads(arguments[0]))
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no decoder outlives its worker
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # the decoder ends with its worker
     limit = int(config.memory_gb * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is reported, not dumped
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_STDERR_BYTES, MAX_STDERR_BYTES))  # stderr is all it writes
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core dumps
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_STDERR_BYTES, MAX_STDERR_BYTES))  # stderr is the only file it writes
     requests, out = os.fdopen(os.dup(0), "rb"), os.dup(1)
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)  # native libraries print to stdout; that must not land among the frames
-    with contextlib.suppress(BrokenPipeError):  # the parent has all it wants, or is gone
+    with open(os.devnull, "rb") as null:
+        os.dup2(null.fileno(), 0)
+    os.dup2(2, 1)  # native libraries print to stdout, which must not mix with the frames
+    with contextlib.suppress(BrokenPipeError):  # the parent closed the pipe or ended
         _write(out, b"H")
         for line in iter(requests.readline, b""):
             _serve(out, json.loads(line), config)
 
 
 def _serve(out: int, request: dict[str, Any], config: DecodeConfig) -> None:
-    """Answer one request, with the error or the end last."""
+    """Answer one request; the last message is an error or the end."""
     try:
         if request["do"] == "probe":
             path = request["path"]
             _write_text(out, b"P", asdict(probe_strip(path, config.strip_fps) if is_strip(path) else probe(path)))
         else:
             _serve_frames(out, request, replace(config, backend=request["backend"]))
-    except BadVideo as fault:
-        _write_text(out, b"E", [fault.stage, fault.reason, fault.detail])
+    except BadVideo as error:
+        _write_text(out, b"E", [error.stage, error.reason, error.detail])
     else:
         _write(out, b".")
 
 
 def _serve_frames(out: int, request: dict[str, Any], config: DecodeConfig) -> None:
-    """Every frame of the segment asked for."""
+    """Send the backend's name and every frame of the requested segment."""
     reported_s = time.monotonic()
 
     def report_skip(pts_s: float) -> None:
@@ -418,38 +432,38 @@ def _serve_frames(out: int, request: dict[str, Any], config: DecodeConfig) -> No
             reported_s = time.monotonic()
             _write(out, b"S", pts_s)
 
-    named = False
+    backend_sent = False
     segment = (request["start_s"], request["end_s"], request["native"])
     path, backend = request["path"], config.backend
-    given: Iterator[Frame]
+    segment_frames: Iterator[Frame]
     if is_strip(path):
         short_side, backend = None if request["native"] else config.size, "pillow"
-        every = strip_frames(path, config.strip_fps, short_side)
-        given = (frame for frame in every if request["start_s"] <= frame.pts_s < request["end_s"])
+        all_frames = strip_frames(path, config.strip_fps, short_side)
+        segment_frames = (frame for frame in all_frames if request["start_s"] <= frame.pts_s < request["end_s"])
     else:
-        given = frames(path, config, *segment, report_skip)
-    for frame in given:
-        if not named:
+        segment_frames = frames(path, config, *segment, report_skip)
+    for frame in segment_frames:
+        if not backend_sent:
             _write_text(out, b"B", backend_version(backend))
-            named = True
+            backend_sent = True
         height, width = frame.image.shape[:2]
         _write(out, b"F", frame.pts_s, height, width, frame.image.data)
 
 
-def _write_text(out: int, kind: bytes, value: object) -> None:
-    """A message whose body is JSON."""
+def _write_text(out: int, type_: bytes, value: object) -> None:
+    """Send a message with a JSON body."""
     body = json.dumps(value).encode()
-    _write(out, kind, 0.0, len(body), 0, body)
+    _write(out, type_, 0.0, len(body), 0, body)
 
 
 def _write(
-    out: int, kind: bytes, time_s: float = 0.0, first: int = 0, second: int = 0, body: bytes | memoryview = b""
+    out: int, type_: bytes, time_s: float = 0.0, first: int = 0, second: int = 0, body: bytes | memoryview = b""
 ) -> None:
-    """One message, in one system call where the pipe takes it whole."""
-    header = HEADER.pack(kind, time_s, first, second)
+    """Send one message, with a single system call if it fits into the pipe."""
+    header = HEADER.pack(type_, time_s, first, second)
     view = memoryview(body).cast("B")
     num_written = os.writev(out, [header, view])
-    if num_written < len(header):  # never seen: a pipe takes 4 KiB or nothing at once
+    if num_written < len(header):  # not observed: writes of up to 4 KiB to a pipe are atomic
         os.write(out, header[num_written:])
         num_written = len(header)
     view = view[num_written - len(header) :]

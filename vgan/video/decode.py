@@ -1,9 +1,9 @@
-"""A video file becomes small RGB frames with presentation times, by PyAV or by decord.
+"""Decode a video file into downscaled RGB frames with presentation times (PTS), by PyAV or decord.
 
-Call `child.Decoder` on files you do not trust: native decoders crash, hang and eat memory on broken input.
+Use `child.Decoder` for untrusted files: native decoders crash, hang and leak memory on broken input.
 
-Which backend is the default is decided by tests/benchmarks/decoding.py: PyAV gives the right frames of every codec
-measured and is the faster one on each, so `auto` means PyAV, and decord only where PyAV gives nothing.
+The default backend follows from tests/benchmarks/decoding.py: PyAV returns the correct frames of every codec measured
+and is the faster one on each, so `auto` means PyAV, and decord only if PyAV returns no frame.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from vgan.config import DecodeConfig
 from vgan.errors import BadVideo
 from vgan.video.hdr import tone_map
 
-DECORD_CHUNK = 16  # frames asked of decord at a time: 1.4 MB at 128x228, and few calls
-# MPEG-PS and MPEG-TS land up to a group of pictures behind the key frame sought: asking for one this much earlier, two
-# groups of a broadcast, mostly saves decoding from the beginning. It also lets leading B-frames pass by.
+DECORD_CHUNK = 16  # frames per call of decord: 1.4 MB at 128x228, and few calls
+# Seeking in MPEG-PS and MPEG-TS ends up to one group of pictures after the requested key frame. A request this much
+# earlier, two groups of a broadcast, mostly avoids decoding from the beginning. It also skips leading B-frames.
 PREROLL_S = 1.0
-UNSEEKABLE = ("mxf",)  # here the times after seeking are not those of the whole decode
-HD_LINES = 720  # pictures this high that name no color matrix are BT.709, lower ones BT.601, as players assume
+UNSEEKABLE = ("mxf",)  # formats whose times after seeking differ from those of sequential decoding
+HD_LINES = 720  # without a color matrix, pictures of at least this height are BT.709, others BT.601 (as in players)
 HDR_CURVES: dict[int, str] = {ColorTrc.SMPTE2084: "pq", ColorTrc.ARIB_STD_B67: "hlg"}
-MAX_PIXEL_ASPECT = 4  # pixels are at most 2.4 times wider than high in any standard; beyond it the header is garbled
+MAX_PIXEL_ASPECT = 4  # no standard has pixels more than 2.4 times wider than high; larger values are header errors
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One picture: image (H, W, 3) uint8 RGB, shown from pts_s seconds on in the source's own time."""
+    """A picture: image (H, W, 3) uint8 RGB, displayed from pts_s seconds on the source's clock."""
 
     pts_s: float
     image: np.ndarray
@@ -46,15 +46,15 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """What a file says of itself. Duration and rate are claims: cut by them, but leave the last segment open-ended."""
+    """Metadata of a video file. Duration and rate may be wrong: use them for segments, but leave the last one open."""
 
     duration_s: float | None
-    width: int  # as shown, pixels: upright, and of square pixels
+    width: int  # as displayed, pixels: upright, with square pixels
     height: int
-    fps: float | None  # frames a second on average, where the file tells
+    fps: float | None  # average frames per second, None if the file does not state it
     codec: str  # FFmpeg's name: h264, hevc, vp9, av1, mpeg4
     container: str  # FFmpeg's name: mov,mp4,m4a,3gp,3g2,mj2
-    rotation: int  # degrees counter-clockwise the stored picture is turned to stand upright: 0, 90, 180 or 270
+    rotation: int  # counterclockwise rotation of the stored picture to upright, degrees: 0, 90, 180 or 270
 
 
 def probe(path: str | Path) -> Probe:
@@ -63,7 +63,7 @@ def probe(path: str | Path) -> Probe:
     Raises:
         BadVideo: as `frames`.
     """
-    with _opened(path) as video:
+    with _open_video(path) as video:
         first = next(_timed(video), None)
         if first is None:
             raise BadVideo("decode", "no_frames", "the decoder reached the end without a timed frame")
@@ -74,7 +74,7 @@ def probe(path: str | Path) -> Probe:
             duration_s = container.duration / av.time_base
         elif stream.duration and stream.time_base:
             duration_s = float(stream.duration * stream.time_base)
-        rate = stream.average_rate  # not the guessed one: of a 10 frames/s ASF it says 120
+        rate = stream.average_rate  # not guessed_rate, which is 120 for an ASF file of 10 frames per second
         return Probe(
             duration_s=duration_s,
             width=layout.width,
@@ -94,39 +94,46 @@ def frames(
     native: bool = False,
     on_skip: Callable[[float], None] = lambda _pts_s: None,
 ) -> Iterator[Frame]:
-    """Frames of the file's main video stream in order of presentation, PTS strictly increasing, upright, square pixels.
+    """Yield the frames of the main video stream in order of presentation, upright, with square pixels.
 
-    The short side is reduced to `config.size` while decoding, never enlarged, unless `native`. All frames of a file
-    have one shape, that of its first. Frames without a time, or with one that does not advance, are left out. Only the
-    file itself is opened: the name is never taken for a URL.
+    PTS increase strictly; frames without a PTS, or with one that does not increase, are dropped. All frames of a file
+    have the shape of its first one. Only the file itself is opened: its name is not interpreted as a URL.
 
-    Of a segment [start_s, end_s), in seconds after the file's first frame, these are the frames that the whole decode
-    gives there. Decoding starts at a key frame before it, or at the beginning where the file cannot be sought;
-    `on_skip` gets the time of each frame decoded on the way. What follows damage in the middle of a file is lost to the
-    whole decode, which ends there; a segment that starts behind the damage may give it or report the damage.
+    A segment contains the frames that sequential decoding of the file yields in that interval. Decoding starts at a key
+    frame before it, or at the beginning of the file if seeking fails. After damage in the middle of a file sequential
+    decoding ends; a segment that starts after the damage may yield frames or raise `corrupt`.
 
-    HDR pictures (PQ, HLG) come as an ordinary display would show them (`hdr.tone_map`); by decord, which knows neither
-    curve, flat and dull, with all their texture.
+    HDR pictures (PQ, HLG) are tone-mapped for standard displays (`hdr.tone_map`). decord supports neither curve: its
+    frames have low contrast and saturation, but keep their texture.
+
+    Args:
+        path: video file.
+        config: backend, and `size`, the maximum short side in pixels.
+        start_s: start of the segment [start_s, end_s), seconds after the file's first frame.
+        end_s: end of the segment, exclusive.
+        native: keep the resolution of the file instead of downscaling to `config.size`.
+        on_skip: called with the PTS of each frame that is decoded before the segment.
 
     Raises:
-        BadVideo: stage "decode", reason no_video_stream, cannot_open or no_frames (none in the file: a segment past its
-            end is just empty); corrupt when the decoder fails after the first frame: what was given stays good;
-            out_of_memory.
+        BadVideo: stage "decode", reason no_video_stream, cannot_open, no_frames (none in the file; a segment after its
+            end is empty without an error), corrupt (the decoder failed after the first frame; frames yielded before are
+            valid) or out_of_memory.
     """
     read = _decord_frames if config.backend == "decord" else _pyav_frames
     yield from read(path, None if native else config.size, start_s, end_s, on_skip)
 
 
 def reduced_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
-    """(height, width) in pixels, reduced so that the shorter is at most `short_side`; the aspect ratio is kept."""
+    """Return (height, width) in pixels, downscaled to a short side of at most `short_side`, with equal aspect ratio."""
     scale = 1.0 if short_side is None else min(1.0, short_side / min(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def square_pixels(height: int, width: int, pixel_aspect: Fraction | None) -> tuple[int, int]:
-    """(height, width) of a picture whose pixels are `pixel_aspect` times wider than high, shown with square ones.
+    """Return the (height, width) with square pixels of a picture with pixels `pixel_aspect` times wider than high.
 
-    The longer direction of a pixel keeps its count, so that nothing is enlarged. An impossible aspect counts as 1.
+    The dimension along the longer side of a pixel remains, the other one shrinks, so that no dimension grows. An
+    invalid `pixel_aspect` counts as 1.
     """
     if not pixel_aspect or not 1 / MAX_PIXEL_ASPECT <= pixel_aspect <= MAX_PIXEL_ASPECT:
         return height, width
@@ -140,42 +147,42 @@ def square_pixels(height: int, width: int, pixel_aspect: Fraction | None) -> tup
 
 @dataclass(frozen=True, slots=True)
 class _Video:
-    """An open file and its main video stream."""
+    """Open file and its main video stream."""
 
     container: av.container.InputContainer
     stream: av.VideoStream
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[_Video]:
-    """The file's main video stream, ready to decode. What fails to open, or to decode in the block, is a BadVideo."""
+def _open_video(path: str | Path) -> Iterator[_Video]:
+    """Open the main video stream of a file; errors of opening, and of decoding in the block, become BadVideo."""
     opened = False
     try:
         with av.open(
-            f"file:{os.fspath(path)}",  # without the scheme FFmpeg takes "a:b.mp4" for protocol a
-            options={"protocol_whitelist": "file"},  # a playlist must not make the decoder fetch other things
+            f"file:{os.fspath(path)}",  # without the scheme FFmpeg reads "a:b.mp4" as protocol a
+            options={"protocol_whitelist": "file"},  # a playlist must not make the decoder open URLs
             metadata_errors="ignore",
         ) as container:
             stream = _main_stream(container)
             opened = True
             yield _Video(container, stream)
-    except MemoryError as fault:
-        raise BadVideo("decode", "out_of_memory", str(fault)) from fault
-    except (av.FFmpegError, ValueError) as fault:  # PyAV raises ValueError for pixel formats it cannot convert
-        raise BadVideo("decode", "no_frames" if opened else "cannot_open", _first_line(fault)) from fault
+    except MemoryError as error:
+        raise BadVideo("decode", "out_of_memory", str(error)) from error
+    except (av.FFmpegError, ValueError) as error:  # PyAV raises ValueError for pixel formats it cannot convert
+        raise BadVideo("decode", "no_frames" if opened else "cannot_open", _first_line(error)) from error
 
 
 def _main_stream(container: av.container.InputContainer) -> av.VideoStream:
-    """FFmpeg's choice among the video streams, cover pictures of songs aside, set to decode on one thread."""
-    pictures = av.stream.Disposition.attached_pic
-    films = [stream for stream in container.streams.video if not stream.disposition & pictures]
-    if not films:
+    """Return FFmpeg's choice among the video streams, without cover pictures of music, set to decode on one thread."""
+    cover = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not streams:
         raise BadVideo("decode", "no_video_stream", f"{len(container.streams)} other streams")
     best = container.streams.best("video")
-    stream = best if best in films else films[0]
+    stream = best if best in streams else streams[0]
     if stream.codec_context is None:
         raise BadVideo("decode", "cannot_open", "no decoder for this codec")
-    stream.thread_type = "NONE"  # many decoders share a machine, one core each
+    stream.thread_type = "NONE"  # many decoders share a machine, one per core
     stream.codec_context.thread_count = 1
     return stream
 
@@ -183,20 +190,20 @@ def _main_stream(container: av.container.InputContainer) -> av.VideoStream:
 def _pyav_frames(
     path: str | Path, short_side: int | None, start_s: float, end_s: float, on_skip: Callable[[float], None]
 ) -> Iterator[Frame]:
-    """`frames` by PyAV."""
+    """Yield `frames` by PyAV."""
     first = None
     try:
-        with _opened(path) as video:
-            whole = _timed(video)
-            first = next(whole, None)
+        with _open_video(path) as video:
+            decoded_frames = _timed(video)
+            first = next(decoded_frames, None)
             if first is None:
                 raise BadVideo("decode", "no_frames", "the decoder reached the end without a timed frame")
             first_s = first[0]
             convert = _Layout(first[1], video.stream.sample_aspect_ratio).converter(short_side)
-            timed: Iterator[tuple[float, av.VideoFrame]] = itertools.chain([first], whole)
+            timed: Iterator[tuple[float, av.VideoFrame]] = itertools.chain([first], decoded_frames)
             if start_s > 0:
-                sought = _sought(video, first_s + start_s)
-                timed = _timed_again(path) if sought is None else sought
+                after_seek = _seek(video, first_s + start_s)
+                timed = _timed_from_start(path) if after_seek is None else after_seek
             for pts_s, decoded in timed:
                 if pts_s - first_s >= end_s:
                     return
@@ -204,14 +211,14 @@ def _pyav_frames(
                     on_skip(pts_s)
                     continue
                 yield Frame(pts_s, convert(decoded))
-    except BadVideo as fault:
-        if first is not None and fault.reason == "no_frames":
-            raise BadVideo("decode", "corrupt", fault.detail) from fault
+    except BadVideo as error:
+        if first is not None and error.reason == "no_frames":
+            raise BadVideo("decode", "corrupt", error.detail) from error
         raise
 
 
 def _timed(video: _Video) -> Iterator[tuple[float, av.VideoFrame]]:
-    """(pts_s, decoded) from where the container stands, PTS strictly increasing."""
+    """Yield (pts_s, decoded frame) from the container's current position, PTS strictly increasing."""
     rate = video.stream.average_rate or video.stream.guessed_rate
     clock = _Clock(has_pts=video.container.format.name != "avi", interval_s=float(1 / rate) if rate else None)
     last_pts_s = -math.inf
@@ -222,34 +229,34 @@ def _timed(video: _Video) -> Iterator[tuple[float, av.VideoFrame]]:
             yield pts_s, decoded
 
 
-def _timed_again(path: str | Path) -> Iterator[tuple[float, av.VideoFrame]]:
-    """`_timed` from the beginning of a file opened anew."""
-    with _opened(path) as video:
+def _timed_from_start(path: str | Path) -> Iterator[tuple[float, av.VideoFrame]]:
+    """Open the file again and yield `_timed` from its beginning."""
+    with _open_video(path) as video:
         yield from _timed(video)
 
 
-def _sought(video: _Video, target_s: float) -> Iterator[tuple[float, av.VideoFrame]] | None:
-    """`_timed` from a key frame at or before `target_s`, None where the file cannot be sought to one."""
+def _seek(video: _Video, target_s: float) -> Iterator[tuple[float, av.VideoFrame]] | None:
+    """Seek to a key frame at or before `target_s` and return `_timed` from there; None if seeking fails."""
     if video.container.format.name in UNSEEKABLE:
         return None
     try:
         offset = math.floor((target_s - PREROLL_S) / video.stream.time_base)
         video.container.seek(offset, stream=video.stream, backward=True)
         timed = _timed(video)
-        landed = next(timed, None)
+        first = next(timed, None)
     except (av.FFmpegError, ValueError, OverflowError):
         return None
-    if landed is None or landed[0] > target_s:
+    if first is None or first[0] > target_s:
         return None
-    return itertools.chain([landed], timed)
+    return itertools.chain([first], timed)
 
 
 class _Clock:
-    """Presentation times from a frame's two clocks, as FFmpeg's own tools choose them ("best effort").
+    """Presentation times from PTS and DTS, chosen as by FFmpeg's tools ("best effort timestamp").
 
-    Frames leave the decoder in order of presentation, so a clock that runs backwards is wrong. AVI stores no
-    presentation times: what is read there counts packets in coding order, wrong wherever B-frames are (as in UCF101).
-    A frame without a time, as the last ones of such files, follows the one before it after `interval_s`.
+    The decoder returns frames in order of presentation, so a time that does not increase is wrong. AVI stores no PTS:
+    the values read count packets in coding order, which is wrong with B-frames (as in UCF101). A frame without a time,
+    such as the last ones of these files, is placed `interval_s` after the preceding frame.
     """
 
     def __init__(self, has_pts: bool, interval_s: float | None) -> None:
@@ -259,7 +266,7 @@ class _Clock:
         self._last_s: float | None = None
 
     def time_s(self, decoded: av.VideoFrame) -> float | None:
-        """Seconds, or None when the time cannot be told."""
+        """Return the presentation time of the next frame in seconds, None if it is unknown."""
         pts, dts = decoded.pts, decoded.dts
         if pts is not None:
             self._pts_faults += pts <= self._last_pts
@@ -277,17 +284,17 @@ class _Clock:
 
 
 class _Layout:
-    """How a stored picture is shown: upright, with square pixels. Taken from a file's first frame."""
+    """Conversion from stored to displayed pictures (upright, square pixels), from the first frame of a file."""
 
     def __init__(self, first: av.VideoFrame, pixel_aspect: Fraction | None) -> None:
-        self.swapped, self.upside_down, self.mirrored = _display_turns(first)
+        self.swapped, self.upside_down, self.mirrored = _display_orientation(first)
         self._stored = square_pixels(first.height, first.width, pixel_aspect)
         self.height, self.width = self._stored[::-1] if self.swapped else self._stored
 
     def converter(self, short_side: int | None) -> Callable[[av.VideoFrame], np.ndarray]:
-        """A function from decoded frames to (H, W, 3) uint8 RGB, reduced by area averaging, then turned."""
+        """Return a function that converts decoded frames to (H, W, 3) uint8 RGB: area downscaling, then orientation."""
         height, width = reduced_size(*self._stored, short_side)
-        # One for all frames: setting up the scaler anew for each, as `to_ndarray` does, takes two thirds of the time.
+        # Shared by all frames: creating a scaler per frame, as `to_ndarray` does, takes two thirds of the time.
         reformatter = VideoReformatter()
 
         def convert(decoded: av.VideoFrame) -> np.ndarray:
@@ -311,16 +318,16 @@ class _Layout:
         return convert
 
 
-def _display_turns(first: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """(axes swapped, then upside down, then mirrored) of the display matrix; all False where it has no right angles.
+def _display_orientation(first: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """Return the steps (swap axes, flip vertically, flip horizontally) of the display matrix, in this order.
 
-    The matrix [a b; c d] sends stored (x, y) to shown (a x + c y, b x + d y). Phones write rotations, and front cameras
-    reflections.
+    All are False if the matrix is not a rotation or reflection by right angles. The matrix [a b; c d] maps stored
+    (x, y) to displayed (a x + c y, b x + d y). Phones write rotations, and front cameras reflections.
     """
     try:
         data = first.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV 18 gives up on all side data where there is a kind it cannot name, such as a photo's EXIF
-        return _turns_by_rotation(first.rotation)
+    except ValueError:  # PyAV 18 fails for all side data if one item has an unknown type, such as a photo's EXIF
+        return _orientation_by_rotation(first.rotation)
     if data is None:
         return False, False, False
     (a, b), (c, d) = np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2] / 2**16
@@ -331,14 +338,14 @@ def _display_turns(first: av.VideoFrame) -> tuple[bool, bool, bool]:
     return False, False, False
 
 
-def _turns_by_rotation(degrees: int) -> tuple[bool, bool, bool]:
-    """What `_display_turns` gives for a rotation, counterclockwise; that the picture is mirrored is lost."""
-    turns = {90: (True, True, False), 180: (False, True, True), 270: (True, False, True)}
-    return turns.get(degrees % 360, (False, False, False))
+def _orientation_by_rotation(degrees: int) -> tuple[bool, bool, bool]:
+    """Return `_display_orientation` for a counterclockwise rotation; reflections are not represented."""
+    orientations = {90: (True, True, False), 180: (False, True, True), 270: (True, False, True)}
+    return orientations.get(degrees % 360, (False, False, False))
 
 
 def _matrix(decoded: av.VideoFrame) -> int | None:
-    """The color matrix of a frame that names none, None where it does."""
+    """Return the assumed color matrix of a frame without one; None if the frame specifies it."""
     if decoded.colorspace != 2 or decoded.format.is_rgb:
         return None
     if decoded.color_trc in HDR_CURVES:
@@ -352,8 +359,8 @@ def _matrix(decoded: av.VideoFrame) -> int | None:
 def _decord_frames(
     path: str | Path, short_side: int | None, start_s: float, end_s: float, on_skip: Callable[[float], None]
 ) -> Iterator[Frame]:
-    """`frames` by decord, read in sequence from the beginning: its seeking returns wrong frames on some files."""
-    # DECORD_EOF_RETRY_MAX stays at its default of 10240 polls: at 64, sound files with B-frames fail to open.
+    """Yield `frames` by decord, read sequentially from the start: its seeking returns wrong frames on some files."""
+    # DECORD_EOF_RETRY_MAX stays at its default of 10240 polls: at 64, intact files with B-frames fail to open.
     import decord
 
     first_s: float | None = None
@@ -381,28 +388,28 @@ def _decord_frames(
                     continue
                 started = True
                 yield Frame(pts_s, image)
-    except MemoryError as fault:
-        raise BadVideo("decode", "out_of_memory", str(fault)) from fault
-    except UnicodeEncodeError as fault:
-        raise BadVideo("decode", "cannot_open", "decord cannot take a file name that is not UTF-8") from fault
-    except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, IndexError) as fault:
-        raise BadVideo("decode", "corrupt" if started else "cannot_open", _first_line(fault)) from fault
+    except MemoryError as error:
+        raise BadVideo("decode", "out_of_memory", str(error)) from error
+    except UnicodeEncodeError as error:
+        raise BadVideo("decode", "cannot_open", "decord cannot open a file name that is not UTF-8") from error
+    except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, IndexError) as error:
+        raise BadVideo("decode", "corrupt" if started else "cannot_open", _first_line(error)) from error
     if first_s is None:
-        raise BadVideo("decode", "no_frames", "decord reports no frame")
+        raise BadVideo("decode", "no_frames", "decord returned no frame")
 
 
 def _upright_pixel_aspect(path: str | Path, upright_width: int) -> Fraction | None:
-    """What decord does not tell: how many times wider than high the pixels are, once upright. None if nothing can."""
+    """Return the pixel aspect ratio (width / height) of the upright picture, which decord lacks; None if unknown."""
     try:
-        with _opened(path) as video:
-            pixel_aspect, turned = video.stream.sample_aspect_ratio, video.stream.width != upright_width
+        with _open_video(path) as video:
+            pixel_aspect, rotated = video.stream.sample_aspect_ratio, video.stream.width != upright_width
     except BadVideo:
         return None
-    return 1 / pixel_aspect if pixel_aspect and turned else pixel_aspect
+    return 1 / pixel_aspect if pixel_aspect and rotated else pixel_aspect
 
 
 def backend_version(backend: str) -> str:
-    """Name and version of a backend with its FFmpeg, for the record of what made a dataset."""
+    """Return name and version of a backend and its FFmpeg libraries, for a dataset's provenance."""
     if backend == "decord":
         import decord
 
@@ -413,6 +420,6 @@ def backend_version(backend: str) -> str:
     return f"pyav {av.__version__} / libavcodec {libavcodec}"
 
 
-def _first_line(fault: Exception) -> str:
-    """The first line of a decoder's message, without its stack trace, 200 characters at most."""
-    return (str(fault).splitlines() or [type(fault).__name__])[0][:200]
+def _first_line(error: Exception) -> str:
+    """Return the first line of a decoder's message, without its stack trace, at most 200 characters."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,4 +1,4 @@
-"""Fades and dissolves inside a clip: two scenes without any pair of neighbouring frames that differs much."""
+"""Detection of fades and dissolves in a clip: two scenes without a large difference between adjacent frames."""
 
 from __future__ import annotations
 
@@ -7,35 +7,37 @@ import numpy as np
 
 from vgan.video.shots import SIDE, likeness
 
-FINE = 4.0  # pixels at SIDE, sigma: coarser structure is alike in most scenes (sky above, ground below)
-# Of windows of uncut UCF101 that the score was not chosen on, 0 of 202 stabilized and 1 of 249 plain ones come out
-# above 1. Of dissolves over 5 to 25 frames between two of its videos 120 of 123 that could be stabilized do, 139 of 144
-# plain ones, and 144 of 144 fades from or to black (none of which can be stabilized). Where a window sees only part of
-# a dissolve, 93 % are found if it is four fifths, 80 % if it is 0.6 to 0.8, half at 0.4 to 0.6.
+FINE = 4.0  # sigma, pixels at SIDE: coarser structure is similar in most scenes (sky above, ground below)
+# Measured on windows of uncut UCF101 that the score was not chosen on: 0 of 202 stabilized and 1 of 249 unstabilized
+# ones score above 1. Of dissolves over 5 to 25 frames between two of its videos, 120 of 123 that could be stabilized
+# score above 1, 139 of 144 unstabilized ones, and 144 of 144 fades from or to black (none of which can be stabilized).
+# If a window contains only part of a dissolve, 93 % are detected if the part is four fifths, 80 % if it is 0.6 to 0.8,
+# half at 0.4 to 0.6.
 UNIT = 0.28
 
 
 def dissolve_score(clip: np.ndarray) -> float:
-    """How much a stabilized `clip` (T, H, W, 3) uint8 looks like one scene that becomes another; above 1 it does.
+    """Score a fade or dissolve in a stabilized `clip` (T, H, W, 3) uint8; a score above 1 counts as detected.
 
-    The last frame must not be found in the first (`shots.likeness`), times what speaks for a blend rather than for
-    movement: the share of each frame's fine structure that a non-negative sum of the first and the last frame explains
-    (median), and the contrast lost in the palest frame, for averages of unlike pictures are pale. In a fade from or to
-    black both are large. 0 for a clip whose ends are alike, whatever happens between them.
+    The score is the dissimilarity of first and last frame (1 - `shots.likeness`) times the evidence of blending rather
+    than motion: the share of each frame's fine structure that a non-negative combination of first and last frame
+    explains (median), plus the loss of contrast in the frame with the lowest contrast, because averages of different
+    pictures have low contrast. Both are large in a fade from or to black. The score is 0 if first and last frame match,
+    regardless of the frames between them.
     """
     images = np.stack([cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for frame in clip])
-    unlike = 1 - max(likeness(images[0], images[-1]), likeness(images[-1], images[0]))
+    dissimilarity = 1 - max(likeness(images[0], images[-1]), likeness(images[-1], images[0]))
     gray = np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images]).astype(np.float32)
     contrast = gray.std((1, 2))
-    paleness = 1 - float(contrast.min()) / max(float(contrast.max()), 1e-3)
-    return unlike * (_explained_by_ends(gray) + paleness) / UNIT
+    contrast_loss = 1 - float(contrast.min()) / max(float(contrast.max()), 1e-3)
+    return dissimilarity * (_explained_by_ends(gray) + contrast_loss) / UNIT
 
 
 def _explained_by_ends(gray: np.ndarray) -> float:
-    """Median share (0..1) of the fine structure of frames (T, H, W) that the first and the last together explain."""
-    some = gray[[0, -1, *range(1, len(gray) - 1, 2)]]  # every other frame tells as much
-    fine = np.stack([image - cv2.GaussianBlur(image, (0, 0), FINE) for image in some]).reshape(len(some), -1)
+    """Return the median share (0..1) of fine structure of frames (T, H, W) explained by the first and the last one."""
+    sample = gray[[0, -1, *range(1, len(gray) - 1, 2)]]  # every other frame suffices
+    fine = np.stack([image - cv2.GaussianBlur(image, (0, 0), FINE) for image in sample]).reshape(len(sample), -1)
     ends, between = fine[:2], fine[2:]
     weights = np.linalg.solve(ends @ ends.T + 1e-3 * np.eye(2), ends @ between.T).clip(0, None)  # (2, T)
-    missed = ((between - weights.T @ ends) ** 2).sum(1)
-    return float(np.median(1 - missed / ((between**2).sum(1) + 1e-3)).clip(0, 1))
+    residual = ((between - weights.T @ ends) ** 2).sum(1)
+    return float(np.median(1 - residual / ((between**2).sum(1) + 1e-3)).clip(0, 1))

@@ -1,4 +1,4 @@
-"""Frames become files that people and tools can open: MP4 for browsers, GIF for documents, AVI like UCF101's."""
+"""Encode frames as MP4 (for browsers), GIF (for documents) or AVI (as in UCF101)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import av
 import numpy as np
 from PIL import Image
 
-FREE_BOX = struct.Struct(">I4s")  # its length and name (ISO/IEC 14496-12, 8.1.2)
-MAX_RATE_DENOMINATOR = 1001  # exact for whole rates and for NTSC's n * 1000 / 1001
+FREE_BOX = struct.Struct(">I4s")  # length and name of a free-space box (ISO/IEC 14496-12, 8.1.2)
+MAX_RATE_DENOMINATOR = 1001  # exact for integer rates and for NTSC's n * 1000 / 1001
 
 
 def write_mp4(frames: np.ndarray, path: str | Path, fps: float) -> None:
-    """Write `frames` (T, H, W, 3) uint8 RGB as H.264 4:2:0, which browsers play; odd sides repeat a line."""
+    """Write `frames` (T, H, W, 3) uint8 RGB as H.264 4:2:0, which browsers play; odd sides are padded by one line."""
     options = {"crf": "18", "preset": "medium"}
     _write(frames, path, fps, "mp4", "libx264", options, {"movflags": "+faststart"})
 
 
 def padded_mp4(data: bytes, size: int) -> bytes:
-    """An MP4 file made `size` bytes long by a box that players skip, so that its length tells nothing.
+    """Pad the MP4 file `data` to `size` bytes with a free-space box, so that its length reveals nothing.
 
     Raises:
-        ValueError: it is longer, or too little shorter for a box's own 8 bytes.
+        ValueError: `data` is longer, or 1 to 7 bytes shorter, than `size`; a box has at least 8 bytes.
     """
     missing = size - len(data)
     if missing and missing < FREE_BOX.size:
@@ -34,18 +34,23 @@ def padded_mp4(data: bytes, size: int) -> bytes:
 
 
 def write_avi(frames: np.ndarray, path: str | Path, fps: float, quality: int = 3) -> None:
-    """Write `frames` (T, H, W, 3) uint8 RGB as XVID (MPEG-4 part 2); `quality` is the quantizer, 1 best to 31."""
+    """Write `frames` (T, H, W, 3) uint8 RGB as XVID (MPEG-4 part 2); `quality` is the quantizer, 1 (best) to 31.
+
+    Raises:
+        ValueError: `quality` is out of range.
+    """
     if not 1 <= quality <= 31:
         raise ValueError(f"quality must be 1 to 31, got {quality}")
-    options = {"qmin": str(quality), "qmax": str(quality)}  # pins the quantizer; PyAV cannot set it frame by frame
+    options = {"qmin": str(quality), "qmax": str(quality)}  # fixes the quantizer; PyAV cannot set it per frame
     _write(frames, path, fps, "avi", "mpeg4", options, {}, tag="XVID")
 
 
 def write_gif(frames: np.ndarray, path: str | Path, fps: float) -> None:
-    """Write `frames` (T, H, W, 3) uint8 RGB as a GIF that loops for ever.
+    """Write `frames` (T, H, W, 3) uint8 RGB as an endlessly looping GIF.
 
-    GIF counts time in hundredths of a second: frames get uneven durations so that the whole is right to 5 ms. Browsers
-    slow down frames shorter than 0.02 s, so rates above 50 play slower there.
+    GIF counts time in hundredths of a second: frames get uneven durations, so that every frame starts within 5 ms of
+    its exact time. Browsers slow down frames shorter than 0.02 s, so rates above 50 frames per second play slower
+    there.
     """
     _check(frames)
     ends = np.rint(np.arange(len(frames) + 1) * 100 / fps).astype(int)
@@ -64,7 +69,7 @@ def _write(
     container_options: dict[str, str],
     tag: str | None = None,
 ) -> None:
-    """Encode `frames` into one stream. The result does not depend on the number of cores."""
+    """Encode `frames` as one video stream. The result does not depend on the number of cores."""
     _check(frames)
     height, width = frames.shape[1:3]
     even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")

@@ -1,7 +1,7 @@
-"""Fingerprints of clips that survive another encoding, and clips of different sources that are near-duplicates by them.
+"""Perceptual fingerprints of clips, robust to re-encoding, and near-duplicate detection between sources.
 
-After the DCT hash of images (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010), with
-half of the bits for what changes over the clip.
+Based on the DCT hash of images (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010),
+with half of the bits for the change over the clip.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ import cv2
 import numpy as np
 
 SIDE = 32  # pixels, gray
-LOW = 8  # lowest frequencies kept, each way
-# An orthonormal coefficient of 16 is a wave of half a gray level (RMS). Encoders take weaker ones away and add others:
-# of copies at H.264 crf 38, 85 % were within 10 bits with half of this bound and 93 % with it.
+LOW = 8  # number of lowest frequencies, per direction
+# An orthonormal coefficient of 16 is a wave of half a gray level (RMS). Encoders remove and add weaker ones: of copies
+# at H.264 crf 38, 85 % were within 10 bits with half of this bound and 93 % with this bound.
 FLOOR = 16.0
 BITS = 2 * LOW * LOW
-BLOCK = 16384  # clips looked up in the index of all kept ones at a time, of up to 260,000; more of more
-SMALL_BLOCK = 512  # clips compared with one another without an index
-PAIRS = 1 << 22  # pairs compared at a time: bounds the memory they take to about 200 MB
+BLOCK = 16384  # clips per query of the index of all retained ones, for up to 260,000 clips; larger for more clips
+SMALL_BLOCK = 512  # clips compared with each other without an index
+PAIRS = 1 << 22  # pairs compared at a time; limits their memory to about 200 MB
 
 
 def fingerprint(clip: np.ndarray) -> str:
-    """128 bits of `clip` (T, H, W, 3) uint8 as 32 hex digits: one bit for each coefficient that is clearly above 0.
+    """Compute the 128-bit fingerprint of `clip` (T, H, W, 3) uint8 as 32 hex digits.
 
-    64 low frequencies of the mean frame, then 64 of the mean of the last quarter minus that of the first, without their
-    constant parts. What hardly moves has no bits in the second half. A copy whose clips start 4 frames later or earlier
-    is found in half of the cases, and one cropped by 4 % on each side in a quarter.
+    A bit is 1 if its DCT coefficient is above FLOOR: 64 low frequencies of the mean frame, then 64 of the mean of the
+    last quarter minus that of the first, without their constant parts. Clips with little motion have no bits in the
+    second half. A copy whose clips start 4 frames later or earlier is detected in half of the cases, and one cropped by
+    4 % on each side in a quarter.
     """
     gray = np.stack(
         [cv2.resize(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), (SIDE, SIDE), interpolation=cv2.INTER_AREA) for f in clip]
@@ -44,14 +45,22 @@ def fingerprint(clip: np.ndarray) -> str:
 def near_duplicates(
     fingerprints: Sequence[str] | np.ndarray, sources: Sequence[str] | np.ndarray, max_bits: int
 ) -> np.ndarray:
-    """For each clip (N,) int64 the index of the earlier, kept clip that it repeats, or -1 for a clip that is kept.
+    """Find near-duplicates: for each clip the index of the earlier retained clip that it repeats, -1 if it is retained.
 
-    Clips are taken in order. One is dropped if a kept clip of another source differs in at most `max_bits` bits; the
-    first such clip is named. `fingerprints` are hex strings of 32 digits, or their bits as uint64 (N, 2).
+    Clips are processed in order. A clip is dropped if a retained clip of another source differs in at most `max_bits`
+    bits; the result is the first such clip.
 
-    Exact, without comparing all pairs: the bits are dealt to bands, so many that two fingerprints within `max_bits`
-    have a band in which they differ in one bit at most. Dropped clips are not compared with later ones, so many copies
-    of one picture, or many flat clips, cost no more than others.
+    The result is exact, without a comparison of all pairs: the bits are divided into so many bands that two
+    fingerprints within `max_bits` have a band in which they differ in at most one bit. Dropped clips are not compared
+    with later ones, so that many copies of one picture, or many clips of low contrast, cost no more than others.
+
+    Args:
+        fingerprints: N hex strings of 32 digits, or their bits as uint64 (N, 2).
+        sources: source of each clip, (N,).
+        max_bits: maximum Hamming distance of near-duplicates, bits.
+
+    Returns:
+        Indices (N,) int64.
 
     Raises:
         ValueError: a fingerprint is not 32 hex digits, lengths differ, or `max_bits` is not in 0..127.
@@ -59,31 +68,36 @@ def near_duplicates(
     bits = words(fingerprints)
     if len(sources) != len(bits) or not 0 <= max_bits < BITS:
         got = f"{len(bits)} fingerprints, {len(sources)} sources and max_bits {max_bits}"
-        raise ValueError(f"as many sources as fingerprints and max_bits in 0..{BITS - 1}, got {got}")
+        raise ValueError(f"need as many sources as fingerprints and max_bits in 0..{BITS - 1}, got {got}")
     owner = np.unique(np.asarray(sources), return_inverse=True)[1]
     clips = _Clips(bits, owner, max_bits)
     repeats = np.full(len(bits), -1, np.int64)
-    kept = _Index(max_bits)
-    # A block is added in time that grows with the whole index, and parts of it with the block: the least sum of both.
+    retained = _Index(max_bits)
+    # The time to add a block grows with the size of the index, that of its small blocks with the size of the block;
+    # this size minimizes the sum.
     size = max(BLOCK, math.isqrt(2 * SMALL_BLOCK * len(bits)))
     for block in _blocks(np.arange(len(bits)), size):
-        repeats[block] = kept.first_near(clips, block)
-        kept_here = _Index(max_bits)
+        repeats[block] = retained.first_near(clips, block)
+        retained_in_block = _Index(max_bits)
         for small in _blocks(block[repeats[block] < 0], SMALL_BLOCK):
-            repeats[small] = kept_here.first_near(clips, small)
+            repeats[small] = retained_in_block.first_near(clips, small)
             rest = small[repeats[small] < 0]
             near = np.tril(clips.near(rest[:, None], rest[None, :]), -1)
             for later in np.flatnonzero(near.any(1)):
                 earlier = rest[near[later] & (repeats[rest] < 0)]
                 if len(earlier):
                     repeats[rest[later]] = earlier[0]
-            kept_here.add(clips, rest[repeats[rest] < 0])
-        kept.add(clips, block[repeats[block] < 0])
+            retained_in_block.add(clips, rest[repeats[rest] < 0])
+        retained.add(clips, block[repeats[block] < 0])
     return repeats
 
 
 def words(fingerprints: Sequence[str] | np.ndarray) -> np.ndarray:
-    """The bits of fingerprints as uint64 (N, 2)."""
+    """Convert fingerprints (hex strings, or uint64 as returned) to their bits as uint64 (N, 2).
+
+    Raises:
+        ValueError: a fingerprint is not 32 hex digits.
+    """
     if isinstance(fingerprints, np.ndarray) and fingerprints.dtype == np.uint64:
         return fingerprints.reshape(-1, 2)
     for text in fingerprints:
@@ -93,6 +107,7 @@ def words(fingerprints: Sequence[str] | np.ndarray) -> np.ndarray:
 
 
 def _blocks(items: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Split `items` into blocks of at most `size`."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
@@ -102,63 +117,64 @@ class _Clips:
     """All clips of a comparison."""
 
     words: np.ndarray  # (N, 2) uint64
-    owner: np.ndarray  # (N,) the number of a clip's source
+    owner: np.ndarray  # (N,) index of each clip's source
     max_bits: int
 
-    def near(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """Whether clips with these indices are of different sources and alike; bool of the indices' common shape."""
-        first, second = (np.bitwise_count(self.words[one, i] ^ self.words[other, i]) for i in range(2))
-        return (first + second <= self.max_bits) & (self.owner[one] != self.owner[other])
+    def near(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Compare clips by index: True for near-duplicates of different sources, bool of the broadcast shape."""
+        first, second = (np.bitwise_count(self.words[a, i] ^ self.words[b, i]) for i in range(2))
+        return (first + second <= self.max_bits) & (self.owner[a] != self.owner[b])
 
     def keys(self, clips: np.ndarray, band: np.ndarray) -> np.ndarray:
-        """(n,) uint64: the bits `band` (at most 63 indices in 0..127) of each clip as one number."""
+        """Return the bits `band` (at most 63 indices in 0..127) of each clip as one number, (n,) uint64."""
         bits = np.unpackbits(self.words[clips].view(np.uint8), axis=1)[:, band]
         return bits @ (np.uint64(1) << np.arange(len(band), dtype=np.uint64))
 
 
 class _Index:
-    """Clips, found by fingerprints that differ from theirs in few bits."""
+    """Index of clips for queries by fingerprints that differ in few bits."""
 
     def __init__(self, max_bits: int) -> None:
-        # Every n-th bit: a band has bits of both halves. One of the second half alone is equal for all still clips.
+        # A band takes every n-th bit, so that it has bits of both halves: bands of the second half only would be equal
+        # for all clips without motion.
         num_bands = max(3, max_bits // 2 + 1)
         self._bands = [np.arange(BITS)[start::num_bands] for start in range(num_bands)]
-        self._keys = [np.zeros(0, np.uint64) for _ in self._bands]  # of each band, sorted
-        self._clips = [np.zeros(0, np.int64) for _ in self._bands]  # in the order of their keys
+        self._keys = [np.zeros(0, np.uint64) for _ in self._bands]  # per band, sorted
+        self._clips = [np.zeros(0, np.int64) for _ in self._bands]  # clip indices in the order of their keys
 
     def add(self, clips: _Clips, added: np.ndarray) -> None:
-        """Make the clips with indices `added` (n,) findable."""
+        """Add the clips with indices `added` (n,) to the index."""
         for i, band in enumerate(self._bands):
             keys = clips.keys(added, band)
             new = np.argsort(keys)
-            keys, numbers = np.append(self._keys[i], keys[new]), np.append(self._clips[i], added[new])
+            keys, indices = np.append(self._keys[i], keys[new]), np.append(self._clips[i], added[new])
             order = np.argsort(keys, kind="stable")  # merges two sorted runs in linear time
-            self._keys[i], self._clips[i] = keys[order], numbers[order]
+            self._keys[i], self._clips[i] = keys[order], indices[order]
 
-    def first_near(self, clips: _Clips, wanted: np.ndarray) -> np.ndarray:
-        """For the clips with indices `wanted` (n,) the lowest index in here of a near one, or -1."""
+    def first_near(self, clips: _Clips, queries: np.ndarray) -> np.ndarray:
+        """Return for each clip of `queries` (n,) the lowest index of a near-duplicate in this index, or -1."""
         none = len(clips.words)
-        first = np.full(len(wanted), none, np.int64)
+        first = np.full(len(queries), none, np.int64)
         for i, band in enumerate(self._bands):
-            keys = clips.keys(wanted, band)
-            order = np.argsort(keys)  # neighbouring look-ups in neighbouring memory
+            keys = clips.keys(queries, band)
+            order = np.argsort(keys)  # consecutive lookups then read adjacent memory
             flips = np.array([0, *(1 << bit for bit in range(len(band)))], np.uint64)
-            for position, found in self._matches(i, (flips[:, None] ^ keys[order]).ravel()):
-                asking = order[position % len(order)]
-                near = clips.near(wanted[asking], found)
-                np.minimum.at(first, asking[near], found[near])
+            for position, candidates in self._matches(i, (flips[:, None] ^ keys[order]).ravel()):
+                rows = order[position % len(order)]
+                near = clips.near(queries[rows], candidates)
+                np.minimum.at(first, rows[near], candidates[near])
         return np.where(first < none, first, -1)
 
     def _matches(self, band: int, keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Positions in `keys` (n,) and clips with that key in `band`, all pairs, at most about PAIRS at a time."""
-        known = self._keys[band]
-        low = np.searchsorted(known, keys)
-        inside = np.flatnonzero(low < len(known))
-        asking = inside[known[low[inside]] == keys[inside]]
-        low = low[asking]
-        count = np.searchsorted(known, keys[asking], "right") - low  # of the few that are there
+        """Yield all pairs of positions in `keys` (n,) and clips with that key in `band`, about PAIRS at a time."""
+        indexed = self._keys[band]
+        low = np.searchsorted(indexed, keys)
+        inside = np.flatnonzero(low < len(indexed))
+        positions = inside[indexed[low[inside]] == keys[inside]]
+        low = low[positions]
+        count = np.searchsorted(indexed, keys[positions], "right") - low  # only for the few keys with a match
         batch = np.cumsum(count) // PAIRS
-        for part in np.split(np.arange(len(asking)), np.flatnonzero(np.diff(batch)) + 1):
+        for part in np.split(np.arange(len(positions)), np.flatnonzero(np.diff(batch)) + 1):
             n = count[part]
             within = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
-            yield np.repeat(asking[part], n), self._clips[band][np.repeat(low[part], n) + within]
+            yield np.repeat(positions[part], n), self._clips[band][np.repeat(low[part], n) + within]

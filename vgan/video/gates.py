@@ -1,4 +1,4 @@
-"""The last word on a clip: bounds on the scores that were stored with it. Nothing is decoded to ask again."""
+"""Quality filters: bounds on the scores stored with every clip, which can be changed without decoding."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ import numpy as np
 from vgan.config import GateConfig
 from vgan.records import Evidence
 
-Bound = tuple[str, float, float, bool]  # reason, value, bound, whether the bound is an upper one
+Bound = tuple[str, float, float, bool]  # reason, value, bound, True for an upper bound
 
 
 def verdict(evidence: Evidence, config: GateConfig) -> tuple[str, str] | None:
-    """(reason, detail) of the first bound that a clip's scores break, None if they keep all.
+    """Return (reason, detail) of the first bound that a clip's scores violate, None if they satisfy all.
 
-    A clip that was kept as it was (`evidence.stabilized` is False) has no registration scores; what it has is judged.
+    A clip that was not stabilized (`evidence.stabilized` is False) has default registration scores, which pass.
     """
     for reason, value, bound, upper in _bounds(evidence, config):
-        if not (value <= bound if upper else value >= bound):  # so that no NaN passes
+        if not (value <= bound if upper else value >= bound):  # NaN violates every bound
             return reason, f"{value:.3g}; at {'most' if upper else 'least'} {bound:g}"
     return None
 
 
 def broken(scores: Evidence, config: GateConfig) -> np.ndarray:
-    """Whether each of many clips breaks a bound, as `verdict` says of one: bool (N,). The scores are arrays (N,)."""
-    kept = np.ones(np.shape(scores.motion), bool)
+    """Return the mask (N,) bool of clips that violate a bound, as `verdict` for scores that are arrays (N,)."""
+    accepted = np.ones(np.shape(scores.motion), bool)
     for _, value, bound, upper in _bounds(scores, config):
-        kept &= value <= bound if upper else value >= bound
-    return ~kept
+        accepted &= value <= bound if upper else value >= bound
+    return ~accepted
 
 
 def strain(evidence: Evidence, config: GateConfig) -> float:
-    """How near a clip is to being rejected: the largest share of any bound that it uses up, above 1 if rejected."""
-    shares = [0.0]
+    """Return the largest utilization of any bound by a clip's scores: 0 far from all bounds, above 1 if rejected."""
+    ratios = [0.0]
     for reason, value, bound, upper in _bounds(evidence, config):
-        one = 1.0 if reason in ("scale_jump", "large_zoom") else 0.0  # these count from no zoom at all
-        part, whole = (value - one, bound - one) if upper else (bound, value)
-        shares.append(part / whole if whole > 0 else math.inf if part > 0 else 0.0)
-    return max(shares)
+        offset = 1.0 if reason in ("scale_jump", "large_zoom") else 0.0  # a zoom of 1 is no zoom
+        numerator, denominator = (value - offset, bound - offset) if upper else (bound, value)
+        ratios.append(numerator / denominator if denominator > 0 else math.inf if numerator > 0 else 0.0)
+    return max(ratios)
 
 
 def _bounds(e: Evidence, c: GateConfig) -> list[Bound]:
-    """Every bound that is not switched off, in the order in which they are asked."""
+    """List the enabled bounds in the order in which they are applied."""
     bounds: list[Bound] = [
         ("low_inlier_ratio", e.inlier_ratio, c.min_inlier_ratio, False),
         ("large_residual", e.residual_px, c.max_residual_px, True),

@@ -355,14 +355,14 @@ HOSTILE = {  # body of a script that runs in place of the child -> reason, part 
     "time_creeps": (
         "ready()\nfor i in range(10**9): send(b'F', i * 1e-9, 1, 1, b'xyz'); time.sleep(0.1)",
         "timeout",
-        "a second of video",
+        "per second of video",
     ),
     "skips_for_ever": (
         "ready()\nfor i in range(10**9): send(b'S', i * 1e-9, 0, 0); time.sleep(0.1)",
         "timeout",
-        "a second of video",
+        "per second of video",
     ),
-    "floods": ("ready()\nfor i in range(10**9): send(b'F', i * 1e-9, 1, 1, b'xyz')", "timeout", "a second of video"),
+    "floods": ("ready()\nfor i in range(10**9): send(b'F', i * 1e-9, 1, 1, b'xyz')", "timeout", "per second of video"),
 }
 
 
