@@ -1,0 +1,1 @@
+"""Video processing: decoding, shot detection, stabilization and quality scores of clips."""

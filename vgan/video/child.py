@@ -150,8 +150,8 @@ class Decoder:
             yield from child.replies(request)
             clean = True
         except _Reported as report:
-            clean = report.fault.reason != "out_of_memory"
-            raise report.fault from None
+            clean = report.error.reason != "out_of_memory"
+            raise report.error from None
         finally:
             if not clean:
                 child.stop()
@@ -174,9 +174,9 @@ def isolated_frames(path: str | Path, config: DecodeConfig, command: list[str] |
 class _Reported(Exception):
     """Error that the child itself reported; the child remains usable."""
 
-    def __init__(self, fault: BadVideo) -> None:
-        super().__init__(fault)
-        self.fault = fault
+    def __init__(self, error: BadVideo) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 class _Child:

@@ -93,7 +93,7 @@ def near_duplicates(
 
 
 def words(fingerprints: Sequence[str] | np.ndarray) -> np.ndarray:
-    """Convert fingerprints (hex strings, or uint64 as returned) to their bits as uint64 (N, 2).
+    """Convert fingerprints, hex strings or already uint64, to their bits as uint64 (N, 2).
 
     Raises:
         ValueError: a fingerprint is not 32 hex digits.

@@ -15,7 +15,8 @@ Bound = tuple[str, float, float, bool]  # reason, value, bound, True for an uppe
 def verdict(evidence: Evidence, config: GateConfig) -> tuple[str, str] | None:
     """Return (reason, detail) of the first bound that a clip's scores violate, None if they satisfy all.
 
-    A clip that was not stabilized (`evidence.stabilized` is False) has default registration scores, which pass.
+    A clip that was not stabilized (`evidence.stabilized` is False) has default registration scores, which satisfy the
+    bounds; its other scores are tested.
     """
     for reason, value, bound, upper in _bounds(evidence, config):
         if not (value <= bound if upper else value >= bound):  # NaN violates every bound

@@ -1,25 +1,26 @@
-"""Black bars around the picture: found in a window of frames and cut off, for a GAN would learn them as a pattern."""
+"""Detection and cropping of black bars in a window of frames; a GAN would learn the bars as a pattern."""
 
 from __future__ import annotations
 
 import numpy as np
 
-DARK = 48  # 0..255: bars of UCF101 stay below 44 in all frames, compression noise and the scaler's ringing included
-FLAT = 6.0  # standard deviation of a bar's mean over time; the widest seen in a true bar is 4
-STEP = 8.0  # 0..255: what the picture is brighter by than the bar, in most places along the edge
-SURE = 0.6  # share of the edge's pixels that step up; black curtains and night skies reach 0.4, bars 0.63 to 1
-LIKELY = 0.25  # the same where the opposite side has a sure bar of that depth: dark scenes hide half of an edge
-UNEVEN = 2  # pixels: opposite bars differ by no more
-THIN = 4  # pixels: captured analog film has black lines so deep on one side only
-DEEPEST = 0.4  # share of the picture that a bar can take from one side
+DARK = 48  # maximum value of a bar, 0..255: in UCF101 it is below 44, with compression noise and the scaler's ringing
+FLAT = 6.0  # maximum standard deviation of a bar's mean over time, 0..255; the largest measured in a true bar is 4
+STEP = 8.0  # minimum step in brightness from bar to picture, 0..255, at most pixels of the edge
+SURE = 0.6  # minimum share of the edge's pixels with a step; black curtains and night skies reach 0.4, bars 0.63 to 1
+LIKELY = 0.25  # the same if the opposite bar passes SURE at that depth: dark scenes hide half of an edge
+UNEVEN = 2  # maximum difference of opposite bars, pixels
+THIN = 4  # maximum depth of a bar on one side only, pixels: captured analog film has such black lines
+DEEPEST = 0.4  # maximum depth of a bar, as share of the picture
 
 
 def bars(frames: np.ndarray) -> tuple[int, int, int, int]:
-    """Depth in pixels of the black bars of `frames` (T, H, W, 3) uint8: (top, bottom, left, right), 0 for no bar.
+    """Detect the black bars of `frames` (T, H, W, 3) uint8: depths (top, bottom, left, right) in pixels, 0 for no bar.
 
-    A bar is dark in every frame, flat in space and time, and ends in a straight edge beyond which most of the picture
-    is brighter. Bars deeper than THIN come in pairs. So a dark sky, a dark stage and a black picture are left alone.
-    A row in which the scaler mixed bar and picture counts as bar. Bars with a logo or subtitles in them are not found.
+    A bar is dark in every frame, uniform in space and time, and ends in a straight edge after which most of the picture
+    is brighter. Bars deeper than THIN must occur in pairs. Therefore a dark sky, a dark stage and a black picture are
+    not cropped. A row in which the scaler mixed bar and picture counts as bar. Bars that contain a logo or subtitles
+    are not detected.
     """
     brightest = frames.max(0).max(-1)  # (H, W)
     mean = frames[::4].mean(0, dtype=np.float32).mean(-1)
@@ -30,14 +31,19 @@ def bars(frames: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def crop(frames: np.ndarray, depths: tuple[int, int, int, int]) -> np.ndarray:
-    """`frames` (T, H, W, 3) without `depths` = (top, bottom, left, right) pixels; a view."""
+    """Return a view of `frames` (T, H, W, 3) without `depths` = (top, bottom, left, right) pixels."""
     top, bottom, left, right = depths
     height, width = frames.shape[1:3]
     return frames[:, top : height - bottom, left : width - right]
 
 
 def _pair(brightest: np.ndarray, mean: np.ndarray) -> tuple[int, int]:
-    """Depths of the bars at the first and at the last rows of two images (H, W): maximum and mean over time, 0..255."""
+    """Return the depths of the bars at the first and the last rows, pixels.
+
+    Args:
+        brightest: maximum over time and channels, (H, W), 0..255.
+        mean: mean over time and channels, (H, W), 0..255.
+    """
     deepest = int(DEEPEST * len(mean))
     sides = (brightest, mean), (brightest[::-1], mean[::-1])
     first, last = (_depth(*side, SURE, range(1, deepest + 1)) for side in sides)
@@ -52,8 +58,15 @@ def _pair(brightest: np.ndarray, mean: np.ndarray) -> tuple[int, int]:
 
 
 def _depth(brightest: np.ndarray, mean: np.ndarray, edge: float, depths: range) -> int:
-    """The largest of `depths` at which a bar at the first rows ends in an edge, plus one for a mixed row; 0 if none."""
-    # A few pixels may be brighter: specks of compression noise where the bar meets the picture.
+    """Return the depth of the bar at the first rows, pixels, with a mixed row if any; 0 without a bar.
+
+    Args:
+        brightest: maximum over time and channels, (H, W), 0..255.
+        mean: mean over time and channels, (H, W), 0..255.
+        edge: minimum share of pixels with a step in brightness at the end of the bar, 0..1.
+        depths: candidate depths, pixels, in increasing order.
+    """
+    # A few pixels may be brighter: compression noise at the edge between bar and picture.
     dark = np.percentile(brightest[: depths.stop], 97, axis=1) <= DARK
     run = len(dark) if dark.all() else int(dark.argmin())
     for depth in reversed(depths):

@@ -1,16 +1,17 @@
-"""Camera motion of a window: SIFT matches between neighbours, refined at pixel level, then held to the first frame.
+"""Camera motion estimation for a window: SIFT matches of adjacent frames, refinement, drift correction to first frame.
 
-Three steps a frame, each cheap because the one before it left little to do:
+Three steps per frame, each fast because only a small error remains from the one before:
 
-1. SIFT keypoints on a small image (64 px short side), matched to those of the frame before, and a 4-DoF similarity by
-   RANSAC (paper section 3.1). Found once a frame, they serve two pairs. Where they are too few, the larger image is
-   searched: without that, 5 of 34 UCF101 windows were lost instead of 1.
-2. Lucas-Kanade at the matched points on the larger image (128 px) takes out the error of keypoints found so small.
-3. Direct alignment of the whole small image with the clip's first frame (inverse-compositional Gauss-Newton, Baker and
-   Matthews 2004) takes out what 31 composed transforms add up to.
+1. SIFT keypoints on a small image (64 px short side), matched to those of the preceding frame, and a 4-DoF similarity
+   by RANSAC (paper section 3.1). Keypoints are detected once per frame and used for two pairs. With too few matches,
+   keypoints are detected on the larger image: without that, 5 of 34 UCF101 windows failed instead of 1.
+2. Lucas-Kanade at the matched points on the larger image (128 px) corrects the error of keypoints from the small image.
+3. Direct alignment of the small image with the clip's first frame (inverse-compositional Gauss-Newton, Baker and
+   Matthews 2004) corrects the accumulated error of 31 composed transforms.
 
-Corner error on known motion (6 px, 2 degrees, 2 %; 12 real stills, px at 128, median and 95 %) after step 1 alone: 0.48
-and 1.6; after 2: 0.12 and 0.40; after 3: 0.05 and 0.15. SIFT at 128 px alone: 0.13 and 0.47, at three times the cost.
+Corner error on known motion (6 px, 2 degrees, 2 %; 12 real stills, px at 128, median and 95th percentile) after step 1
+alone: 0.48 and 1.6; after 2: 0.12 and 0.40; after 3: 0.05 and 0.15. SIFT at 128 px alone: 0.13 and 0.47, at three times
+the cost.
 """
 
 from __future__ import annotations
@@ -23,30 +24,32 @@ import numpy as np
 from vgan.config import StabilizeConfig
 from vgan.errors import BadVideo
 
-EVIDENCE_PX = 128  # short side of the picture that every pixel figure refers to
+EVIDENCE_PX = 128  # short side of the picture that all scores in pixels refer to
 IDENTITY = np.eye(3)
 
-# Less blur than SIFT's own 3 layers and 1.6: at 64 px 83 keypoints, not 70, in 1.9 ms, not 2.8 (848x480, 100 allowed).
+# Less blur than SIFT's defaults of 3 layers and 1.6: at 64 px 83 keypoints in 1.9 ms instead of 70 in 2.8 ms (848x480,
+# at most 100 keypoints).
 SIFT_LAYERS, SIFT_SIGMA = 2, 1.2
-SIFT_CONTRAST, SIFT_EDGE = 0.04, 10.0  # OpenCV's own
+SIFT_CONTRAST, SIFT_EDGE = 0.04, 10.0  # defaults of OpenCV
 
-LK_WINDOW = 11  # px; 9 to 15 do equally well, 21 blurs what moves into what stands
+LK_WINDOW = 11  # px; 9 to 15 are equally good, 21 mixes moving objects with the background
 LK_STOP = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.01)
-FIT_SOFTNESS_PX = 0.5  # errors this large count a quarter
+FIT_SOFTNESS_PX = 0.5  # error with a weight of 1/4
 
-ALIGN_BLUR_PX = 1.0  # standard deviation, on the small image; without it the error is twice as large
-MIN_OVERLAP = 0.4  # share of the first frame still in view; with less, chaining is the safer guess
-# A larger disagreement between the chain and the first frame is a scene that has changed, not drift.
+ALIGN_BLUR_PX = 1.0  # standard deviation, on the small image; without blur the error is twice as large
+MIN_OVERLAP = 0.4  # minimum share of the first frame in view; below it the composed transform is more reliable
+# A larger disagreement between composed transform and alignment is a change of the scene, not drift.
 MAX_CORRECTION_PX = 1.0  # RMS of the corners
-# Share of a correction that is applied. All of it, and noise of the alignment shakes scenes with depth (jitter left on
-# real video 0.186 px at 1, 0.170 at a half, 0.157 at 0); none, and errors add up (known motion: 0.12 px, not 0.05).
+# Share of a correction that is applied. With 1, noise of the alignment adds jitter to scenes with depth (remaining
+# jitter on real video 0.186 px at 1, 0.170 at 0.5, 0.157 at 0); with 0, errors accumulate (known motion: 0.12 px
+# instead of 0.05).
 HOLD = 0.5
-MAX_ZOOM = 10.0  # beyond it nothing of the picture is left: models fitted across cuts collapse it
+MAX_ZOOM = 10.0  # a larger zoom leaves nothing of the picture: transforms fitted across cuts collapse it
 
 
 @dataclass(frozen=True)
 class Features:
-    """Keypoints of a small image: points (N, 2) float32 x, y in its pixels; descriptors (N, 128) float32."""
+    """Keypoints of a small image: points (N, 2) float32, (x, y) in its pixels; descriptors (N, 128) float32."""
 
     points: np.ndarray
     descriptors: np.ndarray
@@ -54,19 +57,19 @@ class Features:
 
 @dataclass(frozen=True)
 class Matches:
-    """What two neighbours share: points (M, 2) float32 of the inliers in the later and in the earlier small image."""
+    """Inlier matches of adjacent frames: points (M, 2) float32 in the later and in the earlier small image."""
 
     after: np.ndarray
     before: np.ndarray
-    inlier_ratio: float  # of all matches
+    inlier_ratio: float  # inliers per match, 0..1
     num_matches: int
 
 
 @dataclass(frozen=True)
 class Pair:
-    """How well a frame fits onto the one before it."""
+    """Registration quality of a frame and the preceding one."""
 
-    residual_px: float  # RMS re-projection error of the inliers, at 128 px short side
+    residual_px: float  # RMS reprojection error of the inliers, pixels at 128 px short side
     inlier_ratio: float
     num_matches: int
     photometric: float  # mean absolute difference after warping, 0..255
@@ -74,37 +77,38 @@ class Pair:
 
 @dataclass(frozen=True)
 class Registration:
-    """Camera motion of a window: transforms (T, 3, 3) take the pixels of each frame as given onto the first."""
+    """Camera motion of a window: transforms (T, 3, 3) from the pixels of each input frame to those of the first."""
 
     transforms: np.ndarray
-    pairs: list[Pair]  # of the frames that differ from the one before them
-    drift_px: float  # corners of the last frame against its own matches with the first, RMS at 128 px; 0 if none
+    pairs: list[Pair]  # one per frame that differs from the preceding one
+    drift_px: float  # RMS corner distance of the last frame to its direct match with the first, at 128 px; 0 if none
 
 
 @dataclass(frozen=True)
 class Template:
-    """What images are aligned with: (h, w) float32, and its change (6, h * w) by each unknown of `align`."""
+    """Reference image of `align`, (h, w) float32, and its derivatives (6, h * w) by the six unknowns."""
 
     image: np.ndarray
     jacobian: np.ndarray
-    to_unit: np.ndarray  # (3, 3): pixels to coordinates about the middle, in half heights
+    to_unit: np.ndarray  # (3, 3): from pixels to coordinates relative to the center, in units of half the height
 
 
 def register(grays: np.ndarray, config: StabilizeConfig) -> Registration:
-    """Where the camera looked in each of `grays` (T, H, W) uint8, relative to the first.
+    """Estimate the camera motion of each frame of `grays` (T, H, W) uint8 relative to the first.
 
-    A frame equal to the one before it (a slow source, resampled) costs nothing and has no pair.
+    A frame equal to the preceding one (from resampling a slow source) is not registered again and has no pair.
 
-    Deterministic on any number of threads: matching is exact, RANSAC starts from a fixed seed, sums have a fixed order.
+    Deterministic for any number of threads: matching is exact, RANSAC has a fixed seed, sums have a fixed order.
 
     Raises:
-        BadVideo: stage "stabilize": too_few_matches where two neighbours cannot be registered, never the identity
-            instead; collapsed where the picture has shrunk or grown more than tenfold, so that a warp has no meaning.
+        BadVideo: stage "stabilize", reason too_few_matches if two adjacent frames cannot be registered (there is no
+            fallback to the identity), or collapsed if the picture is scaled by more than a factor of MAX_ZOOM, up or
+            down, so that a warp is meaningless.
     """
     scale = min(1.0, config.sift_size / min(grays.shape[1:]))
     smalls = [cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for gray in grays]
     height, width = smalls[0].shape
-    unit = EVIDENCE_PX / min(height, width)  # evidence pixels in one of the small image
+    unit = EVIDENCE_PX / min(height, width)  # pixels at EVIDENCE_PX per pixel of the small image
     detector = cv2.SIFT.create(config.num_features, SIFT_LAYERS, SIFT_CONTRAST, SIFT_EDGE, SIFT_SIGMA)
     template = make_template(smalls[0])
     first = before = find_features(detector, smalls[0])
@@ -119,13 +123,17 @@ def register(grays: np.ndarray, config: StabilizeConfig) -> Registration:
             large_before, large_after = (find_features(detector, gray, scale) for gray in (grays[t - 1], grays[t]))
             matches = match_pair(large_before, large_after, config, unit)
         if matches is None:
-            least = f"at least {config.min_matches} on one similarity"
-            raise BadVideo("stabilize", "too_few_matches", f"frame {t} has too few matches to the one before; {least}")
+            minimum = f"at least {config.min_matches} that fit one similarity"
+            raise BadVideo(
+                "stabilize", "too_few_matches", f"frame {t} has too few matches to the one before; {minimum}"
+            )
         matches = refine(grays[t - 1], grays[t], matches, scale, config.ransac_px / unit)
         step = fit_similarity(matches.after, matches.before, FIT_SOFTNESS_PX / unit)
         transform = hold(template, smalls[t], transforms[-1] @ step, unit)
         if not 1 / MAX_ZOOM < scale_of(transform) < MAX_ZOOM:
-            raise BadVideo("stabilize", "collapsed", f"zoom {scale_of(transform):.3g} of frame {t} against the first")
+            raise BadVideo(
+                "stabilize", "collapsed", f"zoom {scale_of(transform):.3g} of frame {t} relative to the first"
+            )
         step = np.linalg.inv(transforms[-1]) @ transform
         pairs.append(
             Pair(
@@ -148,7 +156,10 @@ def register(grays: np.ndarray, config: StabilizeConfig) -> Registration:
 
 
 def find_features(detector: cv2.SIFT, gray: np.ndarray, scale: float = 1.0) -> Features:
-    """SIFT keypoints of one gray image, in pixels of the one that is `scale` of it; none at all on a blank image."""
+    """Detect SIFT keypoints in a gray image (H, W) uint8; a blank image has none.
+
+    Points are returned in pixels of the image downscaled by `scale`.
+    """
     keypoints, descriptors = detector.detectAndCompute(gray, None)
     points = np.array([keypoint.pt for keypoint in keypoints], np.float32).reshape(-1, 2)
     points = ((points + 0.5) * scale - 0.5).astype(np.float32)
@@ -156,10 +167,10 @@ def find_features(detector: cv2.SIFT, gray: np.ndarray, scale: float = 1.0) -> F
 
 
 def match(before: Features, after: Features, ratio: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (M,), (M,) of matching keypoints: exhaustive L2 nearest neighbours that pass Lowe's ratio test.
+    """Return indices (M,), (M,) of matching keypoints: exhaustive L2 nearest neighbors that pass Lowe's ratio test.
 
-    SIFT's descriptors are whole numbers of norm about 512, so sums of their products stay below 2^24 and are exact in
-    float32: the result does not depend on how the matrix product is ordered or threaded.
+    SIFT's descriptors are integers with a norm of about 512, so sums of their products are below 2^24 and exact in
+    float32: the result does not depend on the order or threads of the matrix product.
     """
     if len(before.points) == 0 or len(after.points) < 2:
         return np.zeros(0, int), np.zeros(0, int)
@@ -167,12 +178,19 @@ def match(before: Features, after: Features, ratio: float) -> tuple[np.ndarray, 
     squared = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * (a @ b.T)
     nearest = squared.argmin(1)
     best, second = np.partition(squared, 1, axis=1)[:, :2].T
-    kept = np.flatnonzero(best < ratio * ratio * second)
-    return kept, nearest[kept]
+    passed = np.flatnonzero(best < ratio * ratio * second)
+    return passed, nearest[passed]
 
 
 def match_pair(before: Features, after: Features, config: StabilizeConfig, unit: float) -> Matches | None:
-    """Matches of two images that agree on one similarity, by RANSAC; None with fewer than `config.min_matches`."""
+    """Return the matches of two images that fit one similarity (RANSAC); None if fewer than `config.min_matches`.
+
+    Args:
+        before: keypoints of the earlier small image.
+        after: keypoints of the later small image.
+        config: ratio test, RANSAC threshold and minimum number of matches.
+        unit: pixels at EVIDENCE_PX per pixel of the small image.
+    """
     index_before, index_after = match(before, after, config.ratio)
     num_matches = len(index_before)
     if num_matches < config.min_matches:
@@ -184,18 +202,25 @@ def match_pair(before: Features, after: Features, config: StabilizeConfig, unit:
     )
     if affine is None or inliers.sum() < config.min_matches:
         return None
-    kept = inliers.ravel() == 1
-    return Matches(source[kept], target[kept], float(kept.mean()), num_matches)
+    is_inlier = inliers.ravel() == 1
+    return Matches(source[is_inlier], target[is_inlier], float(is_inlier.mean()), num_matches)
 
 
 def refine(before: np.ndarray, after: np.ndarray, matches: Matches, scale: float, reach_px: float) -> Matches:
-    """`matches` with the later points moved to where Lucas-Kanade finds the earlier points' surroundings.
+    """Refine the later points of `matches` by Lucas-Kanade tracking of the earlier points at full size.
 
-    `before` and `after` (H, W) uint8 are the images that the small ones are `scale` of. Points that are lost or move
-    more than `reach_px` small pixels are dropped; where fewer than three are left, SIFT's own stand.
+    Points that are lost, or move by `reach_px` or more, are dropped. If fewer than three remain, `matches` are returned
+    unchanged.
+
+    Args:
+        before: earlier image (H, W) uint8.
+        after: later image (H, W) uint8.
+        matches: matches in pixels of the small images.
+        scale: size of the small images relative to `before` and `after`.
+        reach_px: maximum displacement, pixels of the small images.
     """
     at_before, at_after = ((points + 0.5) / scale - 0.5 for points in (matches.before, matches.after))
-    found, status, _ = cv2.calcOpticalFlowPyrLK(
+    tracked, status, _ = cv2.calcOpticalFlowPyrLK(
         before,
         after,
         at_before.astype(np.float32),
@@ -205,17 +230,18 @@ def refine(before: np.ndarray, after: np.ndarray, matches: Matches, scale: float
         criteria=LK_STOP,
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     )
-    found = (found + 0.5) * scale - 0.5
-    kept = (status.ravel() == 1) & (np.hypot(*(found - matches.after).T) < reach_px)
-    if kept.sum() < 3:
+    tracked = (tracked + 0.5) * scale - 0.5
+    valid = (status.ravel() == 1) & (np.hypot(*(tracked - matches.after).T) < reach_px)
+    if valid.sum() < 3:
         return matches
-    return Matches(found[kept], matches.before[kept], matches.inlier_ratio, matches.num_matches)
+    return Matches(tracked[valid], matches.before[valid], matches.inlier_ratio, matches.num_matches)
 
 
 def fit_similarity(source: np.ndarray, target: np.ndarray, softness_px: float) -> np.ndarray:
-    """(3, 3): the similarity that takes points `source` (N, 2) to `target` (N, 2), by reweighted least squares.
+    """Fit the similarity (3, 3) that maps points `source` (N, 2) to `target` (N, 2), by reweighted least squares.
 
-    With points as complex numbers it is one linear equation. Weights are Geman and McClure's.
+    Points as complex numbers make it a single linear equation. The weights are those of Geman and McClure;
+    `softness_px` is the error with a weight of 1/4.
     """
     a, b = (points.astype(np.float64).view(np.complex128).ravel() for points in (source, target))
     weights = np.ones(len(a))
@@ -230,55 +256,66 @@ def fit_similarity(source: np.ndarray, target: np.ndarray, softness_px: float) -
 
 
 def residual(transform: np.ndarray, matches: Matches, bound_px: float) -> float:
-    """RMS re-projection error, small pixels, of the matches that `transform` puts within `bound_px`; inf if none."""
+    """Return the RMS reprojection error, small pixels, of the matches with an error below `bound_px`; inf if none."""
     errors = np.hypot(*(matches.after @ transform[:2, :2].T + transform[:2, 2] - matches.before).T)
     inliers = errors[errors < bound_px]
     return float(np.sqrt((inliers**2).mean())) if len(inliers) else float("inf")
 
 
 def make_template(small: np.ndarray) -> Template:
-    """The first frame's small image (h, w) uint8, made ready for `align`."""
+    """Prepare the first frame's small image (h, w) uint8 for `align`."""
     image = _blurred(small)
     height, width = image.shape
     unit = 2 / height
     to_unit = np.array([[unit, 0, -unit * (width - 1) / 2], [0, unit, -unit * (height - 1) / 2], [0, 0, 1]])
-    # Gradients by half heights; 1/8 takes the sum of Sobel's kernel out.
+    # Gradients per half height; 1/8 normalizes Sobel's kernel.
     dx, dy = (cv2.Sobel(image, cv2.CV_32F, *order, scale=1 / (8 * unit)) for order in ((1, 0), (0, 1)))
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     x, y = unit * x + to_unit[0, 2], unit * y + to_unit[1, 2]
-    changes = (dx * x + dy * y, dy * x - dx * y, dx, dy, image, np.ones_like(image))
-    return Template(image, np.stack([each.ravel() for each in changes]).astype(np.float32), to_unit)
+    derivatives = (dx * x + dy * y, dy * x - dx * y, dx, dy, image, np.ones_like(image))
+    return Template(image, np.stack([d.ravel() for d in derivatives]).astype(np.float32), to_unit)
 
 
 def align(template: Template, small: np.ndarray, transform: np.ndarray) -> tuple[np.ndarray, float]:
-    """Improve `transform` (3, 3), which takes `small` (h, w) uint8 onto `template`; and the share of it in view, 0..1.
+    """Improve `transform` (3, 3), which maps `small` (h, w) uint8 to `template`.
 
     One step of inverse-compositional Gauss-Newton: a second one changes the error on known motion by less than 0.01 px,
-    as the frame before it was aligned too. Unknowns are the similarity's four and the exposure's gain and bias; pixels
-    that differ much count little.
+    because the preceding frame was aligned too. The six unknowns are those of the similarity and the gain and bias of
+    the exposure; pixels with a large difference have a low weight.
+
+    Returns:
+        Improved transform (3, 3), and the share of the template in view, 0..1. Below MIN_OVERLAP `transform` is
+        returned unchanged.
     """
     difference = (warp(_blurred(small), transform) - template.image).ravel()
-    seen = np.isfinite(difference)
-    overlap = float(seen.mean())
+    visible = np.isfinite(difference)
+    overlap = float(visible.mean())
     if overlap < MIN_OVERLAP:
         return transform, overlap
-    sample = difference[seen][::4]
+    sample = difference[visible][::4]
     bias = np.median(sample)
     softness = 3 * np.median(np.abs(sample - bias)) + 1
-    difference[~seen] = bias
-    weighted = template.jacobian * (seen / (1 + ((difference - bias) / softness) ** 2) ** 2)
-    # einsum keeps one order of summation; a threaded matrix product need not.
+    difference[~visible] = bias
+    weighted = template.jacobian * (visible / (1 + ((difference - bias) / softness) ** 2) ** 2)
+    # einsum has a fixed order of summation, a threaded matrix product may not.
     normal = np.einsum("in,jn->ij", weighted, template.jacobian)
-    normal += 1e-6 * np.trace(normal) * np.eye(6)  # a blank picture has no answer: stay
-    turn, skew, right, down, _, _ = np.linalg.solve(normal, np.einsum("in,n->i", weighted, difference))
-    moved = np.array([[1 + turn, -skew, right], [skew, 1 + turn, down], [0, 0, 1]])
-    return np.linalg.inv(template.to_unit) @ moved @ template.to_unit @ transform, overlap
+    normal += 1e-6 * np.trace(normal) * np.eye(6)  # regularization: a blank picture gets no correction
+    scale, rotation, right, down, _, _ = np.linalg.solve(normal, np.einsum("in,n->i", weighted, difference))
+    correction = np.array([[1 + scale, -rotation, right], [rotation, 1 + scale, down], [0, 0, 1]])
+    return np.linalg.inv(template.to_unit) @ correction @ template.to_unit @ transform, overlap
 
 
 def hold(template: Template, small: np.ndarray, predicted: np.ndarray, unit: float) -> np.ndarray:
-    """`predicted` (3, 3), which takes a frame onto the first, drawn to where the two align if they can be compared.
+    """Correct the drift of `predicted` (3, 3), which maps a frame to the first one, by their direct alignment.
 
-    Similarities add and scale like vectors, so what lies between two of them is one as well.
+    Applies the share HOLD of the correction, if the frames overlap enough and the correction is small. Similarities
+    form a vector space, so an interpolation of two of them is a similarity as well.
+
+    Args:
+        template: first frame.
+        small: small image of the frame, (h, w) uint8.
+        predicted: composed transform (3, 3), pixels of the small image.
+        unit: pixels at EVIDENCE_PX per pixel of the small image.
     """
     aligned, overlap = align(template, small, predicted)
     correction_px = corner_distance(aligned, predicted, *small.shape) * unit
@@ -288,14 +325,14 @@ def hold(template: Template, small: np.ndarray, predicted: np.ndarray, unit: flo
 
 
 def photometric_residual(before: np.ndarray, after: np.ndarray, transform: np.ndarray) -> float:
-    """Mean absolute difference, 0..255, of `before` and `after` warped onto it where both have pixels; else 255."""
+    """Return the mean absolute difference, 0..255, of `before` and warped `after` in their overlap; 255 without one."""
     difference = np.abs(warp(after.astype(np.float32), transform) - before)
-    seen = np.isfinite(difference)
-    return float(difference[seen].mean()) if seen.any() else 255.0
+    overlap = np.isfinite(difference)
+    return float(difference[overlap].mean()) if overlap.any() else 255.0
 
 
 def warp(image: np.ndarray, transform: np.ndarray) -> np.ndarray:
-    """`image` (h, w) float32 moved by `transform` (3, 3); not a number where it has no pixels."""
+    """Warp `image` (h, w) float32 by `transform` (3, 3); pixels outside the image become NaN."""
     height, width = image.shape
     return cv2.warpAffine(
         image,
@@ -308,16 +345,17 @@ def warp(image: np.ndarray, transform: np.ndarray) -> np.ndarray:
 
 
 def _blurred(small: np.ndarray) -> np.ndarray:
+    """Blur an image (h, w) for `align`; returns float32."""
     return cv2.GaussianBlur(small.astype(np.float32), (0, 0), ALIGN_BLUR_PX)
 
 
 def scale_of(transform: np.ndarray) -> float:
-    """The zoom factor of a similarity (3, 3), or of a homography's linear part."""
+    """Return the zoom factor of a similarity (3, 3), or of the linear part of a homography."""
     return float(np.sqrt(abs(np.linalg.det(transform[:2, :2]))))
 
 
 def corner_distance(a: np.ndarray, b: np.ndarray, height: int, width: int) -> float:
-    """RMS distance, pixels, between where transforms `a` and `b` (3, 3) put the picture's four corners."""
+    """Return the RMS distance, pixels, of the picture's four corners mapped by transforms `a` and `b` (3, 3)."""
     corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]]).T
     at_a, at_b = a @ corners, b @ corners
     return float(np.sqrt(((at_a[:2] / at_a[2] - at_b[:2] / at_b[2]) ** 2).sum(0).mean()))

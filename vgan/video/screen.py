@@ -1,4 +1,4 @@
-"""Cheap tests of a window on 64 px gray thumbnails, before its camera motion is estimated."""
+"""Low-cost tests of a window on 64 px gray thumbnails, before its camera motion is estimated."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from vgan.config import ScreenConfig
 from vgan.errors import BadVideo
 
 SIDE = 64  # pixels
-EQUAL = 1.0  # 0..255: thumbnails that differ nowhere by more than rounding show the same picture
-# A repeated frame that was encoded again is not equal but changes far less than the others do. Frames shown twice come
-# out at 0.35 to 0.5 of the frames (median, H.264 at crf 28 to MPEG-4); at 0.2 so do 5 % of undisturbed windows.
-STANDSTILL = 0.1  # of the upper quartile of the window's changes
+EQUAL = 1.0  # maximum difference of equal thumbnails at any pixel, 0..255: the rounding error
+# A repeated frame that was re-encoded is not equal but changes much less than other frames. In videos with every frame
+# repeated once, 0.35 to 0.5 of the frames count as frozen (median, H.264 at crf 28 to MPEG-4); with a bound of 0.2 this
+# is also the case for 5 % of normal windows.
+STANDSTILL = 0.1  # maximum change of a frozen frame, as share of the upper quartile of the window's changes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What the thumbnails of a window show."""
+    """Statistics of the thumbnails of a window."""
 
     contrast: float  # standard deviation of gray values, mean over frames, 0..255
-    frozen_fraction: float  # share of frames that repeat the one before them, though others change, 0..1
-    activity: float  # mean absolute difference of neighbouring frames, 0..255; camera motion counts
+    frozen_fraction: float  # share of frames that repeat the preceding one while others change, 0..1
+    activity: float  # mean absolute difference of adjacent frames, 0..255; includes camera motion
 
 
 def look(frames: np.ndarray) -> Look:
     """Measure the distinct frames (T, H, W, 3) uint8 of a window.
 
-    Frames that the resampling to a fixed rate repeated must be left out: they are no fault of a slower source.
+    The caller must omit frames that were repeated by the resampling to a fixed rate: a slower source is no defect.
     """
     thumbnails = np.stack(
         [cv2.cvtColor(cv2.resize(f, (SIDE, SIDE), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY) for f in frames]
@@ -47,7 +48,7 @@ def look(frames: np.ndarray) -> Look:
 
 
 def check(look: Look, config: ScreenConfig) -> None:
-    """Raise BadVideo where a bound is broken: stage "screen", reason black, static or frozen; a bound of 0 is off."""
+    """Raise BadVideo if a bound is violated: stage "screen", reason black, static or frozen; 0 disables a bound."""
     if look.contrast < config.min_contrast:
         raise BadVideo("screen", "black", f"contrast {look.contrast:.2f}; at least {config.min_contrast:g}")
     if look.activity < config.min_activity:

@@ -1,4 +1,4 @@
-"""A window of frames becomes a steady square clip: register, warp onto the first frame, fill from the frame before."""
+"""Stabilize a window of frames: register, warp to the first frame, fill missing pixels from the preceding frame."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ from vgan.records import Evidence
 from vgan.video import reference
 from vgan.video.register import EVIDENCE_PX, IDENTITY, Registration, corner_distance, register, scale_of
 
-MOVING = 12  # gray values that a pixel of the clip must change by to count as moving: well above compression's noise
+MOVING = 12  # minimum change of a moving pixel, gray values: well above compression noise
 
 
 def stabilize(frames: np.ndarray, config: StabilizeConfig, size: int) -> tuple[np.ndarray, Evidence]:
-    """Remove camera motion from `frames` (T, H, W, 3) uint8: (T, size, size, 3) uint8 and how well it went.
+    """Remove camera motion from `frames` (T, H, W, 3) uint8.
 
-    Every frame is mapped onto the first (paper section 3.1). With preset "off", or where registration is impossible
-    and `config.keep_failed` is set, frames are only cropped and reduced; the evidence says so. How good is good enough
-    is for the caller to say: nothing is refused here that could be judged from the evidence.
+    Every frame is mapped to the first one (paper section 3.1). With preset "off", or if registration fails and
+    `config.keep_failed` is set, frames are only cropped and downscaled (`Evidence.stabilized` is False). No clip is
+    rejected because of its scores; the caller applies the bounds.
+
+    Returns:
+        Clip (T, size, size, 3) uint8, and its scores.
 
     Raises:
-        BadVideo: stage "stabilize": what `register` raises, or for preset "reference" `reference.register`.
+        BadVideo: stage "stabilize": as `register`, or for preset "reference" as `reference.register` and
+            `reference.render`; also reason collapsed for a homography without an inverse.
     """
     if config.preset == "off":
         return unstabilized(frames, size)
@@ -40,12 +44,13 @@ def stabilize(frames: np.ndarray, config: StabilizeConfig, size: int) -> tuple[n
 
 
 def unstabilized(frames: np.ndarray, size: int) -> tuple[np.ndarray, Evidence]:
-    """The centre square of each frame, reduced, with evidence that claims nothing."""
+    """Crop each frame to its center square and downscale it; the scores have default values for registration."""
     clip, _ = render(frames, np.tile(IDENTITY, (len(frames), 1, 1)), size)
     return clip, Evidence(motion=motion(clip), moving_fraction=moving_fraction(clip), stabilized=False)
 
 
 def _by_paper(frames: np.ndarray, config: StabilizeConfig, size: int) -> tuple[np.ndarray, Evidence]:
+    """Stabilize `frames` with preset "paper"."""
     frames = reduced(frames, max(config.size, size))
     registration = register(np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]), config)
     clip, filled = render(frames, registration.transforms, size)
@@ -53,16 +58,25 @@ def _by_paper(frames: np.ndarray, config: StabilizeConfig, size: int) -> tuple[n
 
 
 def _by_reference(frames: np.ndarray, size: int) -> tuple[np.ndarray, Evidence]:
+    """Stabilize `frames` with preset "reference"."""
     registration = reference.register(frames)
     clip, filled = reference.render(frames, registration.transforms, size)
     try:
         return clip, evidence_of(registration, frames.shape[1], frames.shape[2], clip, filled)
-    except np.linalg.LinAlgError as fault:
-        raise BadVideo("stabilize", "collapsed", "a chain of homographies without an inverse") from fault
+    except np.linalg.LinAlgError as error:
+        raise BadVideo("stabilize", "collapsed", "the composed homography has no inverse") from error
 
 
 def evidence_of(registration: Registration, height: int, width: int, clip: np.ndarray, filled: np.ndarray) -> Evidence:
-    """The scores of a registered window of `height` x `width` working pixels and the clip (T, H, W, 3) made of it."""
+    """Compute the scores of a registered window and its clip.
+
+    Args:
+        registration: transforms of the window's frames.
+        height: height of these frames, pixels.
+        width: width of these frames, pixels.
+        clip: stabilized clip (T, H, W, 3) uint8.
+        filled: share of filled pixels per frame, (T,), 0..1.
+    """
     pairs = registration.pairs
     zooms = [scale_of(transform) for transform in registration.transforms]
     return Evidence(
@@ -82,13 +96,14 @@ def evidence_of(registration: Registration, height: int, width: int, clip: np.nd
 
 
 def _zoom_or_inverse(zoom: float) -> float:
+    """Return the larger of a zoom factor and its inverse; inf for 0."""
     return max(zoom, 1 / zoom) if zoom > 0 else math.inf
 
 
 def reduced(frames: np.ndarray, short_side: int) -> np.ndarray:
-    """`frames` (T, H, W, 3) uint8 with a short side of at most `short_side`, by averaging; never enlarged.
+    """Downscale `frames` (T, H, W, 3) uint8 by averaging to a short side of at most `short_side`; never enlarge.
 
-    Halved as often as possible first, which is exact and fast: 0.9 ms instead of 3.0 for 1280x720 to 128.
+    Frames are first halved as often as possible, which is exact and fast: 0.9 ms instead of 3.0 ms for 1280x720 to 128.
     """
     if min(frames.shape[1:3]) <= short_side:
         return frames
@@ -96,6 +111,7 @@ def reduced(frames: np.ndarray, short_side: int) -> np.ndarray:
 
 
 def _reduced(frame: np.ndarray, short_side: int) -> np.ndarray:
+    """Downscale one frame (H, W, 3) to a short side of `short_side`."""
     while min(frame.shape[:2]) >= 2 * short_side:
         frame = cv2.resize(frame, (frame.shape[1] // 2, frame.shape[0] // 2), interpolation=cv2.INTER_AREA)
     scale = short_side / min(frame.shape[:2])
@@ -103,17 +119,17 @@ def _reduced(frame: np.ndarray, short_side: int) -> np.ndarray:
 
 
 def render(frames: np.ndarray, transforms: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Warp `frames` (T, H, W, 3) by `transforms` (T, 3, 3) onto the first frame's centre square, reduced to `size`.
+    """Warp `frames` (T, H, W, 3) by `transforms` (T, 3, 3) to the first frame's center square, downscaled to `size`.
 
-    Each frame is resampled by one bilinear warp onto a whole multiple of `size` that is at least the source's
-    resolution, then averaged over whole blocks of pixels. Warping straight to `size` would alias, with a pattern that
-    flickers as the camera moves; block averages cost little, and without motion equal plain area reduction when sizes
-    divide.
+    Each frame is resampled by one bilinear warp to an integer multiple of `size` that is at least the source's
+    resolution, then averaged over blocks of pixels. A direct warp to `size` would cause aliasing that flickers when the
+    camera moves. Block averages are fast, and without motion they equal area downscaling if `size` divides the source's
+    short side.
 
-    Pixels that no source pixel covers are taken from the frame rendered before (the first frame covers all).
+    Pixels that no source pixel covers are copied from the preceding frame of the clip (the first frame covers all).
 
     Returns:
-        Clip (T, size, size, 3) uint8, and the share (T,) of each frame's pixels that were filled, 0..1.
+        Clip (T, size, size, 3) uint8, and the share (T,) of filled pixels per frame, 0..1.
     """
     height, width = frames.shape[1:3]
     square = min(height, width)
@@ -130,16 +146,16 @@ def render(frames: np.ndarray, transforms: np.ndarray, size: int) -> tuple[np.nd
         )
         clip[t] = cv2.resize(warped, (size, size), interpolation=cv2.INTER_AREA)
         if t > 0:
-            own = own_pixels(np.linalg.inv(to_clip @ transforms[t]), height, width, size)
-            np.copyto(clip[t], clip[t - 1], where=~own[..., None])
-            filled[t] = 1 - own.mean()
+            covered = own_pixels(np.linalg.inv(to_clip @ transforms[t]), height, width, size)
+            np.copyto(clip[t], clip[t - 1], where=~covered[..., None])
+            filled[t] = 1 - covered.mean()
     return clip, filled
 
 
 def _crop(height: int, width: int, size: int) -> np.ndarray:
-    """(3, 3): pixels of a frame to those of its centre square at `size`.
+    """Return the transform (3, 3) from pixels of a frame to those of its center square at `size`.
 
-    Pixel centres lie at half units: output x covers source left + (x + .5) / zoom - .5.
+    Pixel centers are at half units: output x corresponds to source left + (x + .5) / zoom - .5.
     """
     square = min(height, width)
     zoom = size / square
@@ -148,36 +164,48 @@ def _crop(height: int, width: int, size: int) -> np.ndarray:
 
 
 def own_pixels(to_source: np.ndarray, height: int, width: int, size: int) -> np.ndarray:
-    """(size, size) bool: pixels of a clip that lie wholly in the source, as do those around them, for safety.
+    """Return the mask (size, size) bool of clip pixels that, with all adjacent pixels, are completely in the source.
 
-    `to_source` (3, 3) is affine: over a square of pixels each source coordinate is extreme at a corner, so its bounds
-    are sums of a part by columns and a part by rows, and no mask need be warped. The clip's own border counts as far as
-    it goes: the identity must not lose the picture's edge.
+    The adjacent pixels are a safety margin. `to_source` (3, 3) is affine, so over a square of pixels the extremes of
+    each source coordinate are at the corners: its bounds are the sum of a term per column and a term per row, and no
+    mask has to be warped. The margin is clipped at the clip's border, so that the identity covers the full picture.
+
+    Args:
+        to_source: transform (3, 3) from pixels of the clip to pixels of the source.
+        height: height of the source, pixels.
+        width: width of the source, pixels.
+        size: height and width of the clip, pixels.
     """
-    middle = np.arange(size)
-    low, high = np.maximum(middle - 1.5, -0.5), np.minimum(middle + 1.5, size - 0.5)
+    center = np.arange(size)
+    low, high = np.maximum(center - 1.5, -0.5), np.minimum(center + 1.5, size - 0.5)
     inside = np.ones((size, size), bool)
     for (by_x, by_y, offset), side in zip(to_source[:2], (width, height), strict=True):
-        least = np.minimum(by_x * low, by_x * high) + np.minimum(by_y * low, by_y * high)[:, None] + offset
-        most = np.maximum(by_x * low, by_x * high) + np.maximum(by_y * low, by_y * high)[:, None] + offset
-        inside &= (least > -0.5 - 1e-6) & (most < side - 0.5 + 1e-6)
+        min_ = np.minimum(by_x * low, by_x * high) + np.minimum(by_y * low, by_y * high)[:, None] + offset
+        max_ = np.maximum(by_x * low, by_x * high) + np.maximum(by_y * low, by_y * high)[:, None] + offset
+        inside &= (min_ > -0.5 - 1e-6) & (max_ < side - 0.5 + 1e-6)
     return inside
 
 
 def motion(clip: np.ndarray) -> float:
-    """Mean absolute difference (0..255) of neighbouring frames of `clip` (T, H, W, 3) uint8."""
+    """Return the mean absolute difference (0..255) of adjacent frames of `clip` (T, H, W, 3) uint8."""
     return float(np.mean([cv2.norm(after, before, cv2.NORM_L1) / after.size for before, after in pairwise(clip)]))
 
 
 def moving_fraction(clip: np.ndarray) -> float:
-    """Share of pixels of `clip` (T, H, W, 3) uint8 that change by more than MOVING gray values to the next frame."""
+    """Return the share of pixels (0..1) of `clip` (T, H, W, 3) uint8 that change by more than MOVING per frame."""
     grays = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
     return float(np.mean([(cv2.absdiff(after, before) > MOVING).mean() for before, after in pairwise(grays)]))
 
 
 def camera_movement_px(transforms: np.ndarray, height: int, width: int) -> float:
-    """RMS distance, in pixels at 128 px short side, that the picture's corners move between neighbouring frames."""
+    """Return the RMS motion of the picture's corners between adjacent frames, pixels at 128 px short side.
+
+    Args:
+        transforms: transforms (T, 3, 3) from the pixels of each frame to those of the first.
+        height: height of the frames, pixels.
+        width: width of the frames, pixels.
+    """
     unit = EVIDENCE_PX / min(height, width)
     steps = [np.linalg.inv(before) @ after for before, after in pairwise(transforms)]
-    moved = [corner_distance(step, IDENTITY, height, width) for step in steps]
-    return unit * float(np.sqrt(np.mean(np.square(moved))))
+    distances = [corner_distance(step, IDENTITY, height, width) for step in steps]
+    return unit * float(np.sqrt(np.mean(np.square(distances))))

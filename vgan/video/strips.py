@@ -1,7 +1,7 @@
-"""Clips stored as one picture: frames stacked vertically (the paper's data) or side by side (Weizmann of MoCoGAN).
+"""Image strips: clips stored as one picture, frames stacked vertically (the paper's data) or side by side (MoCoGAN).
 
-The original stabilization script and its released data keep a clip of 16 to 34 frames of 128 px as one JPEG, 128 px
-wide, and name the clips in a list file, one relative path a line.
+The original stabilization script and its released data store a clip of 16 to 34 frames of 128 px as one JPEG, 128 px
+wide, and list the clips in a text file, one relative path per line. MoCoGAN's horizontal strips are those of Weizmann.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from PIL import Image
 from vgan.errors import BadVideo
 from vgan.video.decode import Frame, Probe, reduced_size
 
-FORMATS = ("JPEG", "PNG")  # MoCoGAN's strips are called .jpg and are PNG
-MIN_FRAMES = 16  # the original's shortest clip; a picture of fewer squares is a picture
-MAX_PIXELS = 2**26  # 4,096 frames of 128 px; 200 MB decoded. A few kB of PNG can claim far more
-MAX_BYTES = 3 * MAX_PIXELS  # no sane coding is larger than the pixels themselves
-MAX_SIDE = 65_500  # what libjpeg writes, pixels
+FORMATS = ("JPEG", "PNG")  # MoCoGAN's strips have the extension .jpg and are PNG
+MIN_FRAMES = 16  # shortest clip of the original; a picture of fewer squares is not a strip
+MAX_PIXELS = 2**26  # 4,096 frames of 128 px, 200 MB decoded; a PNG of a few kB can declare far more
+MAX_BYTES = 3 * MAX_PIXELS  # size of the uncompressed pixels, an upper bound for valid files
+MAX_SIDE = 65_500  # maximum side that libjpeg writes, pixels
 PICTURE_FAULTS = (
     OSError,
     SyntaxError,
@@ -29,11 +29,11 @@ PICTURE_FAULTS = (
     IndexError,
     EOFError,
     Image.DecompressionBombError,
-)  # what PIL raises
+)  # exceptions of PIL for invalid files
 
 
 def is_strip(path: str | Path) -> bool:
-    """Whether a file is a clip stored as one picture: a still JPEG or PNG of at least MIN_FRAMES squares in a line."""
+    """Return True if a file is a strip: a still JPEG or PNG of at least MIN_FRAMES squares in a row or column."""
     try:
         with Image.open(path, formats=FORMATS) as picture:
             short, long = sorted(picture.size)
@@ -43,60 +43,60 @@ def is_strip(path: str | Path) -> bool:
 
 
 def probe_strip(path: str | Path, fps: float) -> Probe:
-    """What a strip's header tells, played at `fps` frames a second.
+    """Read the header of a strip that plays at `fps` frames per second.
 
     Raises:
-        BadVideo: decode, cannot_open.
+        BadVideo: stage "decode", reason cannot_open.
     """
     try:
         with Image.open(path, formats=FORMATS) as picture:
             side, long = sorted(picture.size)
             codec = str(picture.format).lower()
-    except PICTURE_FAULTS as fault:
-        raise BadVideo("decode", "cannot_open", _first_line(fault)) from fault
-    length_s = long // side / fps
-    return Probe(duration_s=length_s, width=side, height=side, fps=fps, codec=codec, container="strip", rotation=0)
+    except PICTURE_FAULTS as error:
+        raise BadVideo("decode", "cannot_open", _first_line(error)) from error
+    duration_s = long // side / fps
+    return Probe(duration_s=duration_s, width=side, height=side, fps=fps, codec=codec, container="strip", rotation=0)
 
 
 def read_strip(data: bytes) -> np.ndarray:
-    """Frames (T, H, W, 3) uint8 RGB of a strip, H = W, as they are stored; JPEG or PNG, alpha is dropped.
+    """Decode a strip (JPEG or PNG, without alpha) into frames (T, H, W, 3) uint8 RGB, H = W, in stored size.
 
-    The frames are square, so the shape tells the layout: a height that is a multiple of the width is a vertical strip,
-    a width that is a multiple of the height a horizontal one. Any other picture of such a shape passes for a strip too.
+    Frames are square, so the shape determines the layout: vertical if the height is a multiple of the width, horizontal
+    if the width is a multiple of the height. Any picture of such a shape is accepted as a strip.
 
     Raises:
-        BadVideo: stage "decode", reason not_a_strip, cannot_open (no such picture, or too large), corrupt (cut off or
-            damaged; damage inside a JPEG that still decodes is not seen).
+        BadVideo: stage "decode", reason not_a_strip, cannot_open (not a JPEG or PNG, or too large), corrupt (truncated
+            or damaged; damage in a JPEG that still decodes is not detected) or out_of_memory.
     """
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
-    except PICTURE_FAULTS as fault:
-        raise BadVideo("decode", "cannot_open", _first_line(fault)) from fault
+    except PICTURE_FAULTS as error:
+        raise BadVideo("decode", "cannot_open", _first_line(error)) from error
     width, height = picture.size
     if width * height > MAX_PIXELS:
-        raise BadVideo("decode", "cannot_open", f"{width}x{height} pixels, at most {MAX_PIXELS} are read")
+        raise BadVideo("decode", "cannot_open", f"{width}x{height} pixels; at most {MAX_PIXELS} in total")
     side = min(width, height)
     if max(width, height) % side:
-        raise BadVideo("decode", "not_a_strip", f"{width}x{height} pixels is no row or column of squares")
+        raise BadVideo("decode", "not_a_strip", f"{width}x{height} pixels are not a row or column of squares")
     try:
         strip = np.asarray(picture.convert("RGB"))  # (T * side, side, 3) or (side, T * side, 3)
-    except MemoryError as fault:
-        raise BadVideo("decode", "out_of_memory", str(fault)) from fault
-    except PICTURE_FAULTS as fault:
-        raise BadVideo("decode", "corrupt", _first_line(fault)) from fault
+    except MemoryError as error:
+        raise BadVideo("decode", "out_of_memory", str(error)) from error
+    except PICTURE_FAULTS as error:
+        raise BadVideo("decode", "corrupt", _first_line(error)) from error
     if height >= width:
         return strip.reshape(-1, side, side, 3)
     return np.ascontiguousarray(strip.reshape(side, -1, side, 3).swapaxes(0, 1))
 
 
 def write_strip(frames: np.ndarray, vertical: bool = True, quality: int = 95) -> bytes:
-    """JPEG of frames (T, H, W, 3) uint8 RGB, H = W, one below the other or side by side.
+    """Encode frames (T, H, W, 3) uint8 RGB, H = W, as a JPEG strip, vertical or horizontal.
 
-    Colours keep their full resolution (4:4:4), for at 64 px halved ones are seen. Sides that are a multiple of 8 keep
-    frames apart: then no block of the JPEG holds pixels of two.
+    Color has full resolution (4:4:4), because subsampling is visible at 64 px. With a side that is a multiple of 8, no
+    block of the JPEG contains pixels of two frames.
 
     Raises:
-        ValueError: frames are not square, of another type, none, or more than a JPEG's 65,500 pixels hold.
+        ValueError: frames are not square, not uint8 RGB, none, or longer than the 65,500 pixels of a JPEG.
     """
     if frames.ndim != 4 or frames.dtype != np.uint8 or frames.shape[3] != 3 or frames.shape[1] != frames.shape[2]:
         raise ValueError(f"frames must be (T, S, S, 3) uint8, got {frames.shape} {frames.dtype}")
@@ -111,36 +111,37 @@ def write_strip(frames: np.ndarray, vertical: bool = True, quality: int = 95) ->
 
 
 def strip_frames(path: str | Path, fps: float, short_side: int | None = None) -> Iterator[Frame]:
-    """Frames of a strip's file, the n-th (from 0) at n / fps seconds; reduced to `short_side` pixels, never enlarged.
+    """Yield the frames of a strip file, frame n at n / fps seconds, downscaled to `short_side` pixels, never enlarged.
 
-    A strip stores no rate: the original took frames at their video's own and played them at 25 a second.
+    A strip stores no frame rate: the original took frames at the rate of the video and played them at 25 per second.
 
     Raises:
-        BadVideo: as `read_strip`; cannot_open also where the file is larger than any strip, or cannot be read.
+        BadVideo: as `read_strip`; cannot_open also if the file is larger than MAX_BYTES or cannot be read.
     """
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
-    except OSError as fault:
-        raise BadVideo("decode", "cannot_open", _first_line(fault)) from fault
+    except OSError as error:
+        raise BadVideo("decode", "cannot_open", _first_line(error)) from error
     if len(data) > MAX_BYTES:
         raise BadVideo("decode", "cannot_open", f"more than {MAX_BYTES} bytes")
-    for number, image in enumerate(read_strip(data)):
+    for index, image in enumerate(read_strip(data)):
         side, _ = reduced_size(image.shape[0], image.shape[1], short_side)
         if side != image.shape[0]:
             image = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BOX))
-        yield Frame(number / fps, image)
+        yield Frame(index / fps, image)
 
 
 def read_list(text: str) -> list[str]:
-    """Relative paths of a list file (golf.txt, list.txt), one a line, in its order; a label after the path is left out.
+    """Parse a list file (golf.txt, list.txt) into relative paths, one per line, in order and without labels.
 
-    A label is a whole number behind a file's ending and white space, as in the original's UCF101 list. Paths come as
-    they are written: whoever opens them must see that they stay inside the data's folder.
+    A label is an integer after the file extension and white space, as in the original's UCF101 list. Paths are returned
+    as written: the caller must check that they are inside the data folder.
     """
     lines = (line.strip() for line in text.removeprefix("\ufeff").split("\n"))
     return [re.sub(r"(\.\w{2,4})\s+\d+$", r"\1", line) for line in lines if line]
 
 
-def _first_line(fault: Exception) -> str:
-    return (str(fault).splitlines() or [type(fault).__name__])[0][:200]
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error message, at most 200 characters."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
