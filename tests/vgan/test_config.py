@@ -1,4 +1,4 @@
-"""Settings: bounds are checked once, by name, and every option explains itself."""
+"""Settings: bounds are checked, errors name option and value, and every option has a help text."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from vgan.config import (
     VideoConfig,
 )
 
-KINDS = (VideoConfig, ModelConfig, ObjectiveConfig, FinetuneConfig)
+CONFIG_CLASSES = (VideoConfig, ModelConfig, ObjectiveConfig, FinetuneConfig)
 
 
 @pytest.mark.parametrize(
-    ("kind", "key", "value"),
+    ("config_class", "key", "value"),
     [
         (ClipSpec, "num_frames", 0),
         (ClipSpec, "num_frames", 24),
@@ -73,10 +73,10 @@ KINDS = (VideoConfig, ModelConfig, ObjectiveConfig, FinetuneConfig)
         (FinetuneConfig, "dropout", 1.0),
     ],
 )
-def test_settings_out_of_bounds_are_refused_by_name_and_value(kind: Any, key: str, value: Any) -> None:
-    named = value[-1] if isinstance(value, list) else value
-    with pytest.raises(ValueError, match=rf"\.{key}\b.*{re.escape(str(named))}"):
-        kind(**{key: value})
+def test_settings_out_of_bounds_are_rejected_by_name_and_value(config_class: Any, key: str, value: Any) -> None:
+    item = value[-1] if isinstance(value, list) else value
+    with pytest.raises(ValueError, match=rf"\.{key}\b.*{re.escape(str(item))}"):
+        config_class(**{key: value})
 
 
 def test_settings_replaced_are_checked_again() -> None:
@@ -98,7 +98,7 @@ def test_defaults_are_the_papers() -> None:
     assert model.discriminator_norm == "batch"
     assert (objective.learning_rate, objective.beta1, objective.beta2, objective.mask_weight) == (2e-4, 0.5, 0.999, 0.1)
     assert (objective.loss, objective.frame_loss, objective.frame_weight) == ("softmax", "l2", 10.0)
-    # what the paper does not have is off
+    # options that are not in the paper are disabled
     assert (objective.r1_weight, objective.augment, objective.flip, objective.mask_target) == (0.0, [], False, 0.0)
     assert objective.learning_rate_ratio == 1.0
     assert FinetuneConfig().dropout == 0.5
@@ -117,24 +117,26 @@ def test_widths_double_for_the_published_future_model_alone(kind: str) -> None:
     assert not ModelConfig(kind=kind, future="paper").wide
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_option_says_what_it_means(kind: type) -> None:
-    def fields(kind: type) -> Iterator[tuple[type, dataclasses.Field[Any]]]:
-        hints = get_type_hints(kind)
-        for field in dataclasses.fields(kind):
-            yield kind, field
+@pytest.mark.parametrize("config_class", CONFIG_CLASSES)
+def test_every_option_has_a_help_text(config_class: type) -> None:
+    def fields(config_class: type) -> Iterator[tuple[type, dataclasses.Field[Any]]]:
+        hints = get_type_hints(config_class)
+        for field in dataclasses.fields(config_class):
+            yield config_class, field
             if dataclasses.is_dataclass(hints[field.name]):
                 yield from fields(hints[field.name])
 
-    silent = [f"{owner.__name__}.{f.name}" for owner, f in fields(kind) if len(f.metadata.get("help", "")) < 8]
-    assert not silent
+    undocumented = [
+        f"{owner.__name__}.{f.name}" for owner, f in fields(config_class) if len(f.metadata.get("help", "")) < 8
+    ]
+    assert not undocumented
 
 
-def test_option_gives_every_instance_its_own_list() -> None:
+def test_option_creates_a_list_per_instance() -> None:
     @dataclasses.dataclass(frozen=True)
     class Sizes:
         values: list[int] = config.option([1, 2], "some sizes")
 
-    one, other = Sizes(), Sizes()
-    one.values.append(3)
-    assert other.values == [1, 2]
+    first, second = Sizes(), Sizes()
+    first.values.append(3)
+    assert second.values == [1, 2]

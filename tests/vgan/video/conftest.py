@@ -1,4 +1,4 @@
-"""Videos made on the spot."""
+"""Fixtures that create videos."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vgan.video.encode import write_mp4
 
 @pytest.fixture
 def make_video(tmp_path: Path) -> Callable[..., Path]:
-    """Writes frames (T, H, W, 3), or `num_frames` of a slow pan over a texture, to an MP4 and returns its path."""
+    """Function that writes frames (T, H, W, 3), or `num_frames` of a slow pan, to an MP4 and returns its path."""
 
     def make(
         frames: np.ndarray | None = None, name: str = "video.mp4", fps: float = 25.0, num_frames: int = 40

@@ -1,4 +1,4 @@
-"""Videos of every kind that the encoders inside PyAV can write."""
+"""Videos in all formats that the encoders of PyAV can write."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def write_video(
     rotation: tuple[float, bool, bool] | None = None,
     **properties: Any,
 ) -> Path:
-    """Encode pictures (H, W, 3) uint8 RGB, or frames as they are; `properties` are set on the encoder and its frames.
+    """Encode pictures (H, W, 3) uint8 RGB, or PyAV frames; `properties` are set on the encoder and its frames.
 
     `rotation`: degrees, then horizontal and vertical flip, for the container's display matrix.
     """
@@ -82,6 +82,6 @@ def write_video(
 
 
 def write_kind(folder: Path, kind: str, pictures: Iterable[np.ndarray]) -> Path:
-    """`write_video` by one of KINDS."""
+    """Write a video in one of the formats KINDS."""
     name, encoder, pix_fmt, options = KINDS[kind]
     return write_video(folder / name, pictures, encoder, pix_fmt, options)

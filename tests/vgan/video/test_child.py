@@ -1,4 +1,4 @@
-"""A decoder may crash, hang or eat memory: it costs one video, in bounded time, and leaves no process."""
+"""A decoder that crashes, hangs or leaks memory costs one video, in bounded time, and leaves no process."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def stub(code: str) -> list[str]:
-    """A command that runs `code` where the decoding child would run."""
+    """Return a command that runs `code` instead of the decoding child."""
     return [sys.executable, "-c", textwrap.dedent(code)]
 
 
 def child_whose_decoder(code: str) -> list[str]:
-    """The real child, with its decoder replaced by the body `code` of a generator in the place of `decode.frames`."""
+    """Return the command of a child in which `decode.frames` is replaced by a generator with body `code`."""
     body = textwrap.indent(textwrap.dedent(code), "    ")
     return stub(
         f"import os, sys\nimport numpy as np\nimport vgan.video.child as child\nfrom vgan.video.decode import Frame\n"
@@ -41,30 +41,30 @@ def child_whose_decoder(code: str) -> list[str]:
 
 
 def children_of(parent_id: int) -> list[int]:
-    """Ids of the live children of a process."""
-    found = []
+    """List the ids of the live children of a process."""
+    children = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
             if int(parent) == parent_id and state != "Z":
-                found.append(int(folder.name))
-    return found
+                children.append(int(folder.name))
+    return children
 
 
 def failure(command: list[str], **settings: float) -> tuple[BadVideo, int]:
-    """The BadVideo a child ends in, and how many frames came before it."""
-    got = []
+    """Return the BadVideo raised for a child, and the number of frames before it."""
+    decoded = []
     with pytest.raises(BadVideo) as caught:
-        got.extend(isolated_frames("any.mp4", DecodeConfig(**settings), command))
+        decoded.extend(isolated_frames("any.mp4", DecodeConfig(**settings), command))
     assert caught.value.stage == "decode"
-    return caught.value, len(got)
+    return caught.value, len(decoded)
 
 
 def test_isolated_frames_equal_frames(make_video):
     path = make_video(num_frames=30)
-    near, far = list(frames(path, DecodeConfig())), list(isolated_frames(path, DecodeConfig()))
-    assert [frame.pts_s for frame in far] == [frame.pts_s for frame in near]
-    assert all(np.array_equal(a.image, b.image) for a, b in zip(near, far, strict=True))
+    direct, isolated = list(frames(path, DecodeConfig())), list(isolated_frames(path, DecodeConfig()))
+    assert [frame.pts_s for frame in isolated] == [frame.pts_s for frame in direct]
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(direct, isolated, strict=True))
 
 
 @pytest.mark.parametrize("name", ["-i.mp4", "--", "a bé $(x) '.mp4", "a:b.mp4", "x\udcff.mp4"])
@@ -83,31 +83,31 @@ def test_isolated_frames_pass_on_the_decoders_reason(tmp_path):
 
 
 def test_isolated_frames_segfault_after_a_frame_is_crashed():
-    fault, num_frames = failure(child_whose_decoder("yield Frame(0.0, picture)\nos.kill(os.getpid(), 11)"))
-    assert (fault.reason, fault.detail, num_frames) == ("crashed", "signal 11", 1)
+    error, num_frames = failure(child_whose_decoder("yield Frame(0.0, picture)\nos.kill(os.getpid(), 11)"))
+    assert (error.reason, error.detail, num_frames) == ("crashed", "signal 11", 1)
 
 
 def test_isolated_frames_silence_is_a_timeout():
     started_s = time.monotonic()
-    fault, num_frames = failure(
+    error, num_frames = failure(
         child_whose_decoder("yield Frame(0.0, picture)\nimport time\ntime.sleep(600)"), timeout_s=2.0
     )
-    assert (fault.reason, num_frames) == ("timeout", 1)
+    assert (error.reason, num_frames) == ("timeout", 1)
     assert time.monotonic() - started_s < 10
 
 
-def test_isolated_frames_deaf_decoder_is_killed():
-    fault, _ = failure(
+def test_isolated_frames_decoder_that_ignores_signals_is_killed():
+    error, _ = failure(
         child_whose_decoder("import signal, time\nsignal.signal(15, signal.SIG_IGN)\nwhile True: pass\nyield"),
         timeout_s=1.0,
     )
-    assert fault.reason == "timeout"
+    assert error.reason == "timeout"
 
 
-def test_isolated_frames_memory_hog_is_stopped():
-    hog = "held = []\nwhile True: held.append(np.zeros(1 << 24))\nyield"
-    fault, _ = failure(child_whose_decoder(hog), memory_gb=1.0)
-    assert fault.reason == "out_of_memory"
+def test_isolated_frames_memory_leak_is_stopped():
+    leak = "arrays = []\nwhile True: arrays.append(np.zeros(1 << 24))\nyield"
+    error, _ = failure(child_whose_decoder(leak), memory_gb=1.0)
+    assert error.reason == "out_of_memory"
 
 
 def test_isolated_frames_prints_of_native_code_do_not_reach_the_pipe():
@@ -133,7 +133,7 @@ def test_isolated_frames_child_waits_for_a_slow_reader(tmp_path):
     source = isolated_frames("any.mp4", DecodeConfig(), endless)
     next(source)
     time.sleep(0.5)
-    assert int(counter.read_text()) <= 16  # 87 KB each: the pipe's MiB and the one being written
+    assert int(counter.read_text()) <= 16  # 87 KB each: 1 MiB of pipe buffer and the frame being written
     source.close()
 
 
@@ -182,18 +182,18 @@ def test_decoder_keeps_its_child_from_video_to_video(make_video):
     path = make_video(num_frames=10)
     before = set(children_of(os.getpid()))
     with Decoder(DecodeConfig()) as decoder:
-        seen = set()
+        children = set()
         for _ in range(3):
             assert len(list(decoder.frames(path))) == 10
             assert decoder.probe(path).width == 170
-            seen |= set(children_of(os.getpid())) - before
-        assert len(seen) == 1
+            children |= set(children_of(os.getpid())) - before
+        assert len(children) == 1
         assert decoder.backend.startswith("pyav ")
         assert "libavcodec" in decoder.backend
     assert set(children_of(os.getpid())) <= before
 
 
-def test_decoder_bad_video_costs_no_child(make_video, tmp_path):
+def test_decoder_bad_video_does_not_end_the_child(make_video, tmp_path):
     good, bad = make_video(num_frames=10), tmp_path / "empty.mp4"
     bad.write_bytes(b"")
     before = set(children_of(os.getpid()))
@@ -211,16 +211,16 @@ def test_decoder_bad_video_costs_no_child(make_video, tmp_path):
 def test_decoder_child_is_replaced_after_so_many_requests(make_video, monkeypatch):
     monkeypatch.setattr("vgan.video.child.REQUESTS_A_CHILD", 2)
     path = make_video(num_frames=3)
-    seen = set()
+    children = set()
     before = set(children_of(os.getpid()))
     with Decoder(DecodeConfig()) as decoder:
         for _ in range(4):
             list(decoder.frames(path))
-            seen |= set(children_of(os.getpid())) - before
-    assert len(seen) == 2
+            children |= set(children_of(os.getpid())) - before
+    assert len(children) == 2
 
 
-def test_decoder_iterator_closed_early_does_not_spoil_the_next_video(make_video):
+def test_decoder_iterator_closed_early_does_not_affect_the_next_video(make_video):
     path = make_video(num_frames=40)
     with Decoder(DecodeConfig()) as decoder:
         before = set(children_of(os.getpid()))
@@ -231,7 +231,7 @@ def test_decoder_iterator_closed_early_does_not_spoil_the_next_video(make_video)
         assert [round(frame.pts_s * 25) for frame in decoder.frames(path)] == list(range(40))
 
 
-def test_decoder_second_request_ends_the_first_iterator_loudly(make_video):
+def test_decoder_second_request_ends_the_first_iterator_with_an_error(make_video):
     path = make_video(num_frames=40)
     with Decoder(DecodeConfig()) as decoder:
         source = decoder.frames(path)
@@ -242,13 +242,13 @@ def test_decoder_second_request_ends_the_first_iterator_loudly(make_video):
         assert len(list(decoder.frames(path))) == 40
 
 
-def test_decoder_after_a_fork_leaves_the_parents_child_alone(make_video):
+def test_decoder_after_a_fork_does_not_use_the_parents_child(make_video):
     path = make_video(num_frames=10)
     with Decoder(DecodeConfig()) as decoder:
         list(decoder.frames(path))
         forked = os.fork()
         if forked == 0:
-            os._exit(len(list(decoder.frames(path))))  # of a child of its own
+            os._exit(len(list(decoder.frames(path))))  # of a new child
         assert os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1]) == 10
         before = set(children_of(os.getpid()))
         assert len(list(decoder.frames(path))) == 10
@@ -291,10 +291,12 @@ def test_decoder_child_gets_no_secrets(monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     monkeypatch.setenv("LC_CTYPE", "C.UTF-8")
-    seen = tmp_path / "environment"
-    spy = child_whose_decoder(f"open({str(seen)!r}, 'w').write(chr(10).join(os.environ))\nyield Frame(0.0, picture)")
+    environment = tmp_path / "environment"
+    spy = child_whose_decoder(
+        f"open({str(environment)!r}, 'w').write(chr(10).join(os.environ))\nyield Frame(0.0, picture)"
+    )
     assert len(list(isolated_frames("any.mp4", DecodeConfig(), spy))) == 1
-    names = set(seen.read_text().split("\n"))
+    names = set(environment.read_text().split("\n"))
     assert not names & {"AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN"}
     assert {"PATH", "PYTHONPATH", "LC_CTYPE"} <= names
     allowed = re.compile("PATH|HOME|LANG|LANGUAGE|LD_LIBRARY_PATH|PYTHONPATH|TMPDIR|TZ|LC_.*|DECORD_.*|O.*_NUM_THREADS")
@@ -311,9 +313,9 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_decoder_first_backend_fails_before_a_frame_second_gets_one_try(fault):
-    code = f"if config.backend == 'pyav':\n    {FAULTS[fault]}\nyield Frame(2.5, picture)"
+@pytest.mark.parametrize("name", FAULTS)
+def test_decoder_first_backend_fails_before_a_frame_second_gets_one_try(name):
+    code = f"if config.backend == 'pyav':\n    {FAULTS[name]}\nyield Frame(2.5, picture)"
     with Decoder(DecodeConfig(timeout_s=2.0), child_whose_decoder(code)) as decoder:
         assert [frame.pts_s for frame in decoder.frames("any.mp4")] == [2.5]
         assert decoder.backend.startswith("decord ")
@@ -326,20 +328,20 @@ def test_decoder_both_backends_fail_reports_the_first_with_the_second_in_detail(
         raise child.BadVideo('decode', 'no_frames', 'x')
         yield
     """
-    fault, _ = failure(child_whose_decoder(code))
-    assert (fault.reason, fault.detail) == ("crashed", "signal 11; decord: no_frames (x)")
+    error, _ = failure(child_whose_decoder(code))
+    assert (error.reason, error.detail) == ("crashed", "signal 11; decord: no_frames (x)")
 
 
 def test_decoder_named_backend_has_no_fallback():
     code = "if config.backend == 'pyav':\n    os.kill(os.getpid(), 11)\nyield Frame(0.0, picture)"
-    fault, _ = failure(child_whose_decoder(code), backend="pyav")
-    assert (fault.reason, fault.detail) == ("crashed", "signal 11")
+    error, _ = failure(child_whose_decoder(code), backend="pyav")
+    assert (error.reason, error.detail) == ("crashed", "signal 11")
 
 
 # ---- hostile children --------------------------------------------------------------------------------------------
 
 
-HOSTILE = {  # body of a script that runs in place of the child -> reason, part of the detail
+HOSTILE = {  # name -> body of a script that replaces the child, reason, part of the detail
     "writes_garbage": ("os.write(1, b'garbage' * 1000); time.sleep(600)", "crashed", "unknown message"),
     "closes_its_pipe": ("os.close(1); time.sleep(600)", "timeout", "closed its pipe"),
     "never_ready": ("time.sleep(600)", "timeout", "no frame"),
@@ -367,10 +369,10 @@ HOSTILE = {  # body of a script that runs in place of the child -> reason, part 
 
 
 def hostile(code: str) -> list[str]:
-    """A child that answers as `code` says: ready() plays the beginning of the protocol, send() writes a message."""
+    """Return the command of a child that runs `code`: ready() starts the protocol, send() writes a message."""
     return stub(
         "import os, struct, sys, time\n"
-        "def send(kind, *fields): os.write(1, struct.pack('<cdII', kind, *fields[:3]) + b''.join(fields[3:]))\n"
+        "def send(type_, *fields): os.write(1, struct.pack('<cdII', type_, *fields[:3]) + b''.join(fields[3:]))\n"
         "def ready():\n    send(b'H', 0.0, 0, 0)\n    sys.stdin.readline()\n" + code
     )
 
@@ -379,7 +381,7 @@ def hostile(code: str) -> list[str]:
 def test_decoder_hostile_child_ends_in_a_reason_and_the_next_video_is_served(make_video, tmp_path, name):
     code, reason, detail = HOSTILE[name]
     (tmp_path / "hostile").touch()
-    # The command misbehaves for as long as the file is there: the same Decoder must then serve from a fresh child.
+    # The command fails while the file exists; then the same Decoder must work with a new child.
     command = stub(
         f"import os, sys\nif not os.path.exists({str(tmp_path / 'hostile')!r}):\n"
         f"    os.execv(sys.executable, [sys.executable, '-P', '-m', 'vgan.video.child', *sys.argv[1:]])\n"
@@ -392,12 +394,12 @@ def test_decoder_hostile_child_ends_in_a_reason_and_the_next_video_is_served(mak
                 pass
         assert (caught.value.stage, caught.value.reason) == ("decode", reason)
         assert detail in caught.value.detail
-        assert time.monotonic() - started_s < 20  # of a deadline of 1 s, on a machine that may be busy
+        assert time.monotonic() - started_s < 20  # the deadline is 1 s, but the machine may be busy
         (tmp_path / "hostile").unlink()
         assert len(list(decoder.frames(make_video(num_frames=5)))) == 5
 
 
-def test_decoder_time_between_frames_is_the_callers_own():
+def test_decoder_time_between_frames_does_not_count():
     slow_caller = child_whose_decoder("for i in range(4): yield Frame(i * 1e-3, np.zeros((600, 1000, 3), np.uint8))")
     num_frames = 0
     for _ in isolated_frames("any.mp4", DecodeConfig(timeout_s=1.5, time_factor=0.01), slow_caller):
@@ -406,33 +408,33 @@ def test_decoder_time_between_frames_is_the_callers_own():
     assert num_frames == 4
 
 
-def test_decoder_slow_but_steady_child_earns_its_time():
+def test_decoder_slow_but_steady_child_meets_its_deadline():
     steady = child_whose_decoder("import time\nfor i in range(30): yield Frame(i / 10, picture); time.sleep(0.1)")
     config = DecodeConfig(timeout_s=1.5, time_factor=30.0)
     assert len(list(isolated_frames("any.mp4", config, steady))) == 30
 
 
-def test_decoder_talkative_child_cannot_fill_the_disk():
+def test_decoder_child_with_much_output_cannot_fill_the_disk():
     noisy = child_whose_decoder("for _ in range(100): os.write(2, b'x' * 2**20)\nyield Frame(0.0, picture)")
     with pytest.raises((BadVideo, RuntimeError)):
         list(isolated_frames("any.mp4", DecodeConfig(backend="pyav"), noisy))
 
 
 def outcome(decoder: Decoder, path: Path) -> tuple[str, int]:
-    """How decoding `path` ends ("ok" or the reason) and how many frames it gives."""
+    """Decode `path` and return "ok" or the reject reason, and the number of frames."""
     num_frames = 0
     try:
         for _ in decoder.frames(path):
             num_frames += 1
-    except BadVideo as fault:
-        return fault.reason, num_frames
+    except BadVideo as error:
+        return error.reason, num_frames
     return "ok", num_frames
 
 
 def test_decoder_of_every_odd_file_ends_in_frames_or_a_reason(shared):
-    """76 files of five projects' test suites, many broken on purpose, one after the other by one Decoder."""
+    """Decode 76 files of five projects' test suites, many intentionally broken, with one Decoder."""
     folder = shared / "data/odd"
-    paths = sorted(each for each in folder.rglob("*") if each.is_file() and each.parent != folder)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.parent != folder)
     with Decoder(DecodeConfig(timeout_s=20)) as decoder:
         outcomes = [outcome(decoder, path) for path in paths]
     assert all((num_frames > 0) == (reason in ("ok", "corrupt")) for reason, num_frames in outcomes)

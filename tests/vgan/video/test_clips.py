@@ -1,4 +1,4 @@
-"""The whole line on frames in memory: which clips come out, and what is said of the rest."""
+"""Extraction of clips from frames in memory: clips and rejects."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_clips_stride_overlaps_or_skips(stride, starts):
 
 def test_clips_of_a_splice_never_span_the_cut():
     images = np.concatenate([still(0, 41), still(1, 40), still(2, 10)])
-    config = VideoConfig(clip=SHORT, stabilize=StabilizeConfig(preset="off"))  # nothing else could refuse them
+    config = VideoConfig(clip=SHORT, stabilize=StabilizeConfig(preset="off"))  # no other step can reject them
     results = list(clips_from_video(timed(images), config))
     clips = [result for result in results if isinstance(result, Clip)]
     spans = [(round((clip.start_s - 10) * 25), clip.shot) for clip in clips]
@@ -56,9 +56,9 @@ def test_clips_gap_in_time_ends_a_shot():
     assert [(result.shot, result.start_s) for result in results] == [(0, 10), (1, 13)]
 
 
-def test_clips_failed_window_is_rejected_where_it_is():
+def test_clips_failed_window_is_rejected_with_its_start_time():
     images = still(0, 48)
-    images[16:32] = 127 + np.arange(16)[:, None, None, None] % 2  # no texture: SIFT has nothing to hold on to
+    images[16:32] = 127 + np.arange(16)[:, None, None, None] % 2  # no texture: SIFT has no keypoints
     for config, refused in (
         (VideoConfig(clip=SHORT), ("screen", "black")),
         (VideoConfig(clip=SHORT, screen=UNSCREENED), ("stabilize", "too_few_matches")),
@@ -69,23 +69,23 @@ def test_clips_failed_window_is_rejected_where_it_is():
         assert rejects[0].start_s == pytest.approx(10.64)
 
 
-def test_clips_source_that_breaks_keeps_clips_and_says_why():
-    def breaking() -> Iterator[Frame]:
+def test_clips_of_a_failing_source_are_followed_by_a_reject():
+    def failing() -> Iterator[Frame]:
         yield from timed(still(0, 36))
         raise BadVideo("decode", "corrupt", "the disk was full")
 
-    *clips, last = clips_from_video(breaking(), VideoConfig(clip=SHORT))
+    *clips, last = clips_from_video(failing(), VideoConfig(clip=SHORT))
     assert [type(result) for result in clips] == [Clip] * 2
     assert last == Reject(start_s=None, stage="decode", reason="corrupt", detail="the disk was full")
 
 
 def test_clips_stop_at_the_cap_and_close_the_source():
-    taken, closed = [], []
+    consumed, closed = [], []
 
     def endless() -> Iterator[Frame]:
         try:
             for frame in timed(np.tile(still(0, 1), (2000, 1, 1, 1))):
-                taken.append(frame.pts_s)
+                consumed.append(frame.pts_s)
                 yield frame
         finally:
             closed.append(True)
@@ -93,7 +93,7 @@ def test_clips_stop_at_the_cap_and_close_the_source():
     config = VideoConfig(clip=ClipSpec(num_frames=16, max_per_video=2), screen=UNSCREENED)
     results = list(clips_from_video(endless(), config))
     assert len(results) == 2
-    assert len(taken) < 60
+    assert len(consumed) < 60
     assert closed
 
 
@@ -106,9 +106,9 @@ def test_clips_unusable_video_gives_one_reject(images, fps, reason):
     assert [result.reason for result in clips_from_video(timed(images, fps), config)] == [reason]
 
 
-def test_clips_stretch_that_slows_down_is_rejected():
+def test_clips_windows_with_a_low_frame_rate_are_rejected():
     steady = np.arange(32) / 25
-    slow = steady[-1] + 0.18 * np.arange(1, 12)  # 5.6 a second, each gap still below the longest allowed
+    slow = steady[-1] + 0.18 * np.arange(1, 12)  # 5.6 per second, each gap below the maximum
     source = [Frame(pts_s, image) for pts_s, image in zip([*steady, *slow], still(0, 43), strict=True)]
     results = list(clips_from_video(source, VideoConfig(clip=SHORT)))
     assert [type(result) for result in results[:2]] == [Clip] * 2
@@ -141,7 +141,7 @@ def test_clips_twice_gives_the_same_bytes():
     assert len(first) == 2
 
 
-def test_clips_carry_every_score_a_gate_asks_for():
+def test_clips_have_every_score_of_the_gates():
     source = timed(film([make_texture(3)] * 16, shaky_cameras(3, 16, shift_px=2.0)))
     (clip,) = clips_from_video(source, VideoConfig(clip=SHORT))
     evidence = clip.evidence
@@ -167,11 +167,11 @@ def test_clips_repeats_of_a_slower_source_are_no_frozen_frames():
     assert all(isinstance(result, Clip) and result.evidence.frozen_fraction == 0 for result in results)
 
 
-def test_clips_that_fail_a_gate_are_kept_as_they_are_where_that_is_asked():
+def test_clips_that_fail_a_gate_are_not_stabilized_with_keep_failed():
     source = timed(film([make_texture(3)] * 16, shaky_cameras(3, 16, shift_px=2.0)))
     strict = GateConfig(max_residual_px=1e-6)
     keep = StabilizeConfig(keep_failed=True)
-    (kept,) = clips_from_video(source, VideoConfig(clip=SHORT, stabilize=keep, gates=strict))
-    assert not kept.evidence.stabilized
+    (unstabilized,) = clips_from_video(source, VideoConfig(clip=SHORT, stabilize=keep, gates=strict))
+    assert not unstabilized.evidence.stabilized
     (scored,) = clips_from_video(source, VideoConfig(clip=SHORT, gates=strict))
     assert scored.evidence.stabilized  # bounds are applied when the dataset is packed

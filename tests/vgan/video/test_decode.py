@@ -1,4 +1,4 @@
-"""Files become upright, reduced, correctly timed frames, or a BadVideo that says why not."""
+"""Files are decoded into upright, downscaled, correctly timed frames, or BadVideo with a reason."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vgan.video.decode import Frame, frames, probe, reduced_size, square_pixels
 from vgan.video.hdr import BT2020_LUMINANCE, GAMMA, TO_BT709, WHITE, light_to_pq
 
 BACKENDS = ["pyav", "decord"]
-AV1 = "libsvtav1", {"crf": "1", "preset": "12"}  # of 10 bits: libx265 now and then writes headers that no muxer takes
+AV1 = "libsvtav1", {"crf": "1", "preset": "12"}  # for 10 bits: libx265 sometimes writes headers that muxers reject
 
 
 def decode(path: str | Path, **settings: object) -> list[Frame]:
@@ -48,7 +48,7 @@ def test_decode_shows_the_picture_that_was_written(make_video, backend):
     written = film([make_texture(0)] * 10, [camera((4 * t, 0)) for t in range(10)])
     decoded = decode(make_video(written), backend=backend)
     for frame, original in zip(decoded, written, strict=True):
-        assert np.abs(frame.image.astype(int) - original).mean() < 12  # 4:2:0 and H.264 at crf 18; neighbours: 25
+        assert np.abs(frame.image.astype(int) - original).mean() < 12  # 4:2:0 and H.264 at crf 18; adjacent frames: 25
 
 
 def test_decode_never_enlarges():
@@ -82,11 +82,11 @@ def test_decode_takes_any_file_name_for_a_file(make_video, monkeypatch, name):
 
 
 def test_decode_unusable_files_name_their_reason(tmp_path, make_video):
-    whole = make_video(film([make_texture(0)] * 60, shaky_cameras(0, 60))).read_bytes()
+    valid = make_video(film([make_texture(0)] * 60, shaky_cameras(0, 60))).read_bytes()
     empty, noise, cut = tmp_path / "empty.mp4", tmp_path / "noise.mp4", tmp_path / "cut.mp4"
     empty.write_bytes(b"")
     noise.write_bytes(np.random.default_rng(0).bytes(20_000))
-    cut.write_bytes(whole[: len(whole) // 2])
+    cut.write_bytes(valid[: len(valid) // 2])
     assert reason(empty) == "cannot_open"
     assert reason(noise) == "cannot_open"
     assert reason(tmp_path / "absent.mp4") == "cannot_open"
@@ -121,13 +121,15 @@ def test_decode_turns_pictures_upright_as_decord_does(shared, name):
 
 
 def test_decode_avi_with_b_frames_keeps_its_even_rate(shared):
-    path = shared / "data/odd/opencv-doc/Megamind.avi"  # PyAV's own times run 1 2 3 5 4 6 8 7 here, the last has none
+    path = (
+        shared / "data/odd/opencv-doc/Megamind.avi"
+    )  # PyAV returns the times 1 2 3 5 4 6 8 7 here, and none for the last frame
     times_s = [frame.pts_s for frame in decode(path)]
     assert len(times_s) == 270
     assert np.diff(times_s) == pytest.approx(125 / 2997, abs=1e-6)
 
 
-# Mean error of 0..255: what 4:2:0 (5) and the encoder's quantizer cost; a neighbouring frame differs by 33.
+# Mean error, 0..255, of 4:2:0 (5) and the encoder's quantizer; adjacent frames differ by 33.
 @pytest.mark.parametrize("kind", KINDS)
 def test_decode_gives_the_frames_that_were_written_in_any_codec(tmp_path, kind):
     written = film([make_texture(0)] * 50, [camera((3 * t, 0)) for t in range(50)])
@@ -158,24 +160,24 @@ def test_decode_shows_square_pixels(tmp_path, backend, pixel_aspect, shape):
     assert (probe(path).height, probe(path).width) == shape
 
 
-TURNS = {  # what a viewer sees of the stored picture, by the matrix of FFmpeg's -display_rotation, -hflip and -vflip
+TURNS = {  # FFmpeg's -display_rotation, -hflip and -vflip -> transformation from stored to displayed picture
     (90.0, False, False): lambda image: np.rot90(image, 1),
     (180.0, False, False): lambda image: np.rot90(image, 2),
     (270.0, False, False): lambda image: np.rot90(image, 3),
     (0.0, True, False): lambda image: image[:, ::-1],
     (0.0, False, True): lambda image: image[::-1],
-    (90.0, True, False): lambda image: np.rot90(image, 1)[:, ::-1],  # FFmpeg flips what it has turned
+    (90.0, True, False): lambda image: np.rot90(image, 1)[:, ::-1],  # FFmpeg flips after the rotation
 }
 
 
 @pytest.mark.parametrize("turn", TURNS)
-def test_decode_turns_and_mirrors_as_the_display_matrix_says(tmp_path, turn):
+def test_decode_follows_the_display_matrix(tmp_path, turn):
     picture = make_texture(1)[:96, :144]
     path = write_video(tmp_path / "a.mp4", [picture] * 3, "libx264", "yuv420p", {"crf": "10"}, rotation=turn)
-    shown = decode(path)[0].image
+    displayed = decode(path)[0].image
     expected = TURNS[turn](picture)
-    assert shown.shape == expected.shape
-    assert np.abs(shown.astype(int) - expected).mean() < 12
+    assert displayed.shape == expected.shape
+    assert np.abs(displayed.astype(int) - expected).mean() < 12
     assert (probe(path).height, probe(path).width) == expected.shape[:2]
 
 
@@ -204,7 +206,7 @@ LUMA_WEIGHTS = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 9: (0.2627, 0.0593)}  # 
 
 
 def yuv(color: tuple[int, int, int], colorspace: int, full_range: bool, bits: int) -> tuple[int, int, int]:
-    """An RGB color 0..255 as integer Y, Cb, Cr, by the formulas of ITU-R BT.601, 709 and 2020."""
+    """Convert an RGB color 0..255 to integer Y, Cb, Cr by the formulas of ITU-R BT.601, 709 and 2020."""
     red, green, blue = (value / 255 for value in color)
     weight_red, weight_blue = LUMA_WEIGHTS[colorspace]
     y = weight_red * red + (1 - weight_red - weight_blue) * green + weight_blue * blue
@@ -217,7 +219,7 @@ def yuv(color: tuple[int, int, int], colorspace: int, full_range: bool, bits: in
 
 
 def flat_frame(levels: tuple[int, int, int], height: int, width: int, bits: int) -> av.VideoFrame:
-    """One color, 4:2:0."""
+    """Create a frame of one color, 4:2:0."""
     dtype = np.uint8 if bits == 8 else np.uint16
     frame = av.VideoFrame(width, height, "yuv420p" if bits == 8 else "yuv420p10le")
     for plane, level in zip(frame.planes, levels, strict=True):
@@ -233,7 +235,7 @@ def flat_frame(levels: tuple[int, int, int], height: int, width: int, bits: int)
         (1, 1, True, 8, 64),
         (5, 5, False, 8, 720),
         (5, 5, True, 8, 64),
-        (2, 5, False, 8, 64),  # names none: SD is BT.601
+        (2, 5, False, 8, 64),  # not specified: SD is BT.601
         (2, 1, False, 8, 720),  # and HD is BT.709
         (9, 9, False, 10, 64),
         (9, 9, True, 10, 64),
@@ -256,7 +258,7 @@ def test_decode_color_follows_matrix_range_and_depth(tmp_path, color, tagged, tr
 
 
 def light_to_hlg(light: np.ndarray) -> np.ndarray:
-    """HLG codes (H, W, 3) of what its nominal display shows, in cd/m2: BT.2100, table 5."""
+    """Convert luminance (H, W, 3) of the nominal HLG display, in cd/m2, to HLG codes: BT.2100, table 5."""
     luminance = (light @ BT2020_LUMINANCE)[..., None] / 1000
     scene = light / 1000 / np.maximum(luminance, 1e-9) ** (0.2 / 1.2)
     return np.where(
@@ -265,18 +267,18 @@ def light_to_hlg(light: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("curve", "to_code"), [(16, light_to_pq), (18, light_to_hlg)], ids=["pq", "hlg"])
-def test_decode_hdr_looks_like_the_ordinary_picture_it_was_graded_from(tmp_path, curve, to_code):
-    ordinary = np.zeros((96, 160, 3), np.uint8)  # what is shown at up to 90 cd/m2, which no roll-off reaches
+def test_decode_hdr_equals_the_sdr_picture_it_was_made_from(tmp_path, curve, to_code):
+    sdr = np.zeros((96, 160, 3), np.uint8)  # at most 90 cd/m2, below the roll-off
     for i, color in enumerate([(160, 160, 160), (90, 90, 90), (40, 40, 40), (170, 60, 60), (60, 150, 70)]):
-        ordinary[:, 32 * i : 32 * (i + 1)] = color
-    code = to_code((ordinary / 255) ** GAMMA * WHITE @ np.linalg.inv(TO_BT709).T)
+        sdr[:, 32 * i : 32 * (i + 1)] = color
+    code = to_code((sdr / 255) ** GAMMA * WHITE @ np.linalg.inv(TO_BT709).T)
     picture = av.VideoFrame.from_ndarray(np.rint(code * 65535).astype(np.uint16), format="rgb48le")
     frame = picture.reformat(format="yuv420p10le", dst_colorspace=Colorspace.BT2020)
     tags = {"color_trc": curve, "color_primaries": 9, "colorspace": 9, "color_range": 1}
     (decoded,) = decode(write_video(tmp_path / "hdr.mp4", [frame], AV1[0], "yuv420p10le", AV1[1], **tags))
     inside = np.arange(160) % 32
-    inner = (inside > 8) & (inside < 24)  # away from edges, where color is blurred
-    assert np.abs(decoded.image.astype(int) - ordinary)[:, inner].max() <= 6
+    inner = (inside > 8) & (inside < 24)  # not at edges, where color is blurred
+    assert np.abs(decoded.image.astype(int) - sdr)[:, inner].max() <= 6
 
 
 def test_decode_hdr_of_10_and_12_bits(shared):
@@ -289,13 +291,13 @@ def test_decode_hdr_of_10_and_12_bits(shared):
         assert np.median(bars[[0, 1, 3]], axis=1).max() < 50
 
 
-# ---- what is decoded ---------------------------------------------------------------------------------------------
+# ---- streams and metadata ----------------------------------------------------------------------------------------
 
 
-def test_decode_edit_list_leaves_out_what_is_not_shown(shared):
+def test_decode_edit_list_omits_frames(shared):
     path = (
         shared / "data/odd/torchcodec/discard_first_keyframe.mp4"
-    )  # 30 pictures, the first 5 cut off by its edit list
+    )  # 30 pictures, the first 5 omitted by its edit list
     assert len(decode(path, backend="pyav")) == 25
 
 
@@ -318,12 +320,12 @@ def test_decode_cover_picture_of_a_song_is_no_video(tmp_path):
     assert reason(path) == "no_video_stream"
 
 
-def test_probe_tells_what_the_file_says(make_video):
-    told = probe(make_video(num_frames=50))
-    assert (told.width, told.height, told.codec, told.rotation) == (170, 128, "h264", 0)
-    assert "mp4" in told.container.split(",")
-    assert told.fps == pytest.approx(25)
-    assert told.duration_s == pytest.approx(2.0)
+def test_probe_returns_the_metadata_of_the_file(make_video):
+    metadata = probe(make_video(num_frames=50))
+    assert (metadata.width, metadata.height, metadata.codec, metadata.rotation) == (170, 128, "h264", 0)
+    assert "mp4" in metadata.container.split(",")
+    assert metadata.fps == pytest.approx(25)
+    assert metadata.duration_s == pytest.approx(2.0)
 
 
 def test_probe_unusable_file_names_its_reason(tmp_path):
@@ -337,39 +339,39 @@ def test_probe_unusable_file_names_its_reason(tmp_path):
 
 
 def marked(path: Path, start_s: float = 0.0, end_s: float = math.inf, skipped: list[float] | None = None) -> list:
-    """(pts_s, digest of the picture) of each frame up to a fault, and the fault's reason last if there is one."""
+    """List (pts_s, digest of the picture) of each frame, and the reason last if decoding fails."""
     on_skip = [].append if skipped is None else skipped.append
     marks: list = []
     try:
         for frame in frames(path, DecodeConfig(backend="pyav"), start_s, end_s, on_skip=on_skip):
             marks.append((frame.pts_s, hashlib.sha1(frame.image.tobytes()).hexdigest()))
-    except BadVideo as fault:
-        marks.append(fault.reason)
+    except BadVideo as error:
+        marks.append(error.reason)
     return marks
 
 
 def union_of_segments(path: Path, length_s: float, skipped: list[float] | None = None) -> list:
-    """`marked` of five uneven segments, put together."""
+    """Concatenate `marked` of five uneven segments."""
     cuts_s = [0.0, *(length_s * share for share in (0.2, 0.21, 0.55, 0.8)), math.inf]
     parts = [marked(path, start_s, end_s, skipped) for start_s, end_s in itertools.pairwise(cuts_s)]
     return [mark for part in parts for mark in part]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_segments_of_any_container_join_to_the_whole(tmp_path, kind):
+def test_segments_of_any_container_join_to_the_full_video(tmp_path, kind):
     path = write_kind(tmp_path, kind, film([make_texture(0)] * 100, [camera((3 * t, 0)) for t in range(100)]))
     assert union_of_segments(path, 4.0) == marked(path)
 
 
 def test_segment_starts_near_its_key_frame_not_at_the_beginning(make_video):
-    path = make_video(num_frames=1000)  # key frames every 250 frames at most
+    path = make_video(num_frames=1000)  # at most 250 frames between key frames
     skipped: list[float] = []
     assert len(marked(path, 35.0, 36.0, skipped)) == 25
     assert len(skipped) < 400
 
 
 @pytest.mark.parametrize("name", ["a.mpg", "a.ts"])
-def test_segment_where_seeking_lands_late_is_decoded_from_the_beginning(tmp_path, name):
+def test_segment_is_decoded_from_the_beginning_if_seeking_ends_too_late(tmp_path, name):
     pictures = film([make_texture(0)] * 100, [camera((3 * t, 0)) for t in range(100)])
     path = write_video(tmp_path / name, pictures, "mpeg2video", "yuv420p", {"g": "75", "qscale": "2"})
     assert union_of_segments(path, 4.0) == marked(path)
@@ -380,8 +382,8 @@ def test_segment_past_the_end_is_empty(make_video):
 
 
 @pytest.mark.slow
-def test_segments_of_every_real_file_join_to_the_whole(shared):
-    """All that decode of data/generic and data/odd, and every 17th of data/ucf101: no exception is known among them."""
+def test_segments_of_every_real_file_join_to_the_full_video(shared):
+    """Test all decodable files of data/generic and data/odd, and every 17th of data/ucf101; no exception is known."""
     folders = [shared / "data/generic", shared / "data/odd"]
     paths = [
         path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file() and path.parent != folder
@@ -389,26 +391,26 @@ def test_segments_of_every_real_file_join_to_the_whole(shared):
     paths += sorted((shared / "data/ucf101").rglob("*.avi"))[::17]
     checked = 0
     for path in paths:
-        whole = marked(path)
-        times_s = [mark[0] for mark in whole if isinstance(mark, tuple)]
-        if len(times_s) < 2 or "corrupt" in whole:  # segments before the damage end well, all later ones report it
+        expected = marked(path)
+        times_s = [mark[0] for mark in expected if isinstance(mark, tuple)]
+        if len(times_s) < 2 or "corrupt" in expected:  # segments before the damage are valid, all later ones report it
             continue
-        assert union_of_segments(path, times_s[-1] - times_s[0]) == whole, path.name
+        assert union_of_segments(path, times_s[-1] - times_s[0]) == expected, path.name
         checked += 1
     assert checked > 60
 
 
-def test_segments_before_damage_are_good_and_the_ones_behind_report_it(shared):
+def test_segments_before_damage_are_valid_and_later_ones_report_it(shared):
     path = shared / "data/odd/decord/corrupted.mp4"
-    *whole, ending = marked(path)
+    *expected, ending = marked(path)
     assert ending == "corrupt"
-    first_s, last_s = whole[0][0], whole[-1][0]
+    first_s, last_s = expected[0][0], expected[-1][0]
     middle_s = (last_s - first_s) / 2
-    assert marked(path, 0.0, middle_s) + marked(path, middle_s) == [*whole, "corrupt"]
+    assert marked(path, 0.0, middle_s) + marked(path, middle_s) == [*expected, "corrupt"]
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_frames_of_a_photo_are_turned_as_its_exif_says(tmp_path: Path, orientation: int) -> None:
+def test_frames_of_a_photo_follow_its_exif_orientation(tmp_path: Path, orientation: int) -> None:
     picture = np.zeros((64, 96, 3), np.uint8)
     picture[:20, :30], picture[-20:, -30:] = (255, 0, 0), (0, 255, 0)
     image, path = Image.fromarray(picture), tmp_path / "photo.jpg"

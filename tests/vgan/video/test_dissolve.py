@@ -1,4 +1,4 @@
-"""A clip that blends into another scene scores above 1; one that moves, or stands still, does not."""
+"""A clip with a dissolve scores above 1; a clip of one scene, with or without motion, does not."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from vgan.video.dissolve import dissolve_score
 
 
 def scene(seed: int, speed_px: float = 0.3) -> np.ndarray:
-    """(32, 64, 64, 3) uint8: what little movement a stabilized clip keeps."""
+    """Create a clip (32, 64, 64, 3) uint8 with the small motion that remains after stabilization."""
     clip = film([make_texture(seed)] * 32, [camera((speed_px * t, 0)) for t in range(32)])
     return np.stack([cv2.resize(frame[:, 21:149], (64, 64), interpolation=cv2.INTER_AREA) for frame in clip])
 
 
 def blend(first: np.ndarray, last: np.ndarray, start: int, length: int) -> np.ndarray:
-    """`first` until `start`, then a cross-fade over `length` frames to `last`."""
+    """Cross-fade from clip `first` to clip `last` over `length` frames from frame `start`."""
     share = np.clip((np.arange(len(first)) - start + 1) / (length + 1), 0, 1)[:, None, None, None]
     return ((1 - share) * first + share * last).round().astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""Written files open elsewhere, at the right size, rate and picture."""
+"""Encoded files have the right format, size, frame rate and pictures."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def test_write_mp4_is_what_browsers_play(tmp_path):
         assert (stream.width, stream.height, stream.frames) == (76, 102, 12)
         assert float(stream.average_rate) == pytest.approx(29.97, abs=0.01)
     data = (tmp_path / "odd_size.mp4").read_bytes()
-    assert data.index(b"moov") < data.index(b"mdat")  # plays before it is all there
+    assert data.index(b"moov") < data.index(b"mdat")  # playback can start before the download ends
 
 
-def test_write_avi_quality_trades_size_for_likeness(tmp_path):
+def test_write_avi_quality_trades_size_for_accuracy(tmp_path):
     written = pictures()
     sizes, errors = [], []
     for quality in (2, 20):
@@ -61,7 +61,7 @@ def test_write_gif_loops_for_the_right_time(tmp_path, fps):
 @pytest.mark.parametrize(
     "bad", [np.zeros((0, 8, 8, 3), np.uint8), np.zeros((2, 8, 8, 3)), np.zeros((2, 8, 8), np.uint8)]
 )
-def test_write_refuses_what_is_no_video(tmp_path, bad):
+def test_write_rejects_arrays_that_are_not_video(tmp_path, bad):
     for write in (write_mp4, write_avi, write_gif):
         with pytest.raises(ValueError, match="frames must be uint8"):
             write(bad, tmp_path / "file", 25)

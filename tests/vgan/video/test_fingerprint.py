@@ -1,4 +1,4 @@
-"""Fingerprints stay alike under another encoding, differ between videos, and duplicates are found as by brute force."""
+"""Fingerprints are robust to re-encoding and differ between videos; near-duplicates equal those of brute force."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from vgan.video.fingerprint import fingerprint, near_duplicates
 BOUND = GateConfig().duplicate_bits
 
 
-def distance(one: str, other: str) -> int:
-    return (int(one, 16) ^ int(other, 16)).bit_count()
+def distance(a: str, b: str) -> int:
+    """Return the Hamming distance of two fingerprints, bits."""
+    return (int(a, 16) ^ int(b, 16)).bit_count()
 
 
 def clip_of(images) -> np.ndarray:
-    """(T, 64, 64, 3): the centre squares."""
+    """Crop images to their center squares, a clip (T, 64, 64, 3)."""
     side = min(images[0].shape[:2])
     top, left = ((length - side) // 2 for length in images[0].shape[:2])
     squares = [image[top : top + side, left : left + side] for image in images]
@@ -78,7 +79,7 @@ def test_fingerprint_of_different_videos_is_far(shared):
     assert min(distance(a, b) for (i, a), (j, b) in product(enumerate(prints), repeat=2) if i < j) > BOUND
 
 
-def test_near_duplicates_names_the_kept_clip_of_another_source():
+def test_near_duplicates_returns_the_retained_clip_of_another_source():
     a, b = "0" * 32, "f" * 32
     nearly_a = "0" * 31 + "7"
     assert near_duplicates([a, b, nearly_a, a], ["s", "s", "t", "s"], 3).tolist() == [-1, -1, 0, -1]
@@ -86,7 +87,7 @@ def test_near_duplicates_names_the_kept_clip_of_another_source():
 
 
 def test_near_duplicates_dropped_clip_drops_no_other():
-    chain = ["0" * 32, "0" * 31 + "f", "0" * 30 + "ff"]  # each 4 bits from the one before
+    chain = ["0" * 32, "0" * 31 + "f", "0" * 30 + "ff"]  # consecutive distances of 4 bits
     assert near_duplicates(chain, ["a", "b", "c"], 4).tolist() == [-1, 0, -1]
 
 
@@ -107,7 +108,7 @@ def test_near_duplicates_equals_brute_force(monkeypatch, max_bits, blocks):
     assert near_duplicates([row.tobytes().hex() for row in words], sources, max_bits).tolist() == expected
 
 
-def test_near_duplicates_many_flat_clips_all_go_to_the_first():
+def test_near_duplicates_many_flat_clips_all_repeat_the_first():
     repeats = near_duplicates(["0" * 32] * 50_000, [f"video{i}" for i in range(50_000)], BOUND)
     assert repeats[0] == -1
     assert not repeats[1:].any()

@@ -1,4 +1,4 @@
-"""Each bound rejects what breaks it with its own reason, and nothing else; any can be switched off."""
+"""Each bound rejects the clips that violate it, with its reason, and can be disabled."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ def test_gates_good_clip_passes():
     assert strain(Evidence(**GOOD), GateConfig()) < 1
 
 
-def test_gates_every_reason_on_a_score_is_tried_here():
+def test_gates_every_reason_on_a_score_is_tested():
     assert set(BROKEN) | {"source_cap", "near_duplicate"} == set(GATE_REASONS)
 
 
 @pytest.mark.parametrize("reason", BROKEN)
-def test_gates_broken_bound_names_its_reason_and_value(reason):
+def test_gates_violated_bound_returns_its_reason_and_value(reason):
     evidence = Evidence(**GOOD | BROKEN[reason])
-    found = verdict(evidence, GateConfig())
-    assert found is not None
-    assert found[0] == reason
+    violation = verdict(evidence, GateConfig())
+    assert violation is not None
+    assert violation[0] == reason
     (value,) = BROKEN[reason].values()
-    assert f"{value:.3g}" in found[1]
+    assert f"{value:.3g}" in violation[1]
     assert strain(evidence, GateConfig()) > 1
 
 
 @pytest.mark.parametrize("reason", BROKEN)
-def test_gates_switched_off_let_the_clip_pass(reason):
+def test_gates_disabled_bound_accepts_the_clip(reason):
     assert verdict(Evidence(**GOOD | BROKEN[reason]), GateConfig(off=[reason])) is None
 
 
-def test_gates_clip_that_was_not_registered_has_only_its_motion_judged():
+def test_gates_clip_that_was_not_registered_is_filtered_by_motion_only():
     assert verdict(Evidence(motion=3.0, stabilized=False), GateConfig()) is None
     assert verdict(Evidence(motion=0.0, stabilized=False), GateConfig())[0] == "still"
 
 
-def test_strain_grows_towards_the_bound():
+def test_strain_increases_toward_the_bound():
     bound = GateConfig().max_residual_px
     strains = [strain(Evidence(**GOOD | {"residual_px": share * bound}), GateConfig()) for share in (0.5, 0.8, 1.0)]
     assert strains == sorted(strains)
@@ -67,11 +67,11 @@ def test_gates_unknown_reason_is_refused():
 
 
 @pytest.mark.parametrize("score", ["residual_px", "inlier_ratio", "drift_px", "dissolve", "motion"])
-def test_gates_score_that_is_no_number_does_not_pass(score):
+def test_gates_nan_score_is_rejected(score):
     assert verdict(Evidence(**GOOD | {score: float("nan")}), GateConfig()) is not None
 
 
-def test_gates_of_many_clips_break_what_they_break_one_by_one():
+def test_gates_of_many_clips_equal_those_of_single_clips():
     clips = [Evidence(**GOOD | scores) for scores in ({}, *BROKEN.values(), {"motion": float("nan")})]
     columns = {name: np.array([vars(clip)[name] for clip in clips]) for name in vars(clips[0])}
     for config in (GateConfig(), GateConfig(off=["still", "photometric"])):

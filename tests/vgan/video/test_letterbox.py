@@ -1,4 +1,4 @@
-"""Black bars are measured to the pixel, dark pictures are left whole."""
+"""Black bars are detected to the pixel; dark pictures are not cropped."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ def pan(num_frames: int = 8) -> np.ndarray:
 
 
 def boxed(top: int, bottom: int, left: int, right: int, noise: float = 0.0) -> np.ndarray:
-    """A pan (8, 128, 170, 3) uint8 behind bars, which have the noise that an encoder leaves in them."""
+    """Create a pan (8, 128, 170, 3) uint8 with black bars that contain coding noise."""
     clip = pan()
     inside = np.zeros(clip.shape[1:3], bool)
     inside[top : clip.shape[1] - bottom, left : clip.shape[2] - right] = True
-    dirt = np.random.default_rng(0).normal(8, noise, clip.shape).clip(0, 255).astype(np.uint8)
-    return np.where(inside[None, :, :, None], clip, dirt)
+    coding_noise = np.random.default_rng(0).normal(8, noise, clip.shape).clip(0, 255).astype(np.uint8)
+    return np.where(inside[None, :, :, None], clip, coding_noise)
 
 
 @pytest.mark.parametrize("depths", [(0, 0, 0, 0), (16, 16, 0, 0), (16, 17, 0, 0), (0, 0, 28, 28), (22, 21, 7, 7)])
-def test_bars_of_known_depth_are_found_exactly(depths):
+def test_bars_of_known_depth_are_detected_exactly(depths):
     clip = boxed(*depths, noise=3.0)
     assert bars(clip) == depths
     assert crop(clip, depths).shape == (8, 128 - depths[0] - depths[1], 170 - depths[2] - depths[3], 3)
 
 
-def test_bars_thin_line_on_one_side_is_found():
+def test_bars_thin_line_on_one_side_is_detected():
     assert bars(boxed(0, 0, 3, 0)) == (0, 0, 3, 0)
 
 
@@ -47,7 +47,7 @@ def test_bars_mixed_row_of_the_scaler_counts_as_bar():
     assert bars(clip) == (17, 16, 0, 0)
 
 
-def test_bars_with_half_of_one_edge_in_the_dark_is_found():
+def test_bars_with_half_of_one_edge_dark_are_detected():
     clip = boxed(16, 16, 0, 0)
     clip[:, 80:, 60:] = 5
     assert bars(clip) == (16, 16, 0, 0)
@@ -64,7 +64,7 @@ def test_bars_black_frames_are_not_cropped():
     assert bars(np.zeros((4, 64, 80, 3), np.uint8)) == (0, 0, 0, 0)
 
 
-def test_bars_that_light_up_in_one_frame_are_picture():
+def test_bars_that_are_bright_in_one_frame_are_picture():
     clip = boxed(16, 16, 0, 0)
     clip[5] = pan()[5]
     assert bars(clip) == (0, 0, 0, 0)
@@ -74,11 +74,11 @@ def test_bars_that_light_up_in_one_frame_are_picture():
     ("name", "depths"),
     [
         ("Archery/v_Archery_g07_c01", (16, 16, 0, 0)),
-        ("BasketballDunk/v_BasketballDunk_g23_c01", (22, 22, 8, 8)),  # a picture in a box
+        ("BasketballDunk/v_BasketballDunk_g23_c01", (22, 22, 8, 8)),  # bars on all sides
         ("PlayingPiano/v_PlayingPiano_g03_c01", (0, 0, 0, 0)),  # a dark stage
     ],
 )
 def test_bars_real_video(shared, name, depths):
     path = shared / "data/ucf101/UCF-101" / f"{name}.avi"
-    found = bars(np.stack([frame.image for frame in islice(frames(path, DecodeConfig()), 32)]))
-    assert np.abs(np.subtract(found, depths)).max() <= 1
+    detected = bars(np.stack([frame.image for frame in islice(frames(path, DecodeConfig()), 32)]))
+    assert np.abs(np.subtract(detected, depths)).max() <= 1

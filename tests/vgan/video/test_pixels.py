@@ -1,4 +1,4 @@
-"""The two forms of pixels hold the same picture."""
+"""Conversion between uint8 frames and float clips is exact."""
 
 from __future__ import annotations
 

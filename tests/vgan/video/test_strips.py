@@ -1,4 +1,4 @@
-"""Strips are read in both layouts, written finely, and refused when they are none."""
+"""Strips are read and written in both layouts with little loss; other pictures are rejected."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vgan.video.child import Decoder
 
 @pytest.fixture(scope="module")
 def clip() -> np.ndarray:
-    """(5, 32, 32, 3) uint8: each frame has a colour of its own, and a mark in its top left corner."""
+    """Clip (5, 32, 32, 3) uint8 with a different color per frame and a mark in the top left corner."""
     frames = np.stack([np.full((32, 32, 3), (40 * t, 255 - 40 * t, 128), np.uint8) for t in range(5)])
     frames[:, :8, :8] = 255
     return frames
@@ -37,14 +37,14 @@ def reason(data: bytes) -> str:
     return caught.value.reason
 
 
-def picture(pixels: np.ndarray, kind: str = "PNG") -> bytes:
+def picture(pixels: np.ndarray, format_: str = "PNG") -> bytes:
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, format=kind)
+    Image.fromarray(pixels).save(out, format=format_)
     return out.getvalue()
 
 
 @pytest.mark.parametrize("vertical", [True, False])
-def test_strip_gives_back_the_frames_in_their_order(clip: np.ndarray, vertical: bool) -> None:
+def test_strip_returns_the_frames_in_order(clip: np.ndarray, vertical: bool) -> None:
     data = strips.write_strip(clip, vertical=vertical)
     assert Image.open(io.BytesIO(data)).size == ((32, 160) if vertical else (160, 32))
     read = strips.read_strip(data)
@@ -57,7 +57,7 @@ def test_strip_of_one_frame_is_one_frame(clip: np.ndarray) -> None:
     assert strips.read_strip(strips.write_strip(clip[:1])).shape == (1, 32, 32, 3)
 
 
-def test_strip_of_real_video_keeps_colours_and_detail(shared: Path) -> None:
+def test_strip_of_real_video_keeps_color_and_detail(shared: Path) -> None:
     psnrs = []
     for path in sorted((shared / "data/ucf101/UCF-101").glob("*/*.avi"))[::17]:
         images = [frame.image for frame in islice(decode.frames(path, DecodeConfig()), 32)]
@@ -70,14 +70,12 @@ def test_strip_of_real_video_keeps_colours_and_detail(shared: Path) -> None:
     assert min(psnrs) > 39
 
 
-def test_official_horizontal_strips_are_read_whole(shared: Path) -> None:
+def test_official_horizontal_strips_are_read_completely(shared: Path) -> None:
     paths = sorted((shared / "data/weizmann/actions").glob("*/*.jpg"))
     clips = [strips.read_strip(path.read_bytes()) for path in paths]
     assert {clip.shape[1:] for clip in clips} == {(64, 64, 3)}
     assert sum(map(len, clips)) == 2645
-    for (
-        clip
-    ) in clips:  # a wrong cut would move the picture within the frame: neighbours are alike, distant ones less so
+    for clip in clips:  # a wrong split would shift the picture within the frame; adjacent frames are similar
         assert np.abs(np.diff(clip.astype(int), axis=0)).mean() < 10
     first = np.asarray(Image.open(paths[0]))
     np.testing.assert_array_equal(clips[0][3], first[:, 3 * 64 : 4 * 64, :3])
@@ -96,7 +94,7 @@ def test_picture_of_another_shape_is_not_a_strip(size: tuple[int, int]) -> None:
 
 
 def claims(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header claims this many pixels."""
+    """Create a PNG of a few bytes whose header declares this size."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         body = name + content
@@ -115,18 +113,18 @@ def test_hostile_pictures_are_bad_videos(clip: np.ndarray) -> None:
     assert reason(jpeg[:-60]) == reason(png[: len(png) // 2]) == "corrupt"
 
 
-def test_damaged_strips_are_read_or_refused_and_nothing_else(clip: np.ndarray) -> None:
+def test_damaged_strips_are_read_or_rejected(clip: np.ndarray) -> None:
     random = np.random.default_rng(0)
     for good in (strips.write_strip(clip), picture(clip.reshape(160, 32, 3))):
-        refused = 0
+        rejected = 0
         for _ in range(300):
             data = np.frombuffer(good, np.uint8).copy()
             data[random.integers(0, len(data), 4)] = random.integers(0, 256, 4)
             try:
                 assert strips.read_strip(data.tobytes()).ndim == 4
-            except BadVideo as fault:
-                refused += fault.stage == "decode"
-        assert refused > 10
+            except BadVideo as error:
+                rejected += error.stage == "decode"
+        assert rejected > 10
 
 
 def test_strip_frames_have_times_and_are_reduced_but_not_enlarged(clip: np.ndarray, tmp_path: Path) -> None:
@@ -154,12 +152,12 @@ def test_strip_frames_of_no_file_is_a_bad_video(tmp_path: Path) -> None:
     ],
     ids=["not square", "float", "none", "too many"],
 )
-def test_write_strip_refuses_what_a_strip_cannot_hold(frames: np.ndarray) -> None:
+def test_write_strip_rejects_invalid_frames(frames: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"strip holds|frames must be"):
         strips.write_strip(frames)
 
 
-def test_read_list_takes_paths_and_leaves_labels_blanks_and_line_ends() -> None:
+def test_read_list_returns_paths_without_labels_blanks_and_line_ends() -> None:
     text = (
         "\ufeffgolf/1.mp4/0000.jpg\r\n\r\n  beach/2.mp4/0001.jpg \r\nv_Archery_g01_c01.jpg 3\nmy clips/4.jpg\t12\n5.jpg"
     )
@@ -187,7 +185,9 @@ def test_decoder_plays_a_strip_like_a_video(clip: np.ndarray, tmp_path: Path) ->
     assert psnr_db(np.stack([frame.image for frame in frames]), long) > 35
 
 
-def test_is_strip_knows_pictures_and_animations_from_strips(clip: np.ndarray, tmp_path: Path, shared: Path) -> None:
+def test_is_strip_distinguishes_strips_from_pictures_and_animations(
+    clip: np.ndarray, tmp_path: Path, shared: Path
+) -> None:
     (tmp_path / "short.jpg").write_bytes(strips.write_strip(clip))
     assert not strips.is_strip(tmp_path / "short.jpg")
     assert not strips.is_strip(shared / "data" / "odd" / "file-type" / "fixture.apng")
