@@ -1,4 +1,4 @@
-"""Decode a video file into downscaled RGB frames with presentation times (PTS), by PyAV or decord.
+"""Decoding of a video file into downscaled RGB frames with presentation times (PTS), by PyAV or decord.
 
 Use `child.Decoder` for untrusted files: native decoders crash, hang and leak memory on broken input.
 

@@ -1,4 +1,4 @@
-"""Encode frames as MP4 (for browsers), GIF (for documents) or AVI (as in UCF101)."""
+"""Encoding of frames as MP4 (for browsers), GIF (for documents) or AVI (as in UCF101)."""
 
 from __future__ import annotations
 

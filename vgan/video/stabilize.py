@@ -1,4 +1,4 @@
-"""Stabilize a window of frames: register, warp to the first frame, fill missing pixels from the preceding frame."""
+"""Stabilization of a window of frames: registration, warp to the first frame, fill from the preceding frame."""
 
 from __future__ import annotations
 
