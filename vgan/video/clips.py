@@ -1,4 +1,4 @@
-"""Extraction of clips from a video: resampling, shot detection, windows, stabilization; streaming, one window in memory."""
+"""Extraction of clips from a video: resampling, shots, windows, stabilization; streaming, one window in memory."""
 
 from __future__ import annotations
 
