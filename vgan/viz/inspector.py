@@ -56,7 +56,7 @@ class Inspection:
     """Content of the inspection page."""
 
     title: str
-    created: str  # date and version
+    created: str  # date and dataset digest
     funnel: tuple[tuple[str, int], ...]  # (name, count), largest first
     rejects: tuple[RejectCount, ...]
     groups: tuple[Group, ...]

@@ -37,7 +37,7 @@ class StudyReport:
     """Content of the study report."""
 
     title: str
-    created: str  # date and version
+    created: str  # date and time
     votes: int  # number of votes
     raters: int  # number of raters
     tables: tuple[Table, ...]

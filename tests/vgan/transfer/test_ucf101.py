@@ -128,10 +128,10 @@ def test_read_split_one_side_without_video_says_which(partial_copy: Path) -> Non
 @pytest.mark.parametrize(
     ("train", "complaint"),
     [
-        ("Archery/v_Archery_g08_c01.avi 2\n", "numbers Archery 1, the list says '2'"),
+        ("Archery/v_Archery_g08_c01.avi 2\n", "gives Archery the number 1, but the list has '2'"),
         ("Cooking/v_Cooking_g08_c01.avi 1\n", r"trainlist01\.txt:1"),
         ("Archery/archery.avi 1\n", r"trainlist01\.txt:1"),
-        ("Archery/v_Archery_g08_c01.avi\n", "the list says ''"),
+        ("Archery/v_Archery_g08_c01.avi\n", "the list has ''"),
     ],
 )
 def test_read_lists_wrong_line_is_named(tmp_path: Path, train: str, complaint: str) -> None:
