@@ -94,7 +94,7 @@ def test_split_test_groups_are_disjoint_and_leave_training_groups(groups: int) -
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
-    [({"groups": 2}, "groups"), ({"classes": ("Nap",)}, "Nap"), ({"classes": ("Spin", "Spin")}, "different")],
+    [({"groups": 2}, "groups"), ({"classes": ("Nap",)}, "Nap"), ({"classes": ("Spin", "Spin")}, "distinct")],
 )
 def test_draw_action_set_impossible_request_is_refused(tmp_path: Path, options: dict, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):

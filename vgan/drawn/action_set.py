@@ -99,7 +99,9 @@ def split_test_groups(groups: int, split: int) -> tuple[int, ...]:
         ValueError: `groups` or `split` is out of range.
     """
     if not 3 <= groups <= 99:
-        raise ValueError(f"groups must be 3 to 99, so that each of the three splits has separate test groups, got {groups}")
+        raise ValueError(
+            f"groups must be 3 to 99, so that each of the three splits has separate test groups, got {groups}"
+        )
     if split not in SPLITS:
         raise ValueError(f"split must be 1, 2 or 3; got {split}")
     block = max(1, round(groups * 7 / 25))

@@ -68,7 +68,8 @@ def _object_track(name: str, times_s: np.ndarray, size: tuple[int, int], rng: np
     """Compute the object's trajectory (T, 4): x, y in scene pixels, angle in radians, scale.
 
     All classes draw the same random numbers and start from the same position. A cycle takes about 1.3 s (a 32-frame
-    clip at 25 frames per second); slides and growth take about 2.2 s and repeat, so that a longer video keeps its class.
+    clip at 25 frames per second). Slides and growth take about 2.2 s and repeat, so that a longer video keeps its
+    class.
     """
     height, width = size
     x, y = np.array([width, height]) * rng.uniform([0.42, 0.43], [0.58, 0.57])
@@ -104,7 +105,8 @@ def _camera_walk(num_frames: int, size: tuple[int, int], shake_px: float, rng: n
     walk = np.zeros((num_frames, 4))
     step = np.zeros(4)
     for t in range(1, num_frames):
-        step = 0.75 * step + speed[t] - 0.06 * walk[t - 1]  # momentum for smoothness, mean reversion to stay in the frame
+        # Momentum for smoothness, mean reversion to stay within the background.
+        step = 0.75 * step + speed[t] - 0.06 * walk[t - 1]
         walk[t] = walk[t - 1] + step
     rms = np.sqrt(np.mean(np.diff(walk, axis=0) ** 2, axis=0)) if num_frames > 1 else np.ones(4)
     edge_px = np.hypot(*size) / 2
@@ -152,7 +154,7 @@ def _frame(
 
 
 def _noise(rng: np.random.Generator, height: int, width: int, octaves: int, first: int) -> np.ndarray:
-    """Draw fractal noise (H, W) float32 in [0, 1]: `octaves` layers, the coarsest with `first` cells on its short side."""
+    """Draw fractal noise (H, W) float32 in [0, 1]: `octaves` layers, `first` cells on the coarsest's short side."""
     total = np.zeros((height, width), np.float32)
     for octave in range(octaves):
         cells = first * 2**octave
