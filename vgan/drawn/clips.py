@@ -17,7 +17,7 @@ class DrawnClip:
 
     frames: np.ndarray  # (T, H, W, 3) uint8, RGB
     camera: np.ndarray  # (T, 3, 3) float64: similarity from scene pixels to pixels of frame t; identity at t = 0
-    track: np.ndarray  # (T, 4) float64: the object's x, y (scene pixels), angle (radians) and scale (1 = as drawn)
+    track: np.ndarray  # (T, 4) float64: the object's x, y (scene pixels), angle (radians) and scale (1 = original size)
 
 
 def draw_clip(
