@@ -160,5 +160,5 @@ def test_prepare_keeps_scores_and_decides_last(weights: Path, tmp_path: Path) ->
     assert read_manifest(str(out)).video.scene.keep == ["beach"]
 
     page = render_inspection(inspection(str(out), num=2))
-    assert "clips most like golf" in page
+    assert "highest-scoring clips of golf" in page
     assert "| beach | 5 | 1 |" in card_text(card(str(out)))

@@ -1,4 +1,4 @@
-"""The drawn action set: UCF101's layout, motion that names the class, and camera truth that stabilizes."""
+"""Synthetic action set: UCF101's layout, class-specific motion, and ground-truth camera motion."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from vgan.transfer.ucf101 import read_classes, read_split
 SMALL = (96, 128)
 
 
-def decoded(path: Path) -> np.ndarray:
+def decode(path: Path) -> np.ndarray:
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def steadied(frames: np.ndarray, camera: np.ndarray) -> np.ndarray:
-    """Frames (T, H, W, 3) warped back by the true camera motion."""
+def stabilize(frames: np.ndarray, camera: np.ndarray) -> np.ndarray:
+    """Warp frames (T, H, W, 3) back by the true camera motion."""
     height, width = frames.shape[1:3]
-    undo = [np.linalg.inv(matrix) for matrix in camera]
+    inverses = [np.linalg.inv(matrix) for matrix in camera]
     return np.stack(
-        [cv2.warpPerspective(frame, matrix, (width, height)) for frame, matrix in zip(frames, undo, strict=True)]
+        [cv2.warpPerspective(frame, matrix, (width, height)) for frame, matrix in zip(frames, inverses, strict=True)]
     )
 
 
@@ -62,12 +62,10 @@ def test_draw_action_set_lists_follow_the_official_format(tmp_path: Path) -> Non
 def test_draw_action_set_videos_hold_the_drawn_frames_at_their_rate(tmp_path: Path) -> None:
     draw_action_set(tmp_path, ("Circle",), groups=3, num_frames=7, size=SMALL, seed=5, fps=20)
     path = tmp_path / "UCF-101/Circle/v_Circle_g02_c01.avi"
-    frames = decoded(path)
+    frames = decode(path)
     truth = draw_clip("Circle", group=2, seed=5, num_frames=7, size=SMALL, fps=20).frames
     assert frames.shape == truth.shape
-    assert (
-        np.abs(frames.astype(int) - truth).mean() < 6
-    )  # lossy, yet the same picture; neighbouring groups differ by 50
+    assert np.abs(frames.astype(int) - truth).mean() < 6  # lossy compression; adjacent groups differ by 50
     with av.open(str(path)) as container:
         assert container.streams.video[0].average_rate == 20
 
@@ -93,11 +91,11 @@ def test_split_test_groups_are_disjoint_and_leave_training_groups(groups: int) -
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
-    [({"groups": 2}, "groups"), ({"classes": ("Nap",)}, "Nap"), ({"classes": ("Spin", "Spin")}, "different")],
+    ("options", "message"),
+    [({"groups": 2}, "groups"), ({"classes": ("Nap",)}, "Nap"), ({"classes": ("Spin", "Spin")}, "distinct")],
 )
-def test_draw_action_set_impossible_request_is_refused(tmp_path: Path, options: dict, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
+def test_draw_action_set_invalid_options_are_rejected(tmp_path: Path, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         draw_action_set(tmp_path, **options)
 
 
@@ -111,20 +109,20 @@ def test_draw_clip_is_a_function_of_its_seed() -> None:
 @pytest.mark.parametrize("name", CLASSES)
 def test_draw_clip_camera_truth_stabilizes_the_background(name: str) -> None:
     clip = draw_clip(name, num_frames=32, size=SMALL, shake_px=2.0)
-    steady = steadied(clip.frames, clip.camera)
+    steady = stabilize(clip.frames, clip.camera)
     inside = np.s_[:, 16:-16, 16:-16]  # warping back leaves empty borders
     shaken_change, steady_change = (
         np.median(np.abs(np.diff(frames[inside].astype(int), axis=0)), axis=(1, 2, 3)).mean()
         for frames in (clip.frames, steady)
     )
-    assert steady_change < 0.6 * shaken_change  # what is left is interpolation
+    assert steady_change < 0.6 * shaken_change  # the rest is interpolation error
     np.testing.assert_array_equal(clip.camera[0], np.eye(3))
 
 
-def test_draw_clip_shake_has_the_asked_size_and_can_be_off() -> None:
-    centre = np.array([64.0, 48.0, 1.0])
+def test_draw_clip_shake_has_the_requested_size_and_can_be_off() -> None:
+    center = np.array([64.0, 48.0, 1.0])
     paths = [
-        (draw_clip("Spin", index=i, num_frames=40, size=(240, 320), shake_px=1.5).camera @ centre) for i in range(6)
+        (draw_clip("Spin", index=i, num_frames=40, size=(240, 320), shake_px=1.5).camera @ center) for i in range(6)
     ]
     steps = [np.diff(path[:, :2], axis=0) for path in paths]
     assert 1.0 < np.sqrt(np.mean(np.concatenate(steps) ** 2) * 2) < 2.0
@@ -137,10 +135,10 @@ def test_draw_clip_backgrounds_give_sift_enough_to_match() -> None:
     for group in range(1, 9):
         frame = draw_clip("Grow", group=group, num_frames=1).frames[0]
         gray = cv2.cvtColor(cv2.resize(frame, (171, 128), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-        assert len(sift.detect(gray)) >= 64  # eight times the matches that registration asks for, at its size
+        assert len(sift.detect(gray)) >= 64  # eight times the matches that registration requires, at its frame size
 
 
-def test_draw_clip_motion_names_the_class() -> None:
+def test_draw_clip_motion_identifies_the_class() -> None:
     for index in range(1, 6):
         tracks = {name: draw_clip(name, index=index, num_frames=32, size=SMALL).track for name in CLASSES}
         steps = {name: np.diff(track, axis=0) for name, track in tracks.items()}
@@ -153,16 +151,16 @@ def test_draw_clip_motion_names_the_class() -> None:
         assert min(np.ptp(tracks["Circle"][:, :2], axis=0)) > 0.25 * SMALL[0]
 
 
-def test_draw_clip_object_is_where_the_track_says() -> None:
+def test_draw_clip_object_follows_its_track() -> None:
     clip = draw_clip("SlideLeft", num_frames=55, size=SMALL, shake_px=0.0)
-    empty = np.median(clip.frames, axis=0)  # over a whole pass, each pixel is background most of the time
+    empty = np.median(clip.frames, axis=0)  # over a full pass, each pixel is background most of the time
     for t in (0, 31):
         changed = np.abs(clip.frames[t] - empty).sum(axis=2) > 40
-        where = np.flatnonzero(changed.any(axis=0)).mean()
-        assert abs(where - clip.track[t, 0]) < 10
+        x = np.flatnonzero(changed.any(axis=0)).mean()
+        assert abs(x - clip.track[t, 0]) < 10
 
 
-def test_draw_clip_first_frame_says_nothing_about_the_class() -> None:
+def test_draw_clip_first_frame_is_the_same_in_every_class() -> None:
     for group, index in ((1, 1), (3, 2)):
         clips = [draw_clip(name, group=group, index=index, num_frames=9, size=SMALL) for name in CLASSES]
         assert len({clip.frames[0].tobytes() for clip in clips}) == 1
@@ -170,7 +168,7 @@ def test_draw_clip_first_frame_says_nothing_about_the_class() -> None:
         assert len({clip.camera.tobytes() for clip in clips}) == 1
 
 
-def test_draw_clip_group_keeps_its_background_and_another_has_its_own() -> None:
+def test_draw_clip_background_depends_on_the_group() -> None:
     still = {"num_frames": 1, "size": SMALL, "shake_px": 0.0}
     corner = np.s_[0, :10, :10]  # no object reaches the corner
     same = draw_clip("Spin", group=3, index=1, **still).frames[corner]

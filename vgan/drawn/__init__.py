@@ -1,4 +1,4 @@
-"""Drawn videos whose truth is known: an action set in UCF101's layout, and single clips with their camera motion."""
+"""Synthetic videos with known ground truth: an action set in UCF101's layout, and clips with camera motion."""
 
 from vgan.drawn.action_set import DEFAULT_CLASSES, DrawnSet, draw_action_set, split_test_groups
 from vgan.drawn.clips import CLASSES, DrawnClip, draw_clip

@@ -1,8 +1,8 @@
-"""A drawn action set in UCF101's exact layout: real .avi files whose classes differ by motion alone.
+"""Synthetic action set in UCF101's exact layout: .avi files of classes that differ by motion only.
 
-Clip c of group g begins with the same picture and shakes the same way in every class, so the first frame tells
-nothing and only the motion names the class. As in UCF101, the clips of a group share their appearance and no group is
-on both sides of a split.
+Clip c of group g has the same first frame and the same camera shake in every class, so the class can be recognized from
+the object's motion only. As in UCF101, the clips of a group share their appearance and no group is on both sides of a
+split.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ SPLITS = (1, 2, 3)
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnSet:
-    """What `draw_action_set` wrote."""
+    """Files and splits written by `draw_action_set`."""
 
-    root: Path  # holds UCF-101/ and ucfTrainTestlist/
+    root: Path  # contains UCF-101/ and ucfTrainTestlist/
     classes: tuple[str, ...]
     num_videos: int
-    test_groups: tuple[tuple[int, ...], ...]  # of splits 1, 2 and 3
+    test_groups: tuple[tuple[int, ...], ...]  # test groups of splits 1, 2 and 3
 
 
 def draw_action_set(
@@ -46,22 +46,28 @@ def draw_action_set(
 ) -> DrawnSet:
     """Write `folder`/UCF-101/<Class>/v_<Class>_gGG_cCC.avi and `folder`/ucfTrainTestlist/ in the official format.
 
-    With 25 groups the test groups are the official ones: 01-07, 08-14 and 15-21. With fewer, each split tests the same
-    share (7 of 25, rounded, at least one group) and the three blocks still follow each other.
+    With 25 groups the test groups are the official ones: 01-07, 08-14 and 15-21. Other numbers of groups keep the share
+    per split (7 of 25, rounded, at least one group) and the three consecutive blocks.
 
     Args:
-        classes: any of `CLASSES`; numbered from 1 in alphabetical order, as in UCF101.
+        folder: output folder, created if missing.
+        classes: names from `CLASSES`; numbered from 1 in alphabetical order, as in UCF101.
+        groups: number of groups per class, 3 to 99.
+        videos_per_group: number of videos per group, 1 to 99.
+        seed: seed of all drawings.
+        num_frames: frames per video.
         size: height and width, pixels.
-        shake_px: camera movement between neighbouring frames, RMS pixels; 0 holds the camera still.
-        progress: called with videos written and videos in all, after each video.
+        fps: frames per second.
+        shake_px: camera movement between adjacent frames, RMS pixels; 0 disables camera motion.
+        progress: called after each video with the number of videos written and the total.
 
     Raises:
-        ValueError: unknown or repeated class, fewer than 3 groups, or no video in a group.
+        ValueError: a class is unknown or repeated, or a number of groups or videos is out of range.
     """
     names = tuple(sorted(classes))
     unknown = sorted(set(names) - set(CLASSES))
     if unknown or not names or len(set(names)) != len(names):
-        raise ValueError(f"classes must be different names out of {', '.join(CLASSES)}; got {list(classes)}")
+        raise ValueError(f"classes must be distinct names from {', '.join(CLASSES)}; got {list(classes)}")
     if not 1 <= videos_per_group <= 99:
         raise ValueError(f"videos_per_group must be 1 to 99, got {videos_per_group}")
     test_groups = tuple(split_test_groups(groups, split) for split in SPLITS)
@@ -76,20 +82,26 @@ def draw_action_set(
         if progress is not None:
             progress(done, len(videos))
     _write_lists(folder / "ucfTrainTestlist", names, videos, test_groups)
-    log.info("drew %d videos of %d classes in %s", len(videos), len(names), folder)
+    log.info("wrote %d synthetic videos of %d classes to %s", len(videos), len(names), folder)
     if groups != 25:
-        log.info("%d groups instead of 25: splits test groups %s", groups, test_groups)
+        log.info("%d groups instead of 25: test groups of the splits are %s", groups, test_groups)
     return DrawnSet(root=folder, classes=names, num_videos=len(videos), test_groups=test_groups)
 
 
 def split_test_groups(groups: int, split: int) -> tuple[int, ...]:
-    """Groups, counted from 1, on the test side of split 1, 2 or 3: UCF101's blocks of 7 out of 25, scaled to `groups`.
+    """Return the test groups, numbered from 1, of a split: UCF101's blocks of 7 out of 25, scaled to `groups`.
+
+    Args:
+        groups: number of groups, 3 to 99.
+        split: 1, 2 or 3.
 
     Raises:
-        ValueError: fewer than 3 groups, more than 99, or no such split.
+        ValueError: `groups` or `split` is out of range.
     """
     if not 3 <= groups <= 99:
-        raise ValueError(f"groups must be 3 to 99 so that three splits can each test their own, got {groups}")
+        raise ValueError(
+            f"groups must be 3 to 99, so that each of the three splits has separate test groups, got {groups}"
+        )
     if split not in SPLITS:
         raise ValueError(f"split must be 1, 2 or 3; got {split}")
     block = max(1, round(groups * 7 / 25))
@@ -97,22 +109,24 @@ def split_test_groups(groups: int, split: int) -> tuple[int, ...]:
 
 
 def _listed_name(class_name: str, group: int, index: int) -> str:
+    """Return a video's path relative to UCF-101/, as in the lists."""
     return f"{class_name}/v_{class_name}_g{group:02d}_c{index:02d}.avi"
 
 
 def _write_lists(
     folder: Path, names: tuple[str, ...], videos: list[tuple[str, int, int]], test_groups: tuple[tuple[int, ...], ...]
 ) -> None:
-    """The official text files: CRLF, labels from 1 in the train lists and none in the test lists."""
+    """Write the lists in the official format: CRLF, labels from 1 in train lists and none in test lists."""
     folder.mkdir(parents=True, exist_ok=True)
     labels = {name: label for label, name in enumerate(names, start=1)}
     _write_crlf(folder / "classInd.txt", [f"{label} {name}" for name, label in labels.items()])
-    for split, held_out in zip(SPLITS, test_groups, strict=True):
-        train = [f"{_listed_name(*video)} {labels[video[0]]}" for video in videos if video[1] not in held_out]
-        test = [_listed_name(*video) for video in videos if video[1] in held_out]
+    for split, split_groups in zip(SPLITS, test_groups, strict=True):
+        train = [f"{_listed_name(*video)} {labels[video[0]]}" for video in videos if video[1] not in split_groups]
+        test = [_listed_name(*video) for video in videos if video[1] in split_groups]
         _write_crlf(folder / f"trainlist{split:02d}.txt", train)
         _write_crlf(folder / f"testlist{split:02d}.txt", test)
 
 
 def _write_crlf(path: Path, lines: list[str]) -> None:
+    """Write lines of ASCII text that end in CRLF."""
     path.write_bytes("".join(f"{line}\r\n" for line in lines).encode("ascii"))

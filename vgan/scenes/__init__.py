@@ -1,0 +1,1 @@
+"""Scene labels of clips from a Places365 classifier."""

@@ -1,4 +1,4 @@
-"""The 365 scene categories of Places365, and the four that the paper trained on.
+"""Labels of Places365 (365 scenes) and the four scene categories that the paper trained on.
 
 places365.txt lists the labels in the order of a classifier's outputs, as categories_places365.txt of
 https://github.com/CSAILVision/places365 (MIT) does, without the leading letter.
@@ -22,34 +22,34 @@ PAPER = {  # section 3.1: golf course, hospital rooms (babies), beaches and trai
 
 @cache
 def labels() -> tuple[str, ...]:
-    """The names of a classifier's outputs, in their order."""
+    """Return the 365 label names in the order of a classifier's outputs."""
     return tuple((Path(__file__).parent / "places365.txt").read_text().split())
 
 
 def labels_of(category: str) -> tuple[str, ...]:
-    """The labels that make up a category: one of PAPER's, or any label by its name.
+    """Return the labels of a category: a name in `PAPER`, or a single Places365 label.
 
     Raises:
-        ValueError: there is none of that name; the nearest is named.
+        ValueError: no category has that name; the message suggests the most similar one.
     """
     if category in PAPER:
         return PAPER[category]
     if category in labels():
         return (category,)
     close = difflib.get_close_matches(category, [*PAPER, *labels()], n=1, cutoff=0.4)
-    hint = f"; did you mean {close[0]!r}?" if close else ":"
+    hint = f"; did you mean {close[0]!r}?" if close else "."
     raise ValueError(
-        f"no scene category {category!r}{hint} there are {', '.join(PAPER)} and the 365 labels of Places365, "
+        f"no scene category {category!r}{hint} Available: {', '.join(PAPER)} and the 365 labels of Places365, "
         "e.g. racecourse or train_station/platform"
     )
 
 
 def scene_column(category: str) -> str:
-    """The name of a category's column in a dataset."""
+    """Return the name of a category's column in a dataset."""
     return f"scene_{category.replace('/', '_')}"
 
 
 def gather(probabilities: np.ndarray, categories: list[str]) -> np.ndarray:
-    """Probabilities (N, 365) of labels as those of categories (N, K): sums over the labels that make each up."""
+    """Sum label probabilities (N, 365) over the labels of each category: (N, K), K categories."""
     index = {label: i for i, label in enumerate(labels())}
     return np.stack([probabilities[:, [index[label] for label in labels_of(c)]].sum(1) for c in categories], axis=1)

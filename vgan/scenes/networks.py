@@ -1,9 +1,9 @@
-"""Scene classifiers with published weights, out of files that nothing is executed from.
+"""Scene classifiers with published weights, loaded without executing pickled code.
 
-Known are the Places365 checkpoints of https://github.com/CSAILVision/places365 that are ResNets (18 and 50 are
-published), as PyTorch state dicts of torchvision's names with or without `module.` before them, and the SqueezeNet of
-https://github.com/urbste/squeezenet_places365, a pickle of 152 NumPy arrays. All have 365 outputs. Pictures go in as
-RGB 0..255; what a network was trained to see (mean, scale, order of colours) is part of it here.
+Supported are the ResNet checkpoints of Places365 (https://github.com/CSAILVision/places365; ResNet-18 and ResNet-50 are
+published), PyTorch state dicts with torchvision's names, with or without the prefix `module.`; and the SqueezeNet of
+https://github.com/urbste/squeezenet_places365, a pickle of 152 NumPy arrays. All have 365 outputs. Inputs are RGB in
+0..255; each network here includes its normalization (mean, scale, order of color channels).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from vgan.errors import BadInput
 from vgan.metrics.i3d_weights import read_arrays
 
 NUM_LABELS = 365
-MAX_BLOCKS = 36  # of a layer: ResNet-152 has that many
-READER_FAULTS = (  # what torch and pickle raise where a file ends early or is none of theirs
+MAX_BLOCKS = 36  # per layer: the largest count in ResNet-152
+READER_FAULTS = (  # raised by torch and pickle for truncated files and other formats
     *(pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError),
     *(OverflowError, MemoryError, AssertionError),
 )
@@ -31,7 +31,7 @@ KINDS = "a Places365 ResNet checkpoint (.pth.tar) or the SqueezeNet's .params"
 
 
 class Seen(nn.Module):
-    """Colours (B, 3, H, W) 0..255 as a network was trained to see them."""
+    """Per-channel normalization (x - mean) / std of pictures (B, 3, H, W) in 0..255."""
 
     mean: Tensor
     std: Tensor
@@ -42,11 +42,12 @@ class Seen(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
     def forward(self, pictures: Tensor) -> Tensor:
+        """Normalize pictures (B, 3, H, W)."""
         return (pictures - self.mean) / self.std
 
 
 class Fire(nn.Module):
-    """Squeeze to few channels, expand by 1x1 and 3x3 beside each other. https://arxiv.org/abs/1602.07360"""
+    """Fire module: 1x1 squeeze convolution, then parallel 1x1 and 3x3 expansions (https://arxiv.org/abs/1602.07360)."""
 
     def __init__(self, cin: int, squeezed: int, expanded: int) -> None:
         super().__init__()
@@ -55,21 +56,22 @@ class Fire(nn.Module):
         self.expand3 = nn.Conv2d(squeezed, expanded, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, cin, H, W) to (B, 2 * expanded, H, W)."""
         x = leaky(self.squeeze(x))
         return leaky(torch.cat([self.expand1(x), self.expand3(x)], 1))
 
 
 def leaky(x: Tensor) -> Tensor:
-    """The activation that the SqueezeNet was trained with."""
+    """Apply a leaky ReLU of slope 0.55 in place, the activation that the SqueezeNet was trained with."""
     return F.leaky_relu(x, 0.55, inplace=True)
 
 
 class SqueezeNet(nn.Module):
-    """SqueezeNet 1.1 with its batch norms folded into the convolutions. 0.92 million parameters."""
+    """SqueezeNet 1.1 with batch norms folded into the convolutions; 0.92 million parameters."""
 
     def __init__(self) -> None:
         super().__init__()
-        # The mean colour of Places365; the authors subtract a mean picture, which differs from it little.
+        # Mean color of Places365. The authors subtract a mean picture, which differs little from it.
         self.seen = Seen((116.676, 112.514, 104.051), (255.0, 255.0, 255.0))
         self.layers = nn.ModuleList(
             [
@@ -82,7 +84,7 @@ class SqueezeNet(nn.Module):
         )
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Logits (B, 365) of pictures (B, 3, 224, 224) in 0..255."""
+        """Compute logits (B, 365) of pictures (B, 3, 224, 224) in 0..255."""
         x = leaky(self.layers[0](self.seen(pictures)))  # (B, 64, 111, 111)
         for number, layer in enumerate(self.layers[1:], start=1):
             if number in (1, 3, 5):
@@ -92,16 +94,16 @@ class SqueezeNet(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 in networks of 50 layers and more."""
+    """Residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 in networks of at least 50 layers."""
 
     def __init__(self, cin: int, width: int, stride: int, *, deep: bool) -> None:
         super().__init__()
         cout = width * 4 if deep else width
-        sides = [(cin, width, 1, 1), (width, width, 3, stride), (width, cout, 1, 1)]
+        layers = [(cin, width, 1, 1), (width, width, 3, stride), (width, cout, 1, 1)]
         if not deep:
-            sides = [(cin, width, 3, stride), (width, width, 3, 1)]
-        self.depth = len(sides)
-        for number, (a, b, kernel, step) in enumerate(sides, start=1):
+            layers = [(cin, width, 3, stride), (width, width, 3, 1)]
+        self.depth = len(layers)
+        for number, (a, b, kernel, step) in enumerate(layers, start=1):
             self.add_module(f"conv{number}", nn.Conv2d(a, b, kernel, step, padding=kernel // 2, bias=False))
             self.add_module(f"bn{number}", nn.BatchNorm2d(b))
         self.downsample = None
@@ -109,24 +111,25 @@ class Block(nn.Module):
             self.downsample = nn.Sequential(nn.Conv2d(cin, cout, 1, stride, bias=False), nn.BatchNorm2d(cout))
 
     def forward(self, x: Tensor) -> Tensor:
-        short = x if self.downsample is None else self.downsample(x)
+        """Map (B, cin, H, W) to (B, cout, H / stride, W / stride)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
         for number in range(1, self.depth + 1):
             x = getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(x))
-            x = F.relu(x if number < self.depth else x + short, inplace=True)
+            x = F.relu(x if number < self.depth else x + shortcut, inplace=True)
         return x
 
 
 class ResNet(nn.Module):
-    """A residual network by torchvision's names. https://arxiv.org/abs/1512.03385
+    """Residual network with torchvision's parameter names (https://arxiv.org/abs/1512.03385).
 
     Args:
-        blocks: in each of the four layers: (2, 2, 2, 2) of ResNet-18, (3, 4, 6, 3) of ResNet-50.
-        deep: blocks of three convolutions.
+        blocks: number of blocks in each of the four layers: (2, 2, 2, 2) in ResNet-18, (3, 4, 6, 3) in ResNet-50.
+        deep: use bottleneck blocks of three convolutions.
     """
 
     def __init__(self, blocks: tuple[int, ...], *, deep: bool) -> None:
         super().__init__()
-        self.seen = Seen((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # ImageNet's, as the checkpoints' demo has
+        self.seen = Seen((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # ImageNet's, as in the authors' demo
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False), nn.BatchNorm2d(64)
         cin = 64
         for number, count in enumerate(blocks):
@@ -138,7 +141,7 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(cin, NUM_LABELS)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Logits (B, 365) of pictures (B, 3, 224, 224) in 0..255."""
+        """Compute logits (B, 365) of pictures (B, 3, 224, 224) in 0..255."""
         x = F.relu(self.bn1(self.conv1(self.seen(pictures))), inplace=True)  # (B, 64, 112, 112)
         x = F.max_pool2d(x, 3, 2, padding=1)
         for number in range(1, 5):
@@ -147,41 +150,43 @@ class ResNet(nn.Module):
 
 
 def open_network(content: bytes, origin: str) -> nn.Module:
-    """The classifier in a file's bytes, in eval mode. Pickled code is refused, not run.
+    """Load a classifier in eval mode from the bytes of a weights file; pickled code is rejected, never executed.
 
     Args:
-        content: the file.
-        origin: where it is from, for people.
+        content: bytes of the file.
+        origin: URL of the file, for error messages.
 
     Raises:
-        BadInput: it is no file of a known kind, or its tensors do not fit.
+        BadInput: the format is not supported, or the tensors do not fit the network.
     """
     try:
-        if content[:1] == b"\x80" and b"numpy" in content[:64]:  # a pickle that begins with an array
+        if content[:1] == b"\x80" and b"numpy" in content[:64]:  # a pickle whose first object is an array
             return _squeezenet(read_arrays(content)).eval()
         return _resnet(torch.load(io.BytesIO(content), "cpu", weights_only=True)).eval()
-    except BadInput as fault:
-        raise BadInput(f"scene.weights={origin!r}: {fault}") from fault
-    except READER_FAULTS as fault:
-        reason = str(fault).strip().partition("\n")[0][:200]
-        raise BadInput(f"scene.weights={origin!r} cannot be read ({reason}): give {KINDS}") from fault
+    except BadInput as error:
+        raise BadInput(f"scene.weights={origin!r}: {error}") from error
+    except READER_FAULTS as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise BadInput(f"scene.weights={origin!r} cannot be read ({reason}): give {KINDS}") from error
 
 
 def _squeezenet(arrays: Any) -> SqueezeNet:
-    """From arrays in Lasagne's order: weight and bias of each convolution, then beta, gamma, mean and 1/deviation of
-    its batch norm, which the last has not. Kernels are of true convolutions and take BGR.
+    """Load the SqueezeNet from its list of arrays.
+
+    The order is Lasagne's: weight and bias of each convolution, then beta, gamma, mean and 1/deviation of its batch
+    norm, which the last convolution does not have. Kernels are those of true convolutions (flipped here) and take BGR.
 
     Raises:
-        BadInput: other arrays.
+        BadInput: the arrays have another number, shape or dtype.
     """
     network = SqueezeNet()
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    wanted: list[tuple[int, ...]] = []
+    expected: list[tuple[int, ...]] = []
     for number, conv in enumerate(convolutions, start=1):
-        wanted += [tuple(conv.weight.shape), *[(conv.out_channels,)] * (5 if number < len(convolutions) else 1)]
+        expected += [tuple(conv.weight.shape), *[(conv.out_channels,)] * (5 if number < len(convolutions) else 1)]
     shapes = [np.shape(a) for a in arrays] if isinstance(arrays, list) else []
-    if shapes != wanted or any(a.dtype != np.float32 for a in arrays):
-        raise BadInput(f"not the {len(wanted)} float32 arrays of the SqueezeNet: give {KINDS}")
+    if shapes != expected or any(a.dtype != np.float32 for a in arrays):
+        raise BadInput(f"not the {len(expected)} float32 arrays of the SqueezeNet: give {KINDS}")
     values = iter(arrays)
     for conv in convolutions:
         weight, bias = next(values)[:, :, ::-1, ::-1], next(values)
@@ -196,25 +201,27 @@ def _squeezenet(arrays: Any) -> SqueezeNet:
 
 
 def _resnet(checkpoint: Any) -> ResNet:
-    """From a state dict, or a checkpoint that holds one. How many blocks there are is told by the names.
+    """Load a ResNet from a state dict or a checkpoint with one; tensor names give the number of blocks.
 
     Raises:
-        BadInput: no state dict of such a network with 365 outputs.
+        BadInput: the content is not a state dict of a ResNet with 365 outputs.
     """
     state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else {}
     state = {str(key).removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
     names = [key.split(".") for key in state]
     blocks = tuple(len({name[1] for name in names if name[0] == f"layer{number}"}) for number in range(1, 5))
     if not 0 < min(blocks) <= max(blocks) <= MAX_BLOCKS or "fc.weight" not in state:
-        raise BadInput(f"no state dict of a ResNet: give {KINDS}")
+        raise BadInput(f"not a state dict of a ResNet: give {KINDS}")
     network = ResNet(blocks, deep="layer1.0.conv3.weight" in state)
     try:
-        found = network.load_state_dict(state, strict=False)
-    except RuntimeError as fault:
-        first = str(fault).splitlines()[1].strip()
-        raise BadInput(f"tensors do not fit a ResNet with {NUM_LABELS} outputs ({first}): give {KINDS}") from fault
-    # Checkpoints of before 2018 have no counters of batches.
-    odd = [key for key in (*found.missing_keys, *found.unexpected_keys) if not key.endswith("num_batches_tracked")]
-    if odd:
-        raise BadInput(f"a ResNet's state dict must hold its tensors and no others; {odd[0]} is odd: give {KINDS}")
+        keys = network.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        raise BadInput(f"tensors do not fit a ResNet with {NUM_LABELS} outputs ({first}): give {KINDS}") from error
+    # Checkpoints from before 2018 have no batch counters.
+    mismatched = [key for key in (*keys.missing_keys, *keys.unexpected_keys) if not key.endswith("num_batches_tracked")]
+    if mismatched:
+        raise BadInput(
+            f"state dict does not match a ResNet: missing or unexpected tensor {mismatched[0]}; give {KINDS}"
+        )
     return network

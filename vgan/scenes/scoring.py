@@ -1,4 +1,4 @@
-"""Clips with the scenes they show: a few pictures of each stretch of a shot, looked at together."""
+"""Scene classification of clips: mean probabilities of a few frames per segment of a shot."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from vgan.config import SceneConfig
 from vgan.records import Clip, Reject
 from vgan.scenes.labels import gather, labels, scene_column
 
-DIGITS = 4  # kept of a probability: below that processors differ
+DIGITS = 4  # decimals stored of a probability: further ones differ between processors
 
 Classify = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 
 class Classifier:
-    """Views (224, 224, 3) uint8 RGB to probabilities (N, 365) float32."""
+    """Batch classifier: views (224, 224, 3) uint8 RGB to probabilities (N, 365) float32."""
 
     def __init__(self, network: nn.Module, device: str = "cpu") -> None:
         # Channels last is 2.5 times as fast on a CPU.
@@ -29,42 +29,49 @@ class Classifier:
 
     @torch.inference_mode()
     def __call__(self, views: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the probabilities of the views, in order."""
         pictures = torch.from_numpy(np.stack(views)).to(self.device).permute(0, 3, 1, 2)  # channels stay last in memory
         return self.network(pictures.float()).softmax(1).cpu().numpy()
 
 
 def scored(items: Iterable[Clip | Reject], classify: Classify, config: SceneConfig) -> Iterator[Clip | Reject]:
-    """The same items, each clip with its scenes instead of its view. A clip waits until its stretch is over.
+    """Replace the view of each clip by its scene columns; rejects pass through.
 
-    A stretch is the clips of one shot that begin within `config.stretch_s`. All of them get the mean probabilities of
-    up to `config.frames` of their views, equally far apart.
+    Clips of one shot that begin within `config.stretch_s` seconds form a segment. All clips of a segment get the mean
+    probabilities of up to `config.frames` of their views, equally spaced, and are yielded when the segment is complete.
+
+    Args:
+        items: clips with views, in order, and rejects.
+        classify: maps views to probabilities (N, 365).
+        config: scene settings.
     """
-    stretch: list[Clip] = []
+    segment: list[Clip] = []
     for item in items:
         if isinstance(item, Reject):
             yield item
             continue
-        if stretch and (item.shot != stretch[0].shot or item.start_s - stretch[0].start_s >= config.stretch_s):
-            yield from _with_scenes(stretch, classify, config)
-            stretch = []
-        stretch.append(item)
-    if stretch:
-        yield from _with_scenes(stretch, classify, config)
+        if segment and (item.shot != segment[0].shot or item.start_s - segment[0].start_s >= config.stretch_s):
+            yield from _with_scenes(segment, classify, config)
+            segment = []
+        segment.append(item)
+    if segment:
+        yield from _with_scenes(segment, classify, config)
 
 
-def _with_scenes(stretch: list[Clip], classify: Classify, config: SceneConfig) -> Iterator[Clip]:
-    places = np.linspace(0, len(stretch) - 1, min(config.frames, len(stretch))).round().astype(int)
-    views = [view for place in places if (view := stretch[place].view) is not None]
-    found = scene_columns(classify(views).mean(0), config.categories)
-    return (replace(clip, view=None, scenes=found) for clip in stretch)
+def _with_scenes(segment: list[Clip], classify: Classify, config: SceneConfig) -> Iterator[Clip]:
+    """Classify a segment's views and return its clips with the common scene columns."""
+    indices = np.linspace(0, len(segment) - 1, min(config.frames, len(segment))).round().astype(int)
+    views = [view for index in indices if (view := segment[index].view) is not None]
+    columns = scene_columns(classify(views).mean(0), config.categories)
+    return (replace(clip, view=None, scenes=columns) for clip in segment)
 
 
 def scene_columns(probabilities: np.ndarray, categories: list[str]) -> dict[str, Any]:
-    """What a dataset keeps of probabilities (365,): the likeliest label, its probability and that of each category."""
+    """Return the dataset columns of label probabilities (365,): best label, its probability, and each category's."""
     best = int(probabilities.argmax())
-    of_categories = gather(probabilities[None], categories)[0]
+    category_scores = gather(probabilities[None], categories)[0]
     return {
         "scene": labels()[best],
         "scene_score": round(float(probabilities[best]), DIGITS),
-        **{scene_column(c): round(float(p), DIGITS) for c, p in zip(categories, of_categories, strict=True)},
+        **{scene_column(c): round(float(p), DIGITS) for c, p in zip(categories, category_scores, strict=True)},
     }

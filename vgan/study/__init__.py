@@ -1,1 +1,1 @@
-"""Which of two videos is more realistic? Trials, and what votes on them say (paper section 3.2)."""
+"""Two-alternative preference study of realism (paper section 3.2): trials and statistics of votes."""

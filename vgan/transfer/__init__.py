@@ -1,0 +1,1 @@
+"""Transfer of trained networks to action classification: fine-tuning, label fractions, scoring."""

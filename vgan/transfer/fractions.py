@@ -1,4 +1,4 @@
-"""Nested, per-class subsets of a labelled set, for accuracy against the amount of labelled data (paper figure 4b)."""
+"""Nested per-class subsets of a labeled set, for accuracy against the amount of labeled data (paper figure 4b)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # the paper names one eighth and all; the values between are ours
+FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # the paper names 1/8 and 1; the intermediate values are our choice
 
 
 def subset(labels: Sequence[int] | np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Sorted indices (M,) int64 of the share `fraction` of every class, rounded, at least one clip a class.
+    """Select a fraction of every class, rounded to at least one clip per class.
 
-    A smaller fraction's indices are always among a larger one's, and each class draws from its own stream, so adding a
-    class changes no other. The choice depends on the order within `labels`: keep clips in the official lists' order.
+    The indices of a smaller fraction are a subset of those of a larger one. Each class has a separate random stream, so
+    adding a class does not change the others. The selection depends on the order of `labels`: keep clips in the order
+    of the official lists.
 
     Args:
-        labels: (N,) class of every clip.
+        labels: (N,) integer class of every clip.
         fraction: share of each class, above 0 and at most 1.
+        seed: seed of the selection.
+
+    Returns:
+        Sorted indices (M,) int64.
 
     Raises:
         ValueError: `fraction` is out of range, or `labels` is not a vector.
@@ -39,14 +44,18 @@ def subset(labels: Sequence[int] | np.ndarray, fraction: float, seed: int) -> np
 def held_out(
     labels: Sequence[int] | np.ndarray, groups: Sequence[int] | np.ndarray, share: float, seed: int
 ) -> np.ndarray:
-    """Which clips (N,) bool to hold out from training: whole groups of every class, whose clips are near-copies.
+    """Select clips to hold out from training, by entire groups because the clips of a group are near-duplicates.
 
-    Of a class with one group none is held out; of any other at least one group, and never all.
+    A class with a single group has no group held out; any other class has at least one group held out and one retained.
 
     Args:
-        labels: (N,) class of every clip.
-        groups: (N,) which source video of its class each clip was cut from.
-        share: of each class's groups, above 0 and below 1.
+        labels: (N,) integer class of every clip.
+        groups: (N,) integer group (source video within its class) of every clip.
+        share: share of each class's groups to hold out, above 0 and below 1.
+        seed: seed of the selection.
+
+    Returns:
+        Mask (N,) bool, true for clips held out.
 
     Raises:
         ValueError: `share` is out of range.
@@ -54,15 +63,15 @@ def held_out(
     if not 0 < share < 1:
         raise ValueError(f"share must be above 0 and below 1, got {share}")
     classes, sources = np.asarray(labels), np.asarray(groups)
-    out = np.zeros(len(classes), bool)
+    mask = np.zeros(len(classes), bool)
     for label in np.unique(classes):
-        own = np.unique(sources[classes == label])
-        order = np.random.default_rng([seed, int(label), 1]).permutation(own)
-        chosen = order[: min(max(1, round(share * len(own))), len(own) - 1)]
-        out |= (classes == label) & np.isin(sources, chosen)
-    return out
+        class_groups = np.unique(sources[classes == label])
+        order = np.random.default_rng([seed, int(label), 1]).permutation(class_groups)
+        chosen = order[: min(max(1, round(share * len(class_groups))), len(class_groups) - 1)]
+        mask |= (classes == label) & np.isin(sources, chosen)
+    return mask
 
 
 def ids_digest(clip_ids: Iterable[str]) -> str:
-    """16 hex digits of SHA-256 over the sorted ids: the same clips give the same digest in any order."""
+    """Return the first 16 hex digits of SHA-256 over the sorted clip ids; independent of their order."""
     return hashlib.sha256("\n".join(sorted(clip_ids)).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Logistic regression on the trunk's last features (paper figure 4a, "VGAN + Logistic Reg")."""
+"""Logistic regression on the last features of the trunk (paper figure 4a, "VGAN + Logistic Reg")."""
 
 from __future__ import annotations
 
@@ -12,9 +12,18 @@ from vgan.transfer.scores import outputs
 
 
 def features(trunk: nn.Module, clips: Tensor, batch_size: int, device: torch.device | str = "cpu") -> np.ndarray:
-    """What the trunk ends in, float32 (N, 8 base * T/16 * H/16 * W/16), of clips (N, T, H, W, 3) uint8.
+    """Extract the trunk's last features.
 
-    The trunk is left in eval mode: batch norm has the statistics it was trained with.
+    The trunk is put in eval mode and stays in it: batch norm uses the statistics from training.
+
+    Args:
+        trunk: maps (B, 3, T, H, W) float32 in [-1, 1] to feature maps.
+        clips: (N, T, H, W, 3) uint8.
+        batch_size: clips per forward pass.
+        device: device to run on.
+
+    Returns:
+        float32 (N, 8 base * T/16 * H/16 * W/16).
     """
     return outputs(trunk, clips, batch_size, device).flatten(1).numpy()
 
@@ -22,14 +31,20 @@ def features(trunk: nn.Module, clips: Tensor, batch_size: int, device: torch.dev
 def logistic_probabilities(
     train: np.ndarray, labels: np.ndarray, test: np.ndarray, num_classes: int, strength: float
 ) -> np.ndarray:
-    """Class probabilities (M, K) of test features (M, D) by a regression fitted to training features (N, D).
+    """Fit a logistic regression to standardized training features and predict class probabilities.
 
     Args:
-        labels: (N,) int64 in 0..K-1, two classes or more; one without a clip is never predicted.
-        strength: of the L2 penalty: the inverse of scikit-learn's C.
+        train: training features (N, D).
+        labels: (N,) int64 in 0..K-1, of at least two classes; a class without a clip gets probability 0.
+        test: test features (M, D).
+        num_classes: K.
+        strength: strength of the L2 penalty, the inverse of scikit-learn's C.
+
+    Returns:
+        Class probabilities (M, K) float64.
     """
     scaler = StandardScaler().fit(train)
     model = LogisticRegression(C=1 / strength, max_iter=1000).fit(scaler.transform(train), labels)
-    found = np.zeros((len(test), num_classes))
-    found[:, model.classes_] = model.predict_proba(scaler.transform(test))
-    return found
+    result = np.zeros((len(test), num_classes))
+    result[:, model.classes_] = model.predict_proba(scaler.transform(test))
+    return result

@@ -1,0 +1,1 @@
+"""Figures, contact sheets and self-contained HTML pages."""

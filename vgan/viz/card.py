@@ -1,4 +1,4 @@
-"""A model's card: what it draws, how that was measured and what it came from, as one html file."""
+"""A model card as one HTML file: samples, metrics, evaluation protocol and lineage."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from vgan.viz.report import Media, page_environment
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One number with all that it may be read by."""
+    """One row of the metrics table, with its description and protocol."""
 
-    heading: str  # a word, for people
-    name: str  # with its protocol
-    about: str
-    values: tuple[str, ...]  # one a set of clips, e.g. "2.85 (2.13 to 3.5)"
+    heading: str  # short display name
+    name: str  # metric name under which it is logged, protocol included
+    about: str  # one-sentence description
+    values: tuple[str, ...]  # one per set of clips, e.g. "2.85 (2.13 to 3.5)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CardModel:
-    """What is shown of one model."""
+    """The page section of one model."""
 
     name: str
-    about: str  # kind and size
+    about: str  # model type and size
     samples: Media
     streams: Media | None  # composite, foreground, mask, background
-    neighbours: Media | None  # drawn clips above the training clips they are nearest to
-    health: tuple[tuple[str, str], ...]  # (what, value) at the checkpoint
+    neighbours: Media | None  # generated clips above their nearest training clips
+    health: tuple[tuple[str, str], ...]  # training diagnostics, (name, value), at the checkpoint's step
     warnings: tuple[str, ...]
-    lineage: tuple[tuple[str, str], ...]
+    lineage: tuple[tuple[str, str], ...]  # (name, hash, version or URL)
     remark: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """Everything the page shows."""
+    """Content of the model card page."""
 
     title: str
-    created: str
-    rows: tuple[str, ...]  # the sets of clips, each a column of the table: controls and models
+    created: str  # date and version
+    rows: tuple[str, ...]  # names of the sets of clips (controls and models), one column of the metrics table each
     metrics: tuple[Metric, ...]
     notes: tuple[str, ...]
     protocol: tuple[tuple[str, str], ...]
@@ -49,5 +49,5 @@ class Card:
 
 
 def render_card(card: Card) -> str:
-    """The page as html text. Every string is escaped; nothing is fetched from anywhere."""
+    """Render the card as an HTML page. Strings are escaped; the page loads no external resource."""
     return page_environment().get_template("card.html").render(card=card)

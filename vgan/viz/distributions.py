@@ -1,4 +1,4 @@
-"""A dataset's distributions as one picture."""
+"""Histograms of a dataset's clip statistics, drawn as one picture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ _BLUE = "#0072B2"
 
 
 def histogram(values: np.ndarray) -> tuple[list[int], list[float]]:
-    """Counts and edges of BINS equal bins up to the 99.5th percentile; the last bin holds what lies above it too."""
+    """Return counts and edges of `BINS` equal bins up to the 99.5th percentile; the last bin includes larger values.
+
+    Args:
+        values: (N,) numbers.
+    """
     high = float(np.quantile(values, 0.995)) or 1.0
     low = min(float(values.min()), high)
     counts, edges = np.histogram(np.minimum(values, high), BINS, (low, high if high > low else low + 1))
@@ -23,7 +27,11 @@ def histogram(values: np.ndarray) -> tuple[list[int], list[float]]:
 
 
 def card_picture(distributions: Mapping[str, tuple[list[int], list[float]]]) -> bytes:
-    """PNG of histograms, each (counts, edges) under its name with its unit."""
+    """Draw histograms, one panel each, and return the PNG bytes.
+
+    Args:
+        distributions: name with unit (the axis label) -> (counts, bin edges).
+    """
     columns = min(2, len(distributions))
     rows = -(-len(distributions) // columns)
     figure = Figure(figsize=(5 * columns, 2.6 * rows), dpi=120, layout="constrained")

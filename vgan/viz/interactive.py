@@ -1,4 +1,4 @@
-"""The figures of a sweep as pages to look around in: one html file each that needs nothing else."""
+"""Interactive figures of a sweep, each a self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def label_fraction_page(
     remark: str = "",
     published: bool = False,
 ) -> str:
-    """Figures 4b and 4c; see `vgan.viz.figures.label_fraction_figure` for what is drawn."""
+    """Render paper figures 4b and 4c as an HTML page; arguments as `vgan.viz.figures.label_fraction_figure`."""
     figure = make_subplots(
-        1, 2 if gain else 1, subplot_titles=["accuracy, %", f"accuracy over {BASELINE}'s"][: 1 + bool(gain)]
+        1, 2 if gain else 1, subplot_titles=["accuracy, %", f"accuracy relative to {BASELINE}"][: 1 + bool(gain)]
     )
     palette = colours([p.init for p in accuracy])
     for column, (points, scale) in enumerate([(accuracy, 100.0), (gain, 1.0)], start=1):
-        for init, own in groupby(points, key=lambda p: p.init):
-            figure.add_trace(_line(list(own), init, palette[init], scale, named=column == 1), 1, column)
+        for init, init_points in groupby(points, key=lambda p: p.init):
+            figure.add_trace(_line(list(init_points), init, palette[init], scale, named=column == 1), 1, column)
     figure.add_hline(100 * chance, line_dash="dot", annotation_text=f"chance {100 * chance:.3g} %", row=1, col=1)
     if published:
         for name, value in PUBLISHED.items():
@@ -37,7 +37,10 @@ def label_fraction_page(
             )
     fractions = sorted({p.fraction for p in accuracy})
     figure.update_xaxes(
-        type="log", tickvals=fractions, ticktext=[fraction_name(f) for f in fractions], title="share of the labels"
+        type="log",
+        tickvals=fractions,
+        ticktext=[fraction_name(f) for f in fractions],
+        title="fraction of the training labels",
     )
     return _page(figure, protocol, remark)
 
@@ -45,7 +48,7 @@ def label_fraction_page(
 def all_labels_page(
     accuracy: Sequence[Point], *, protocol: str, chance: float, remark: str = "", published: bool = False
 ) -> str:
-    """Figure 4a; see `vgan.viz.figures.all_labels_figure`."""
+    """Render paper figure 4a as an HTML page; arguments as `vgan.viz.figures.all_labels_figure`."""
     points = [p for p in accuracy if p.fraction == 1.0]
     bars = [(p.init, 100 * p.mean, 100 * (p.high - p.mean), 100 * (p.mean - p.low)) for p in points]
     bars += [(f"published: {name}", value, 0.0, 0.0) for name, value in PUBLISHED.items() if published]
@@ -57,8 +60,8 @@ def all_labels_page(
     return _page(figure, protocol, remark)
 
 
-def _line(points: Sequence[Point], init: str, colour: str, scale: float, *, named: bool) -> go.Scatter:
-    """Means with their intervals; the single seeds are told where the mouse is."""
+def _line(points: Sequence[Point], init: str, color: str, scale: float, *, named: bool) -> go.Scatter:
+    """Return a line of means with error bars; the hover text lists the seeds."""
     error = {
         "type": "data",
         "array": [scale * (p.high - p.mean) for p in points],
@@ -72,13 +75,14 @@ def _line(points: Sequence[Point], init: str, colour: str, scale: float, *, name
         name=init,
         legendgroup=init,
         showlegend=named,
-        line={"color": colour},
+        line={"color": color},
         text=seeds,
         hovertemplate="%{y:.3g}, seeds %{text}",
     )
 
 
 def _page(figure: go.Figure, protocol: str, remark: str) -> str:
+    """Add the title to a figure and return it as an HTML page with plotly's script included."""
     title = " \u00b7 ".join(filter(None, [protocol, "95 % intervals over seeds and test videos", remark]))
     figure.update_layout(title=title, template="plotly_white")
     page: str = figure.to_html(include_plotlyjs=True, full_html=True)

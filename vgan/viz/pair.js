@@ -1,4 +1,4 @@
-// One video holds both clips side by side: drawn on two canvases they run in step, and come as one file.
+// Draw the two halves of one video on two canvases: as one file, both clips stay in sync.
 function showPair(video, left, right) {
   const draw = () => {
     const width = video.videoWidth / 2, height = video.videoHeight;
@@ -7,9 +7,9 @@ function showPair(video, left, right) {
       canvas.getContext("2d").drawImage(video, side * width, 0, width, height, 0, 0, width, height);
     });
   };
-  const again = () => {
+  const drawFrame = () => {
     if (video.readyState >= 2) draw();
-    requestAnimationFrame(again);
+    requestAnimationFrame(drawFrame);
   };
-  again();
+  drawFrame();
 }

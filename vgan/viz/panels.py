@@ -1,4 +1,4 @@
-"""Contact sheets and video grids out of uint8 clips, for reports and trackers. Pure numpy, cv2 and pillow."""
+"""Contact sheets and video grids of uint8 clips, for reports and experiment trackers. NumPy, OpenCV and Pillow only."""
 
 from __future__ import annotations
 
@@ -21,24 +21,46 @@ _GAP = 4  # pixels between tiles
 class Pair:
     """A clip before and after stabilization, for `before_after_sheet`."""
 
-    title: str  # e.g. the source's name and what was measured
+    title: str  # e.g. the source's name and its scores
     before: np.ndarray  # (T, H, W, 3) uint8
     after: np.ndarray  # (T, H, W, 3) uint8
 
 
 def strip(frames: np.ndarray, every: int = 4, gap: int = _GAP) -> np.ndarray:
-    """Every `every`-th frame of (T, H, W, 3) side by side on white: (H, W', 3) uint8."""
+    """Place every `every`-th frame side by side on white.
+
+    Args:
+        frames: (T, H, W, 3) uint8.
+        every: frame step, at least 1.
+        gap: white space between frames, pixels.
+
+    Returns:
+        Picture (H, W', 3) uint8.
+
+    Raises:
+        ValueError: `every` is below 1, or `frames` has another shape or dtype.
+    """
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}")
-    tiles = list(_pictures(frames)[::every])
+    tiles = list(_checked_frames(frames)[::every])
     return _row(tiles, gap)
 
 
 def before_after_sheet(pairs: Sequence[Pair], every: int = 4, tile: int = 96) -> np.ndarray:
-    """One labelled block a pair, its strip before above its strip after: (H', W', 3) uint8.
+    """Draw one labeled block per pair: the strip before stabilization above the strip after.
 
-    The last tile of each strip is the mean over time: sharp where the camera stood
-    still. Tiles are `tile` pixels high.
+    The last tile of each strip is the mean over time, which is sharp where the camera is still.
+
+    Args:
+        pairs: at least one.
+        every: frame step of the strips.
+        tile: height of a tile, pixels.
+
+    Returns:
+        Picture (H', W', 3) uint8.
+
+    Raises:
+        ValueError: `pairs` is empty, or a clip has another shape or dtype.
     """
     if not pairs:
         raise ValueError("before_after_sheet needs at least one pair")
@@ -46,7 +68,7 @@ def before_after_sheet(pairs: Sequence[Pair], every: int = 4, tile: int = 96) ->
     for pair in pairs:
         rows = [
             np.hstack([_label(name, 62, tile), _row([*_tiles(clip[::every], tile), _mean_tile(clip, tile)], _GAP)])
-            for name, clip in (("before", _pictures(pair.before)), ("after", _pictures(pair.after)))
+            for name, clip in (("before", _checked_frames(pair.before)), ("after", _checked_frames(pair.after)))
         ]
         rows = _same_width(rows)
         width = rows[0].shape[1]
@@ -56,10 +78,20 @@ def before_after_sheet(pairs: Sequence[Pair], every: int = 4, tile: int = 96) ->
 
 
 def sample_grid(clips: np.ndarray, columns: int | None = None, scale: int = 1) -> np.ndarray:
-    """Clips (N, T, H, W, 3) uint8 as one video (T, H', W', 3) uint8, row by row.
+    """Arrange clips in a grid, row by row, as one video.
 
-    As square as it goes unless `columns` says. Sides are padded to even numbers, which video codecs need; `scale`
-    enlarges by whole pixels.
+    Height and width are padded to even numbers, which video codecs require.
+
+    Args:
+        clips: (N, T, H, W, 3) uint8.
+        columns: number of columns; None makes the grid as square as possible.
+        scale: integer factor by which pixels are repeated.
+
+    Returns:
+        Video (T, H', W', 3) uint8.
+
+    Raises:
+        ValueError: `clips` is empty or has another shape or dtype.
     """
     if clips.ndim != 5 or clips.dtype != np.uint8 or not len(clips):
         raise ValueError(f"clips must be (N, T, H, W, 3) uint8 with N above 0, got {clips.shape} {clips.dtype}")
@@ -75,18 +107,20 @@ def sample_grid(clips: np.ndarray, columns: int | None = None, scale: int = 1) -
 
 
 def stream_panels(streams: Mapping[str, np.ndarray], scale: int = 1) -> np.ndarray:
-    """The paper's figure 3 as a video (T, H', W', 3) uint8: a row a clip, a labelled column a stream of `STREAMS`.
+    """Draw the paper's figure 3 as a video (T, H', W', 3) uint8: a row per clip, a labeled column per stream.
 
     Args:
-        streams: clips (N, T, H, W, 3) uint8 under "composite" and "foreground"; "mask" (N, T, H, W) or (N, T, H, W, 1),
-            uint8 or float in [0, 1]; "background" (N, T or 1, H, W, 3) uint8, repeated over time when it has one frame.
+        streams: one entry per name of `STREAMS`: "composite" and "foreground" (N, T, H, W, 3) uint8; "mask"
+            (N, T, H, W) or (N, T, H, W, 1), uint8 or float in [0, 1]; "background" (N, T or 1, H, W, 3) uint8, a single
+            frame being repeated over time.
+        scale: integer factor by which pixels are repeated.
 
     Raises:
         ValueError: a stream is missing or its shape does not fit.
     """
-    absent = [name for name in STREAMS if name not in streams]
-    if absent:
-        raise ValueError(f"streams lack {', '.join(absent)}")
+    missing = [name for name in STREAMS if name not in streams]
+    if missing:
+        raise ValueError(f"streams lack {', '.join(missing)}")
     shape = streams["composite"].shape
     columns = []
     for name in STREAMS:
@@ -102,33 +136,37 @@ def stream_panels(streams: Mapping[str, np.ndarray], scale: int = 1) -> np.ndarr
 def forecast_panels(
     image: np.ndarray, predicted: np.ndarray, mask: np.ndarray, truth: np.ndarray | None, scale: int = 1
 ) -> np.ndarray:
-    """Input, prediction, mask and truth side by side, as the paper's figure 5: a video (T, H', W', 3) uint8.
+    """Draw the paper's figure 5 as a video (T, H', W', 3) uint8: input, prediction, mask and ground truth.
 
     Args:
-        image: (H, W, 3) uint8, of any size: its centre square is shown.
+        image: (H, W, 3) uint8 of any size; its center square is drawn.
         predicted: (T, S, S, 3) uint8.
         mask: (T, S, S), uint8 or float in [0, 1].
-        truth: (T, S, S, 3) uint8, left out where it is not known.
+        truth: ground truth (T, S, S, 3) uint8; None omits the column.
+        scale: integer factor by which pixels are repeated.
     """
     length, size = predicted.shape[:2]
     side = min(image.shape[:2])
     top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
     square = cv2.resize(image[top : top + side, left : left + side], (size, size), interpolation=cv2.INTER_AREA)
-    shown = {"input": np.repeat(square[None], length, 0), "prediction": predicted, "mask": _mask_pictures(mask)}
+    panels = {"input": np.repeat(square[None], length, 0), "prediction": predicted, "mask": _mask_pictures(mask)}
     if truth is not None:
-        shown["what happened"] = truth
-    columns = [_column(name, clip[None], scale) for name, clip in shown.items()]
+        panels["ground truth"] = truth
+    columns = [_column(name, clip[None], scale) for name, clip in panels.items()]
     return _even(np.concatenate(columns, axis=2))
 
 
 def unit_panels(title: str, clips: np.ndarray, segmented: np.ndarray, scale: int = 2) -> np.ndarray:
-    """Clips that a hidden unit fires for, above what in them it fires at: a titled video (T, H', W', 3) uint8.
+    """Draw the top-activating clips of a hidden unit above the regions that activate it, as a titled video.
 
     Args:
-        title: heads it.
+        title: heading.
         clips: (K, T, H, W, 3) uint8.
-        segmented: the same, faded outside.
-        scale: enlarges by whole pixels.
+        segmented: the same clips, faded outside the activating region.
+        scale: integer factor by which pixels are repeated.
+
+    Returns:
+        Video (T, H', W', 3) uint8.
     """
     grid = sample_grid(np.concatenate([clips, segmented]), columns=len(clips), scale=scale)
     header = np.broadcast_to(_label(title, grid.shape[2], 20, bold=True), (len(grid), 20, grid.shape[2], 3))
@@ -136,34 +174,35 @@ def unit_panels(title: str, clips: np.ndarray, segmented: np.ndarray, scale: int
 
 
 def _column(name: str, clips: np.ndarray, scale: int) -> np.ndarray:
-    """Clips (N, T, H, W, 3) uint8 below each other under their name: a video (T, H', W', 3)."""
+    """Stack clips (N, T, H, W, 3) uint8 vertically below their name: a video (T, H', W', 3)."""
     grid = sample_grid(clips, columns=1, scale=scale)
-    header = np.broadcast_to(_label(name, grid.shape[2], 20, centred=True), (len(grid), 20, grid.shape[2], 3))
+    header = np.broadcast_to(_label(name, grid.shape[2], 20, centered=True), (len(grid), 20, grid.shape[2], 3))
     return np.concatenate([header, grid], axis=1)
 
 
 def clips_panels(clips: Clips, rows: int, scale: int = 2) -> np.ndarray:
-    """The first clips stream by stream, or as they are if there is one stream alone: a video (T, H', W', 3) uint8."""
+    """Draw the first `rows` clips, with a column per stream if the model has a mask: a video (T, H', W', 3) uint8."""
     if clips.mask is None:
         return sample_grid(clips.video[:rows], columns=1, scale=scale)
-    names = {"video": "composite"}  # as the figure calls it
+    names = {"video": "composite"}  # the name in paper figure 3
     streams = {names.get(name, name): stream[:rows] for name, stream in clips._asdict().items()}
     return stream_panels(streams, scale=scale)
 
 
 def save_png(picture: np.ndarray, path: str | Path) -> None:
-    """Write a picture (H, W, 3) uint8 as PNG."""
+    """Write a picture (H, W, 3) uint8 as a PNG file."""
     Image.fromarray(picture).save(path, "PNG")
 
 
-def _pictures(frames: np.ndarray) -> np.ndarray:
+def _checked_frames(frames: np.ndarray) -> np.ndarray:
+    """Return the frames after checking that they are (T, H, W, 3) uint8."""
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise ValueError(f"frames must be (T, H, W, 3) uint8 with T above 0, got {frames.shape} {frames.dtype}")
     return frames
 
 
 def _mask_pictures(masks: np.ndarray) -> np.ndarray:
-    """Masks (N, T, H, W[, 1]), uint8 or float in [0, 1], as pictures (N, T, H, W, 3) uint8."""
+    """Convert masks (N, T, H, W[, 1]), uint8 or float in [0, 1], to gray pictures (N, T, H, W, 3) uint8."""
     values = masks[..., 0] if masks.ndim == 5 and masks.shape[-1] in (1, 3) else masks
     if values.dtype != np.uint8:
         values = np.clip(np.rint(values * 255.0), 0, 255).astype(np.uint8)
@@ -171,13 +210,15 @@ def _mask_pictures(masks: np.ndarray) -> np.ndarray:
 
 
 def _tiles(frames: np.ndarray, height: int) -> list[np.ndarray]:
+    """Resize frames (T, H, W, 3) to a height, keeping the aspect ratio."""
     width = max(1, round(frames.shape[2] * height / frames.shape[1]))
     shrink = height < frames.shape[1]
-    how = cv2.INTER_AREA if shrink else cv2.INTER_NEAREST
-    return [cv2.resize(frame, (width, height), interpolation=how) for frame in frames]
+    interpolation = cv2.INTER_AREA if shrink else cv2.INTER_NEAREST
+    return [cv2.resize(frame, (width, height), interpolation=interpolation) for frame in frames]
 
 
 def _mean_tile(frames: np.ndarray, height: int) -> np.ndarray:
+    """Draw the mean over time of frames (T, H, W, 3) as a tile labeled "mean"."""
     mean = np.rint(frames.mean(axis=0)).astype(np.uint8)
     tile = _tiles(mean[None], height)[0]
     picture = Image.fromarray(tile)
@@ -188,34 +229,38 @@ def _mean_tile(frames: np.ndarray, height: int) -> np.ndarray:
 
 
 def _row(tiles: Sequence[np.ndarray], gap: int) -> np.ndarray:
+    """Join tiles of equal height in a row, `gap` white pixels apart."""
     space = np.full((tiles[0].shape[0], gap, 3), 255, np.uint8)
     parts = [part for tile in tiles for part in (tile, space)][:-1]
     return np.hstack(parts)
 
 
 def _same_width(rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Pad rows on the right with white to the widest one."""
     width = max(row.shape[1] for row in rows)
     return [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
 
 
 def _even(video: np.ndarray) -> np.ndarray:
+    """Pad a video (T, H, W, 3) with white to even height and width."""
     return np.pad(video, ((0, 0), (0, video.shape[1] % 2), (0, video.shape[2] % 2), (0, 0)), constant_values=255)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)  # pillow's own outline font: the same on every machine
+    """Load Pillow's built-in outline font, which is the same on every machine."""
+    return ImageFont.load_default(size)
 
 
-def _label(text: str, width: int, height: int, *, bold: bool = False, centred: bool = False) -> np.ndarray:
-    """Dark text on white, (height, width, 3) uint8, cut with an ellipsis where it does not fit."""
+def _label(text: str, width: int, height: int, *, bold: bool = False, centered: bool = False) -> np.ndarray:
+    """Draw dark text on white, (height, width, 3) uint8, cut with an ellipsis if it does not fit."""
     font = _font(13 if bold else 12)
     picture = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(picture)
-    shown = text
-    while len(shown) > 1 and draw.textlength(shown, font=font) > width - 4:
-        shown = shown.rstrip("…")[:-1] + "…"
-    left = (width - draw.textlength(shown, font=font)) / 2 if centred else 2
-    draw.text((left, height / 2), shown, fill=_INK, font=font, anchor="lm")
+    visible = text
+    while len(visible) > 1 and draw.textlength(visible, font=font) > width - 4:
+        visible = visible.rstrip("…")[:-1] + "…"
+    left = (width - draw.textlength(visible, font=font)) / 2 if centered else 2
+    draw.text((left, height / 2), visible, fill=_INK, font=font, anchor="lm")
     if bold:
-        draw.text((left + 0.5, height / 2), shown, fill=_INK, font=font, anchor="lm")
+        draw.text((left + 0.5, height / 2), visible, fill=_INK, font=font, anchor="lm")
     return np.asarray(picture)

@@ -1,4 +1,4 @@
-"""A plan as one picture: where its hours, its storage and its money go."""
+"""A resource plan as one picture: hours, storage and cost by component."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ _COLORS = ("#0072B2", "#009E73", "#E69F00")
 
 
 def plan_picture(panels: Mapping[str, Mapping[str, float]], title: str) -> bytes:
-    """PNG with a panel of bars for each quantity: its name and unit, and amounts by name."""
-    shown = {name: values for name, values in panels.items() if any(values.values())}
-    figure = Figure(figsize=(4.2 * max(1, len(shown)), 3.2), dpi=120, layout="constrained")
+    """Draw one panel of bars per quantity that is not all zero, and return the PNG bytes.
+
+    Args:
+        panels: quantity with unit (the axis label) -> component -> amount.
+        title: figure title.
+    """
+    nonzero = {name: values for name, values in panels.items() if any(values.values())}
+    figure = Figure(figsize=(4.2 * max(1, len(nonzero)), 3.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=10)
-    for number, (name, values) in enumerate(shown.items(), start=1):
-        axes = figure.add_subplot(1, len(shown), number)
+    for number, (name, values) in enumerate(nonzero.items(), start=1):
+        axes = figure.add_subplot(1, len(nonzero), number)
         bars = axes.barh(list(values), list(values.values()), color=_COLORS[(number - 1) % len(_COLORS)])
         axes.bar_label(bars, [f"{value:,.0f}" for value in values.values()], padding=3, fontsize=8)
         axes.invert_yaxis()

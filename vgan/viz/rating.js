@@ -6,17 +6,17 @@ let watched = false, choose = null, shownAt = 0;
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 const pressed = (button) => new Promise((done) => button.addEventListener("click", done, { once: true }));
 
-// Asks until there is an answer: a vote that was stored before the network went away is the same when sent again.
+// Request a path, retrying until the server responds. Votes are idempotent: one that was stored before the connection was lost may be sent again.
 async function ask(path, options = {}) {
   for (let wait = 1000; ; wait = Math.min(2 * wait, 15000)) {
     try {
       const answer = await fetch(path, { ...options, headers: { Authorization: "Bearer " + token } });
       if (answer.ok || answer.status === 409) return answer;
-      if (answer.status === 401) throw new Error("This link does not work. Please ask for a new one.");
-      if (answer.status < 500 && answer.status !== 429) throw new Error("Something is wrong with this study.");
-    } catch (fault) {
-      if (!(fault instanceof TypeError)) throw fault;
-      status.textContent = "No connection. Trying again; nothing is lost.";
+      if (answer.status === 401) throw new Error("This link is not valid. Please ask for a new one.");
+      if (answer.status < 500 && answer.status !== 429) throw new Error("The study server rejected the request.");
+    } catch (error) {
+      if (!(error instanceof TypeError)) throw error;
+      status.textContent = "No connection. Retrying; your choices are kept.";
     }
     await pause(wait);
   }
@@ -29,11 +29,11 @@ function allow(yes) {
   sides.forEach((side) => side.setAttribute("aria-disabled", String(!yes)));
 }
 
-// Shows one pair and returns "left" or "right", once both have been seen for their whole length.
-async function compare(clip, say) {
+// Show one pair and return the choice, "left" or "right", which is accepted after the clips have played once in full.
+async function compare(clip, prefix) {
   allow(false);
   sides.forEach((side) => side.classList.remove("chosen"));
-  status.textContent = say + " Please watch both videos.";
+  status.textContent = prefix + " Please watch both videos.";
   film.src = clip;
   await film.play();
   shownAt = performance.now();
@@ -41,7 +41,7 @@ async function compare(clip, say) {
   const chosen = new Promise((done) => { choose = done; });
   await pause(film.duration * 1000);
   allow(true);
-  status.textContent = say + " Choose the more realistic one.";
+  status.textContent = prefix + " Choose the more realistic one.";
   const side = await chosen;
   at(side).classList.add("chosen");
   allow(false);
@@ -73,33 +73,33 @@ async function next(text) {
 }
 
 async function run() {
-  if (!token) throw new Error("Please open this page by the link that you were sent.");
-  const found = await (await ask("session")).json();
-  const count = found.trials.length, before = found.total - count;
+  if (!token) throw new Error("Please open this page with the link that was sent to you.");
+  const session = await (await ask("session")).json();
+  const count = session.trials.length, before = session.total - count;
   at("intro").hidden = false;
-  at("count").textContent = before ? `${count} of ${found.total} comparisons are left.` : `There are ${count} comparisons, after two for practice.`;
+  at("count").textContent = before ? `${count} of ${session.total} comparisons remain.` : `There are ${count} comparisons, after two practice ones.`;
   if (!count) return;
   await pressed(at("start"));
   at("intro").hidden = true;
   at("stage").hidden = false;
   if (!before) {
-    for (const { trial, real } of found.practice) {
+    for (const { trial, real } of session.practice) {
       const side = await compare(await load(trial), "Practice.");
-      await next(side === real ? "Yes: that one is real, the other is scrambled." : `No: the ${real} one is real, this one is scrambled.`);
+      await next(side === real ? "Correct: that one is real, the other is scrambled." : `Incorrect: the ${real} one is real, this one is scrambled.`);
     }
-    await next(`That was practice. From now on nothing tells whether you are right. ${count} comparisons follow.`);
+    await next(`The practice is over. From now on, there is no feedback. ${count} comparisons follow.`);
   }
-  at("bar").max = found.total;
-  let clip = load(found.trials[0]);
+  at("bar").max = session.total;
+  let clip = load(session.trials[0]);
   for (let i = 0; i < count; i++) {
-    const number = before + i + 1, shown = await clip;
+    const number = before + i + 1, clipUrl = await clip;
     at("bar").value = number - 1;
-    if (i + 1 < count) clip = load(found.trials[i + 1]);  // while this one is looked at
+    if (i + 1 < count) clip = load(session.trials[i + 1]);  // prefetch while the current pair plays
     clip.catch(() => {});
-    const side = await compare(shown, `${number} of ${found.total}.`);
-    const vote = { trial: found.trials[i], left: side === "left", milliseconds: Math.min(Math.round(performance.now() - shownAt), 3600000) };
+    const side = await compare(clipUrl, `${number} of ${session.total}.`);
+    const vote = { trial: session.trials[i], left: side === "left", milliseconds: Math.min(Math.round(performance.now() - shownAt), 3600000) };
     await ask("votes", { method: "POST", body: JSON.stringify(vote) });
-    URL.revokeObjectURL(shown);
+    URL.revokeObjectURL(clipUrl);
   }
 }
 
@@ -109,7 +109,7 @@ run().then(() => {
   status.textContent = "";
   at("thanks").hidden = false;
   at("thanks").focus();
-}).catch((fault) => {
+}).catch((error) => {
   at("intro").hidden = at("stage").hidden = true;
-  status.textContent = fault.message;
+  status.textContent = error.message;
 });

@@ -1,4 +1,4 @@
-"""The report of a whole run as one html file that needs nothing else: no network, no script, no second file."""
+"""Run report as one self-contained HTML file: no network access, no script, no other file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 if TYPE_CHECKING:
-    from vgan.transfer.curves import Point  # with torch, which a page does not need
+    from vgan.transfer.curves import Point  # imports torch, which a page does not need
 
 _MEDIA_TYPES = {
     ".png": "image/png",
@@ -25,11 +25,11 @@ _MEDIA_TYPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Media:
-    """A picture or a silent looping video, carried inside the page."""
+    """An image or a silent looping video, embedded in the page."""
 
     data: bytes
     media_type: str  # image/* or video/*
-    alt: str  # what it shows, for who cannot see it
+    alt: str  # alternative text
     caption: str = ""
 
     @classmethod
@@ -37,44 +37,45 @@ class Media:
         """Read a .png, .jpg, .gif, .webp or .mp4 file.
 
         Raises:
-            ValueError: another kind of file.
+            ValueError: the suffix is none of these.
         """
         media_type = _MEDIA_TYPES.get(path.suffix.lower())
         if media_type is None:
-            raise ValueError(f"{path.name} is none of {', '.join(_MEDIA_TYPES)}")
+            raise ValueError(f"{path.name} has none of the supported suffixes {', '.join(_MEDIA_TYPES)}")
         return cls(data=path.read_bytes(), media_type=media_type, alt=alt, caption=caption)
 
     @property
     def is_video(self) -> bool:
+        """True for a video, false for an image."""
         return self.media_type.startswith("video/")
 
     @property
     def uri(self) -> str:
-        """The file as a data: URI."""
+        """Data URI of the content."""
         return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode('ascii')}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One line of the summary."""
+    """One row of the table of stages."""
 
     name: str
-    status: str  # as the job reports it, e.g. SUCCEEDED
+    status: str  # as reported by the job, e.g. SUCCEEDED
     seconds: float
-    figures: tuple[tuple[str, str], ...] = ()  # (what, value) that matter most
+    figures: tuple[tuple[str, str], ...] = ()  # key figures, (name, value)
 
     @property
     def tone(self) -> str:
-        """good, bad or plain: how the status is coloured."""
-        word = self.status.casefold()
-        if word in ("succeeded", "finished", "done", "ok"):
+        """CSS class of the status: good, bad or plain."""
+        status = self.status.casefold()
+        if status in ("succeeded", "finished", "done", "ok"):
             return "good"
-        return "bad" if word in ("failed", "error", "stopped") else "plain"
+        return "bad" if status in ("failed", "error", "stopped") else "plain"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RejectCount:
-    """How many stretches of video one reason turned away."""
+    """Number of video segments rejected for one reason."""
 
     stage: str
     reason: str
@@ -83,13 +84,13 @@ class RejectCount:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything the page shows. A section without content is left out."""
+    """Content of the run report. The page omits sections without content."""
 
     title: str
-    created: str  # when, and by which version
-    summary: str = ""  # one or two sentences above everything
+    created: str  # date and version
+    summary: str = ""  # one or two sentences at the top of the page
     stages: tuple[Stage, ...] = ()
-    funnel: tuple[tuple[str, int], ...] = ()  # (what, count), widest first: sources, clips, ...
+    funnel: tuple[tuple[str, int], ...] = ()  # (name, count), largest first: sources, clips, ...
     rejects: tuple[RejectCount, ...] = ()
     stabilization: tuple[Media, ...] = ()  # contact sheets before and after
     samples: tuple[Media, ...] = ()  # grids of generated clips
@@ -97,14 +98,14 @@ class Report:
     accuracy_figure: Media | None = None
     accuracy: tuple[Point, ...] = ()
     protocol: str = ""
-    chance: float = 0.0  # share in [0, 1]
-    accuracy_note: str = ""  # how the numbers may be read
+    chance: float = 0.0  # accuracy of guessing, in [0, 1]
+    accuracy_note: str = ""  # remark on how to interpret the accuracies
     mlflow_command: str = ""
-    lineage: tuple[tuple[str, str], ...] = ()  # (what, hash or url)
+    lineage: tuple[tuple[str, str], ...] = ()  # (name, hash, version or URL)
 
 
 def render_report(report: Report) -> str:
-    """The page as html text. Every string is escaped; nothing is fetched from anywhere."""
+    """Render the report as an HTML page. Strings are escaped; the page loads no external resource."""
     table = {init: {p.fraction: p for p in points} for init, points in groupby(report.accuracy, key=lambda p: p.init)}
     return (
         page_environment()
@@ -119,7 +120,7 @@ def render_report(report: Report) -> str:
 
 
 def page_environment() -> Environment:
-    """How every page of the project is made: escaped, strict, with the same filters and style."""
+    """Return the Jinja environment of all pages: autoescaping, strict undefined names, common filters."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -134,10 +135,10 @@ def page_environment() -> Environment:
 
 
 def duration_text(seconds: float) -> str:
-    """Seconds as a person says them: 4.2 s, 3 min 05 s, 2 h 10 min."""
-    if seconds < 59.95:  # else it would round to 60.0
+    """Format seconds as a duration: 4.2 s, 3 min 05 s, 2 h 10 min."""
+    if seconds < 59.95:  # from 59.95 on, one decimal would show 60.0
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, remainder = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
+        return f"{minutes} min {remainder:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"

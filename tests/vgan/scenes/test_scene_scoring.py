@@ -1,4 +1,4 @@
-"""Which pictures of a shot are looked at, and what is kept of what they show."""
+"""Selection of the frames of a shot for classification, and the scene columns of its clips."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ BEACH, GOLF = labels().index("beach"), labels().index("golf_course")
 
 
 def clip(number: int, start_s: float, shot: int = 0) -> Clip:
-    """One whose view is `number` all over."""
+    """Return a clip whose view has the constant value `number`."""
     view = np.full((224, 224, 3), number, np.uint8)
     return Clip(start_s=start_s, shot=shot, frames=np.zeros((1, 1, 1, 3), np.uint8), evidence=Evidence(), view=view)
 
 
 class Recorder:
-    """Says beach, as likely as a view is bright in hundredths; golf for the rest."""
+    """Classifier that records its inputs: beach with probability brightness / 100, golf course with the rest."""
 
     def __init__(self) -> None:
-        self.seen: list[list[int]] = []
+        self.calls: list[list[int]] = []
 
     def __call__(self, views: Sequence[np.ndarray]) -> np.ndarray:
-        shades = [int(view[0, 0, 0]) for view in views]
-        self.seen.append(shades)
+        brightness = [int(view[0, 0, 0]) for view in views]
+        self.calls.append(brightness)
         out = np.zeros((len(views), 365), np.float32)
-        out[:, BEACH] = np.array(shades) / 100
+        out[:, BEACH] = np.array(brightness) / 100
         out[:, GOLF] = 1 - out[:, BEACH]
         return out
 
 
-def test_scored_looks_at_a_few_pictures_of_each_stretch_of_a_shot() -> None:
+def test_scored_classifies_a_few_views_per_segment() -> None:
     reject = Reject(start_s=1.0, stage="screen", reason="black")
-    first = [clip(n, start_s=n) for n in range(10)]  # ten seconds, then as long again
+    first = [clip(n, start_s=n) for n in range(10)]  # one segment of ten seconds
     items = [*first[:2], reject, *first[2:], clip(50, 10.0), clip(90, 11.0, shot=1)]
     classify = Recorder()
     out = list(scored(items, classify, SceneConfig(frames=3, stretch_s=10.0)))
-    assert classify.seen == [[0, 4, 9], [50], [90]]
+    assert classify.calls == [[0, 4, 9], [50], [90]]
     assert [i for i in out if isinstance(i, Reject)] == [reject]
     clips = [i for i in out if isinstance(i, Clip)]
     assert [c.start_s for c in clips] == [*range(10), 10.0, 11.0]
@@ -54,10 +54,10 @@ def test_scored_looks_at_a_few_pictures_of_each_stretch_of_a_shot() -> None:
     assert clips[-1].scenes["scene_score"] == 0.9
 
 
-def test_scored_without_clips_asks_nobody() -> None:
+def test_scored_without_clips_does_not_classify() -> None:
     classify = Recorder()
     assert list(scored([Reject(start_s=None, stage="decode", reason="corrupt")], classify, SceneConfig()))
-    assert classify.seen == []
+    assert classify.calls == []
 
 
 def test_a_category_is_the_sum_of_its_labels() -> None:
@@ -74,7 +74,7 @@ def test_a_category_is_the_sum_of_its_labels() -> None:
     assert scene_column("train_station/platform") == "scene_train_station_platform"
 
 
-def test_an_unknown_category_is_told_with_the_nearest() -> None:
+def test_unknown_category_error_suggests_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"no scene category 'golf_curse'; did you mean 'golf_course'"):
         labels_of("golf_curse")
     with pytest.raises(ValueError, match="did you mean 'beach'"):
@@ -91,13 +91,13 @@ def test_an_unknown_category_is_told_with_the_nearest() -> None:
         ({"frames": 0}, "frames"),
     ],
 )
-def test_scene_settings_out_of_bounds_are_refused(change: dict[str, object], message: str) -> None:
+def test_scene_settings_out_of_bounds_are_rejected(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(SceneConfig(), **change)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shape", [(128, 170, 3), (1080, 1920, 3)])
-def test_scene_view_squeezes_the_picture_and_cuts_an_edge(shape: tuple[int, ...]) -> None:
+def test_scene_view_resizes_to_a_square_and_crops(shape: tuple[int, ...]) -> None:
     picture = np.zeros(shape, np.uint8)
     picture[:, shape[1] // 2 :] = 200
     view = scene_view(picture)

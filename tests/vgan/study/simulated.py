@@ -1,4 +1,4 @@
-"""Raters with known preferences."""
+"""Simulated raters with known preferences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Preferences = dict[tuple[str, str], float]
 
 
 def plain_study(**plan: object) -> Study:
-    """Two methods, three categories, thirty clips of each."""
+    """Make a study of two methods and three categories with thirty clips each."""
     methods = ("two_stream", "autoencoder", "real")
     clips = {m: {c: [f"{m}/{c}/{i}.mp4" for i in range(30)] for c in ("golf", "beach", "baby")} for m in methods}
     return make_study(
@@ -28,20 +28,24 @@ def simulated_votes(
     likeness: float = 0.0,
     random_raters: int = 0,
 ) -> Votes:
-    """Votes of raters who prefer the first of each pair with a known probability.
+    """Simulate votes of raters who prefer the first clip of each pair with a known probability.
 
     Args:
-        likeness: a rater's own probability is drawn from a Beta distribution around the truth, the narrower the larger
-            this is; 0: all have the same.
-        random_raters: so many, the last ones, do not look.
+        sessions: numbers of the trials of each rater.
+        study: the trials.
+        truth: pair of methods -> probability of preferring the first.
+        seed: seed of the simulation.
+        likeness: concentration of the Beta distribution around the true probability from which each rater's probability
+            is drawn; 0 gives all raters the same probability.
+        random_raters: number of raters, the last ones, who vote at random.
     """
     rng, rows = np.random.default_rng(seed), []
     for rater, numbers in enumerate(sessions):
-        own = {pair: rng.beta(p * likeness, (1 - p) * likeness) if likeness else p for pair, p in truth.items()}
+        preferences = {pair: rng.beta(p * likeness, (1 - p) * likeness) if likeness else p for pair, p in truth.items()}
         careless = rater >= len(sessions) - random_raters
         for number in numbers:
             trial = study.trials[number]
-            share = 0.98 if trial.kind == GOLD else own[trial.first.method, trial.second.method]
+            share = 0.98 if trial.kind == GOLD else preferences[trial.first.method, trial.second.method]
             first = rng.random() < (0.5 if careless else share)
             rows.append((f"r{rater}", number, first == (trial.left == 0)))
     rater, trial, left = zip(*rows, strict=True)
@@ -49,5 +53,5 @@ def simulated_votes(
 
 
 def sessions_of(study: Study, raters: int) -> list[list[int]]:
-    """What each rater sees."""
+    """Return the numbers of the trials of each rater."""
     return [session(study, rater) for rater in range(raters)]

@@ -1,4 +1,4 @@
-"""Votes with a known truth give it back; the formulas agree with slower ways to the same number."""
+"""Statistics recover the known preferences of simulated raters; formulas agree with brute-force computations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vgan.study.ratings import (
 from vgan.study.trials import PAIR, Study
 
 TRUTH = {("two_stream", "autoencoder"): 0.82, ("two_stream", "real"): 0.18, ("autoencoder", "real"): 0.03}
-NONE = Votes(rater=np.array([], str), trial=np.array([], int), left=np.array([], bool))
+NO_VOTES = Votes(rater=np.array([], str), trial=np.array([], int), left=np.array([], bool))
 
 
 @pytest.mark.parametrize("likeness", [0.0, 12.0], ids=["like raters", "unlike raters"])
@@ -36,12 +36,12 @@ def test_table_of_simulated_raters_recovers_their_preference_in_95_percent_of_re
     monkeypatch.setattr(ratings, "DRAWS", 500)
     study = plain_study()
     sessions = sessions_of(study, 60)
-    inside: list[bool] = []
+    covered: list[bool] = []
     for seed in range(200):
         votes = simulated_votes(sessions, study, TRUTH, seed, likeness=likeness)
         cells = [c for c in preference_table(votes, study, seed=seed) if c.category != "mean"]
-        inside += [c.low <= TRUTH[c.pair] <= c.high for c in cells]
-    assert np.mean(inside) >= 0.95
+        covered += [c.low <= TRUTH[c.pair] <= c.high for c in cells]
+    assert np.mean(covered) >= 0.95
 
 
 def test_table_counts_votes_and_raters_of_each_cell() -> None:
@@ -56,7 +56,7 @@ def test_table_counts_votes_and_raters_of_each_cell() -> None:
         assert all(c.low <= c.share <= c.high for c in (*parts, mean))
 
 
-def test_interval_of_raters_who_repeat_themselves_is_wider_than_of_independent_votes() -> None:
+def test_interval_is_wider_if_raters_differ() -> None:
     study = plain_study()
     sessions = sessions_of(study, 30)
     alike = preference_table(simulated_votes(sessions, study, TRUTH, 0), study)
@@ -71,12 +71,12 @@ def test_cell_that_all_raters_agree_on_is_not_certain() -> None:
     assert all(c.share == 1 and 0.7 < c.low < 0.99 for c in preference_table(votes, study))
 
 
-def test_one_rater_tells_nothing_of_others_and_no_vote_nothing_at_all() -> None:
+def test_one_rater_gives_wilson_intervals_and_no_votes_give_nan() -> None:
     study = plain_study()
-    one = preference_table(simulated_votes(sessions_of(study, 1), study, TRUTH, 0), study)
-    assert all((c.low, c.high) == wilson(c.share, c.votes) for c in one if c.category != "mean")
-    assert all(c.votes == 0 and math.isnan(c.share) for c in preference_table(NONE, study))
-    assert math.isnan(side_bias(NONE))
+    cells = preference_table(simulated_votes(sessions_of(study, 1), study, TRUTH, 0), study)
+    assert all((c.low, c.high) == wilson(c.share, c.votes) for c in cells if c.category != "mean")
+    assert all(c.votes == 0 and math.isnan(c.share) for c in preference_table(NO_VOTES, study))
+    assert math.isnan(side_bias(NO_VOTES))
 
 
 def test_wilson_interval_ends_where_the_normal_test_does() -> None:
@@ -85,19 +85,19 @@ def test_wilson_interval_ends_where_the_normal_test_does() -> None:
         assert abs(0.3 - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / 50), rel=1e-5)
 
 
-def test_filters_find_raters_who_do_not_look_and_keep_the_others() -> None:
+def test_filters_exclude_careless_raters_only() -> None:
     study = plain_study(gold_per_rater=8)
     votes = simulated_votes(sessions_of(study, 40), study, TRUTH, 0, random_raters=5)
     careless = {f"r{k}" for k in range(35, 40)}
     refused = refused_real(votes, study)
     assert {name for name, share in refused.items() if share > 0.3} >= careless
     assert len({name for name, share in refused.items() if share > 0.3}) <= 7
-    kept = without(votes, missed_gold(votes, study), 0.2)
-    assert set(kept.rater) == {f"r{k}" for k in range(35)}
-    assert preference_table(kept, study)[3].share > preference_table(votes, study)[3].share
+    remaining = without(votes, missed_gold(votes, study), 0.2)
+    assert set(remaining.rater) == {f"r{k}" for k in range(35)}
+    assert preference_table(remaining, study)[3].share > preference_table(votes, study)[3].share
 
 
-def test_filter_leaves_a_rater_with_few_real_trials_alone() -> None:
+def test_filter_ignores_raters_with_few_real_trials() -> None:
     study = plain_study()
     votes = simulated_votes(sessions_of(study, 3), study, TRUTH, 0, random_raters=3)
     assert refused_real(votes.where(np.arange(len(votes)) % 40 < 4), study) == {}
@@ -108,27 +108,27 @@ def test_agreement_equals_a_count_of_all_pairs_of_votes() -> None:
     votes = simulated_votes(sessions_of(study, 30), study, TRUTH, 0)
     shares = []
     for number in study.numbers(PAIR):
-        given = votes.left[votes.trial == number]
-        pairs = list(combinations(given, 2))
+        choices = votes.left[votes.trial == number]
+        pairs = list(combinations(choices, 2))
         if pairs:
             shares.append(np.mean([a == b for a, b in pairs]))
-    found = agreement(votes, study)
-    assert found.trials == len(shares)
-    assert found.share == pytest.approx(np.mean(shares))
+    result = agreement(votes, study)
+    assert result.trials == len(shares)
+    assert result.share == pytest.approx(np.mean(shares))
 
 
-def test_agreement_is_none_by_chance_and_whole_when_all_say_the_same() -> None:
+def test_kappa_is_zero_by_chance_and_one_for_equal_votes() -> None:
     study = plain_study()
     sessions = sessions_of(study, 100)
     assert abs(agreement(simulated_votes(sessions, study, dict.fromkeys(TRUTH, 0.5), 0), study).kappa) < 0.05
     assert agreement(simulated_votes(sessions, study, dict.fromkeys(TRUTH, 1.0), 0), study).kappa == pytest.approx(1)
-    assert agreement(NONE, study).trials == 0
+    assert agreement(NO_VOTES, study).trials == 0
 
 
 def rejections(study_votes: int, share: float) -> float:
-    """How often a two-sided test at 5 % tells `share` from 50 %, by drawing."""
-    found = np.random.default_rng(0).binomial(study_votes, share, 20_000) / study_votes
-    return float(np.mean(np.abs(found - 0.5) > 1.959964 * 0.5 / math.sqrt(study_votes)))
+    """Estimate by simulation the power of a two-sided test at 5 % of `share` against 50 %."""
+    shares = np.random.default_rng(0).binomial(study_votes, share, 20_000) / study_votes
+    return float(np.mean(np.abs(shares - 0.5) > 1.959964 * 0.5 / math.sqrt(study_votes)))
 
 
 @pytest.mark.parametrize("share", [0.55, 0.6, 0.38])
@@ -136,7 +136,7 @@ def test_votes_needed_give_a_power_of_80_percent(share: float) -> None:
     assert rejections(votes_needed(share), share) == pytest.approx(0.8, abs=0.02)
 
 
-def test_votes_needed_grow_with_the_design_effect_and_are_inverse_to_what_is_seen() -> None:
+def test_votes_needed_grow_with_the_design_effect_and_invert_smallest_seen() -> None:
     assert votes_needed(0.55) == 783
     assert votes_needed(0.55, 2.0) == pytest.approx(2 * 783, abs=1)
     assert smallest_seen(783) == pytest.approx(0.55, abs=1e-3)
@@ -146,7 +146,7 @@ def test_votes_needed_grow_with_the_design_effect_and_are_inverse_to_what_is_see
 
 
 def test_published_means_are_those_of_their_rows() -> None:
-    """Up to rounding, of the cells by half a point and of the mean by another."""
+    """Compare means up to rounding: half a point in the cells and half a point in the mean."""
     for cells in PUBLISHED.values():
         assert cells["mean"] == pytest.approx(np.mean([cells[c] for c in ("golf", "beach", "train", "baby")]), abs=1.0)
 

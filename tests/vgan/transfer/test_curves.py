@@ -1,4 +1,4 @@
-"""Points of a sweep's figures against hand-worked cases."""
+"""Points of a sweep's figures against hand-computed cases."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from vgan.transfer.curves import EVERY, Result, accuracies, differences, gains
 
 
-def result(init: str, fraction: float, seed: int, right: int, split: int = 1, videos: int = 20) -> Result:
-    return Result(init=init, fraction=fraction, seed=seed, split=split, correct=np.arange(videos) < right)
+def result(init: str, fraction: float, seed: int, num_correct: int, split: int = 1, videos: int = 20) -> Result:
+    return Result(init=init, fraction=fraction, seed=seed, split=split, correct=np.arange(videos) < num_correct)
 
 
 RESULTS = [
@@ -23,7 +23,7 @@ def test_accuracies_are_means_over_seeds_inside_their_intervals() -> None:
     points = {(p.init, p.fraction): p for p in accuracies(RESULTS)}
     assert list(points) == [("vgan", 0.5), ("vgan", 1.0), ("random", 1.0)]  # the baseline last, fractions ascending
     assert points["vgan", 1.0].mean == pytest.approx(0.85)
-    assert points["vgan", 1.0].seeds == (0.8, 0.9)  # by seed, not as they came
+    assert points["vgan", 1.0].seeds == (0.8, 0.9)  # sorted by seed
     for point in points.values():
         assert 0 <= point.low < point.mean < point.high <= 1
 
@@ -36,36 +36,36 @@ def test_accuracies_of_several_splits_are_the_mean_of_splits_whatever_their_size
 
 
 def test_gains_are_over_the_baseline_at_the_same_fraction() -> None:
-    (gain,) = gains(RESULTS)  # there is no baseline at one half
+    (gain,) = gains(RESULTS)  # no baseline at one half
     assert (gain.init, gain.fraction) == ("vgan", 1.0)
     assert gain.mean == pytest.approx(0.85 / 0.55)
     assert gain.seeds == pytest.approx((1.6, 1.5))
     assert 1 < gain.low < gain.mean < gain.high
 
 
-def test_gains_pair_videos_so_that_equal_runs_have_a_gain_of_one_without_doubt() -> None:
+def test_gains_of_equal_runs_are_one_with_zero_width() -> None:
     same = [result("random", 1.0, s, 7 + s) for s in range(3)] + [result("twin", 1.0, s, 7 + s) for s in range(3)]
     (gain,) = gains(same)
     assert (gain.mean, gain.low, gain.high) == pytest.approx((1, 1, 1))
 
 
-def test_gains_over_a_baseline_that_was_never_right_are_left_out() -> None:
+def test_gains_over_a_baseline_of_accuracy_zero_are_omitted() -> None:
     assert gains([result("random", 1.0, 0, 0), result("vgan", 1.0, 0, 5)]) == []
 
 
 def test_differences_are_over_the_baseline_at_the_same_fraction() -> None:
-    (found,) = differences(RESULTS)  # there is no baseline at one half, and so nothing to take a mean of
-    assert (found.init, found.fraction) == ("vgan", 1.0)
-    assert found.mean == pytest.approx(0.3)
-    assert found.seeds == pytest.approx((0.3, 0.3))
-    assert 0 < found.low < found.mean < found.high
+    (difference,) = differences(RESULTS)  # no baseline at one half, so no mean over fractions
+    assert (difference.init, difference.fraction) == ("vgan", 1.0)
+    assert difference.mean == pytest.approx(0.3)
+    assert difference.seeds == pytest.approx((0.3, 0.3))
+    assert 0 < difference.low < difference.mean < difference.high
 
 
-def test_differences_over_every_fraction_are_surer_than_at_one() -> None:
+def test_differences_over_all_fractions_have_narrower_intervals() -> None:
     rng = np.random.default_rng(0)
     runs = [
-        Result(init=init, fraction=f, seed=s, split=1, correct=rng.random(200) < right)
-        for init, right in (("random", 0.7), ("vgan", 0.75))
+        Result(init=init, fraction=f, seed=s, split=1, correct=rng.random(200) < accuracy)
+        for init, accuracy in (("random", 0.7), ("vgan", 0.75))
         for f in (0.25, 0.5, 1.0)
         for s in range(4)
     ]
@@ -77,15 +77,15 @@ def test_differences_over_every_fraction_are_surer_than_at_one() -> None:
     assert widths[EVERY] < min(widths[f] for f in (0.25, 0.5, 1.0))
 
 
-def test_differences_are_of_the_seeds_that_both_have() -> None:
-    more = [*RESULTS, result("vgan", 1.0, 2, 2), result("random", 0.5, 0, 6)]
-    points = {p.fraction: p for p in differences(more)}
-    assert list(points) == [0.5, 1.0]  # of other seeds: no mean over fractions
+def test_differences_use_common_seeds_only() -> None:
+    runs = [*RESULTS, result("vgan", 1.0, 2, 2), result("random", 0.5, 0, 6)]
+    points = {p.fraction: p for p in differences(runs)}
+    assert list(points) == [0.5, 1.0]  # different seeds: no mean over fractions
     assert points[1.0].mean == pytest.approx(0.3)
     assert points[0.5].seeds == pytest.approx((0.1,))
 
 
-def test_differences_of_equal_runs_are_nothing_without_doubt() -> None:
+def test_differences_of_equal_runs_are_zero_with_zero_width() -> None:
     same = [result(init, 1.0, s, 7 + s) for init in ("random", "twin") for s in range(3)]
-    (found,) = differences(same)
-    assert (found.mean, found.low, found.high) == pytest.approx((0, 0, 0))
+    (difference,) = differences(same)
+    assert (difference.mean, difference.low, difference.high) == pytest.approx((0, 0, 0))

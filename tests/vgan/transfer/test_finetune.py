@@ -21,7 +21,7 @@ NUM_CLASSES = 3
 
 
 class TinyClassifier(nn.Module):
-    """(B, 3, T, H, W) in [-1, 1] -> logits (B, 3), with the batch norm and dropout of the real one."""
+    """Classifier of (B, 3, T, H, W) in [-1, 1] to logits (B, 3), with batch norm and dropout."""
 
     def __init__(self, seed: int = 0, dropout: float = 0.3) -> None:
         super().__init__()
@@ -38,8 +38,8 @@ class TinyClassifier(nn.Module):
         return logits
 
 
-def coloured_clips(num: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Noise clips (num, 4, 8, 8, 3) uint8 whose class is the channel that is brighter."""
+def colored_clips(num: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw noise clips (num, 4, 8, 8, 3) uint8 whose class is the brightest channel, and labels (num,)."""
     rng = np.random.default_rng(seed)
     labels = np.arange(num) % NUM_CLASSES
     clips = rng.integers(0, 150, (num, 4, 8, 8, 3))
@@ -47,18 +47,18 @@ def coloured_clips(num: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(clips.astype(np.uint8)), torch.from_numpy(labels.astype(np.int64))
 
 
-def run(seed: int = 0, iterations: int = 60, model: nn.Module | None = None, **more: Any) -> tuple[float, ...]:
+def run(seed: int = 0, iterations: int = 60, model: nn.Module | None = None, **options: Any) -> tuple[float, ...]:
     """Fine-tune a tiny classifier on 24 clips."""
     config = FinetuneConfig(iterations=iterations, batch_size=8, learning_rate=0.01)
-    return finetune(model or TinyClassifier(), *coloured_clips(24, seed=1), config, seed=seed, **more)
+    return finetune(model or TinyClassifier(), *colored_clips(24, seed=1), config, seed=seed, **options)
 
 
-def test_finetune_learns_what_clips_it_has_not_seen_show() -> None:
+def test_finetune_generalizes_to_unseen_clips() -> None:
     model = TinyClassifier()
     losses = run(model=model)
     assert len(losses) == 60
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
-    clips, labels = coloured_clips(14, seed=2)
+    clips, labels = colored_clips(14, seed=2)
     assert (probabilities(model, clips, batch_size=5).argmax(axis=1) == labels.numpy()).mean() > 0.9
 
 
@@ -70,7 +70,7 @@ def test_finetune_same_seed_same_weights_other_seed_others() -> None:
     assert first != other
 
 
-def test_finetune_leaves_the_callers_random_state_alone() -> None:
+def test_finetune_restores_the_callers_random_state() -> None:
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
@@ -106,99 +106,99 @@ def test_finetune_non_finite_loss_stops_and_names_the_step() -> None:
 
 
 def test_finetune_float_clips_are_refused() -> None:
-    clips, labels = coloured_clips(6, seed=0)
+    clips, labels = colored_clips(6, seed=0)
     with pytest.raises(ValueError, match="clips must be"):
         finetune(TinyClassifier(), clips.float(), labels, FinetuneConfig(iterations=1), seed=0)
 
 
-def test_finetune_schedule_ends_near_nothing() -> None:
+def test_finetune_cosine_schedule_ends_near_zero() -> None:
     assert [schedule("constant", step, 4) for step in range(1, 5)] == [1.0] * 4
     assert [schedule("cosine", step, 4) for step in (1, 3)] == pytest.approx([1.0, 0.5])
     assert 0 < schedule("cosine", 100, 100) < 1e-3
 
 
-def test_finetune_changes_clips_as_asked_and_anew_for_every_draw() -> None:
-    (clips, _), draws = coloured_clips(4, seed=0), torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
+def test_finetune_augments_clips_by_config_and_draws() -> None:
+    (clips, _), draws = colored_clips(4, seed=0), torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
     plain = shown(clips, draws, FinetuneConfig(flip=False, augment=[]))
     assert torch.equal(plain, batch_to_model_range(clips))
     mirrored = shown(clips, draws, FinetuneConfig(flip=True, augment=[]))
-    for clip, seen, turned in zip(plain, mirrored, draws[:, 0] < 0.5, strict=True):
-        assert torch.equal(seen, clip.flip(-1) if turned else clip)
+    for clip, output, is_mirrored in zip(plain, mirrored, draws[:, 0] < 0.5, strict=True):
+        assert torch.equal(output, clip.flip(-1) if is_mirrored else clip)
     moved = [shown(clips, d, FinetuneConfig(augment=["translation"])) for d in (draws, 1 - draws)]
     assert not torch.equal(*moved)
 
 
-def test_finetune_keeps_channels_last_in_memory_whatever_changes_clips() -> None:
-    (clips, _), draws = coloured_clips(4, seed=0), torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
+def test_finetune_keeps_channels_last_with_every_augmentation() -> None:
+    (clips, _), draws = colored_clips(4, seed=0), torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
     for policy in ([], ["translation"], ["color", "translation", "cutout"]):
         video = shown(clips, draws, FinetuneConfig(augment=policy))
         assert video.is_contiguous(memory_format=torch.channels_last_3d)
 
 
-def test_finetune_with_every_change_still_learns_and_repeats() -> None:
+def test_finetune_with_augmentation_learns_and_is_reproducible() -> None:
     config = FinetuneConfig(
         iterations=60, batch_size=8, learning_rate=0.01, schedule="cosine", flip=True, augment=["translation"]
     )
-    losses = [finetune(TinyClassifier(), *coloured_clips(24, seed=1), config, seed=0) for _ in range(2)]
+    losses = [finetune(TinyClassifier(), *colored_clips(24, seed=1), config, seed=0) for _ in range(2)]
     assert losses[0] == losses[1]
     assert np.mean(losses[0][-10:]) < 0.7 * np.mean(losses[0][:10])
 
 
 def test_finetune_in_bf16_computes_in_it_and_stays_near_fp32() -> None:
-    seen: list[torch.dtype] = []
-    halves = TinyClassifier(dropout=0.0)
-    halves.trunk[0].register_forward_hook(lambda _, __, out: seen.append(out.dtype))
-    models = {"fp32": TinyClassifier(dropout=0.0), "bf16": halves}
+    dtypes: list[torch.dtype] = []
+    bf16_model = TinyClassifier(dropout=0.0)
+    bf16_model.trunk[0].register_forward_hook(lambda _, __, out: dtypes.append(out.dtype))
+    models = {"fp32": TinyClassifier(dropout=0.0), "bf16": bf16_model}
     losses = {}
     for precision, model in models.items():
         config = FinetuneConfig(iterations=10, batch_size=8, precision=precision)
-        losses[precision] = finetune(model, *coloured_clips(24, seed=1), config, seed=0)
-    assert set(seen) == {torch.bfloat16}
-    assert all(p.dtype == torch.float32 for p in halves.parameters())
+        losses[precision] = finetune(model, *colored_clips(24, seed=1), config, seed=0)
+    assert set(dtypes) == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 for p in bf16_model.parameters())
     assert losses["bf16"] != losses["fp32"]
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
 
 
-def test_finetune_drops_other_channels_on_every_member_of_a_team() -> None:
+def test_finetune_dropout_differs_between_processes() -> None:
     team = [Team(rank=rank, size=2) for rank in (0, 1)]
     config = FinetuneConfig(iterations=1, batch_size=2)
-    clips, labels = coloured_clips(1, seed=1)  # both see the same clip
+    clips, labels = colored_clips(1, seed=1)  # both processes get the same clip
     losses = [finetune(TinyClassifier(), clips, labels, config, seed=0, team=member) for member in team]
     assert losses[0] != losses[1]
 
 
-def test_finetune_of_three_that_share_each_batch_ends_where_one_ends() -> None:
+def test_finetune_of_three_processes_equals_one_process() -> None:
     def make() -> nn.Module:
         torch.manual_seed(0)
         return nn.Sequential(nn.AdaptiveAvgPool3d(2), nn.Flatten(), nn.Linear(24, 3))
 
-    alone, together = make(), [make() for _ in range(3)]
-    expected = run(iterations=5, model=alone)
+    single, models = make(), [make() for _ in range(3)]
+    expected = run(iterations=5, model=single)
     barrier, shared = threading.Barrier(3, timeout=30), dict[int, list[Tensor]]()
 
     def average(rank: int) -> Callable[[Sequence[Tensor]], None]:
         def mean(tensors: Sequence[Tensor]) -> None:
             shared[rank] = [t.clone() for t in tensors]
             barrier.wait()
-            for place, tensor in enumerate(tensors):
-                tensor.copy_(torch.stack([shared[r][place] for r in range(3)]).mean(dim=0))
+            for index, tensor in enumerate(tensors):
+                tensor.copy_(torch.stack([shared[r][index] for r in range(3)]).mean(dim=0))
             barrier.wait()
 
         return mean
 
     with ThreadPoolExecutor(3) as pool:
         teams = [Team(rank=r, size=3, average=average(r)) for r in range(3)]
-        losses = list(pool.map(lambda m, t: run(iterations=5, model=m, team=t), together, teams))
+        losses = list(pool.map(lambda m, t: run(iterations=5, model=m, team=t), models, teams))
     assert losses[0] == losses[1] == losses[2] == pytest.approx(expected, rel=1e-5)
-    for model in together:
-        for ours, theirs in zip(model.parameters(), alone.parameters(), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    for model in models:
+        for actual, expected_weights in zip(model.parameters(), single.parameters(), strict=True):
+            torch.testing.assert_close(actual, expected_weights, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("num_clips", "batch_size"), [(10, 4), (3, 8), (8, 8)])
-def test_batch_order_shows_every_clip_equally_often(num_clips: int, batch_size: int) -> None:
+def test_batch_order_uses_every_clip_equally_often(num_clips: int, batch_size: int) -> None:
     batches = batch_order(num_clips, batch_size, seed=0)
-    drawn = torch.cat([next(batches) for _ in range(num_clips)])  # num_clips batches are batch_size whole passes
-    assert torch.equal(torch.bincount(drawn), torch.full((num_clips,), batch_size))
-    first_pass = drawn[:num_clips]
+    indices = torch.cat([next(batches) for _ in range(num_clips)])  # num_clips batches are batch_size full passes
+    assert torch.equal(torch.bincount(indices), torch.full((num_clips,), batch_size))
+    first_pass = indices[:num_clips]
     assert sorted(first_pass.tolist()) == list(range(num_clips))

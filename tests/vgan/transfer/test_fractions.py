@@ -9,7 +9,7 @@ from vgan.transfer.fractions import FRACTIONS, held_out, ids_digest, subset
 
 
 def random_labels(seed: int) -> np.ndarray:
-    """Labels (N,) of 2 to 12 classes of 1 to 130 clips, shuffled."""
+    """Draw shuffled labels (N,) of 2 to 12 classes with 1 to 130 clips each."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 131, size=rng.integers(2, 13))
     return rng.permutation(np.repeat(rng.permutation(101)[: len(sizes)], sizes))
@@ -30,12 +30,12 @@ def test_subset_takes_the_share_of_every_class_and_at_least_one(fraction: float,
     indices = subset(labels, fraction, seed)
     assert np.all(np.diff(indices) > 0)
     for label in np.unique(labels):
-        taken, whole = np.sum(labels[indices] == label), np.sum(labels == label)
+        taken, total = np.sum(labels[indices] == label), np.sum(labels == label)
         assert taken >= 1
-        assert taken == 1 or abs(taken - fraction * whole) <= 0.5
+        assert taken == 1 or abs(taken - fraction * total) <= 0.5
 
 
-def test_subset_same_seed_same_clips_other_seed_others() -> None:
+def test_subset_depends_on_the_seed_only() -> None:
     labels = random_labels(3)
     np.testing.assert_array_equal(subset(labels, 0.25, 7), subset(list(labels), 0.25, 7))
     assert set(subset(labels, 0.25, 7)) != set(subset(labels, 0.25, 8))
@@ -43,13 +43,13 @@ def test_subset_same_seed_same_clips_other_seed_others() -> None:
 
 def test_subset_does_not_change_when_a_class_is_added() -> None:
     labels = np.repeat([4, 9], 40)
-    more = np.concatenate([labels, np.full(25, 6)])
-    both = subset(more, 0.25, 1)
+    extended = np.concatenate([labels, np.full(25, 6)])
+    both = subset(extended, 0.25, 1)
     np.testing.assert_array_equal(both[both < 80], subset(labels, 0.25, 1))
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.5, 1.01])
-def test_subset_fraction_out_of_range_is_refused(fraction: float) -> None:
+def test_subset_fraction_out_of_range_is_rejected(fraction: float) -> None:
     with pytest.raises(ValueError, match="fraction"):
         subset([0, 1], fraction, 0)
 
@@ -64,15 +64,16 @@ def test_ids_digest_depends_on_the_clips_and_not_on_their_order() -> None:
 def test_held_out_takes_whole_groups_of_every_class_and_never_all(seed: int) -> None:
     labels = random_labels(seed)
     groups = np.random.default_rng(seed).integers(1, 26, len(labels))
-    out = held_out(labels, groups, 0.2, seed)
+    mask = held_out(labels, groups, 0.2, seed)
     for label in np.unique(labels):
-        own = labels == label
-        there, taken = (set(groups[own & side]) for side in (np.ones(len(out), bool), out))
-        assert not taken & set(groups[own & ~out])
-        assert len(taken) == (0 if len(there) == 1 else min(max(1, round(0.2 * len(there))), len(there) - 1))
-    np.testing.assert_array_equal(out, held_out(labels, groups, 0.2, seed))
+        of_class = labels == label
+        class_groups, taken = set(groups[of_class]), set(groups[of_class & mask])
+        assert not taken & set(groups[of_class & ~mask])
+        expected = 0 if len(class_groups) == 1 else min(max(1, round(0.2 * len(class_groups))), len(class_groups) - 1)
+        assert len(taken) == expected
+    np.testing.assert_array_equal(mask, held_out(labels, groups, 0.2, seed))
 
 
-def test_held_out_of_a_share_out_of_range_is_refused() -> None:
+def test_held_out_share_out_of_range_is_rejected() -> None:
     with pytest.raises(ValueError, match="share"):
         held_out([0, 1], [1, 1], 1.0, 0)

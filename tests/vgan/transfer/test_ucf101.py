@@ -12,7 +12,7 @@ from vgan.transfer.ucf101 import read_classes, read_lists, read_split
 
 
 def make_copy(root: Path, *, classes: str, train: str, test: str, files: tuple[str, ...]) -> Path:
-    """A copy with split 1 only; lists are written as given, with CRLF."""
+    """Write a copy of UCF101 with split 1 only; lists are written with CRLF."""
     lists = root / "ucfTrainTestlist"
     lists.mkdir(parents=True)
     for name, text in (("classInd", classes), ("trainlist01", train), ("testlist01", test)):
@@ -85,8 +85,8 @@ def test_read_split_real_partial_copy_accounts_for_every_line(shared: Path) -> N
 
 def test_read_split_partial_copy_keeps_official_labels_and_counts_missing(partial_copy: Path) -> None:
     split = read_split(partial_copy, 1)
-    found = [(video.path.name, video.label, video.group, video.side) for video in split.videos]
-    assert found == [
+    videos = [(video.path.name, video.label, video.group, video.side) for video in split.videos]
+    assert videos == [
         ("v_Archery_g08_c01.avi", 0, 8, "train"),
         ("v_HandstandPushups_g25_c01.avi", 2, 25, "train"),
         ("v_Archery_g01_c01.avi", 0, 1, "test"),
@@ -102,7 +102,7 @@ def test_read_split_partial_copy_keeps_official_labels_and_counts_missing(partia
     assert [video.label for video in split.videos if video.side == "test"] == [0, 2]
 
 
-def test_read_split_missing_folder_names_it_and_what_it_should_hold(tmp_path: Path) -> None:
+def test_read_split_missing_folder_error_names_it_and_its_contents(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"nowhere.*UCF-101.*ucfTrainTestlist"):
         read_split(tmp_path / "nowhere", 1)
 
@@ -118,7 +118,7 @@ def test_read_split_absent_split_names_the_list_file(partial_copy: Path) -> None
         read_split(partial_copy, 2)
 
 
-def test_read_split_one_side_without_video_says_which(partial_copy: Path) -> None:
+def test_read_split_side_without_videos_is_named(partial_copy: Path) -> None:
     for path in (partial_copy / "UCF-101").glob("*/*_g0[17]_*.avi"):
         path.unlink()
     with pytest.raises(BadInput, match="none of the test videos of split 1"):
@@ -126,20 +126,20 @@ def test_read_split_one_side_without_video_says_which(partial_copy: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("train", "complaint"),
+    ("train", "message"),
     [
-        ("Archery/v_Archery_g08_c01.avi 2\n", "numbers Archery 1, the list says '2'"),
+        ("Archery/v_Archery_g08_c01.avi 2\n", "gives Archery the number 1, but the list has '2'"),
         ("Cooking/v_Cooking_g08_c01.avi 1\n", r"trainlist01\.txt:1"),
         ("Archery/archery.avi 1\n", r"trainlist01\.txt:1"),
-        ("Archery/v_Archery_g08_c01.avi\n", "the list says ''"),
+        ("Archery/v_Archery_g08_c01.avi\n", "the list has ''"),
     ],
 )
-def test_read_lists_wrong_line_is_named(tmp_path: Path, train: str, complaint: str) -> None:
+def test_read_lists_wrong_line_is_named(tmp_path: Path, train: str, message: str) -> None:
     root = make_copy(tmp_path, classes="1 Archery\n", train=train, test="", files=())
-    with pytest.raises(BadInput, match=complaint):
+    with pytest.raises(BadInput, match=message):
         read_lists(root / "ucfTrainTestlist", 1)
 
 
-def test_read_lists_unknown_split_is_refused(tmp_path: Path) -> None:
+def test_read_lists_unknown_split_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="got 4"):
         read_lists(tmp_path, 4)

@@ -1,4 +1,4 @@
-"""Sheets and grids place the right pixels in the right tiles."""
+"""Positions of the pixels in contact sheets and grids."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vgan.viz.panels import Pair, before_after_sheet, sample_grid, stream_panels
 
 
 def noise_clips(num: int, length: int = 5, size: int = 16, seed: int = 0) -> np.ndarray:
-    """Clips (num, length, size, size, 3) uint8."""
+    """Draw noise clips (num, length, size, size, 3) uint8."""
     return np.random.default_rng(seed).integers(0, 256, (num, length, size, size, 3), dtype=np.uint8)
 
 
@@ -55,7 +55,7 @@ def test_stream_panels_show_four_columns_with_a_still_background_and_a_gray_mask
     streams = make_streams()
     video = stream_panels(streams)
     column = video.shape[2] // 4
-    tiles = [video[:, 24:40, n * column + 4 : n * column + 20] for n in range(4)]  # of the first clip, below the header
+    tiles = [video[:, 24:40, n * column + 4 : n * column + 20] for n in range(4)]  # first clip, below the header
     np.testing.assert_array_equal(tiles[0], streams["composite"][0])
     np.testing.assert_array_equal(tiles[1], streams["foreground"][0])
     np.testing.assert_array_equal(tiles[2], np.rint(streams["mask"][0] * 255).astype(np.uint8)[..., None].repeat(3, -1))
@@ -84,12 +84,14 @@ def test_stream_panels_other_shape_is_named() -> None:
 
 def test_before_after_sheet_shows_both_strips_at_tile_height() -> None:
     before, after = noise_clips(2, length=8)
-    one = before_after_sheet([Pair(title="a.avi", before=before, after=after)], every=4, tile=16)
+    sheet = before_after_sheet([Pair(title="a.avi", before=before, after=after)], every=4, tile=16)
     label, step = 62, 20
     top = 22
-    np.testing.assert_array_equal(one[top : top + 16, label : label + 16], before[0])
-    np.testing.assert_array_equal(one[top : top + 16, label + step : label + step + 16], before[4])
-    np.testing.assert_array_equal(one[top + 20 : top + 36, label : label + 16], after[0])
-    two = before_after_sheet([Pair(title=t, before=before, after=after) for t in ("a", "b" * 200)], every=4, tile=16)
-    assert two.shape[0] > 2 * one.shape[0]
-    assert two.shape[1] == one.shape[1]  # a long title is cut, not wider
+    np.testing.assert_array_equal(sheet[top : top + 16, label : label + 16], before[0])
+    np.testing.assert_array_equal(sheet[top : top + 16, label + step : label + step + 16], before[4])
+    np.testing.assert_array_equal(sheet[top + 20 : top + 36, label : label + 16], after[0])
+    two_pairs = before_after_sheet(
+        [Pair(title=t, before=before, after=after) for t in ("a", "b" * 200)], every=4, tile=16
+    )
+    assert two_pairs.shape[0] > 2 * sheet.shape[0]
+    assert two_pairs.shape[1] == sheet.shape[1]  # a long title is cut, not wider

@@ -1,4 +1,4 @@
-"""The report is one page that carries everything and lets nothing in."""
+"""The report is a self-contained page with all results, and escapes its texts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HOSTILE = "<script>alert('x')</script>\" onload=\"y"
 
 
 class Page(HTMLParser):
-    """Collects tags with their attributes, and all text."""
+    """Parser that collects tags with their attributes, and all text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -61,16 +61,16 @@ def report() -> Report:
     )
 
 
-def test_report_shows_every_figure_it_was_given(report: Report) -> None:
+def test_report_contains_every_result(report: Report) -> None:
     text = " ".join(Page(render_report(report)).text.split())
-    for shown in (
+    for expected in (
         "3 min 05 s", "SUCCEEDED", "1,200", "few_matches", "caption of sheet", "ucf101-split1_1clip", "chance is 20 %",
         "30.0", "25.0 to 35.0, 2 seeds", "1 seed", "mlflow ui --backend-store-uri", "abc123", "file:///ckpt",
     ):  # fmt: skip
-        assert shown in text
+        assert expected in text
 
 
-def test_report_carries_media_inside_with_alt_texts(report: Report) -> None:
+def test_report_embeds_media_with_alt_texts(report: Report) -> None:
     page = Page(render_report(report))
     assert [image["alt"] for image in page.named("img")] == ["sheet", "streams", "curve"]
     (video,) = page.named("video")
@@ -78,7 +78,7 @@ def test_report_carries_media_inside_with_alt_texts(report: Report) -> None:
     assert base64.b64decode((video["src"] or "").removeprefix("data:video/mp4;base64,")) == b"mp4 bytes"
 
 
-def test_report_needs_nothing_from_outside(report: Report) -> None:
+def test_report_is_self_contained(report: Report) -> None:
     html = render_report(report)
     page = Page(html)
     sources = [value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")]
@@ -112,14 +112,14 @@ def test_report_escapes_hostile_text_everywhere() -> None:
     assert page.text.count(HOSTILE) >= 12
 
 
-def test_report_of_a_run_that_stopped_early_leaves_empty_sections_out() -> None:
+def test_report_omits_empty_sections() -> None:
     failed = Stage(name="prepare", status="FAILED", seconds=2)
     page = Page(render_report(Report(title="Demo", created="today", stages=(failed,))))
     assert len(page.named("section")) == 1
     assert "bad" in (page.named("span")[0]["class"] or "")
 
 
-def test_media_from_file_knows_its_type_and_refuses_others(tmp_path: Path) -> None:
+def test_media_from_file_detects_type_and_rejects_others(tmp_path: Path) -> None:
     (tmp_path / "a.GIF").write_bytes(b"gif")
     media = Media.from_file(tmp_path / "a.GIF", alt="a")
     assert (media.media_type, media.is_video) == ("image/gif", False)
@@ -131,5 +131,5 @@ def test_media_from_file_knows_its_type_and_refuses_others(tmp_path: Path) -> No
     ("seconds", "text"),
     [(0.04, "0.0 s"), (59.94, "59.9 s"), (59.97, "1 min 00 s"), (3599.6, "1 h 00 min"), (7800, "2 h 10 min")],
 )
-def test_duration_text_reads_as_said(seconds: float, text: str) -> None:
+def test_duration_text(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
