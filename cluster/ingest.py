@@ -89,9 +89,7 @@ def prepare(
         print(f"{out}: this store has no put-if-absent; duplicate work is harmless, its results are equal", flush=True)
     _report_resumed(ledger, videos)
     with SourceHours(ledger.open_units(videos)) as progress:
-        while units := ledger.open_units(
-            videos
-        ):  # the first segment of a long video determines the number of the others
+        while units := ledger.open_units(videos):  # the first segment of a long video sets the number of segments
             for start in range(0, len(units), WINDOW):
                 _run_units(units[start : start + WINDOW], out, config, progress)
                 compact(out)
@@ -199,18 +197,15 @@ def _run_units(units: list[Unit], out: str, config: VideoConfig, progress: Sourc
     # A block is a task. Ray Data needs about 0.13 s between two tasks of a worker, the time of 80 frames, so short
     # videos share a task (408 UCF101 videos on two cores: 0.84 of the speed of plain processes with four videos per
     # task, 0.93 with eight). Ray Data schedules 4096 blocks without trouble.
-    num_cpus = max(
-        1, int(ray.cluster_resources().get("CPU", 0))
-    )  # 0 while autoscaled decode nodes have not started yet
+    num_cpus = max(1, int(ray.cluster_resources().get("CPU", 0)))  # 0 before autoscaled decode nodes have started
     num_blocks = min(4096, max(min(len(units), 8 * num_cpus), len(units) // 8))
     rows = ray.data.from_items([asdict(u) for u in units], override_num_blocks=num_blocks)
     gpus = config.scene.gpus if config.scene.sha256 and config.scene.gpus else None
     with warnings.catch_warnings():  # max_retries is deprecated without a replacement; the default is unlimited retries
         warnings.simplefilter("ignore", RayDeprecationWarning)
         share = {"num_cpus": 1, "num_gpus": gpus}
-        results = rows.map(
-            commit_or_tell, fn_args=(out, config), **share, max_retries=2
-        )  # one task per core: bound by decoding and SIFT
+        # One result per unit; bound by decoding and SIFT.
+        results = rows.map(commit_or_tell, fn_args=(out, config), **share, max_retries=2)
     for row in results.iter_rows():
         if row["fault"]:
             raise BadInput(row["fault"])
@@ -307,9 +302,7 @@ def decode_unit(path: Path, unit: Unit, out: str, config: VideoConfig) -> Found:
         return Found(rejects=[_whole_video_reject(error)], segments=unit.segments or 1)
     segments = unit.segments or num_segments(probe.duration_s, config.decode.segment_s)
     start_s, end_s, source_s = segment_span(probe.duration_s, unit.segment, segments)
-    if storage.exists(
-        commit_url(out, unit, segments)
-    ):  # by an earlier attempt of this task, which died after committing
+    if storage.exists(commit_url(out, unit, segments)):  # by an earlier attempt, which died after committing
         return Found(rejects=[], segments=segments, source_s=source_s, committed=True)
     frames = decoder.frames(path, start_s, end_s, native=config.stabilize.preset == "reference")
     cap = math.ceil(config.clip.max_per_video / segments)

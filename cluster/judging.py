@@ -155,8 +155,8 @@ def judge(clips: pa.Table, config: GateConfig, scene: SceneConfig | None = None)
     if "source_cap" not in config.off:
         number = _number_within(owner[passing])
         exceeding = number > config.max_per_source
-        for i, count_ in zip(passing[exceeding], number[exceeding], strict=True):
-            verdicts[i] = "source_cap", f"clip {count_}; at most {config.max_per_source}"
+        for i, ordinal in zip(passing[exceeding], number[exceeding], strict=True):
+            verdicts[i] = "source_cap", f"clip {ordinal}; at most {config.max_per_source}"
     return verdicts
 
 

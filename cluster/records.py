@@ -81,9 +81,8 @@ def compact(out: str) -> None:
     units = Ledger.read(out).units
     is_individual = pc.equal(units["file"], -1)
     individual = commit_names(units.filter(is_individual))
-    moved = set(names) & set(
-        commit_names(units.filter(pc.invert(is_individual)))
-    )  # moved by a run that was killed before it removed them
+    # Moved by a run that was killed before it removed the individual files.
+    moved = set(names) & set(commit_names(units.filter(pc.invert(is_individual))))
     storage.remove_files(folder, sorted(moved))
     for start in range(0, len(individual), BLOCK):
         block = individual[start : start + BLOCK]

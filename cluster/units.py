@@ -41,9 +41,7 @@ UNITS = pa.schema(
         pa.field("generation", pa.int32()),
         pa.field("segment", pa.int32()),
         pa.field("segments", pa.int32()),
-        pa.field(
-            "file", pa.int32()
-        ),  # index in `Ledger.files` of the file with its record; -1: an individual JSON file
+        pa.field("file", pa.int32()),  # index in `Ledger.files` of the file with its record; -1: individual JSON file
         pa.field("row", pa.int32()),  # in that file
     ]
 )

@@ -209,7 +209,7 @@ def test_prepare_with_other_settings_into_the_same_folder_is_refused(copy: Path,
 def test_prepare_where_no_video_gives_a_clip_says_why_and_makes_no_dataset(
     sources: list[Source], tmp_path: Path
 ) -> None:
-    with pytest.raises(BadInput, match=r"none of the 3 videos gave a clip \(.*missing"):
+    with pytest.raises(BadInput, match=r"none of the 3 videos yields a clip \(.*missing"):
         run([s for s in sources if s.source_id not in GOOD], tmp_path)
     assert not (tmp_path / "manifest.json").exists()
 
@@ -270,7 +270,7 @@ def test_prepare_takes_credits_to_every_clip_and_onto_the_card(sources: list[Sou
     assert [Path(p).name for p in places] == ["card.json", "card.md", "card.png"]
     found = json.loads((copy / "card.json").read_text())
     assert found["licenses"]["Attribution License"]["clips"] == 11 * len(credited)
-    assert found["licenses"].get("not told", {"clips": 0})["clips"] == 22 - 11 * len(credited)
+    assert found["licenses"].get("not stated", {"clips": 0})["clips"] == 22 - 11 * len(credited)
     assert sum(found["distributions"]["motion, 0..255"]["counts"]) == 22
     assert f"# Dataset {manifest.digest[:16]}" in (copy / "card.md").read_text()
     assert (copy / "card.png").read_bytes().startswith(b"\x89PNG")

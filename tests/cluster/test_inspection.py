@@ -86,7 +86,7 @@ def test_replace_makes_a_damaged_dataset_whole_again(dataset: Path, sources: lis
 def test_replace_touches_nothing_where_the_pixels_are_gone(dataset: Path, sources: list[Source]) -> None:
     (pixels,) = (dataset / "work" / "units").iterdir()
     pixels.unlink()
-    with pytest.raises(BadInput, match=r"1 files of pixels are gone"):
+    with pytest.raises(BadInput, match=r"1 files of pixels are missing"):
         prepare(sources, str(dataset), VIDEO, Packing(seed=1, shard_mb=1), replace=True)
     assert verify(str(dataset)) == []
 
