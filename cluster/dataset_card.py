@@ -1,4 +1,4 @@
-"""A dataset's card: what it is made of, under which licences, what was refused, and how its clips are distributed."""
+"""Dataset card: sources, licenses, rejects and distributions of the clips' scores, as JSON, Markdown and a figure."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from vgan.viz.distributions import card_picture, histogram
 SCORES = {
     "motion": "motion, 0..255",
     "residual_px": "residual, pixels at 128 px",
-    "jitter_px": "camera movement removed, pixels at 128 px",
+    "jitter_px": "camera motion removed, pixels at 128 px",
     "filled_fraction": "filled fraction",
 }
-UNKNOWN = "not told"
+UNKNOWN = "not stated"
 
 
 def card(url: str) -> dict[str, Any]:
-    """What a dataset's manifest and the small columns of its shards tell, as JSON.
+    """Summarize a dataset's manifest and the small columns of its shards, JSON-serializable.
 
     Raises:
-        BadInput: no finished dataset there.
+        BadInput: no finished dataset at `url`.
     """
     manifest = read_manifest(url)
-    # Those on the deletion list too: leaving them out would hide what the files still hold.
+    # Includes clips on the deletion list: the files still contain them.
     table = read_clips(url, manifest, ["source_id", "source_uri", "start_s"], optional=[*SCORES, *CREDITS])
     clip_s = manifest.clip.num_frames / manifest.clip.fps
     videos = table.group_by("source_id").aggregate([("start_s", "count")])
     scores = {title: table[name].to_numpy() for name, title in SCORES.items() if name in table.column_names}
-    per_video = {"seconds of clips a video": videos["start_s_count"].to_numpy() * clip_s}
-    told = "license" in table.column_names
+    per_video = {"seconds of clips per video": videos["start_s_count"].to_numpy() * clip_s}
+    has_licenses = "license" in table.column_names
     licenses: dict[str, dict[str, Any]] = {}
-    names = ["source_id", "license", "license_url", "author"] if told else ["source_id"]
+    names = ["source_id", "license", "license_url", "author"] if has_licenses else ["source_id"]
     for row in table.select(names).group_by(names).aggregate([([], "count_all")]).to_pylist():
         entry = licenses.setdefault(
             row.get("license") or UNKNOWN, {"url": row.get("license_url"), "videos": 0, "clips": 0, "authors": set()}
@@ -75,60 +75,60 @@ def card(url: str) -> dict[str, Any]:
 
 
 def write_card(url: str) -> list[str]:
-    """Write card.json, card.md and card.png into a dataset's folder; gives their urls."""
-    found = card(url)
-    drawn = {title: (d["counts"], d["edges"]) for title, d in found["distributions"].items()}
-    content = {
-        "card.json": storage.json_bytes(found),
-        "card.md": card_text(found).encode(),
-        "card.png": card_picture(drawn),
+    """Write card.json, card.md and card.png into a dataset's folder; returns their urls."""
+    content = card(url)
+    histograms = {title: (d["counts"], d["edges"]) for title, d in content["distributions"].items()}
+    files = {
+        "card.json": storage.json_bytes(content),
+        "card.md": card_text(content).encode(),
+        "card.png": card_picture(histograms),
     }
-    places = [storage.join(url, name) for name in content]
-    for place, data in zip(places, content.values(), strict=True):
-        storage.write_bytes(place, data)
-    return places
+    urls = [storage.join(url, name) for name in files]
+    for file_url, data in zip(urls, files.values(), strict=True):
+        storage.write_bytes(file_url, data)
+    return urls
 
 
 def card_text(found: dict[str, Any]) -> str:
-    """The card as Markdown."""
+    """Format a card (the result of `card`) as Markdown."""
     counts, clip = found["counts"], found["clip"]
     licenses = [
         f"| {_cell(name)} | {_cell(row['url'] or '')} | {row['videos']:,} | {row['authors']:,} | {row['clips']:,} |"
         for name, row in found["licenses"].items()
     ]
-    numbers = [
+    distributions = [
         f"| {title} | " + " | ".join(f"{d[key]:.3g}" for key in ("p5", "median", "mean", "p95")) + " |"
         for title, d in found["distributions"].items()
     ]
     changed = [f"| `{key}` | {_cell(str(value))} |" for key, value in found["settings_changed"].items()]
     rejected = [f"| {_cell(reason)} | {n:,} |" for reason, n in counts["rejected_by_reason"].items()]
-    made = (
+    summary = (
         f"{counts['clips']:,} clips of {clip['num_frames']} frames of {clip['size']}x{clip['size']} pixels at "
-        f"{clip['fps']:g} frames a second ({clip['seconds']:g} s): {found['hours']:,.2f} hours, {clip['codec']}, "
-        f"{found['bytes'] / 1e9:,.3f} GB in {found['shards']} files. Made {found['created']} by commit "
+        f"{clip['fps']:g} frames per second ({clip['seconds']:g} s): {found['hours']:,.2f} hours, {clip['codec']}, "
+        f"{found['bytes'] / 1e9:,.3f} GB in {found['shards']} files. Created {found['created']} by commit "
         f"`{found['git_commit']}`."
     )
-    came = (
-        f"{counts['sources']:,} videos, {counts['source_hours']:,.2f} hours; {counts['accepted']:,} gave clips, "
-        f"{counts['rejected']:,} did not. From "
+    sources = (
+        f"{counts['sources']:,} videos, {counts['source_hours']:,.2f} hours; {counts['accepted']:,} accepted, "
+        f"{counts['rejected']:,} rejected. Origins: "
         + "; ".join(f"{_cell(origin)} ({n:,})" for origin, n in found["origins"].items())
-        + f". On the deletion list: {found['deleted']['names']:,} names, "
-        f"{found['deleted']['clips_left_out']:,} clips of this dataset left out."
+        + f". Deletion list: {found['deleted']['names']:,} names, "
+        f"{found['deleted']['clips_left_out']:,} clips of this dataset skipped by readers."
     )
     return "\n".join(
         [
             f"# Dataset {found['digest'][:16]}",
             "",
-            made,
+            summary,
             "",
             "## Sources",
             "",
-            came,
+            sources,
             "",
-            *_table("licence | url | videos | authors | clips", licenses),
-            "Every clip names its video, and where it was told its licence, author and page, in the shards' columns.",
+            *_table("license | url | videos | authors | clips", licenses),
+            "The shards' columns name each clip's video and, if the source states them, its license, author and page.",
             "",
-            "## Rejected videos, by their most frequent reason",
+            "## Rejected videos by most frequent reason",
             "",
             *_table("reason | videos", rejected),
             "Yield by stage and reason:",
@@ -140,10 +140,10 @@ def card_text(found: dict[str, Any]) -> str:
             *_scene_lines(counts.get("scenes")),
             "## Distributions",
             "",
-            *_table("of the clips | 5 % | median | mean | 95 %", numbers),
+            *_table("score | 5th percentile | median | mean | 95th percentile", distributions),
             "![histograms](card.png)",
             "",
-            "## Settings that are not the defaults",
+            "## Settings other than the defaults",
             "",
             *_table("setting | value", changed),
         ]
@@ -151,31 +151,31 @@ def card_text(found: dict[str, Any]) -> str:
 
 
 def _scene_lines(scenes: dict[str, Any] | None) -> list[str]:
-    """The section on scenes, of a dataset that was looked at."""
+    """Format the section on scenes; empty for a dataset without scene scores."""
     if not scenes:
         return []
     rows = [
         f"| {name} | {row['clips']:,} | {row['videos']:,} | {row['mean']:.3g} |"
         for name, row in scenes["categories"].items()
     ]
-    likeliest = ", ".join(f"{label} ({n:,})" for label, n in scenes["likeliest"].items())
+    top_labels = ", ".join(f"{label} ({n:,})" for label, n in scenes["likeliest"].items())
     return [
         *("## Scenes", ""),
         *_table("category | clips | videos | mean probability", rows),
-        *(f"Likeliest of all 365 labels: {likeliest}.", ""),
+        *(f"Most frequent top label of 365: {top_labels}.", ""),
     ]
 
 
 def _distribution(values: np.ndarray) -> dict[str, Any]:
-    low, middle, high = np.quantile(values, (0.05, 0.5, 0.95)).tolist()
+    low, median, high = np.quantile(values, (0.05, 0.5, 0.95)).tolist()
     counts, edges = histogram(values)
-    return {"mean": float(values.mean()), "p5": low, "median": middle, "p95": high, "counts": counts, "edges": edges}
+    return {"mean": float(values.mean()), "p5": low, "median": median, "p95": high, "counts": counts, "edges": edges}
 
 
 def _origin(uri: str) -> str:
-    """The host or bucket of a url; a local path stays unnamed."""
-    protocol, there, rest = uri.partition("://")
-    return f"{protocol}://{storage.redact('://' + rest)[3:].partition('/')[0]}" if there else "local files"
+    """Return protocol and host (or bucket) of a url, "local files" for a local path."""
+    protocol, separator, rest = uri.partition("://")
+    return f"{protocol}://{storage.redact('://' + rest)[3:].partition('/')[0]}" if separator else "local files"
 
 
 def _table(head: str, rows: list[str]) -> list[str]:
@@ -185,5 +185,5 @@ def _table(head: str, rows: list[str]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    """Text of others inside a Markdown table."""
+    """Escape text from outside the program for a Markdown table cell."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -1,7 +1,7 @@
-"""Videos that must go: readers leave their clips out from the next epoch on, the next pack removes them for good.
+"""Deletion list of a dataset: readers skip its clips from the next epoch on, the next packing removes them for good.
 
-The list is one file beside the manifest, deleted.json: the names given (source ids, uris or pages), and the rows they
-have in the dataset that stood then, so that a reader need not look through the shards.
+The list is one file beside the manifest, deleted.json: names of videos (source ids, uris or pages), and the rows of
+their clips in the dataset of that time, identified by its digest, so that readers need not scan the shards.
 """
 
 from __future__ import annotations
@@ -19,87 +19,91 @@ from cluster.units import Ledger
 from vgan.errors import BadInput
 
 DELETED = "deleted.json"
-NAMES = ("source_id", "source_uri", "page")  # columns of a shard that a name may stand in
-HALF_WINDOW = 256  # clips, of those that `batches` shuffles together
+NAMES = ("source_id", "source_uri", "page")  # shard columns that names are matched against
+HALF_WINDOW = 256  # clips: half of a shuffling window of `batches`
 
 
 def read_deleted(url: str) -> set[str]:
-    """Names on a dataset's deletion list; empty where there is none."""
-    place = storage.join(url, DELETED)
-    return set(storage.read_json(place)["names"]) if storage.exists(place) else set()
+    """Read the names on a dataset's deletion list; empty if there is no list."""
+    list_url = storage.join(url, DELETED)
+    return set(storage.read_json(list_url)["names"]) if storage.exists(list_url) else set()
 
 
 def delete(url: str, names: Iterable[str]) -> int:
-    """Put names on the deletion list of a dataset's folder, finished or not. Returns how many clips they have there."""
-    given = read_deleted(url) | {name.strip() for name in names if name.strip()}
+    """Add names to the deletion list of a dataset's folder, finished or not.
+
+    Returns:
+        Number of clips of the finished dataset that all names on the list match; 0 if it is not finished.
+    """
+    listed = read_deleted(url) | {name.strip() for name in names if name.strip()}
     rows, digest = np.empty(0, np.int64), ""
     if storage.exists(storage.join(url, MANIFEST)):
         manifest = read_manifest(url)
-        rows, digest = rows_of(url, manifest, given), manifest.digest
-    _write(url, given, digest, rows)
+        rows, digest = rows_of(url, manifest, listed), manifest.digest
+    _write(url, listed, digest, rows)
     return len(rows)
 
 
 def deleted_rows(url: str, manifest: Manifest) -> np.ndarray:
-    """Places in stored order of the clips to leave out, ascending, int64."""
-    place = storage.join(url, DELETED)
-    if not storage.exists(place):
+    """Return the positions in stored order of the clips to skip, ascending, int64."""
+    list_url = storage.join(url, DELETED)
+    if not storage.exists(list_url):
         return np.empty(0, np.int64)
-    found = storage.read_json(place)
-    if found["digest"] != manifest.digest:  # packed while the list was written
-        return rows_of(url, manifest, set(found["names"]))
-    return np.array(found["rows"], np.int64)
+    deletion_list = storage.read_json(list_url)
+    if deletion_list["digest"] != manifest.digest:  # the dataset was packed after the list was written
+        return rows_of(url, manifest, set(deletion_list["names"]))
+    return np.array(deletion_list["rows"], np.int64)
 
 
 def rows_of(url: str, manifest: Manifest, names: set[str]) -> np.ndarray:
-    """Places in stored order of the clips that these names mean, by a look at the small columns of every shard."""
-    gone = [
+    """Find the clips that these names match: positions in stored order, int64. Reads small columns of every shard."""
+    matches = [
         np.any([[value in names for value in table[name].to_pylist()] for name in table.column_names], axis=0)
         for table in small_columns(url, manifest, NAMES, "deletion list")
     ]
-    return np.flatnonzero(np.concatenate(gone)) if gone else np.empty(0, np.int64)
+    return np.flatnonzero(np.concatenate(matches)) if matches else np.empty(0, np.int64)
 
 
 def without(order: np.ndarray, places: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """An epoch's order with every deleted clip's place taken by another, which an epoch's length does not depend on.
+    """Replace deleted clips in an epoch's order by other clips; the epoch keeps its length.
 
-    A worker's position in the endless sequence thus stays what it is. The stand-in is the kept clip half a window
-    further on: near enough that its row group is read anyway, far enough not to come twice in a batch.
+    Every worker's position in the endless sequence therefore stays valid. The replacement is the remaining clip half a
+    window later: near enough that its row group is read anyway, far enough not to occur twice in a batch.
 
     Args:
         order: (clips, 2) of `batches.epoch_order`.
-        places: of the same clips in stored order, (clips,).
-        rows: deleted clips, in stored order.
+        places: positions of the same clips in stored order, (clips,).
+        rows: positions of deleted clips in stored order.
 
     Raises:
-        BadInput: none is left.
+        BadInput: every clip is deleted.
     """
-    gone = np.isin(places, rows)
-    kept = np.flatnonzero(~gone)
-    if not len(kept):
+    is_deleted = np.isin(places, rows)
+    remaining = np.flatnonzero(~is_deleted)
+    if not len(remaining):
         raise BadInput("every clip of the dataset is on its deletion list: prepare it again with other sources")
-    at = np.flatnonzero(gone)
-    instead = kept[(np.searchsorted(kept, at) + HALF_WINDOW) % len(kept)]
-    changed = order.copy()
-    changed[at] = order[instead]
-    return changed
+    deleted = np.flatnonzero(is_deleted)
+    replacements = remaining[(np.searchsorted(remaining, deleted) + HALF_WINDOW) % len(remaining)]
+    result = order.copy()
+    result[deleted] = order[replacements]
+    return result
 
 
 def purge(url: str, manifest: Manifest, names: set[str]) -> None:
-    """Remove what work/ still holds of deleted videos once a dataset without them is packed, under any settings."""
+    """Remove pixels, records and markers of deleted videos from work/, for all settings, after packing without them."""
     if not names:
         return
-    gone: set[str] = set()
+    videos: set[str] = set()
     for records in tables(Ledger.read(url), columns=["video", "source"]):
         columns = {name: pc.struct_field(records["source"], name) for name in MEANT}
-        gone.update(records["video"].filter(meant_by(names, columns)).to_pylist())
+        videos.update(records["video"].filter(meant_by(names, columns)).to_pylist())
     for folder in ("units", "requeued"):
-        place = storage.join(url, "work", folder)
-        names_there = storage.list_names(place) if gone else []
-        storage.remove_files(place, [name for name in names_there if name.partition(".")[0] in gone])
-    forget(url, gone)  # last: their records tell which videos the names mean
-    now = names | read_deleted(url)  # others may have been added meanwhile
-    _write(url, now, manifest.digest, rows_of(url, manifest, now))
+        folder_url = storage.join(url, "work", folder)
+        file_names = storage.list_names(folder_url) if videos else []
+        storage.remove_files(folder_url, [name for name in file_names if name.partition(".")[0] in videos])
+    forget(url, videos)  # last: the records map names to videos, so a rerun after a crash needs them
+    listed = names | read_deleted(url)  # names may have been added meanwhile
+    _write(url, listed, manifest.digest, rows_of(url, manifest, listed))
 
 
 def _write(url: str, names: set[str], digest: str, rows: np.ndarray) -> None:

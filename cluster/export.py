@@ -1,4 +1,4 @@
-"""A dataset as the original's files: one JPEG strip a clip, and the list that names them."""
+"""Export of a dataset in the file layout of the original code: one JPEG strip per clip, and a list of their paths."""
 
 from __future__ import annotations
 
@@ -17,24 +17,28 @@ from cluster.shards import Manifest, read_manifest, to_frames
 from vgan.video.strips import write_strip
 
 LIST = "list.txt"
-WRITERS = 16  # threads of one task that wait for an object store
+WRITERS = 16  # threads per task; they mostly wait for an object store
 
 
 def write_strips(out: str, strips: str) -> int:
-    """Write every clip of the dataset at `out` below the folder `strips`, its list last. Returns how many.
+    """Write every clip of the dataset at `out` as a JPEG strip below the folder `strips`, the list of paths last.
 
-    A clip becomes clips/ab/<clip_id>.jpg, ab its first two digits, frames stacked vertically as in the paper. The
-    list holds the paths in order of clip id. Needs a Ray session.
+    A clip becomes clips/ab/<clip_id>.jpg, where ab are the id's first two digits, with frames stacked vertically as in
+    the paper. Clips on the deletion list are skipped. The list holds the paths in order of clip id.
+    Needs a Ray session.
+
+    Returns:
+        Number of clips written.
 
     Raises:
         BadInput: no finished dataset at `out`.
     """
     manifest = read_manifest(out)
     write = ray.remote(num_cpus=1, max_retries=2, label_selector=decode_labels())(write_shard_strips)
-    gone, first, tasks = deleted_rows(out, manifest), 0, []
+    deleted, first, tasks = deleted_rows(out, manifest), 0, []
     for shard in manifest.shards:
-        here = gone[(gone >= first) & (gone < first + shard.rows)] - first
-        tasks.append(write.remote(out, shard.path, manifest, strips, here.tolist()))
+        shard_deleted = deleted[(deleted >= first) & (deleted < first + shard.rows)] - first
+        tasks.append(write.remote(out, shard.path, manifest, strips, shard_deleted.tolist()))
         first += shard.rows
     names: list[str] = []
     with progress_bar(total=len(tasks), unit="shard", desc="strips") as bar:
@@ -46,7 +50,7 @@ def write_strips(out: str, strips: str) -> int:
 
 
 def write_shard_strips(out: str, path: str, manifest: Manifest, strips: str, gone: Sequence[int] = ()) -> list[str]:
-    """Write one shard's clips as strips, but for the rows `gone`; gives their paths below `strips`."""
+    """Write one shard's clips as JPEG strips, except the rows `gone`; returns their paths relative to `strips`."""
     table = pq.read_table(io.BytesIO(storage.read_bytes(storage.join(out, path))), columns=["clip_id", "frames"])
     table = table.take(sorted(set(range(table.num_rows)) - set(gone))) if gone else table
     names = [f"clips/{name[:2]}/{name}.jpg" for name in table["clip_id"].to_pylist()]

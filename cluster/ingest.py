@@ -1,11 +1,13 @@
-"""Sources to dataset, in two phases.
+"""Dataset preparation: from source videos to a dataset, in two phases.
 
-Phase 1, on Ray Data: one task a unit (a video, or a segment of a long one) decodes, stabilizes and cuts it, writes its
-clips' pixels under a name of this attempt, then one commit record with their scores, put only if there is none. Units
-without clips commit too. Phase 2 (`pack`) applies the bounds to the scores, packs what passes, shuffled, into shards,
-and writes the manifest last. A killed job, run again, skips what is committed.
+Phase 1 runs on Ray Data with one task per unit (a video, or a segment of a long one). It decodes, stabilizes and cuts
+the unit into clips, writes their pixels under a name unique to the attempt, then puts one commit record with the clips'
+scores if none exists yet. Units without clips are committed too. Phase 2 (`pack`) applies the gates to the scores,
+packs the passing clips in shuffled order into shards, and writes the manifest last. Running a killed job again skips
+committed units.
 
-Every video is accepted (it gave clips) or rejected (with a reason): the sum is asserted before the manifest is written.
+Every video is either accepted (it has clips) or rejected with a reason; the sum is asserted before the manifest is
+written.
 """
 
 from __future__ import annotations
@@ -56,46 +58,50 @@ from vgan.video.child import Decoder
 from vgan.video.clips import clips_from_video
 from vgan.video.decode import Probe
 
-SEGMENT_CLIPS = 1_000_000  # clip numbers of one segment start this far from those of the segment before
-MAX_SEGMENTS = 1000  # a week of video at ten minutes each; the last one takes the rest
-WINDOW = 65536  # units that Ray Data is given at a time; between two of them records are moved together
-KILLED_RETRIES = 2  # where the decoder was killed from outside, which is no fault of the video
-DECODER_DIED = frozenset({"crashed", "timeout", "out_of_memory", "killed"})  # such a video is quarantined
+SEGMENT_CLIPS = 1_000_000  # offset between the first clip numbers of consecutive segments
+MAX_SEGMENTS = 1000  # a week of video at ten minutes per segment; the last one takes the rest
+WINDOW = 65536  # units per Ray Data execution; records are compacted after each
+KILLED_RETRIES = 2  # if the decoder was killed from outside, which the video did not cause
+DECODER_DIED = frozenset({"crashed", "timeout", "out_of_memory", "killed"})  # reasons that quarantine a video
 
 
 def prepare(
     sources: Sequence[Source], out: str, config: VideoConfig, packing: Packing, *, replace: bool = False
 ) -> Manifest:
-    """Make the dataset at `out` from `sources`, or finish it if an earlier run was cut off. Needs a Ray session.
+    """Prepare the dataset at `out` from `sources`, or resume an interrupted run. Needs a Ray session.
 
     Args:
         sources: videos, each with a unique source_id.
         out: url of the dataset's folder.
-        config: decode, shots, screen, stabilization, clip and gate settings.
+        config: settings of decoding, shot detection, screening, stabilization, clips, gates and the scene filter.
         packing: order, size and codec of the shards.
-        replace: pack anew even if a finished dataset stands there, of the same or other sources, gates or packing.
+        replace: pack again even if `out` holds a finished dataset, of the same or other sources, gates or packing.
 
     Raises:
-        BadInput: no video gave a clip, `out` holds another dataset, or is not shared by all nodes.
+        BadInput: no video yields a clip, or `out` holds another dataset or is not shared by all nodes.
     """
     if finished := already_prepared(sources, out, config, packing, replace=replace):
         return finished
     listed, deleted = Sources.of(sources), read_deleted(out)
-    kept, gone = listed.split_by(deleted)
-    videos, ledger = videos_by_name(kept, config), Ledger.read(out)
+    remaining, deleted_sources = listed.split_by(deleted)
+    videos, ledger = videos_by_name(remaining, config), Ledger.read(out)
     if not storage.honours_create(out):
-        print(f"{out}: this store has no put-if-absent; doubled work is equal and does no harm", flush=True)
-    _say_what_is_done(ledger, videos)
+        print(f"{out}: this store has no put-if-absent; duplicate work is harmless, its results are equal", flush=True)
+    _report_resumed(ledger, videos)
     with SourceHours(ledger.open_units(videos)) as progress:
-        while units := ledger.open_units(videos):  # the first segment of a long video tells of the others
+        while units := ledger.open_units(videos):  # the first segment of a long video sets the number of segments
             for start in range(0, len(units), WINDOW):
                 _run_units(units[start : start + WINDOW], out, config, progress)
                 compact(out)
             ledger = Ledger.read(out)
             if ledger.open_units(videos) == units:
-                raise BadInput(f"what the workers wrote is not seen at {out!r}: out= must be a place all nodes share")
+                raise BadInput(
+                    f"the workers' files do not appear at {out!r}: out= must be a folder that all nodes share"
+                )
     inputs = _inputs_digest(listed, deleted, ledger, config, packing)
-    records = chain(tables(ledger, videos, columns_for(config)), [as_table([_deleted_record(s) for s in gone])])
+    records = chain(
+        tables(ledger, videos, columns_for(config)), [as_table([_deleted_record(s) for s in deleted_sources])]
+    )
     manifest = pack(records, listed, out, config, packing, inputs)
     write_manifest(manifest, out)
     purge(out, manifest, deleted)
@@ -103,7 +109,7 @@ def prepare(
 
 
 def _deleted_record(source: Source) -> dict[str, Any]:
-    """What stands for the commit record of a video on the deletion list, which is not touched: a reject like others."""
+    """Build the commit record of a video on the deletion list: a reject. The video itself is not read."""
     return {
         "source": asdict(source),
         "source_s": 0.0,
@@ -117,10 +123,10 @@ def _deleted_record(source: Source) -> dict[str, Any]:
 def already_prepared(
     sources: Sequence[Source], out: str, config: VideoConfig, packing: Packing, *, replace: bool = False
 ) -> Manifest | None:
-    """The finished dataset that the same arguments of `prepare` would make, if it stands at `out`.
+    """Return the manifest at `out` if the same arguments of `prepare` made it, or None if there is work to do.
 
     Raises:
-        BadInput: another one stands there, and it must not be replaced.
+        BadInput: `out` holds another dataset, made with other settings or not to be replaced.
     """
     if not storage.exists(storage.join(out, MANIFEST)):
         return None
@@ -134,28 +140,28 @@ def already_prepared(
     if not replace:
         raise BadInput(
             f"{out!r} holds a dataset of other sources, gates, seed, shard size, codec or deletion list: "
-            "choose another out= or replace=true"
+            "choose another out= or set replace=true"
         )
     return None
 
 
 def videos_by_name(sources: Sequence[Source], config: VideoConfig) -> Videos:
-    """The videos under the names that their work goes by with these settings."""
+    """Map the work names of the videos with these settings to their sources."""
     return Videos.named(Sources.of(sources), work_digest(config))
 
 
 def _inputs_digest(
     sources: Sequence[Source], deleted: set[str], ledger: Ledger, config: VideoConfig, packing: Packing
 ) -> str:
-    """16 hex digits that tell whether the same call would make the same dataset."""
+    """Return 16 hex digits that change with any input of `prepare` that changes the dataset."""
     videos = videos_by_name(sources, config)
     order = pc.sort_indices(videos.names)
-    work = hashlib.sha256(b"[\n  [\n")  # of [videos, settings] as canonical JSON, never in memory as a whole
-    for number, (video, source) in enumerate(videos.rows(order)):
-        told = [value or "" for value in source.credits.values()] if any(source.credits.values()) else []
-        gone = ["deleted"] if source.names & deleted else []
-        entry = [video, ledger.generation(video), source.label or "", source.split or "", *told, *gone]
-        work.update(b",\n" * bool(number) + _indented(entry, 4))
+    work = hashlib.sha256(b"[\n  [\n")  # of [videos, settings] as canonical JSON, hashed row by row to save memory
+    for index, (video, source) in enumerate(videos.rows(order)):
+        attribution = [value or "" for value in source.credits.values()] if any(source.credits.values()) else []
+        marker = ["deleted"] if source.names & deleted else []
+        entry = [video, ledger.generation(video), source.label or "", source.split or "", *attribution, *marker]
+        work.update(b",\n" * bool(index) + _indented(entry, 4))
     settings = [packing.seed, packing.shard_rows(config.clip), packing.codec, asdict(config.gates)]
     if config.scene.sha256:
         settings += [sorted(config.scene.keep), config.scene.threshold]
@@ -164,36 +170,42 @@ def _inputs_digest(
 
 
 def _indented(value: Any, depth: int) -> bytes:
-    """Canonical JSON of a value as it stands inside another's, without the last line's end."""
+    """Encode a value as canonical JSON indented by `depth` spaces, without the final newline."""
     lines = storage.json_bytes(value).splitlines()
     return b"\n".join(b" " * depth + line for line in lines)
 
 
-def _say_what_is_done(ledger: Ledger, videos: Videos) -> None:
+def _report_resumed(ledger: Ledger, videos: Videos) -> None:
+    """Print the number of videos that an earlier run has committed, if any."""
     committed, segments = ledger.progress(videos)
     done = int(((segments > 0) & (committed == segments)).sum())
     if done:
-        print(f"{done} videos are committed by an earlier run; {len(videos) - done} to go", flush=True)
+        print(f"{done} videos committed by an earlier run; {len(videos) - done} remaining", flush=True)
 
 
 # ---- phase 1: one unit -------------------------------------------------------------------------------------------
 
 
 def _run_units(units: list[Unit], out: str, config: VideoConfig, progress: SourceHours) -> None:
-    """Commit every unit, on Ray Data, showing progress."""
+    """Commit every unit in Ray Data tasks, with a progress bar.
+
+    Raises:
+        BadInput: a task failed with an error that the user can correct.
+    """
     quiet_ray_data()
     ray.data.DataContext.get_current().execution_options.label_selector = decode_labels()
-    # A block is a task. Ray Data takes about 0.13 s from one task of a worker to the next, as long as 80 frames take,
-    # so short videos share one (of 408 UCF101 videos on two cores: 0.84 of the speed of plain processes with four in
-    # a task, 0.93 with eight); 4096 blocks are what it schedules with ease.
-    num_cpus = max(1, int(ray.cluster_resources().get("CPU", 0)))  # none yet where decode nodes come when asked for
+    # A block is a task. Ray Data needs about 0.13 s between two tasks of a worker, the time of 80 frames, so short
+    # videos share a task (408 UCF101 videos on two cores: 0.84 of the speed of plain processes with four videos per
+    # task, 0.93 with eight). Ray Data schedules 4096 blocks without trouble.
+    num_cpus = max(1, int(ray.cluster_resources().get("CPU", 0)))  # 0 before autoscaled decode nodes have started
     num_blocks = min(4096, max(min(len(units), 8 * num_cpus), len(units) // 8))
     rows = ray.data.from_items([asdict(u) for u in units], override_num_blocks=num_blocks)
     gpus = config.scene.gpus if config.scene.sha256 and config.scene.gpus else None
-    with warnings.catch_warnings():  # the argument that bounds retries has no successor yet; the default is for ever
+    with warnings.catch_warnings():  # max_retries is deprecated without a replacement; the default is unlimited retries
         warnings.simplefilter("ignore", RayDeprecationWarning)
         share = {"num_cpus": 1, "num_gpus": gpus}
-        results = rows.map(commit_or_tell, fn_args=(out, config), **share, max_retries=2)  # 1:1, decode, SIFT bound
+        # One result per unit; bound by decoding and SIFT.
+        results = rows.map(commit_or_tell, fn_args=(out, config), **share, max_retries=2)
     for row in results.iter_rows():
         if row["fault"]:
             raise BadInput(row["fault"])
@@ -202,32 +214,46 @@ def _run_units(units: list[Unit], out: str, config: VideoConfig, progress: Sourc
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What one unit gave."""
+    """Result of one unit: clips, rejects and the video's properties."""
 
     clips: Sequence[Clip] = ()
     rejects: Sequence[Reject]
     probe: Probe | None = None
     decoder: str = ""
     segments: int = 1
-    source_s: float = 0.0  # seconds of source video dealt with
+    source_s: float = 0.0  # processed source video, seconds
     committed: bool = False  # by an earlier attempt: nothing was decoded
 
     def lost_for(self, reasons: frozenset[str]) -> bool:
-        """Whether decoding ended for one of these reasons."""
+        """Return True if decoding failed for one of these reasons."""
         return any(r.stage == "decode" and r.reason in reasons for r in self.rejects)
 
 
 def commit_or_tell(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str, Any]:
-    """`commit_unit` for `Dataset.map`: what the user can mend (a full disk, refused credentials) comes back as
-    a column, for Ray Data does not hand the cause of an exception through to the driver."""
+    """Run `commit_unit` for `Dataset.map` and return errors that the user can correct in the column `fault`.
+
+    Ray Data does not pass the cause of an exception (a full disk, refused credentials) to the driver.
+    """
     try:
         return commit_unit(row, out, config) | {"fault": ""}
-    except BadInput as fault:
-        return {"clips": 0, "windows": 0, "source_s": 0.0, "bytes": 0.0, "fault": str(fault)}
+    except BadInput as error:
+        return {"clips": 0, "windows": 0, "source_s": 0.0, "bytes": 0.0, "fault": str(error)}
 
 
 def commit_unit(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str, Any]:
-    """Turn one unit into committed clips. Returns counts for the progress bar."""
+    """Process one unit and commit its clips.
+
+    Args:
+        row: fields of a `Unit`, its source as a dict.
+        out: dataset folder.
+        config: video settings.
+
+    Returns:
+        Counts for the progress bar: clips, windows, source_s, bytes.
+
+    Raises:
+        BadInput: an error of storage that the user can correct.
+    """
     started = time.monotonic()
     unit = Unit(**row | {"source": Source(**row["source"])})
     run = prometheus.run_of(out)
@@ -235,107 +261,114 @@ def commit_unit(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str,
     try:
         with local_copy(unit.source) as path:
             for _ in range(1 + KILLED_RETRIES):
-                found = decode_unit(path, unit, out, config)
-                if not found.lost_for(frozenset({"killed"})):
+                result = decode_unit(path, unit, out, config)
+                if not result.lost_for(frozenset({"killed"})):
                     break
-    except BadVideo as fault:
-        found = Found(rejects=[_whole(fault)], segments=unit.segments or 1)
-    url = commit_url(out, unit, found.segments)
-    if not found.committed:
+    except BadVideo as error:
+        result = Found(rejects=[_whole_video_reject(error)], segments=unit.segments or 1)
+    url = commit_url(out, unit, result.segments)
+    if not result.committed:
         record = {
             "video": unit.video,
             "segment": unit.segment,
-            "segments": found.segments,
+            "segments": result.segments,
             "settings": work_digest(config),
             "source": asdict(unit.source),
-            "probe": found.probe and asdict(found.probe),
-            "decoder": found.decoder,
-            "source_s": found.source_s,
-            "rejects": [asdict(r) for r in found.rejects],
-            "quarantined": not found.clips and found.lost_for(DECODER_DIED),
+            "probe": result.probe and asdict(result.probe),
+            "decoder": result.decoder,
+            "source_s": result.source_s,
+            "rejects": [asdict(r) for r in result.rejects],
+            "quarantined": not result.clips and result.lost_for(DECODER_DIED),
             "version": importlib.metadata.version("scene-dynamics"),
             "seconds": round(time.monotonic() - started, 3),
-            **_write_clips(unit, found, out, config),
+            **_write_clips(unit, result, out, config),
         }
         if storage.write_new(url, storage.json_bytes(record)):
-            _count(record, len(found.clips), run)
+            _count(record, len(result.clips), run)
     return {
-        "clips": len(found.clips),
-        "windows": len(found.clips) + sum(r.start_s is not None for r in found.rejects),
-        "source_s": found.source_s,
-        "bytes": (unit.source.bytes or 0) / found.segments,
+        "clips": len(result.clips),
+        "windows": len(result.clips) + sum(r.start_s is not None for r in result.rejects),
+        "source_s": result.source_s,
+        "bytes": (unit.source.bytes or 0) / result.segments,
     }
 
 
 def decode_unit(path: Path, unit: Unit, out: str, config: VideoConfig) -> Found:
-    """Decode one unit and cut it into clips with their scores; nothing of one that is committed already."""
+    """Decode one unit and cut it into clips with their scores; skip a unit that is already committed."""
     decoder = worker_decoder(config.decode)
     try:
         probe = decoder.probe(path)
-    except BadVideo as fault:
-        return Found(rejects=[_whole(fault)], segments=unit.segments or 1)
+    except BadVideo as error:
+        return Found(rejects=[_whole_video_reject(error)], segments=unit.segments or 1)
     segments = unit.segments or num_segments(probe.duration_s, config.decode.segment_s)
     start_s, end_s, source_s = segment_span(probe.duration_s, unit.segment, segments)
-    if storage.exists(commit_url(out, unit, segments)):  # by an earlier attempt at this task, which died after it
+    if storage.exists(commit_url(out, unit, segments)):  # by an earlier attempt, which died after committing
         return Found(rejects=[], segments=segments, source_s=source_s, committed=True)
     frames = decoder.frames(path, start_s, end_s, native=config.stabilize.preset == "reference")
     cap = math.ceil(config.clip.max_per_video / segments)
     capped = replace(config, clip=replace(config.clip, max_per_video=cap))
-    items = list(_looked_at(clips_from_video(frames, capped), config))
+    items = list(_with_scene_scores(clips_from_video(frames, capped), config))
     return Found(
         clips=[item for item in items if isinstance(item, Clip)],
         rejects=[item for item in items if isinstance(item, Reject)],
         probe=probe,
         decoder=decoder.backend,
         segments=segments,
-        source_s=source_s if items else 0.0,  # a header may promise more than there is
+        source_s=source_s if items else 0.0,  # a header may claim a duration that the file does not have
     )
 
 
-def _looked_at(items: Iterable[Clip | Reject], config: VideoConfig) -> Iterable[Clip | Reject]:
-    """The same items, clips with their scenes if there is a classifier."""
+def _with_scene_scores(items: Iterable[Clip | Reject], config: VideoConfig) -> Iterable[Clip | Reject]:
+    """Add scene scores to the clips if a classifier is configured; rejects pass unchanged."""
     if not config.scene.sha256:
         return items
-    from vgan.scenes.scoring import scored  # with torch
+    from vgan.scenes.scoring import scored  # imports torch
 
     return scored(items, worker_classifier(config.scene.weights, config.scene.sha256), config.scene)
 
 
-def _whole(fault: BadVideo) -> Reject:
-    return Reject(start_s=None, stage=fault.stage, reason=fault.reason, detail=fault.detail)
+def _whole_video_reject(error: BadVideo) -> Reject:
+    """Build the reject of a whole video or segment from the error that ended it."""
+    return Reject(start_s=None, stage=error.stage, reason=error.reason, detail=error.detail)
 
 
 @functools.lru_cache(maxsize=1)
 def worker_decoder(config: DecodeConfig) -> Decoder:
-    """This worker process's own decoding child, kept from video to video: starting one costs as much as 100 frames."""
+    """Return this worker process's decoder child, reused across videos: starting one costs as much as 100 frames."""
     cv2.setNumThreads(1)  # a task has one core
     return Decoder(config)
 
 
 def num_segments(duration_s: float | None, segment_s: float) -> int:
-    """Into how many equal segments a video is split; one if its duration is not known. A header may claim anything."""
+    """Return the number of equal segments of a video, 1 if its duration is unknown.
+
+    The number is limited to MAX_SEGMENTS because a header may claim any duration.
+    """
     return min(MAX_SEGMENTS, max(1, round((duration_s or 0) / segment_s)))
 
 
 def segment_span(duration_s: float | None, segment: int, segments: int) -> tuple[float, float, float]:
-    """(start, end, length) of a segment in seconds from the video's first frame; the last one has no end."""
+    """Return (start, end, length) of a segment, seconds from the video's first frame; the last one ends at infinity."""
     length_s = (duration_s or 0) / segments
     return segment * length_s, (segment + 1) * length_s if segment + 1 < segments else math.inf, length_s
 
 
-def _write_clips(unit: Unit, found: Found, out: str, config: VideoConfig) -> dict[str, Any]:
-    """Write one unit's pixels under a name of this attempt; the commit record says which attempt counts.
+def _write_clips(unit: Unit, result: Found, out: str, config: VideoConfig) -> dict[str, Any]:
+    """Write one unit's pixels under a name unique to this attempt; the commit record names the attempt that is used.
 
-    Pixels lie one clip after another, raw, so that packing reads exactly the clips it wants.
+    Pixels are stored raw, clip after clip, so that packing can read single clips by byte range.
+
+    Returns:
+        The fields `data` (path of the pixels) and `clips` (columns) of the commit record.
     """
-    if not found.clips:
+    if not result.clips:
         return {"data": None, "clips": {}}
     source, digest = unit.source, work_digest(config)
     lineage = {"source_id": source.source_id, "source_uri": source.uri, "label": None, "split": None}
     rows = []
-    for number, clip in enumerate(found.clips, start=unit.segment * SEGMENT_CLIPS):
+    for number, clip in enumerate(result.clips, start=unit.segment * SEGMENT_CLIPS):
         name = clip_id(source.source_id, number, clip.start_s, digest)
-        rows.append(clip_row(clip, clip_id=name, decoder=found.decoder, **lineage))
+        rows.append(clip_row(clip, clip_id=name, decoder=result.decoder, **lineage))
     pixels = [row.pop("frames") for row in rows]
     data = f"work/units/{unit.name}-{uuid.uuid4().hex[:8]}.frames"
     storage.write_bytes(storage.join(out, data), b"".join(pixels))
@@ -344,6 +377,7 @@ def _write_clips(unit: Unit, found: Found, out: str, config: VideoConfig) -> dic
 
 
 def _count(record: dict[str, Any], num_clips: int, run: str) -> None:
+    """Increment the Prometheus counters for one committed unit."""
     outcome = "quarantined" if record["quarantined"] else "clips" if num_clips else "no_clips"
     prometheus.add("scene_prepare_units_total", 1, run=run, outcome=outcome)
     prometheus.add("scene_prepare_source_seconds_total", record["source_s"], run=run)

@@ -1,4 +1,4 @@
-"""What can be asked of a dataset's folder, finished or not: how far it is, whether it is whole, what was set aside."""
+"""Queries on a dataset's folder, finished or not: progress, verification, quarantined and requeued videos."""
 
 from __future__ import annotations
 
@@ -25,39 +25,41 @@ from vgan.errors import BadInput
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """How far a dataset is."""
+    """Progress of a dataset's preparation."""
 
-    videos: int | None  # asked for, where the sources are known
-    complete: int  # videos whose every segment is committed
-    begun: int  # videos with a segment missing
+    videos: int | None  # requested; None if the sources are not known
+    complete: int  # videos with all segments committed
+    begun: int  # videos with some segments committed
     units: int  # commit records
     source_hours: float
-    clips: int  # stored, before the gates
+    clips: int  # stored, before the gates are applied
     quarantined: int
-    rejects: dict[str, int]  # "stage: reason" of every stretch
-    finished: bool  # there is a manifest
+    rejects: dict[str, int]  # "stage: reason" -> number of rejects
+    finished: bool  # a manifest exists
 
 
 def status(out: str, videos: Mapping[str, Source] | None = None) -> Status:
-    """Read the commit records of a dataset's folder; `videos` (by name) limits it to these.
+    """Summarize the commit records of a dataset's folder, of `videos` (by name) only if given.
 
     Raises:
-        BadInput: there is nothing at all.
+        BadInput: neither commit records nor a manifest exist at `out`.
     """
     ledger = Ledger.read(out)
     finished = storage.exists(storage.join(out, MANIFEST))
     if not ledger.units.num_rows and not finished:
-        raise BadInput(f"nothing was prepared at {out!r}: no commit record and no manifest is there")
-    asked = ledger.all_videos() if videos is None else videos
-    committed, segments = ledger.progress(asked)
+        raise BadInput(f"nothing was prepared at {out!r}: it holds neither commit records nor a manifest")
+    requested = ledger.all_videos() if videos is None else videos
+    committed, segments = ledger.progress(requested)
     complete = int(((segments > 0) & (committed == segments)).sum())
     units, source_s, clips, quarantined, rejects = 0, 0.0, 0, set[str](), Counter[str]()
-    for records in tables(ledger, asked, ["video", "source_s", "quarantined", "rejects", "clips.clip_id"]):
+    for records in tables(ledger, requested, ["video", "source_s", "quarantined", "rejects", "clips.clip_id"]):
         units += records.num_rows
         source_s += pc.sum(records["source_s"]).as_py()
         clips += pc.sum(pc.list_value_length(pc.struct_field(records["clips"], "clip_id"))).as_py() or 0
         quarantined.update(records["video"].filter(records["quarantined"]).to_pylist())
-        rejects.update(f"{j['stage']}: {j['reason']}" for j in pc.list_flatten(records["rejects"]).to_pylist())
+        rejects.update(
+            f"{reject['stage']}: {reject['reason']}" for reject in pc.list_flatten(records["rejects"]).to_pylist()
+        )
     return Status(
         videos=None if videos is None else len(videos),
         complete=complete,
@@ -72,7 +74,7 @@ def status(out: str, videos: Mapping[str, Source] | None = None) -> Status:
 
 
 def quarantine(out: str) -> list[dict[str, Any]]:
-    """Rejects that killed their decoder, one row each: source_id, source_uri, stage, reason, detail, generation."""
+    """List quarantined videos and segments: source_id, source_uri, stage, reason, detail, generation of each reject."""
     ledger = Ledger.read(out)
     records = read_records(ledger.commit_urls(ledger.all_videos()))
     return [
@@ -90,91 +92,104 @@ def quarantine(out: str) -> list[dict[str, Any]]:
 
 
 def requeue(out: str, reason: str, videos: Mapping[str, Source]) -> int:
-    """Queue again those of `videos` (by name) that, or a segment of which, were rejected as a whole for `reason`.
+    """Requeue those of `videos` (by name) that were rejected completely, or had a segment rejected, for `reason`.
 
-    Returns how many; 0 where an earlier retry is not finished yet and there is nothing new.
+    Returns:
+        Number of requeued videos; 0 if there are none while an earlier retry is still unfinished.
 
     Raises:
-        BadInput: there is none; names the reasons there are.
+        BadInput: no video was rejected for `reason`; the message lists the reasons that occur.
     """
     ledger = Ledger.read(out)
     records = read_records(ledger.commit_urls(videos))
-    whole = Counter(j["reason"] for r in records for j in r["rejects"] if j["start_s"] is None)
-    again = {r["video"] for r in records if any(j["start_s"] is None and j["reason"] == reason for j in r["rejects"])}
-    if not again and any(ledger.generation(v) and not ledger.is_complete(v) for v in videos):
+    reasons = Counter(
+        reject["reason"] for record in records for reject in record["rejects"] if reject["start_s"] is None
+    )
+    rejected_videos = {
+        record["video"]
+        for record in records
+        if any(reject["start_s"] is None and reject["reason"] == reason for reject in record["rejects"])
+    }
+    if not rejected_videos and any(ledger.generation(v) and not ledger.is_complete(v) for v in videos):
         return 0
-    if not again:
-        known = ", ".join(f"{r} ({n})" for r, n in whole.most_common()) or "none"
-        raise BadInput(f"no video in {out!r} was rejected for reason={reason!r}; reasons there are: {known}")
-    queue_again(out, ledger, sorted(again))
-    return len(again)
+    if not rejected_videos:
+        listing = ", ".join(f"{name} ({n})" for name, n in reasons.most_common()) or "none"
+        raise BadInput(f"no video in {out!r} was rejected for reason={reason!r}; reasons that occur: {listing}")
+    queue_again(out, ledger, sorted(rejected_videos))
+    return len(rejected_videos)
 
 
 def verify(out: str) -> list[str]:
-    """Everything that is wrong with a finished dataset, a line each; empty if it is whole.
+    """Verify a finished dataset and list its defects, one line each; empty if it is intact.
 
-    Every shard is read: its size, checksum and number of rows are compared with the manifest, clip ids must be unique,
-    and the counts must add up. Needs a Ray session.
+    Reads every shard and compares size, checksum and number of rows with the manifest. Clip ids must be unique, and
+    the counts must add up. Needs a Ray session.
+
+    Raises:
+        BadInput: no finished dataset at `out`.
     """
     manifest = read_manifest(out)
     check = ray.remote(num_cpus=1, max_retries=2, label_selector=decode_labels())(check_shard)
     tasks = [check.remote(out, shard) for shard in manifest.shards]
-    faults: list[str] = []
+    defects: list[str] = []
     ids: list[str] = []
     with progress_bar(total=len(tasks), unit="shard", desc="verify") as bar:
         for task in tasks:
-            shard_faults, shard_ids = ray.get(task)
-            faults += shard_faults
+            shard_defects, shard_ids = ray.get(task)
+            defects += shard_defects
             ids += shard_ids
             bar.update()
-    return faults + _account_faults(manifest, ids)
+    return defects + _count_defects(manifest, ids)
 
 
 def check_shard(out: str, shard: Shard) -> tuple[list[str], list[str]]:
-    """(what is wrong with one shard, its clip ids)."""
+    """Verify one shard; returns (defects, clip ids)."""
     url = storage.join(out, shard.path)
     try:
         data = storage.read_bytes(url)
     except FileNotFoundError:
         return [f"{shard.path} is missing"], []
     if len(data) != shard.bytes:
-        return [f"{shard.path} has {len(data)} bytes, the manifest says {shard.bytes}"], []
+        return [f"{shard.path} has {len(data)} bytes, expected {shard.bytes} by the manifest"], []
     if hashlib.sha256(data).hexdigest() != shard.sha256:
-        return [f"{shard.path} has another checksum than the manifest says"], []
+        return [f"{shard.path} does not match its checksum in the manifest"], []
     ids = pq.read_table(io.BytesIO(data), columns=["clip_id"])["clip_id"].to_pylist()
-    wrong = [f"{shard.path} has {len(ids)} rows, the manifest says {shard.rows}"] if len(ids) != shard.rows else []
-    return wrong, ids
+    defects = (
+        [f"{shard.path} has {len(ids)} rows, expected {shard.rows} by the manifest"] if len(ids) != shard.rows else []
+    )
+    return defects, ids
 
 
-def _account_faults(manifest: Manifest, ids: list[str]) -> list[str]:
-    counts, faults = manifest.counts, []
-    twice = [i for i, n in Counter(ids).items() if n > 1]
-    if twice:
-        faults.append(f"{len(twice)} clip ids occur more than once, e.g. {twice[0]}")
+def _count_defects(manifest: Manifest, ids: list[str]) -> list[str]:
+    """List contradictions among the clip ids, the manifest's counts and its digest."""
+    counts, defects = manifest.counts, []
+    duplicates = [i for i, n in Counter(ids).items() if n > 1]
+    if duplicates:
+        defects.append(f"{len(duplicates)} clip ids occur more than once, e.g. {duplicates[0]}")
     if counts["sources"] != counts["accepted"] + counts["rejected"]:
-        faults.append(f"sources {counts['sources']} != accepted {counts['accepted']} + rejected {counts['rejected']}")
+        defects.append(f"sources {counts['sources']} != accepted {counts['accepted']} + rejected {counts['rejected']}")
     if len(ids) != counts["clips"]:
-        faults.append(f"{len(ids)} clips in the shards, the manifest counts {counts['clips']}")
+        defects.append(f"{len(ids)} clips in the shards, expected {counts['clips']} by the manifest")
     if manifest.content_digest() != manifest.digest:
-        faults.append("the manifest's digest is not that of its content")
-    return faults
+        defects.append("the manifest's digest does not match its content")
+    return defects
 
 
 def status_text(found: Status, out: str) -> str:
-    """`status` for a person."""
+    """Format a `Status` as text."""
     of = "" if found.videos is None else f" of {found.videos}"
     lines = [
         f"{out}: {'finished' if found.finished else 'not finished'}",
-        f"videos committed: {found.complete}{of}; {found.begun} more in part; {found.units} commit records",
-        f"source video: {found.source_hours:.3f} h; clips stored before the gates: {found.clips}",
-        f"quarantined: {found.quarantined}",
+        f"videos committed: {found.complete}{of}; partially committed: {found.begun}; commit records: {found.units}",
+        f"source video: {found.source_hours:.3f} h; clips before gates: {found.clips}",
+        f"quarantined videos: {found.quarantined}",
         *(f"  {n} {reason}" for reason, n in found.rejects.items()),
     ]
     return "\n".join(lines)
 
 
 def funnel_text(counts: dict[str, Any]) -> str:
-    """The yield by stage and reason: what came in, what each stage took away and why, what is left."""
+    """Format a dataset's counts as a funnel: input videos, rejects by stage and reason, windows, accepted clips."""
     by_stage = counts["segments_rejected_by_reason"]
 
     def lines(stage: str) -> list[str]:

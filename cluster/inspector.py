@@ -1,4 +1,4 @@
-"""Clips of a prepared dataset to look at: the best, those nearest to a bound, those a gate turned away."""
+"""Inspection of a prepared dataset: the best clips, those nearest to a bound, and those rejected by a gate."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ from vgan.video.stabilize import unstabilized
 from vgan.viz.inspector import Group, InspectedClip, Inspection, SceneSheet
 from vgan.viz.report import RejectCount
 
-SHEET = 4  # pictures on a category's contact sheet for each clip of a group
+SHEET = 4  # pictures on a category's contact sheet per clip of a group
 
 
 def inspection(out: str, num: int) -> Inspection:
-    """Gather `num` clips of each group; the sources are read again for how the clips looked before.
+    """Collect `num` clips per group; the sources are decoded again to show the clips before stabilization.
 
     Raises:
-        BadInput: no finished dataset at `out`, or its unpacked clips are gone.
+        BadInput: no finished dataset at `out`, its commit records or pixels in work/ are missing, or a source cannot
+            be read.
     """
     manifest = read_manifest(out)
     config = manifest.video
@@ -52,15 +53,15 @@ def inspection(out: str, num: int) -> Inspection:
     if not accepted:
         raise BadInput(f"{out!r} holds no commit records of its clips: prepare it again")
     by_strain = sorted(accepted, key=lambda i: strains[i])
-    moved = sorted(accepted, key=lambda i: -scores[i].jitter_px)
+    by_jitter = sorted(accepted, key=lambda i: -scores[i].jitter_px)
     reasons: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
-        if found := refusals.get((row["source_id"], row["start_s"])):
-            reasons.setdefault(found.partition(":")[0], []).append(i)
+        if refusal := refusals.get((row["source_id"], row["start_s"])):
+            reasons.setdefault(refusal.partition(":")[0], []).append(i)
     per_reason = max(1, num // max(1, len(reasons)))
     refused = [i for reason in sorted(reasons) for i in reasons[reason][:per_reason]]
 
-    def look(i: int) -> InspectedClip:
+    def inspect(i: int) -> InspectedClip:
         row = rows[i]
         return InspectedClip(
             title=f"{row['source_id']} at {row['start_s']:.2f} s",
@@ -71,15 +72,15 @@ def inspection(out: str, num: int) -> Inspection:
             strain=strains[i],
         )
 
-    def group(title: str, about: str, chosen: list[int]) -> Group:
-        return Group(title=title, about=about, clips=tuple(look(i) for i in chosen))
+    def group(title: str, about: str, indices: list[int]) -> Group:
+        return Group(title=title, about=about, clips=tuple(inspect(i) for i in indices))
 
     def sheet(category: str) -> SceneSheet:
-        likelihood = clips[scene_column(category)].to_numpy()
-        best = sorted(accepted, key=lambda i: -likelihood[i])[: SHEET * num]
-        middles = [_pixels(out, rows[i], config)[config.clip.num_frames // 2] for i in best]
+        probability = clips[scene_column(category)].to_numpy()
+        top = sorted(accepted, key=lambda i: -probability[i])[: SHEET * num]
+        pictures = [_pixels(out, rows[i], config)[config.clip.num_frames // 2] for i in top]
         return SceneSheet(
-            category=category, pictures=np.stack(middles), **manifest.counts["scenes"]["categories"][category]
+            category=category, pictures=np.stack(pictures), **manifest.counts["scenes"]["categories"][category]
         )
 
     return Inspection(
@@ -88,10 +89,16 @@ def inspection(out: str, num: int) -> Inspection:
         funnel=tuple((name, manifest.counts[name]) for name in ("sources", "accepted", "windows", "clips")),
         rejects=reject_counts(manifest),
         groups=(
-            group("Worst of the accepted", "Nearest to one of their bounds.", by_strain[::-1][:num]),
-            group("Best", "Furthest from all bounds.", by_strain[:num]),
-            group("Most camera motion removed", "Where stabilization did most.", moved[:num]),
-            group("Turned away by a gate", "Some of each reason; their pixels are kept beside the shards.", refused),
+            group(
+                "Worst of the accepted", "Accepted clips whose scores are nearest to a bound.", by_strain[::-1][:num]
+            ),
+            group("Best of the accepted", "Accepted clips whose scores are furthest from all bounds.", by_strain[:num]),
+            group(
+                "Most camera motion removed",
+                "Accepted clips with the largest camera motion removed by stabilization.",
+                by_jitter[:num],
+            ),
+            group("Rejected by a gate", "Examples of each reason; their pixels are kept in work/units.", refused),
         ),
         fps=config.clip.fps,
         scenes=tuple(sheet(category) for category in manifest.scenes),
@@ -100,7 +107,7 @@ def inspection(out: str, num: int) -> Inspection:
 
 
 def _refusals(out: str) -> dict[tuple[str, float], str]:
-    """What each stretch was refused for by a gate, by source and start."""
+    """Read the clips rejected by gates: "reason: detail" by (source_id, start_s)."""
     table = pq.read_table(io.BytesIO(storage.read_bytes(storage.join(out, REJECTS))))
     return {
         (row["source_id"], row["start_s"]): f"{row['reason']}: {row['detail']}"
@@ -110,45 +117,52 @@ def _refusals(out: str) -> dict[tuple[str, float], str]:
 
 
 def clip_before(source: Source, start_s: float, config: VideoConfig) -> np.ndarray:
-    """(T, size, size, 3) uint8: the clip that starts at `start_s` in the source's time, cropped and reduced only.
+    """Decode the clip that starts at `start_s` in the source's time, cropped and resized but not stabilized.
+
+    Returns:
+        uint8 (T, size, size, 3).
 
     Raises:
-        BadInput: the source cannot be read any more.
+        BadInput: the source can no longer be read.
     """
     try:
         pixels = _frames_at(source, start_s, config)
-    except BadVideo as fault:
-        raise BadInput(f"{source.source_id!r} cannot be read again to show how it was: {fault}") from fault
+    except BadVideo as error:
+        raise BadInput(
+            f"cannot decode {source.source_id!r} again to show the clip before stabilization: {error}"
+        ) from error
     if config.screen.crop_letterbox:
         pixels = letterbox.crop(pixels, letterbox.bars(pixels))
     return unstabilized(pixels, config.clip.size)[0]
 
 
 def _frames_at(source: Source, start_s: float, config: VideoConfig) -> np.ndarray:
-    """(T, H, W, 3) uint8: the frames from `start_s` on at the clips' rate; the last is repeated at need."""
+    """Decode uint8 frames (T, H, W, 3) from `start_s` on at the clips' rate, the last repeated if too few."""
     num, fps = config.clip.num_frames, config.clip.fps
     with local_copy(source) as path, Decoder(config.decode) as decoder:
         from_zero_s = start_s - next(decoder.frames(path)).pts_s
-        near = decoder.frames(path, max(0.0, from_zero_s - 0.5 / fps), from_zero_s + (num + 2) / fps + 1)
-        own = (frame for frame in near if frame.pts_s > start_s - 1e-6)
-        images = [frame.image for _, (_, frame) in zip(range(num), resample(own, fps, math.inf, 1e-6), strict=False)]
+        nearby = decoder.frames(path, max(0.0, from_zero_s - 0.5 / fps), from_zero_s + (num + 2) / fps + 1)
+        clip_frames = (frame for frame in nearby if frame.pts_s > start_s - 1e-6)
+        images = [
+            frame.image for _, (_, frame) in zip(range(num), resample(clip_frames, fps, math.inf, 1e-6), strict=False)
+        ]
     return np.stack(images + images[-1:] * (num - len(images)))
 
 
 def _pixels(out: str, row: dict[str, Any], config: VideoConfig) -> np.ndarray:
-    """The stored frames of one candidate."""
+    """Read the stored frames of one candidate, uint8 (T, H, W, 3)."""
     size = frame_bytes(config.clip)
     span = (row["row"] * size, (row["row"] + 1) * size)
     try:
         (data,) = storage.read_ranges(storage.join(out, row["data"]), [span])
-    except FileNotFoundError as fault:
-        raise BadInput(f"the pixels of unpacked clips are gone from {out!r}/work/units") from fault
+    except FileNotFoundError as error:
+        raise BadInput(f"the pixels of unpacked clips are missing from {out!r}/work/units") from error
     spec = config.clip
     return np.frombuffer(data, np.uint8).reshape(spec.num_frames, spec.size, spec.size, 3)
 
 
 def reject_counts(manifest: Manifest) -> tuple[RejectCount, ...]:
-    """Stretches of video turned away, by stage and reason, most frequent first."""
+    """List the numbers of rejects by stage and reason, most frequent first."""
     by_stage = manifest.counts["segments_rejected_by_reason"]
     counts = [RejectCount(stage=s, reason=r, count=n) for s, reasons in by_stage.items() for r, n in reasons.items()]
     return tuple(sorted(counts, key=lambda c: -c.count))

@@ -1,4 +1,4 @@
-"""What packing will write: committed clips judged by their scores, everything that gave none, and the totals."""
+"""Selection of clips for packing: filters on the stored scores, the table of rejects, and the totals."""
 
 from __future__ import annotations
 
@@ -20,27 +20,35 @@ from vgan.records import Evidence
 from vgan.video.fingerprint import near_duplicates, words
 from vgan.video.gates import broken, verdict
 
-STAGES = ("fetch", "decode", "shots", "screen", "stabilize", "gates")  # in the order a video meets them
+STAGES = ("fetch", "decode", "shots", "screen", "stabilize", "gates")  # in the order of processing
 SCORES = [f.name for f in fields(Evidence)]
 OF_SOURCES = {name: name for name in ("source_id", "label", "split", *CREDITS)} | {"source_uri": "uri"}
-BLOCK = 65536  # clips whose scores are objects at a time
+BLOCK = 65536  # clips whose scores are held as Python or NumPy objects at a time
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What packing will write: the clips in order of their ids, everything that gave none, and the totals."""
+    """Result of the selection: accepted clips ordered by id, rejects, and totals."""
 
     accepted: pa.Table  # rows of `candidates`
     rejects: pa.Table  # of REJECTS_SCHEMA
-    refused: Counter[str]  # clips by the gate that rejects them
+    refused: Counter[str]  # number of clips by the gate that rejects them
     counts: dict[str, Any]
 
 
 def choose(parts: Iterable[pa.Table], sources: Sources, config: VideoConfig) -> Chosen:
-    """Judge every committed clip by its scores. Records as `pack.pack` takes them.
+    """Select the clips to pack by their scores, and count accepted and rejected ones.
 
-    Of millions of clips each copy takes gigabytes: they are put in order as they are read out of the records, which
-    are let go then, and judged where they are.
+    A copy of millions of clips takes gigabytes. The clips are therefore sorted while they are extracted from the
+    records, the records' clip columns are freed, and the gates are applied without another copy.
+
+    Args:
+        parts: parts of the sources' commit records, in any order, as for `pack.pack`.
+        sources: the videos.
+        config: video settings with gates and scene filter.
+
+    Raises:
+        AssertionError: the totals do not add up to the number of sources.
     """
     records = pa.concat_tables(parts, promote_options="permissive")
     keys = pa.table({"source_id": _source_ids(records), "segment": records["segment"]})
@@ -49,9 +57,9 @@ def choose(parts: Iterable[pa.Table], sources: Sources, config: VideoConfig) -> 
     records = records.drop_columns(["clips"]).take(order)
     verdicts = judge(clips, config.gates, config.scene)
     rejects = _rejects(records, clips, verdicts)
-    passed = _passed(verdicts)
-    ids = clips["clip_id"].take(pa.array(passed))
-    accepted = clips.take(pa.array(passed[pc.sort_indices(ids).to_numpy()]))
+    passing = _passed(verdicts)
+    ids = clips["clip_id"].take(pa.array(passing))
+    accepted = clips.take(pa.array(passing[pc.sort_indices(ids).to_numpy()]))
     del clips
     counts = count(records, rejects, accepted)
     if config.scene.sha256:
@@ -66,56 +74,61 @@ def candidates(
     config: VideoConfig,
     order: np.ndarray | None = None,
 ) -> pa.Table:
-    """Every committed clip: its row without the frames, and where those lie (data, row, crc32).
+    """Build a table of all committed clips: shard columns without `frames`, and their pixels' location and checksum.
 
-    What clips have of their source is kept once a source: those columns are dictionaries.
+    The location is (data, row), the checksum crc32. Columns with values of the source are dictionary-encoded, so that
+    each value is stored once per source.
 
     Args:
-        order: (N,) of the records, by which clips come; None: as they are.
+        records: commit records.
+        sources: the videos; label, split, uri and attribution are taken from here.
+        config: video settings.
+        order: (N,) permutation of the records that orders their clips; None keeps their order.
     """
     table, listed = as_table(records), Sources.of(sources)
     stored = {name: pc.struct_field(table["clips"], name) for name in _names(table["clips"].type)}
     lengths = pc.fill_null(pc.list_value_length(stored["clip_id"]), 0).to_numpy()
     order = np.arange(len(lengths)) if order is None else order
-    num = lengths[order]
-    record = np.repeat(order.astype(np.int32), num)
-    row = np.arange(len(record)) - np.repeat(np.cumsum(num) - num, num)
-    place = pa.array((np.cumsum(lengths) - lengths)[record] + row)  # among all clips as they are
+    counts = lengths[order]
+    record = np.repeat(order.astype(np.int32), counts)
+    row = np.arange(len(record)) - np.repeat(np.cumsum(counts) - counts, counts)
+    clip_index = pa.array((np.cumsum(lengths) - lengths)[record] + row)  # index among all clips in the records' order
     source = pc.index_in(_source_ids(table), value_set=listed.table["source_id"]).to_numpy()[record]
-    places = [("data", pa.string()), ("row", pa.int64()), ("crc32", pa.int64())]
+    location_fields = [("data", pa.string()), ("row", pa.int64()), ("crc32", pa.int64())]
     schema = clip_schema(config.clip, credited=listed.credited, scenes=config.scene.looked_for)
-    wanted = [field for field in schema if field.name != "frames"] + [
-        pa.field(*each, nullable=False) for each in places
+    schema_fields = [field for field in schema if field.name != "frames"] + [
+        pa.field(*each, nullable=False) for each in location_fields
     ]
     columns = {"data": pa.DictionaryArray.from_arrays(record, one_array(table["data"])), "row": pa.array(row)}
-    for name in (field.name for field in wanted if field.name not in columns):
+    for name in (field.name for field in schema_fields if field.name not in columns):
         if name in OF_SOURCES:
             columns[name] = pa.DictionaryArray.from_arrays(source, one_array(listed.table[OF_SOURCES[name]]))
         else:
-            columns[name] = pc.list_flatten(stored[name]).take(place) if name in stored else pa.nulls(len(record))
-    kinds = [columns[f.name].type if pa.types.is_dictionary(columns[f.name].type) else f.type for f in wanted]
-    typed = pa.schema([f.with_type(kind) for f, kind in zip(wanted, kinds, strict=True)])
+            columns[name] = pc.list_flatten(stored[name]).take(clip_index) if name in stored else pa.nulls(len(record))
+    types = [columns[f.name].type if pa.types.is_dictionary(columns[f.name].type) else f.type for f in schema_fields]
+    typed = pa.schema([f.with_type(type_) for f, type_ in zip(schema_fields, types, strict=True)])
     return pa.table({name: columns[name].cast(typed.field(name).type) for name in typed.names}, typed)
 
 
-def _names(kind: pa.StructType) -> list[str]:
-    return [kind.field(i).name for i in range(kind.num_fields)]
+def _names(struct: pa.StructType) -> list[str]:
+    """List the field names of a struct type."""
+    return [struct.field(i).name for i in range(struct.num_fields)]
 
 
 def columns_for(config: VideoConfig) -> list[str]:
-    """What packing reads of commit records."""
-    of_clips = [
+    """List the columns of commit records that packing reads, dotted for fields of a struct."""
+    clip_columns = [
         name for name in clip_schema(config.clip, scenes=config.scene.looked_for).names if name not in OF_SOURCES
     ]
-    whole = ["segment", "source.source_id", "source.uri", "source_s", "rejects", "quarantined", "data"]
-    return [*whole, *(f"clips.{name}" for name in (*of_clips, "crc32"))]
+    record_columns = ["segment", "source.source_id", "source.uri", "source_s", "rejects", "quarantined", "data"]
+    return [*record_columns, *(f"clips.{name}" for name in (*clip_columns, "crc32"))]
 
 
 def judge(clips: pa.Table, config: GateConfig, scene: SceneConfig | None = None) -> list[tuple[str, str] | None]:
-    """For each candidate the gate that rejects it as (reason, detail), or None.
+    """Return for each candidate (reason, detail) of the gate that rejects it, or None.
 
-    Bounds on scores come first, then the scene, then near-duplicates of other sources' clips, then the cap of clips per
-    source; each counts only what passed those before it.
+    Filters are applied in this order, each to the clips that passed those before it: bounds on scores, scene category,
+    near-duplicates of other sources' clips, cap of clips per source.
     """
     verdicts: list[tuple[str, str] | None] = [None] * clips.num_rows
     for start in range(0, clips.num_rows, BLOCK):
@@ -126,31 +139,34 @@ def judge(clips: pa.Table, config: GateConfig, scene: SceneConfig | None = None)
     for i, refusal in enumerate(refusals(clips, scene) if scene else []):
         if refusal and verdicts[i] is None:
             verdicts[i] = "other_scene", refusal
-    sources, passed = one_array(clips["source_id"]), _passed(verdicts)
+    sources, passing = one_array(clips["source_id"]), _passed(verdicts)
     owner = sources.indices.to_numpy()
     if "near_duplicate" not in config.off:
-        blocks = (clips["fingerprint"].take(pa.array(passed[i : i + BLOCK])) for i in range(0, len(passed), BLOCK))
-        prints = np.concatenate([np.zeros((0, 2), np.uint64), *(words(block.to_pylist()) for block in blocks)])
-        repeats = near_duplicates(prints, owner[passed], config.duplicate_bits)
-        for again in np.flatnonzero(repeats >= 0):
-            kept = passed[repeats[again]]
-            verdicts[passed[again]] = "near_duplicate", f"of clip {clips['clip_id'][kept]} of {sources[kept]}"
-        passed = _passed(verdicts)
+        blocks = (clips["fingerprint"].take(pa.array(passing[i : i + BLOCK])) for i in range(0, len(passing), BLOCK))
+        fingerprints = np.concatenate([np.zeros((0, 2), np.uint64), *(words(block.to_pylist()) for block in blocks)])
+        repeats = near_duplicates(fingerprints, owner[passing], config.duplicate_bits)
+        for duplicate in np.flatnonzero(repeats >= 0):
+            original = passing[repeats[duplicate]]
+            verdicts[passing[duplicate]] = (
+                "near_duplicate",
+                f"of clip {clips['clip_id'][original]} of {sources[original]}",
+            )
+        passing = _passed(verdicts)
     if "source_cap" not in config.off:
-        number = _number_within(owner[passed])
-        over = number > config.max_per_source
-        for i, taken in zip(passed[over], number[over], strict=True):
-            verdicts[i] = "source_cap", f"clip {taken}; at most {config.max_per_source}"
+        number = _number_within(owner[passing])
+        exceeding = number > config.max_per_source
+        for i, ordinal in zip(passing[exceeding], number[exceeding], strict=True):
+            verdicts[i] = "source_cap", f"clip {ordinal}; at most {config.max_per_source}"
     return verdicts
 
 
 def _passed(verdicts: list[tuple[str, str] | None]) -> np.ndarray:
-    """Clips that nothing has rejected yet, int64."""
+    """Return the indices of clips not rejected so far, int64."""
     return np.flatnonzero(np.fromiter((v is None for v in verdicts), bool, len(verdicts)))
 
 
 def _number_within(owner: np.ndarray) -> np.ndarray:
-    """For each item how many of the same owner there are up to it, itself included."""
+    """Number the items of each owner from 1 in order of occurrence; int64 (N,)."""
     order = np.argsort(owner, kind="stable")
     first = np.flatnonzero(np.diff(owner[order], prepend=-1))
     lengths = np.diff(first, append=len(owner))
@@ -162,25 +178,27 @@ def _number_within(owner: np.ndarray) -> np.ndarray:
 def count(
     records: pa.Table | list[dict[str, Any]], rejects: pa.Table | list[dict[str, Any]], accepted: pa.Table
 ) -> dict[str, Any]:
-    """Totals. A source without clips is rejected for the most frequent reason among its rejects.
+    """Count sources, clips and rejects by stage and reason.
+
+    A source without clips counts as rejected for the most frequent reason among its rejects.
 
     Raises:
         AssertionError: a source is neither accepted nor rejected with a reason.
     """
     table = as_table(records)
     refused = rejects if isinstance(rejects, pa.Table) else pa.Table.from_pylist(rejects, REJECTS_SCHEMA)
-    everything = pc.unique(_source_ids(table))
-    good = pc.unique(accepted["source_id"]).cast(pa.string())
-    bad = everything.filter(pc.invert(pc.is_in(everything, value_set=good)))
-    rejected = Counter(_main_reasons(refused.filter(pc.is_in(refused["source_id"], value_set=bad))))
+    all_sources = pc.unique(_source_ids(table))
+    accepted_sources = pc.unique(accepted["source_id"]).cast(pa.string())
+    rejected_sources = all_sources.filter(pc.invert(pc.is_in(all_sources, value_set=accepted_sources)))
+    rejected = Counter(_main_reasons(refused.filter(pc.is_in(refused["source_id"], value_set=rejected_sources))))
     funnel = {
         (row["stage"], row["reason"]): row["count_all"]
         for row in refused.group_by(["stage", "reason"]).aggregate([([], "count_all")]).to_pylist()
     }
     windows = pc.and_(refused["start_s"].is_valid(), pc.not_equal(refused["stage"], "shots"))
     counts = {
-        "sources": len(everything),
-        "accepted": len(good),
+        "sources": len(all_sources),
+        "accepted": len(accepted_sources),
         "rejected": rejected.total(),
         "rejected_by_reason": dict(sorted(rejected.items())),
         "quarantined": pc.count_distinct(_source_ids(table.filter(table["quarantined"]))).as_py(),
@@ -189,16 +207,16 @@ def count(
         "clips": accepted.num_rows,
         "segments_rejected": refused.num_rows,
         "segments_rejected_by_reason": {
-            stage: {reason: n for (at, reason), n in sorted(funnel.items()) if at == stage}
-            for stage in sorted({at for at, _ in funnel}, key=STAGES.index)
+            stage: {reason: n for (at_stage, reason), n in sorted(funnel.items()) if at_stage == stage}
+            for stage in sorted({at_stage for at_stage, _ in funnel}, key=STAGES.index)
         },
     }
-    assert len(everything) == len(good) + rejected.total(), counts
+    assert len(all_sources) == len(accepted_sources) + rejected.total(), counts
     return counts
 
 
 def _main_reasons(rejects: pa.Table) -> list[str]:
-    """Of each source the most frequent reason, the first of several."""
+    """Return the most frequent reason of each source; ties go to the one that occurs first."""
     numbered = rejects.append_column("number", pa.array(np.arange(rejects.num_rows)))
     reasons = numbered.group_by(["source_id", "reason"]).aggregate([("number", "count"), ("number", "min")])
     ranked = reasons.sort_by([("source_id", "ascending"), ("number_count", "descending"), ("number_min", "ascending")])
@@ -207,21 +225,28 @@ def _main_reasons(rejects: pa.Table) -> list[str]:
 
 
 def _rejects(records: pa.Table, clips: pa.Table, verdicts: list[tuple[str, str] | None]) -> pa.Table:
-    """Everything that gave no clip, in order of source and start, with what refused it (REJECTS_SCHEMA)."""
+    """Build the table of all rejects (REJECTS_SCHEMA), ordered by source and start time."""
     lengths = pc.fill_null(pc.list_value_length(records["rejects"]), 0).to_numpy()
     record = pa.array(np.repeat(np.arange(len(lengths)), lengths))
-    told = pc.list_flatten(records["rejects"])
+    stage_rejects = pc.list_flatten(records["rejects"])
     sources = {"source_id": _source_ids(records), "source_uri": pc.struct_field(records["source"], "uri")}
-    by_stages = {name: column.take(record) for name, column in sources.items()}
-    by_stages |= {name: pc.struct_field(told, name) for name in ("start_s", "stage", "reason", "detail")}
-    found = [(i, *v) for i, v in enumerate(verdicts) if v]
-    refused = clips.select(["source_id", "source_uri", "start_s"]).take(pa.array([i for i, *_ in found], pa.int64()))
-    by_gates = {name: refused[name].cast(REJECTS_SCHEMA.field(name).type) for name in refused.column_names}
-    by_gates |= {"stage": ["gates"] * len(found), "reason": [r for _, r, _ in found], "detail": [d for *_, d in found]}
-    rows = pa.concat_tables([pa.table(by_stages, REJECTS_SCHEMA), pa.table(by_gates, REJECTS_SCHEMA)])
+    stage_columns = {name: column.take(record) for name, column in sources.items()}
+    stage_columns |= {name: pc.struct_field(stage_rejects, name) for name in ("start_s", "stage", "reason", "detail")}
+    gate_rejects = [(i, *v) for i, v in enumerate(verdicts) if v]
+    refused = clips.select(["source_id", "source_uri", "start_s"]).take(
+        pa.array([i for i, *_ in gate_rejects], pa.int64())
+    )
+    gate_columns = {name: refused[name].cast(REJECTS_SCHEMA.field(name).type) for name in refused.column_names}
+    gate_columns |= {
+        "stage": ["gates"] * len(gate_rejects),
+        "reason": [r for _, r, _ in gate_rejects],
+        "detail": [d for *_, d in gate_rejects],
+    }
+    rows = pa.concat_tables([pa.table(stage_columns, REJECTS_SCHEMA), pa.table(gate_columns, REJECTS_SCHEMA)])
     keys = [("source_id", "ascending", "at_start"), ("start_s", "ascending", "at_start")]
     return rows.take(pc.sort_indices(rows, keys))
 
 
 def _source_ids(records: pa.Table) -> pa.ChunkedArray:
+    """Return the source_id of each record."""
     return pc.struct_field(records["source"], "source_id")

@@ -1,4 +1,4 @@
-"""Phase 2 of prepare: chosen clips, shuffled by a seed, into shards with fixed names."""
+"""Phase 2 of preparation: write the selected clips, shuffled with a seed, to numbered shards."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ from vgan.config import ClipSpec, VideoConfig
 from vgan.errors import BadInput
 from vgan.video.strips import write_strip
 
-MOST_UNDER_WAY = 2048  # shards whose rows, 0.4 MB each, are in the object store at a time
+MOST_UNDER_WAY = 2048  # shards submitted at a time; the rows of each take 0.4 MB in Ray's object store
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """How clips go into shards."""
+    """Packing of clips into shards."""
 
     seed: int = 0  # of the shuffle
-    shard_mb: int = 400  # of raw pixels in a shard
-    codec: str = "raw"  # of the frames, one of `shards.CODECS`
+    shard_mb: int = 400  # raw pixels per shard, MB
+    codec: str = "raw"  # encoding of frames, one of `shards.CODECS`
 
     def shard_rows(self, spec: ClipSpec) -> int:
-        """Clips in a shard."""
+        """Return the number of clips per shard, at least 1."""
         return max(1, self.shard_mb * 1_000_000 // frame_bytes(spec))
 
 
@@ -65,29 +65,29 @@ def pack(
     packing: Packing,
     inputs: str,
 ) -> Manifest:
-    """Write the shards, the rejects and the manifest's content.
+    """Write the shards and the table of rejects, and return the manifest, which is not written yet.
 
     Args:
         records: parts of all sources' commit records, in any order (`records.RECORD`).
-        sources: the videos; label, split, licence, author, page and tags are taken from here.
+        sources: the videos; label, split, license, author, page and tags are taken from here.
         out: url of the dataset's folder.
-        config: what the clips were made with, and the gates.
+        config: video settings of the clips, with gates and scene filter.
         packing: order, size and codec of the shards.
-        inputs: digest of what went in, kept so that the same call again finds its work done.
+        inputs: digest of all inputs, stored in the manifest so that a repeated call finds the work done.
 
     Raises:
-        BadInput: there is no clip at all.
+        BadInput: no clip passes the gates, or the pixels of a clip are missing.
     """
     chosen = choose(records, sources, config)
     accepted, counts = chosen.accepted, chosen.counts
     if not accepted.num_rows:
         reasons = ", ".join(f"{n} {reason}" for reason, n in counts["rejected_by_reason"].items())
-        raise BadInput(f"none of the {counts['sources']} videos gave a clip ({reasons}): nothing to write to {out!r}")
-    _check_pixels_are_there(accepted, out)
+        raise BadInput(f"none of the {counts['sources']} videos yields a clip ({reasons}): nothing to write to {out!r}")
+    _check_pixels_exist(accepted, out)
     for reason, num in chosen.refused.items():
         labels = {"run": prometheus.run_of(out), "stage": "gates", "reason": reason}
         prometheus.add("scene_prepare_rejects_total", num, **labels)
-    storage.remove(storage.join(out, MANIFEST))  # from here on the old dataset is gone
+    storage.remove(storage.join(out, MANIFEST))  # from here on the old dataset no longer exists
     storage.remove(storage.join(out, "shards"))
     shards = _write_shards(accepted, out, config, packing)
     storage.write_bytes(storage.join(out, REJECTS), table_bytes(chosen.rejects))
@@ -104,70 +104,74 @@ def pack(
     return replace(manifest, digest=manifest.content_digest())
 
 
-def _check_pixels_are_there(clips: pa.Table, out: str) -> None:
-    """Raise BadInput if the pixels of a clip are gone, before anything of an older dataset is touched."""
-    there = pa.array(storage.list_names(storage.join(out, "work", "units")), pa.string())
-    asked = pc.unique(clips["data"].cast(pa.string()))
-    names = pc.struct_field(pc.extract_regex(asked, "(?P<name>[^/]*)$"), "name")
-    gone = names.filter(pc.invert(pc.is_in(names, value_set=there)))
-    if len(gone):
+def _check_pixels_exist(clips: pa.Table, out: str) -> None:
+    """Raise BadInput if the pixels of a clip are missing; called before an older dataset is removed."""
+    existing = pa.array(storage.list_names(storage.join(out, "work", "units")), pa.string())
+    paths = pc.unique(clips["data"].cast(pa.string()))
+    names = pc.struct_field(pc.extract_regex(paths, "(?P<name>[^/]*)$"), "name")
+    missing = names.filter(pc.invert(pc.is_in(names, value_set=existing)))
+    if len(missing):
         raise BadInput(
-            f"{len(gone)} files of pixels are gone from {out!r}/work/units, {pc.min(gone)} first: remove {out!r} and "
-            "prepare it again"
+            f"{len(missing)} files of pixels are missing from {out!r}/work/units, the first is {pc.min(missing)}: "
+            f"remove {out!r} and prepare it again"
         )
 
 
 def _write_shards(accepted: pa.Table, out: str, config: VideoConfig, packing: Packing) -> list[Shard]:
-    """Write every shard on Ray; only those that are being written are in the object store."""
+    """Write all shards in Ray tasks, at most MOST_UNDER_WAY submitted at a time to bound object store memory."""
     write = ray.remote(num_cpus=1, max_retries=2, label_selector=decode_labels())(write_shard)
     shards: list[Shard] = []
-    under_way: deque[Any] = deque()
+    pending: deque[Any] = deque()
     num_shards = math.ceil(accepted.num_rows / packing.shard_rows(config.clip))
     with progress_bar(total=num_shards, unit="shard", desc="pack") as bar:
 
         def finish_first() -> None:
-            shards.append(ray.get(under_way.popleft()))
+            shards.append(ray.get(pending.popleft()))
             bar.update()
 
-        for number, table in enumerate(shard_tables(accepted, config, packing)):
-            if len(under_way) == MOST_UNDER_WAY:
+        for index, table in enumerate(shard_tables(accepted, config, packing)):
+            if len(pending) == MOST_UNDER_WAY:
                 finish_first()
-            path = f"shards/shard-{number:06d}.parquet"
-            under_way.append(write.remote(table, out, path, config, packing.codec))
-        while under_way:
+            path = f"shards/shard-{index:06d}.parquet"
+            pending.append(write.remote(table, out, path, config, packing.codec))
+        while pending:
             finish_first()
     return shards
 
 
 def shard_tables(accepted: pa.Table, config: VideoConfig, packing: Packing) -> Iterator[pa.Table]:
-    """The clips of each shard, shuffled by the seed, with nothing of other clips behind them."""
+    """Yield the clips of each shard, shuffled with the seed, as tables that share no memory with other clips."""
     order, rows = np.random.default_rng(packing.seed).permutation(accepted.num_rows), packing.shard_rows(config.clip)
     for start in range(0, len(order), rows):
         table = accepted.take(pa.array(order[start : start + rows]))
-        yield table.cast(_plain(table.schema))
+        yield table.cast(_without_dictionaries(table.schema))
 
 
-def _plain(schema: pa.Schema) -> pa.Schema:
-    """The schema without dictionaries."""
-    kinds = [f.type.value_type if pa.types.is_dictionary(f.type) else f.type for f in schema]
-    return pa.schema([f.with_type(kind) for f, kind in zip(schema, kinds, strict=True)])
+def _without_dictionaries(schema: pa.Schema) -> pa.Schema:
+    """Replace dictionary types in a schema by their value types."""
+    types = [f.type.value_type if pa.types.is_dictionary(f.type) else f.type for f in schema]
+    return pa.schema([f.with_type(type_) for f, type_ in zip(schema, types, strict=True)])
 
 
 def write_shard(clips: pa.Table, out: str, path: str, config: VideoConfig, codec: str) -> Shard:
-    """Gather the pixels of `clips` (rows of `judging.candidates`) into one shard, in the order given."""
+    """Gather the pixels of `clips` (rows of `judging.candidates`) and write them as one shard, in the order given.
+
+    Raises:
+        OSError: stored pixels do not match the checksum in their commit record.
+    """
     size = frame_bytes(config.clip)
     pixels = bytearray(size * clips.num_rows)
     by_file: dict[str, list[int]] = {}
     for position, name in enumerate(clips["data"].to_pylist()):
         by_file.setdefault(name, []).append(position)
-    rows, sums = clips["row"].to_pylist(), clips["crc32"].to_pylist()
+    rows, checksums = clips["row"].to_pylist(), clips["crc32"].to_pylist()
 
     def gather(name: str) -> None:
         positions = by_file[name]
         ranges = [(rows[p] * size, (rows[p] + 1) * size) for p in positions]
         for p, data in zip(positions, storage.read_ranges(storage.join(out, name), ranges), strict=True):
-            if zlib.crc32(data) != sums[p]:
-                raise OSError(f"{name}, clip {rows[p]}: the pixels are not the ones committed; checksums differ")
+            if zlib.crc32(data) != checksums[p]:
+                raise OSError(f"{name}, clip {rows[p]}: the pixels differ from the committed ones (CRC-32 mismatch)")
             pixels[p * size : (p + 1) * size] = data
 
     with ThreadPoolExecutor(READERS) as pool:

@@ -1,4 +1,4 @@
-"""The scene filter on the cluster: the classifier's file, a classifier a process, what a dataset shows of scenes."""
+"""Scene filter on the cluster: classifier file, one classifier per worker process, scene counts of a dataset."""
 
 from __future__ import annotations
 
@@ -19,49 +19,54 @@ from vgan.errors import BadInput
 from vgan.scenes.labels import labels_of, scene_column
 
 if TYPE_CHECKING:
-    from vgan.scenes.scoring import Classifier  # with torch, which takes seconds and is not needed without a filter
+    from vgan.scenes.scoring import Classifier  # imports torch, which takes seconds and is not needed without a filter
 
 
 def with_classifier(config: VideoConfig) -> VideoConfig:
-    """The settings with the SHA-256 of the classifier's file, by which its work is known wherever the file lies.
+    """Return the settings with `scene.sha256` set to the digest of the classifier's file.
+
+    The digest identifies the classifier in the dataset's settings, independent of the file's path.
 
     Raises:
-        BadInput: no such file, none of a known kind, or not the one that `scene.sha256` means.
+        BadInput: the file does not exist, is no supported classifier, or does not match `scene.sha256`.
     """
     scene = config.scene
     if not scene.weights:
         if scene.sha256:
-            raise BadInput("scene.sha256 names a classifier, and there is none: give its file in scene.weights=")
+            raise BadInput("scene.sha256 is set without a classifier: give its file in scene.weights=")
         return config
     return replace(config, scene=replace(scene, sha256=_checked_digest(scene.weights, scene.sha256)))
 
 
 @functools.lru_cache(maxsize=1)
 def _checked_digest(weights: str, sha256: str) -> str:
-    """The file's SHA-256, once the network in it is known to work."""
+    """Return the file's SHA-256 after checking it against `sha256` (if not empty) and loading its network."""
     from vgan.scenes.networks import open_network
 
     content = _read(weights)
-    found = hashlib.sha256(content).hexdigest()
-    if sha256 and found != sha256.lower():
-        raise BadInput(f"scene.weights={weights!r} has SHA-256 {found}, not scene.sha256={sha256}: give the right file")
+    digest = hashlib.sha256(content).hexdigest()
+    if sha256 and digest != sha256.lower():
+        raise BadInput(
+            f"scene.weights={weights!r} has SHA-256 {digest}, not scene.sha256={sha256}: give the right file"
+        )
     open_network(content, weights)
-    return found
+    return digest
 
 
 def _read(weights: str) -> bytes:
+    """Read the classifier's file; raises BadInput if it does not exist."""
     url = storage.absolute(weights)
     if not storage.exists(url):
-        raise BadInput(f"no file at scene.weights={weights!r}: give a Places365 classifier's")
+        raise BadInput(f"no file at scene.weights={weights!r}: give the file of a Places365 classifier")
     return storage.read_bytes(url)
 
 
 @functools.lru_cache(maxsize=1)
 def worker_classifier(weights: str, sha256: str) -> Classifier:
-    """This process's own classifier, kept from video to video; on the GPU if the task was given a share of one.
+    """Load this process's classifier, cached across videos; on the GPU if the Ray task has a share of one.
 
     Raises:
-        BadInput: the file is gone, or another one than the job began with.
+        BadInput: the file does not exist, or differs from the one the job started with.
     """
     import torch
 
@@ -70,27 +75,30 @@ def worker_classifier(weights: str, sha256: str) -> Classifier:
 
     content = _read(weights)
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise BadInput(
-            f"scene.weights={weights!r} is not the same file on every node, or has changed: use a shared one"
-        )
+        raise BadInput(f"scene.weights={weights!r} differs between nodes or has changed: use a file on shared storage")
     return Classifier(open_network(content, weights), "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def refusals(clips: pa.Table, config: SceneConfig) -> list[str | None]:
-    """For each clip what is told of it where it shows none of the scenes that are kept, else None."""
+    """Return for each clip None, or the reject's detail if no wanted category reaches the threshold."""
     if not config.sha256 or not config.threshold:
         return [None] * clips.num_rows
-    kept = config.keep or config.categories
-    scores = np.stack([clips[scene_column(category)].to_numpy() for category in kept], axis=1)  # (N, K)
-    best, bound = scores.argmax(1), config.threshold
+    wanted = config.keep or config.categories
+    scores = np.stack([clips[scene_column(category)].to_numpy() for category in wanted], axis=1)  # (N, K)
+    best_index, threshold = scores.argmax(1), config.threshold
     return [
-        None if score >= bound else f"{scene}; {kept[k]} {score:.3g}, at least {bound:g}"
-        for scene, k, score in zip(clips["scene"].to_pylist(), best, scores.max(1), strict=True)
+        None if score >= threshold else f"{scene}; {wanted[k]} {score:.3g}, at least {threshold:g}"
+        for scene, k, score in zip(clips["scene"].to_pylist(), best_index, scores.max(1), strict=True)
     ]
 
 
 def scene_counts(clips: pa.Table, categories: Sequence[str], threshold: float) -> dict[str, Any]:
-    """How many clips and videos show each category, and which labels are most often the likeliest."""
+    """Count the clips and videos that show each category, and the most frequent top labels.
+
+    Returns:
+        `categories`: clips, videos and mean probability of each; `likeliest`: clips per top label, the 20 most
+        frequent.
+    """
     of_categories = {}
     for category in categories:
         showing = clips.filter(pc.greater_equal(clips[scene_column(category)], max(threshold, 1e-9)))
@@ -111,25 +119,27 @@ def scene_counts(clips: pa.Table, categories: Sequence[str], threshold: float) -
 
 
 def rows_showing(url: str, manifest: Manifest, categories: Sequence[str], threshold: float) -> np.ndarray:
-    """Whether each clip of a dataset, in stored order, shows one of these categories: bool (clips,).
+    """Mark the clips of a dataset, in stored order, that show one of these categories: bool (clips,).
 
     Raises:
-        BadInput: the dataset was not looked at for one of them, or no clip shows any.
+        BadInput: an unknown category, one without scores in the dataset, or no clip reaches `threshold`.
     """
     for category in categories:
         try:
             labels_of(category)
-        except ValueError as fault:
-            raise BadInput(str(fault)) from fault
+        except ValueError as error:
+            raise BadInput(str(error)) from error
         if category not in manifest.scenes:
-            there = ", ".join(manifest.scenes) or "none: prepare it with scene.weights="
-            raise BadInput(f"{url!r} holds no scores of category {category!r}; it has {there}")
+            available = ", ".join(manifest.scenes) or "none (prepare it with scene.weights=)"
+            raise BadInput(f"{url!r} holds no scores of category {category!r}; scored categories: {available}")
     columns = [scene_column(category) for category in categories]
-    found = [
+    masks = [
         np.max([table[name].to_numpy() for name in columns], axis=0) >= threshold
         for table in small_columns(url, manifest, columns, "scenes")
     ]
-    showing = np.concatenate(found) if found else np.empty(0, bool)
+    showing = np.concatenate(masks) if masks else np.empty(0, bool)
     if not showing.any():
-        raise BadInput(f"no clip of {url!r} shows {' or '.join(categories)} with {threshold:g}: lower scene_threshold=")
+        raise BadInput(
+            f"no clip of {url!r} reaches probability {threshold:g} of {' or '.join(categories)}: lower scene_threshold="
+        )
     return showing

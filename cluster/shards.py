@@ -1,8 +1,8 @@
-"""The dataset on storage: Parquet shards of clip rows, and the manifest that makes them a dataset.
+"""Dataset on storage: Parquet shards with one row per clip, and the manifest that lists them.
 
 Frames are a plain binary column: a Ray tensor column of uint8 takes 4 times the bytes and reads 27 times slower,
-because Parquet has no 8-bit type. Codec raw keeps the pixels, jpeg one strip a clip (vgan/video/strips.py): of UCF101 a
-fifth of the bytes, 42 dB, and about 1.5 ms of a core to read a clip.
+because Parquet has no 8-bit type. Codec raw stores pixels; codec jpeg stores one JPEG strip per clip
+(vgan/video/strips.py), measured on UCF101: a fifth of the bytes, PSNR 42 dB, about 1.5 ms of one core to decode a clip.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from vgan.scenes.labels import scene_column
 from vgan.video.strips import read_strip
 
 CODECS = ("raw", "jpeg")
-ROWS_PER_GROUP = 64  # 25 MB raw: what one ranged read of an object store should fetch, and the unit of shuffling
-READERS = 16  # threads that wait for an object store's answers
+ROWS_PER_GROUP = 64  # 25 MB raw: a good size for one ranged read of an object store; also the unit of shuffling
+READERS = 16  # threads; they mostly wait for an object store
 MANIFEST = "manifest.json"
 REJECTS = "rejects.parquet"
 REJECTS_SCHEMA = pa.schema(
@@ -45,16 +45,16 @@ REJECTS_SCHEMA = pa.schema(
 
 
 def clip_schema(spec: ClipSpec, codec: str = "raw", *, credited: bool = False, scenes: Sequence[str] = ()) -> pa.Schema:
-    """Columns of a shard; the footer says how to read `frames`.
+    """Return the Arrow schema of a shard; its metadata describes the encoding of `frames`.
 
     Args:
         spec: shape of a clip.
         codec: one of CODECS.
-        credited: with the columns of `sources.CREDITS`. Datasets whose sources tell none are as they were before there
-            were any, byte for byte.
-        scenes: categories that clips were looked at for, each with a column. None, and there is no such column.
+        credited: include the columns `sources.CREDITS`. Datasets of sources without attribution omit them and stay
+            byte-identical to those written before these columns existed.
+        scenes: scored scene categories, one probability column each; without any, all scene columns are omitted.
     """
-    kinds = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "str": pa.string()}
+    arrow_types = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "str": pa.string()}
     footer = {
         "schema_version": str(SCHEMA_VERSION),
         "frames": f"uint8 THWC {spec.num_frames}x{spec.size}x{spec.size}x3 RGB"
@@ -73,7 +73,7 @@ def clip_schema(spec: ClipSpec, codec: str = "raw", *, credited: bool = False, s
             pa.field("split", pa.string()),
             pa.field("decoder", pa.string(), nullable=False),
             *(pa.field(name, pa.string()) for name in CREDITS if credited),
-            *(pa.field(f.name, kinds[str(f.type)], nullable=False) for f in fields(Evidence)),
+            *(pa.field(f.name, arrow_types[str(f.type)], nullable=False) for f in fields(Evidence)),
             *([pa.field("scene", pa.string()), pa.field("scene_score", pa.float64())] if scenes else []),
             *(pa.field(scene_column(category), pa.float64()) for category in scenes),
             pa.field("frames", pa.binary(frame_bytes(spec)) if codec == "raw" else pa.binary(), nullable=False),
@@ -83,21 +83,21 @@ def clip_schema(spec: ClipSpec, codec: str = "raw", *, credited: bool = False, s
 
 
 def frame_bytes(spec: ClipSpec) -> int:
-    """Bytes of one clip's pixels."""
+    """Return the size of one clip's raw pixels in bytes."""
     return spec.num_frames * spec.size * spec.size * 3
 
 
 def clip_row(clip: Clip, **lineage: Any) -> dict[str, Any]:
-    """A shard row from a clip and its lineage (clip_id, source_id, source_uri, label, split, decoder)."""
+    """Build a shard row from a clip and its lineage (clip_id, source_id, source_uri, label, split, decoder)."""
     row = {"start_s": clip.start_s, "shot": clip.shot, **asdict(clip.evidence), **clip.scenes, **lineage}
     return row | {"frames": np.ascontiguousarray(clip.frames).tobytes()}
 
 
 def to_frames(column: pa.ChunkedArray | pa.Array, spec: ClipSpec) -> np.ndarray:
-    """The `frames` column as uint8 (N, T, H, W, 3), without a copy where it is one chunk of raw pixels.
+    """Decode a `frames` column to uint8 (N, T, H, W, 3); a single chunk of raw pixels is not copied.
 
     Raises:
-        BadVideo: a JPEG is damaged.
+        BadVideo: a JPEG strip is corrupt.
     """
     array = one_array(column) if isinstance(column, pa.ChunkedArray) else column
     if not pa.types.is_fixed_size_binary(array.type):
@@ -111,12 +111,12 @@ def to_frames(column: pa.ChunkedArray | pa.Array, spec: ClipSpec) -> np.ndarray:
 
 
 def one_array(column: pa.ChunkedArray) -> pa.Array:
-    """A column in one piece; combining alone would copy one that is."""
+    """Return a column as one array; a single chunk is not copied (`combine_chunks` would copy it)."""
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def table_bytes(table: pa.Table) -> bytes:
-    """A shard file's bytes; the same table always gives the same bytes."""
+    """Encode a table as a Parquet file. Deterministic: equal tables give equal bytes."""
     scalars = [name for name in table.column_names if name != "frames"]
     buffer = io.BytesIO()
     pq.write_table(
@@ -125,7 +125,7 @@ def table_bytes(table: pa.Table) -> bytes:
         row_group_size=ROWS_PER_GROUP,
         compression="lz4",
         use_dictionary=scalars,
-        write_statistics=scalars,  # minima of pixels are of no use
+        write_statistics=scalars,  # minima and maxima of pixels would never be read
         write_page_checksum=True,
         data_page_size=8 << 20,  # one value is 384 KiB
     )
@@ -133,7 +133,11 @@ def table_bytes(table: pa.Table) -> bytes:
 
 
 def settings_of(config: VideoConfig) -> dict[str, Any]:
-    """What a dataset's settings are told by: no scenes where nobody looked, and else not where the classifier lay."""
+    """Return the settings that identify a dataset, as stored in its manifest.
+
+    Without a scene classifier, the scene settings are left out; with one, its path and GPU share are, because
+    `scene.sha256` identifies it.
+    """
     content = asdict(config)
     if not config.scene.sha256:
         del content["scene"]
@@ -143,24 +147,24 @@ def settings_of(config: VideoConfig) -> dict[str, Any]:
 
 
 def config_digest(config: VideoConfig) -> str:
-    """16 hex digits that change whenever the same video would give another dataset."""
+    """Return 16 hex digits that change with any setting that changes the dataset made from the same videos."""
     return _digest(settings_of(config))
 
 
 def work_digest(config: VideoConfig) -> str:
-    """16 hex digits that change whenever the same video would have to be decoded again.
+    """Return 16 hex digits that change with any setting that requires decoding the same video again.
 
-    The gates do not matter, nor which scenes are kept: they are applied to the stored scores. Only `keep_failed` asks
-    them while the pixels are there. Nor does how long and with how much memory a decoder may work: a retry may be given
-    more of both.
+    Gates and the scene filter are excluded: they are applied to the stored scores. With `stabilize.keep_failed` the
+    gates are included, because they are then also applied during decoding. The decoder's time and memory limits are
+    excluded, so that a retry may raise them.
     """
     content = settings_of(config)
     if not config.stabilize.keep_failed:
         del content["gates"]
     for limit in ("timeout_s", "time_factor", "memory_gb"):
         del content["decode"][limit]
-    for last in ("keep", "threshold") if "scene" in content else ():
-        del content["scene"][last]
+    for key in ("keep", "threshold") if "scene" in content else ():
+        del content["scene"][key]
     return _digest(content)
 
 
@@ -172,7 +176,7 @@ def _digest(settings: dict[str, Any]) -> str:
 class Shard:
     """One file of the dataset."""
 
-    path: str  # below the dataset's folder
+    path: str  # relative to the dataset's folder
     rows: int
     bytes: int
     sha256: str
@@ -180,71 +184,76 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a dataset is. `digest` names its content: same sources and settings, same digest, whenever it was made."""
+    """Description of a dataset. `digest` identifies its content: the same sources and settings give the same digest."""
 
     clip: ClipSpec
     config: dict[str, Any]
-    counts: dict[str, Any]  # sources, accepted, rejected, windows, clips, rejects by stage and reason
+    counts: dict[str, Any]  # of sources, accepted, rejected, windows, clips, rejects by stage and reason
     shards: list[Shard]
     schema_version: int = SCHEMA_VERSION
     digest: str = ""
-    inputs: str = ""  # tells whether the same call would make the same dataset
+    inputs: str = ""  # digest of sources, settings and deletion list: an equal one means nothing needs to be done
     created: str = ""
     git_commit: str = ""
 
     @property
     def video(self) -> VideoConfig:
-        """The settings that the clips were made with."""
-        kinds = {f.name: type(getattr(VideoConfig(), f.name)) for f in fields(VideoConfig)}
-        return VideoConfig(**{name: kind(**self.config["video"].get(name, {})) for name, kind in kinds.items()})
+        """Video settings the clips were made with."""
+        sections = {f.name: type(getattr(VideoConfig(), f.name)) for f in fields(VideoConfig)}
+        return VideoConfig(
+            **{name: section(**self.config["video"].get(name, {})) for name, section in sections.items()}
+        )
 
     @property
     def scenes(self) -> list[str]:
-        """The categories that clips were looked at for; none where nobody looked."""
+        """Scored scene categories; empty without scene scores."""
         return self.config.get("video", {}).get("scene", {}).get("categories", [])
 
     def content_digest(self) -> str:
-        """SHA-256 over what the dataset is: not when and by which commit it was made."""
+        """Return the SHA-256 of the manifest's content, without `digest`, `inputs`, `created` and `git_commit`."""
         content = {k: v for k, v in asdict(self).items() if k not in ("digest", "inputs", "created", "git_commit")}
         return hashlib.sha256(storage.json_bytes(content)).hexdigest()
 
 
 def write_manifest(manifest: Manifest, url: str) -> None:
-    """Write manifest.json into a dataset's folder, at once: it is what makes the shards a dataset."""
+    """Write manifest.json into a dataset's folder atomically; a dataset is finished once it exists."""
     storage.write_json(storage.join(url, MANIFEST), asdict(manifest))
 
 
 def read_manifest(url: str) -> Manifest:
-    """The manifest of the dataset at a folder's url.
+    """Read the manifest of the dataset at a folder's url.
 
     Raises:
-        BadInput: no manifest (an unfinished or no dataset), or one of another version.
+        BadInput: no manifest (unfinished or no dataset), or a manifest of another schema version.
     """
     path = storage.join(url, MANIFEST)
     if not storage.exists(path):
         raise BadInput(
-            f"no dataset at {url!r}: {MANIFEST} is missing; make it (or finish it) with `python -m jobs.prepare`"
+            f"no dataset at {url!r}: {MANIFEST} is missing; create or complete it with `python -m jobs.prepare`"
         )
     value = storage.read_json(path)
     if value.get("schema_version") != SCHEMA_VERSION:
-        found = value.get("schema_version")
-        raise BadInput(f"{path!r} has schema version {found}, this code reads {SCHEMA_VERSION}: prepare it again")
+        version = value.get("schema_version")
+        raise BadInput(f"{path!r} has schema version {version}, this code reads {SCHEMA_VERSION}: prepare it again")
     return Manifest(**value | {"clip": ClipSpec(**value["clip"]), "shards": [Shard(**s) for s in value["shards"]]})
 
 
 def read_clips(
     url: str, manifest: Manifest, columns: list[str] | None = None, only: str = "", optional: Sequence[str] = ()
 ) -> pa.Table:
-    """Rows of a dataset in stored order, or the one clip whose id is `only`. What is asked for must fit in memory.
+    """Read rows of a dataset in stored order; the result must fit in memory.
 
     Args:
-        columns: names; None: all.
-        optional: more of them, taken if the dataset has them.
+        url: dataset folder.
+        manifest: its manifest.
+        columns: column names; None reads all.
+        only: id of the single clip to read; empty reads every clip.
+        optional: further column names, skipped if the dataset lacks them.
     """
     fs, root = storage.arrow_filesystem(url)
     if optional and manifest.shards:
-        there = pq.read_schema(f"{root}/{manifest.shards[0].path}", filesystem=fs).names
-        columns = [*(columns or ()), *(name for name in optional if name in there)]
+        available = pq.read_schema(f"{root}/{manifest.shards[0].path}", filesystem=fs).names
+        columns = [*(columns or ()), *(name for name in optional if name in available)]
     filters = [("clip_id", "=", only)] if only else None
     tables = [
         pq.read_table(f"{root}/{shard.path}", columns=columns, filesystem=fs, partitioning=None, filters=filters)
@@ -254,11 +263,11 @@ def read_clips(
 
 
 def small_columns(url: str, manifest: Manifest, columns: Sequence[str], desc: str) -> Iterator[pa.Table]:
-    """These of a dataset's columns, those that it has, shard by shard in stored order; many are read at once."""
+    """Yield these columns of each shard in stored order, without those the dataset lacks; shards load in parallel."""
 
     def read(path: str) -> pa.Table:
-        fs, place = storage.filesystem(storage.join(url, path))
-        with fs.open(place, "rb") as file:
+        fs, file_path = storage.filesystem(storage.join(url, path))
+        with fs.open(file_path, "rb") as file:
             shard = pq.ParquetFile(file)
             return shard.read(columns=[name for name in columns if name in shard.schema_arrow.names])
 
@@ -269,15 +278,15 @@ def small_columns(url: str, manifest: Manifest, columns: Sequence[str], desc: st
 
 
 def read_frames(url: str, manifest: Manifest, rows: np.ndarray) -> np.ndarray:
-    """Frames (N, T, H, W, 3) uint8 of the clips at `rows` (N,) of the stored order; a row group at a time is read."""
+    """Read uint8 frames (N, T, H, W, 3) of the clips at positions `rows` (N,) in stored order, by row group."""
     spec, first = manifest.clip, 0
     out = np.empty((len(rows), spec.num_frames, spec.size, spec.size, 3), np.uint8)
     for shard in manifest.shards:
         for group, start in enumerate(range(0, shard.rows, ROWS_PER_GROUP)):
             count = min(ROWS_PER_GROUP, shard.rows - start)
-            places = np.flatnonzero((rows >= first) & (rows < first + count))
-            if len(places):
+            selected = np.flatnonzero((rows >= first) & (rows < first + count))
+            if len(selected):
                 stored = storage.read_row_group(storage.join(url, shard.path), group, ["frames"])["frames"]
-                out[places] = to_frames(stored.take(pa.array(rows[places] - first)), spec)
+                out[selected] = to_frames(stored.take(pa.array(rows[selected] - first)), spec)
             first += count
     return out

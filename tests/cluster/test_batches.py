@@ -1,4 +1,4 @@
-"""The endless order of clips: complete, and the same for any number of workers and after any restart."""
+"""Order of clips in batches: complete epochs, independent of the number of workers and of restarts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def ids(batches: list[Batch]) -> list[str]:
 
 
 def big_dataset(*shard_rows: int) -> Manifest:
-    """A manifest without files."""
+    """Make a manifest without files."""
     shards = [Shard(path=f"{n}", rows=rows, bytes=0, sha256="") for n, rows in enumerate(shard_rows)]
     return Manifest(clip=ClipSpec(), config={}, counts={}, shards=shards)
 
@@ -68,15 +68,15 @@ def test_epoch_order_holds_every_clip_once(shard_rows: tuple[int, ...]) -> None:
     assert (order[:, 1] < groups[order[:, 0], 3]).all()
 
 
-def test_epoch_order_reads_few_row_groups_at_a_time_and_mixes_their_clips() -> None:
+def test_epoch_order_shuffles_within_windows_of_row_groups() -> None:
     order = epoch_order(group_table(big_dataset(64 * 40)), "a" * 64, seed=0, epoch=0)
     window = order[: WINDOW * ROWS_PER_GROUP, 0]
     assert len(np.unique(window)) == WINDOW
-    assert len(np.unique(window[:ROWS_PER_GROUP])) == WINDOW  # not one group after the other
-    assert sorted(np.unique(window)) != list(range(WINDOW))  # and not the first groups
+    assert len(np.unique(window[:ROWS_PER_GROUP])) == WINDOW  # groups are mixed
+    assert sorted(np.unique(window)) != list(range(WINDOW))  # and are not the first ones of the dataset
 
 
-def test_epoch_order_changes_with_digest_seed_and_epoch_alone() -> None:
+def test_epoch_order_depends_on_digest_seed_and_epoch_only() -> None:
     groups = group_table(big_dataset(200))
     keys = [("a" * 64, 0, 0), ("b" * 64, 0, 0), ("a" * 64, 1, 0), ("a" * 64, 0, 1)]
     orders = {epoch_order(groups, *key).tobytes() for key in keys}
@@ -84,29 +84,27 @@ def test_epoch_order_changes_with_digest_seed_and_epoch_alone() -> None:
     assert epoch_order(groups, *keys[2]).tobytes() in orders
 
 
-def test_batches_hold_every_clip_once_an_epoch(reader: Reader) -> None:
+def test_batches_hold_every_clip_once_per_epoch(reader: Reader) -> None:
     stream = ids(take(reader(batch_size=10), 45))
-    everything = sorted(f"clip-{n}" for n in range(NUM_CLIPS))
+    all_ids = sorted(f"clip-{n}" for n in range(NUM_CLIPS))
     epochs = [stream[n : n + NUM_CLIPS] for n in (0, 150, 300)]
-    assert [sorted(epoch) for epoch in epochs] == [everything] * 3
+    assert [sorted(epoch) for epoch in epochs] == [all_ids] * 3
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 @pytest.mark.parametrize("batch_size", [8, 20])
-def test_batches_of_all_ranks_together_do_not_depend_on_their_number(
-    reader: Reader, world_size: int, batch_size: int
-) -> None:
-    alone = take(reader(batch_size=batch_size), 25)
+def test_global_batches_do_not_depend_on_the_number_of_ranks(reader: Reader, world_size: int, batch_size: int) -> None:
+    reference = take(reader(batch_size=batch_size), 25)
     shares = [take(reader(rank, world_size, batch_size), 25) for rank in range(world_size)]
-    for step, whole in enumerate(alone):
-        assert ids([share[step] for share in shares]) == whole.clip_ids
-        assert torch.equal(torch.cat([share[step].frames for share in shares]), whole.frames)
+    for step, expected in enumerate(reference):
+        assert ids([share[step] for share in shares]) == expected.clip_ids
+        assert torch.equal(torch.cat([share[step].frames for share in shares]), expected.frames)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 @pytest.mark.parametrize("consumed", [0, 8, 5, 144, 148, 150, 152, 304])  # 144 to 152: across the end of an epoch
-def test_batches_after_a_restart_go_on_where_the_sequence_was(reader: Reader, consumed: int, world_size: int) -> None:
+def test_batches_after_a_restart_continue_the_sequence(reader: Reader, consumed: int, world_size: int) -> None:
     uninterrupted = ids(take(reader(), 45))
     shares = [take(reader(rank, world_size), 3, consumed) for rank in range(world_size)]
     resumed = [clip_id for step in range(3) for share in shares for clip_id in share[step].clip_ids]
@@ -123,45 +121,45 @@ def test_batches_frames_belong_to_their_ids(reader: Reader) -> None:
             assert (frames[1:] == number % 251).all()
 
 
-def test_batches_of_jpegs_are_those_of_raw_pixels(
+def test_batches_of_jpeg_and_raw_datasets_agree(
     dataset: tuple[str, Manifest], write_dataset: Callable[..., Manifest], tmp_path: Path
 ) -> None:
     packed = write_dataset(str(tmp_path), NUM_CLIPS, shard_rows=70, codec="jpeg")
-    packed = replace(packed, digest=dataset[1].digest)  # which the order follows
+    packed = replace(packed, digest=dataset[1].digest)  # determines the order
     shares = [ClipReader(str(tmp_path), packed, seed=0, batch_size=8, rank=r, world_size=2) for r in range(2)]
     raw = [ClipReader(*dataset, seed=0, batch_size=8, rank=r, world_size=2) for r in range(2)]
     for ours, theirs in zip(shares, raw, strict=True):
         for batch, exact in zip(take(ours, 20), take(theirs, 20), strict=True):
             assert batch.clip_ids == exact.clip_ids
             assert batch.frames.shape == exact.frames.shape
-            assert (batch.frames[:, 1:].int() - exact.frames[:, 1:].int()).abs().max() <= 2  # one colour each
+            assert (batch.frames[:, 1:].int() - exact.frames[:, 1:].int()).abs().max() <= 2  # each clip has one color
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
-def test_batches_of_some_clips_are_those_alone_in_one_order_at_any_number_of_workers(
+def test_batches_of_a_subset_do_not_depend_on_the_number_of_workers(
     dataset: tuple[str, Manifest], world_size: int
 ) -> None:
     only = np.arange(NUM_CLIPS) % 4 == 1  # 38 clips
     settings = {"seed": 0, "batch_size": 8, "world_size": world_size, "only": only}
     ranks = [take(ClipReader(*dataset, rank=rank, **settings), 19) for rank in range(world_size)]
     stream = [clip_id for batches in zip(*ranks, strict=True) for clip_id in ids(list(batches))]
-    whole = epoch_order(group_table(dataset[1]), dataset[1].digest, 0, 0)
-    places = group_table(dataset[1])[whole[:, 0], 2] + whole[:, 1]
-    assert stream[:38] == [f"clip-{place}" for place in places if only[place]]
+    order = epoch_order(group_table(dataset[1]), dataset[1].digest, 0, 0)
+    positions = group_table(dataset[1])[order[:, 0], 2] + order[:, 1]
+    assert stream[:38] == [f"clip-{position}" for position in positions if only[position]]
     for epoch in range(4):
         assert sorted(stream[38 * epoch : 38 * epoch + 38]) == sorted(f"clip-{n}" for n in np.flatnonzero(only))
     later = [take(ClipReader(*dataset, rank=rank, **settings), 9, consumed=80) for rank in range(world_size)]
     assert [i for batches in zip(*later, strict=True) for i in ids(list(batches))] == stream[80:]
 
 
-def test_read_frames_gives_the_clips_of_rows_in_the_order_asked(dataset: tuple[str, Manifest]) -> None:
+def test_read_frames_returns_clips_in_the_requested_order(dataset: tuple[str, Manifest]) -> None:
     rows = np.array([149, 0, 69, 70, 64, 0])
-    found = read_frames(*dataset, rows)
-    assert found[:, 0, 0, 0, 2].tolist() == rows.tolist()
+    frames = read_frames(*dataset, rows)
+    assert frames[:, 0, 0, 0, 2].tolist() == rows.tolist()
     assert read_frames(*dataset, rows[:0]).shape == (0, 16, 32, 32, 3)
 
 
-def test_batches_order_follows_the_seed_and_the_datasets_digest(reader: Reader, dataset: tuple[str, Manifest]) -> None:
+def test_batches_order_depends_on_seed_and_dataset_digest(reader: Reader, dataset: tuple[str, Manifest]) -> None:
     first = ids(take(reader(), 10))
     assert ids(take(reader(), 10)) == first
     assert ids(take(reader(seed=1), 10)) != first
@@ -184,7 +182,7 @@ def test_reader_refuses_a_batch_with_no_clip_for_some_worker(reader: Reader) -> 
 
 
 @pytest.mark.parametrize(("batch_size", "world_size"), [(8, 1), (8, 2), (8, 3), (7, 7), (13, 5)])
-def test_share_splits_clips_as_what_is_drawn_for_them_is_split(batch_size: int, world_size: int) -> None:
+def test_share_splits_clips_like_their_random_draws(batch_size: int, world_size: int) -> None:
     draws = Draws.of_step(seed=0, step=1, batch_size=batch_size, z_size=3)
     for rank in range(world_size):
         first, end = share(batch_size, rank, world_size)
@@ -192,24 +190,24 @@ def test_share_splits_clips_as_what_is_drawn_for_them_is_split(batch_size: int, 
         assert end - first in (batch_size // world_size, batch_size // world_size + 1)
 
 
-def test_prefetched_gives_the_same_batches_and_makes_the_next_ones_early(reader: Reader) -> None:
-    made: list[int] = []
+def test_prefetched_yields_the_same_batches_and_prepares_the_next_in_advance(reader: Reader) -> None:
+    prepared: list[int] = []
 
     def watched() -> Iterator[Batch]:
         for number, batch in enumerate(reader().batches(0)):
-            made.append(number)
+            prepared.append(number)
             yield batch
 
     feed = prefetched(watched(), ahead=3)
-    early = [next(feed) for _ in range(5)]
-    feed.close()  # waits for what is being made
-    assert made == list(range(8))
-    for batch, expected in zip(early, take(reader(), 5), strict=True):
+    first = [next(feed) for _ in range(5)]
+    feed.close()  # waits for batches in preparation
+    assert prepared == list(range(8))
+    for batch, expected in zip(first, take(reader(), 5), strict=True):
         assert batch.clip_ids == expected.clip_ids
         assert torch.equal(batch.frames, expected.frames)
 
 
-def test_prefetched_ends_with_its_batches_and_tells_their_faults(reader: Reader) -> None:
+def test_prefetched_ends_with_its_batches_and_raises_their_errors(reader: Reader) -> None:
     assert ids(list(prefetched(iter(take(reader(), 4))))) == ids(take(reader(), 4))
 
     def broken() -> Iterator[Batch]:

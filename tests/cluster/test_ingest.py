@@ -1,4 +1,4 @@
-"""Videos to a dataset, on the session's Ray: complete accounts, no work done twice, the same bytes each time."""
+"""Dataset preparation on the session's Ray: complete counts, no repeated work, deterministic bytes."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from vgan.video.encode import write_mp4
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
-# 11 clips a video at this stride, so that two videos fill one shard of 20 clips and begin a second
+# 11 clips per video at this stride: two videos fill one shard of 20 clips and start a second.
 VIDEO = VideoConfig(
     clip=ClipSpec(num_frames=16, size=32, stride=4),
     decode=DecodeConfig(size=96),
     stabilize=StabilizeConfig(size=96),
-    gates=GateConfig(off=["near_duplicate"]),  # drawn videos are alike
+    gates=GateConfig(off=["near_duplicate"]),  # synthetic videos are similar
 )
 GOOD = ("-i spin.mp4", "b\u00f6unce.mp4")
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
-    """Two videos that give clips, and three that cannot: noise bytes, no bytes, no file."""
+    """Two videos that yield clips, and three that do not: noise bytes, an empty file, a missing file."""
     folder = tmp_path_factory.mktemp("videos")
-    for name, kind in zip(GOOD, ("Spin", "Bounce"), strict=True):
-        write_mp4(draw_clip(kind, num_frames=56, size=(96, 128)).frames, folder / name, 25.0)
+    for name, scene in zip(GOOD, ("Spin", "Bounce"), strict=True):
+        write_mp4(draw_clip(scene, num_frames=56, size=(96, 128)).frames, folder / name, 25.0)
     (folder / "garbage.mp4").write_bytes(hashlib.sha512(b"not a video").digest() * 100)
     (folder / "empty.mp4").write_bytes(b"")
-    found, _ = list_folder(str(folder))
-    labelled = [replace(s, label="Moving", split="train") if s.source_id in GOOD else s for s in found]
-    return [*labelled, Source(uri=str(folder / "missing.mp4"), source_id="missing.mp4")]
+    listed, _ = list_folder(str(folder))
+    labeled = [replace(s, label="Moving", split="train") if s.source_id in GOOD else s for s in listed]
+    return [*labeled, Source(uri=str(folder / "missing.mp4"), source_id="missing.mp4")]
 
 
 def run(
@@ -64,7 +64,7 @@ def run(
 
 @pytest.fixture(scope="module")
 def dataset(sources: list[Source], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prepared dataset; tests that change it work on a copy."""
+    """Prepare a dataset; tests that change it work on a copy."""
     out = tmp_path_factory.mktemp("clips")
     run(sources, out)
     return out
@@ -81,7 +81,7 @@ def copy(dataset: Path, tmp_path: Path) -> Path:
 
 
 def decoded(out: Path) -> dict[str, int]:
-    """What phase 1 has written: clip files and commit records, each with when."""
+    """Return the files of phase 1 (pixels and commit records), each with its modification time."""
     return {str(p.relative_to(out)): p.stat().st_mtime_ns for p in (out / "work").rglob("*") if p.is_file()}
 
 
@@ -97,7 +97,7 @@ def test_prepare_accounts_for_every_source(dataset: Path) -> None:
     assert (missing["stage"], missing["reason"]) == ("fetch", "missing")
 
 
-def test_prepare_shards_are_what_the_manifest_says(dataset: Path, sources: list[Source]) -> None:
+def test_prepare_shards_match_the_manifest(dataset: Path, sources: list[Source]) -> None:
     manifest = read_manifest(str(dataset))
     assert [shard.rows for shard in manifest.shards] == [20, 2]
     for shard in manifest.shards:
@@ -114,14 +114,14 @@ def test_prepare_shards_are_what_the_manifest_says(dataset: Path, sources: list[
     starts = sorted(row["start_s"] for row in rows if row["source_id"] == GOOD[0])
     assert starts == pytest.approx([0.16 * n for n in range(11)])
     assert all(row["stabilized"] and row["motion"] > 0 for row in rows)
-    assert to_frames(table["frames"], manifest.clip).std(axis=(1, 2, 3, 4)).min() > 5  # pictures, not blanks
+    assert to_frames(table["frames"], manifest.clip).std(axis=(1, 2, 3, 4)).min() > 5  # images, not constant frames
     assert manifest.digest == manifest.content_digest()
 
 
 def test_prepare_again_does_nothing(copy: Path, sources: list[Source]) -> None:
     before, manifest = decoded(copy), read_manifest(str(copy))
     assert run(sources, copy) == manifest
-    assert run(sources[::-1], copy) == manifest  # the order in a manifest of sources means nothing
+    assert run(sources[::-1], copy) == manifest  # the order of sources has no effect
     assert decoded(copy) == before
 
 
@@ -130,26 +130,28 @@ def test_prepare_after_a_kill_finishes_the_same_dataset(copy: Path, sources: lis
     (copy / "manifest.json").unlink()
     (copy / manifest.shards[0].path).write_bytes(b"half a sh")
     (copy / manifest.shards[1].path).unlink()
-    lost = sorted((copy / "work" / "commits").iterdir())[::2]  # their clip files stay, as after a kill between the two
+    lost = sorted((copy / "work" / "commits").iterdir())[
+        ::2
+    ]  # their pixels stay, as after a kill between the two writes
     for commit in lost:
         commit.unlink()
     assert run(sources, copy).digest == manifest.digest
     assert shard_bytes(copy) == {s.path: s.sha256 for s in manifest.shards}
-    kept = {k: v for k, v in before.items() if not k.endswith(tuple(p.name for p in lost))}
-    assert decoded(copy).items() >= kept.items()  # nothing committed was done again
+    remaining = {k: v for k, v in before.items() if not k.endswith(tuple(p.name for p in lost))}
+    assert decoded(copy).items() >= remaining.items()  # committed work was not repeated
 
 
 def shard_bytes(out: Path) -> dict[str, str]:
     return {f"shards/{p.name}": hashlib.sha256(p.read_bytes()).hexdigest() for p in (out / "shards").iterdir()}
 
 
-def test_prepare_elsewhere_gives_the_same_bytes(dataset: Path, sources: list[Source], tmp_path: Path) -> None:
+def test_prepare_in_another_folder_writes_the_same_bytes(dataset: Path, sources: list[Source], tmp_path: Path) -> None:
     manifest = run(sources, tmp_path / "other")
     assert manifest.digest == read_manifest(str(dataset)).digest
     assert shard_bytes(tmp_path / "other") == shard_bytes(dataset)
 
 
-def test_prepare_with_another_seed_packs_anew_without_decoding(copy: Path, sources: list[Source]) -> None:
+def test_prepare_with_another_seed_packs_again_without_decoding(copy: Path, sources: list[Source]) -> None:
     before, manifest = decoded(copy), read_manifest(str(copy))
     orders = [read_clips(str(copy), manifest, ["clip_id"])["clip_id"].to_pylist()]
     other = run(sources, copy, seed=1, replace_old=True)
@@ -167,7 +169,7 @@ def test_prepare_of_other_sources_into_a_finished_dataset_is_refused(copy: Path,
     assert {p: p.stat().st_mtime_ns for p in copy.rglob("*")} == before
 
 
-def test_prepare_with_codec_jpeg_packs_anew_without_decoding(copy: Path, sources: list[Source]) -> None:
+def test_prepare_with_codec_jpeg_packs_again_without_decoding(copy: Path, sources: list[Source]) -> None:
     before, raw = decoded(copy), read_manifest(str(copy))
     pixels = read_clips(str(copy), raw)
     with pytest.raises(BadInput, match="codec"):
@@ -178,25 +180,25 @@ def test_prepare_with_codec_jpeg_packs_anew_without_decoding(copy: Path, sources
     assert (packed.config["codec"], packed.digest == raw.digest) == ("jpeg", False)
     strips = read_clips(str(copy), packed)
     assert strips["clip_id"] == pixels["clip_id"]
-    near, frames = (to_frames(t["frames"], raw.clip).astype(float) for t in (strips, pixels))
-    assert 0 < np.square(near - frames).mean() < 255**2 / 10**3.5  # above 35 dB
+    decoded_strips, frames = (to_frames(t["frames"], raw.clip).astype(float) for t in (strips, pixels))
+    assert 0 < np.square(decoded_strips - frames).mean() < 255**2 / 10**3.5  # above 35 dB
     again = run(sources, copy, codec="jpeg", replace_old=True)
     assert again.digest == packed.digest
 
 
-def test_prepare_with_one_source_less_or_more_decodes_only_what_is_new(copy: Path, sources: list[Source]) -> None:
-    whole, before = read_manifest(str(copy)), decoded(copy)
+def test_prepare_with_removed_or_added_source_decodes_only_the_new_one(copy: Path, sources: list[Source]) -> None:
+    manifest, before = read_manifest(str(copy)), decoded(copy)
     fewer = run([s for s in sources if s.source_id != GOOD[1]], copy, replace_old=True)
     assert (fewer.counts["sources"], fewer.counts["clips"]) == (4, 11)
     assert set(read_clips(str(copy), fewer, ["source_id"])["source_id"].to_pylist()) == {GOOD[0]}
     assert decoded(copy) == before
     twin = Source(uri=next(s.uri for s in sources if s.source_id == GOOD[0]), source_id="twin.mp4")
     more = run([*sources, twin], copy, replace_old=True)
-    assert more.counts["clips"] == whole.counts["clips"] + 11
-    assert len(decoded(copy)) == len(before) + 2  # its clips and its commit record
-    alike = replace(VIDEO, gates=replace(VIDEO.gates, off=[], duplicate_bits=0))
-    counts = run([*sources, twin], copy, config=alike, replace_old=True).counts
-    assert counts["rejected_by_reason"]["near_duplicate"] == 1  # of two alike the first is kept
+    assert more.counts["clips"] == manifest.counts["clips"] + 11
+    assert len(decoded(copy)) == len(before) + 2  # its pixels and its commit record
+    with_duplicate_gate = replace(VIDEO, gates=replace(VIDEO.gates, off=[], duplicate_bits=0))
+    counts = run([*sources, twin], copy, config=with_duplicate_gate, replace_old=True).counts
+    assert counts["rejected_by_reason"]["near_duplicate"] == 1  # the first of two duplicates is accepted
 
 
 def test_prepare_with_other_settings_into_the_same_folder_is_refused(copy: Path, sources: list[Source]) -> None:
@@ -206,30 +208,28 @@ def test_prepare_with_other_settings_into_the_same_folder_is_refused(copy: Path,
     assert {p: p.stat().st_mtime_ns for p in copy.rglob("*")} == before
 
 
-def test_prepare_where_no_video_gives_a_clip_says_why_and_makes_no_dataset(
-    sources: list[Source], tmp_path: Path
-) -> None:
-    with pytest.raises(BadInput, match=r"none of the 3 videos gave a clip \(.*missing"):
+def test_prepare_without_any_clip_raises_and_writes_no_dataset(sources: list[Source], tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"none of the 3 videos yields a clip \(.*missing"):
         run([s for s in sources if s.source_id not in GOOD], tmp_path)
     assert not (tmp_path / "manifest.json").exists()
 
 
-def test_prepare_with_other_gates_packs_anew_without_decoding(copy: Path, sources: list[Source]) -> None:
-    before, whole = decoded(copy), read_manifest(str(copy))
+def test_prepare_with_other_gates_packs_again_without_decoding(copy: Path, sources: list[Source]) -> None:
+    before, manifest = decoded(copy), read_manifest(str(copy))
     strict = replace(VIDEO, gates=replace(VIDEO.gates, max_per_source=3))
     with pytest.raises(BadInput, match="replace=true"):
         run(sources, copy, config=strict)
     fewer = run(sources, copy, config=strict, replace_old=True)
-    assert (fewer.counts["clips"], fewer.counts["windows"]) == (6, whole.counts["windows"])
+    assert (fewer.counts["clips"], fewer.counts["windows"]) == (6, manifest.counts["windows"])
     assert fewer.counts["segments_rejected_by_reason"]["gates"] == {"source_cap": 16}
     assert decoded(copy) == before
-    kept = read_clips(str(copy), fewer, ["clip_id"])["clip_id"].to_pylist()
+    accepted = read_clips(str(copy), fewer, ["clip_id"])["clip_id"].to_pylist()
     again = run(sources, copy, replace_old=True)
-    assert again.digest == whole.digest
-    assert set(kept) < set(read_clips(str(copy), again, ["clip_id"])["clip_id"].to_pylist())
+    assert again.digest == manifest.digest
+    assert set(accepted) < set(read_clips(str(copy), again, ["clip_id"])["clip_id"].to_pylist())
 
 
-def test_prepare_after_a_deletion_leaves_the_video_nowhere_and_accounts_for_it(
+def test_prepare_after_a_deletion_removes_the_video_and_counts_it_as_rejected(
     sources: list[Source], copy: Path
 ) -> None:
     before = read_manifest(str(copy))
@@ -244,34 +244,34 @@ def test_prepare_after_a_deletion_leaves_the_video_nowhere_and_accounts_for_it(
     assert read_clips(str(copy), manifest, ["source_id"])["source_id"].unique().to_pylist() == [GOOD[1]]
     assert not any(name in path for path in decoded(copy))
     assert manifest.digest != before.digest
-    assert run(sources, copy).digest == manifest.digest  # it is known to be done
+    assert run(sources, copy).digest == manifest.digest  # nothing left to do
     assert len(deleted_rows(str(copy), manifest)) == 0
 
 
-def test_prepare_takes_credits_to_every_clip_and_onto_the_card(sources: list[Source], copy: Path) -> None:
-    told = [
+def test_prepare_copies_attribution_to_every_clip_and_to_the_card(sources: list[Source], copy: Path) -> None:
+    attributed = [
         replace(s, license="Attribution License", author="A|nn", page=f"https://p/{s.source_id}") for s in sources[:2]
     ]
     plain = read_manifest(str(copy))
     with pytest.raises(BadInput, match="replace=true"):
-        run([*told, *sources[2:]], copy)
-    manifest = run([*told, *sources[2:]], copy, replace_old=True)
+        run([*attributed, *sources[2:]], copy)
+    manifest = run([*attributed, *sources[2:]], copy, replace_old=True)
     assert manifest.counts == plain.counts
-    credited = [s for s in told if s.source_id in GOOD]
+    credited = [s for s in attributed if s.source_id in GOOD]
     rows = read_clips(str(copy), manifest, ["source_id", "license", "author", "page", "tags"]).to_pylist()
     for source in credited:
-        mine = [row for row in rows if row["source_id"] == source.source_id]
-        assert len(mine) == 11
+        source_rows = [row for row in rows if row["source_id"] == source.source_id]
+        assert len(source_rows) == 11
         assert all(
             (r["license"], r["author"], r["page"], r["tags"]) == (source.license, "A|nn", source.page, None)
-            for r in mine
+            for r in source_rows
         )
-    places = write_card(str(copy))
-    assert [Path(p).name for p in places] == ["card.json", "card.md", "card.png"]
-    found = json.loads((copy / "card.json").read_text())
-    assert found["licenses"]["Attribution License"]["clips"] == 11 * len(credited)
-    assert found["licenses"].get("not told", {"clips": 0})["clips"] == 22 - 11 * len(credited)
-    assert sum(found["distributions"]["motion, 0..255"]["counts"]) == 22
+    urls = write_card(str(copy))
+    assert [Path(p).name for p in urls] == ["card.json", "card.md", "card.png"]
+    card = json.loads((copy / "card.json").read_text())
+    assert card["licenses"]["Attribution License"]["clips"] == 11 * len(credited)
+    assert card["licenses"].get("not stated", {"clips": 0})["clips"] == 22 - 11 * len(credited)
+    assert sum(card["distributions"]["motion, 0..255"]["counts"]) == 22
     assert f"# Dataset {manifest.digest[:16]}" in (copy / "card.md").read_text()
     assert (copy / "card.png").read_bytes().startswith(b"\x89PNG")
 
@@ -292,7 +292,9 @@ def test_prepare_in_segments_takes_every_segment_and_splits_the_cap(sources: lis
     assert starts == [0.0, 0.16, 1.12, 1.28]
 
 
-def test_prepare_whose_file_goes_between_its_segments_accounts_for_each(sources: list[Source], tmp_path: Path) -> None:
+def test_prepare_of_a_file_removed_between_its_segments_counts_each_segment(
+    sources: list[Source], tmp_path: Path
+) -> None:
     (video,) = (s for s in sources if s.source_id == GOOD[0])
     copied = replace(video, uri=str(tmp_path / "v.mp4"))
     config = replace(VIDEO, decode=replace(VIDEO.decode, segment_s=0.8))  # of 2.24 s: 3 segments
@@ -311,30 +313,28 @@ def test_prepare_whose_file_goes_between_its_segments_accounts_for_each(sources:
     assert [[j["reason"] for j in r["rejects"]] for r in records[1:]] == [["missing"]] * 2
 
 
-def test_commit_unit_of_a_segment_past_the_true_end_commits_that_there_is_nothing(
-    sources: list[Source], tmp_path: Path
-) -> None:
+def test_commit_unit_of_a_segment_past_the_end_commits_no_clips(sources: list[Source], tmp_path: Path) -> None:
     (video,) = (s for s in sources if s.source_id == GOOD[0])
     (name,) = videos_by_name([video], VIDEO)
-    past = Unit(name, video, segment=9, segments=10)  # of what the header may have promised
+    past = Unit(name, video, segment=9, segments=10)  # as a wrong duration in the header would imply
     config = replace(VIDEO, decode=replace(VIDEO.decode, segment_s=1e-3))
     commit_unit(asdict(replace(past, segment=8)), str(tmp_path), config)
     counts = commit_unit(asdict(past), str(tmp_path), config)
     assert counts["clips"] == 0
     assert len(list((tmp_path / "work" / "commits").iterdir())) == 2
     before = decoded(tmp_path)
-    commit_unit(asdict(past), str(tmp_path), config)  # a task tried again
+    commit_unit(asdict(past), str(tmp_path), config)  # a retried task
     assert decoded(tmp_path) == before
 
 
-def test_prepare_where_the_driver_cannot_see_what_workers_wrote_ends_instead_of_going_round(
+def test_prepare_into_a_folder_not_shared_by_workers_raises(
     sources: list[Source],
 ) -> None:
-    with pytest.raises(BadInput, match="a place all nodes share"):
+    with pytest.raises(BadInput, match="a folder that all nodes share"):
         prepare(sources[:1], "memory://nowhere", VIDEO, Packing(shard_mb=1))
 
 
-def test_prepare_notices_a_source_that_changed_after_it_was_listed(sources: list[Source], tmp_path: Path) -> None:
+def test_prepare_rejects_a_source_that_changed_after_listing(sources: list[Source], tmp_path: Path) -> None:
     (video,) = (s for s in sources if s.source_id == GOOD[0])
     path = tmp_path / "v.mp4"
     path.write_bytes(Path(video.uri).read_bytes())
@@ -343,7 +343,7 @@ def test_prepare_notices_a_source_that_changed_after_it_was_listed(sources: list
     path.write_bytes(Path(video.uri).read_bytes() + b"more")
     changed = run([listed, other], tmp_path / "out")
     assert changed.counts["rejected_by_reason"] == {"changed": 1}
-    (listed,) = list_folder(str(tmp_path))[0]  # listed again, it is another video
+    (listed,) = list_folder(str(tmp_path))[0]  # listed again, it counts as another video
     assert run([listed, other], tmp_path / "out", replace_old=True).counts["accepted"] == 2
 
 
@@ -359,12 +359,14 @@ def test_prepare_writes_through_any_file_system_url(sources: list[Source], tmp_p
 
 def test_prepare_counts_for_prometheus_on_the_nodes_metrics_port(dataset: Path, scrape: Callable[[], str]) -> None:
     run = f'run="{dataset.name}"'
-    wanted = [rf'units_total\{{.*outcome="clips".*{run}', rf'rejects_total\{{.*reason="missing",{run},stage="fetch"']
-    wanted = [f"prepare_{each}" for each in (*wanted, rf"clips_total\{{.*{run}", rf"source_seconds_total\{{.*{run}")]
-    wanted = [rf"ray_scene_{each}.*\}} [1-9]" for each in (*wanted, rf"pack_clips_total\{{.*{run}")]
-    wanted.append(r'ray_tasks\{.*Name="Map\(commit_or_tell\)"')  # as an alert asks for
-    end, text = time.monotonic() + 60, ""  # Ray gathers its workers' counters every few seconds
-    while time.monotonic() < end and not all(re.search(each, text) for each in wanted):
+    patterns = [rf'units_total\{{.*outcome="clips".*{run}', rf'rejects_total\{{.*reason="missing",{run},stage="fetch"']
+    patterns = [
+        f"prepare_{pattern}" for pattern in (*patterns, rf"clips_total\{{.*{run}", rf"source_seconds_total\{{.*{run}")
+    ]
+    patterns = [rf"ray_scene_{pattern}.*\}} [1-9]" for pattern in (*patterns, rf"pack_clips_total\{{.*{run}")]
+    patterns.append(r'ray_tasks\{.*Name="Map\(commit_or_tell\)"')  # used by an alert
+    deadline, text = time.monotonic() + 60, ""  # Ray gathers its workers' counters every few seconds
+    while time.monotonic() < deadline and not all(re.search(pattern, text) for pattern in patterns):
         text = scrape()
         time.sleep(1)
-    assert [each for each in wanted if not re.search(each, text)] == []
+    assert [pattern for pattern in patterns if not re.search(pattern, text)] == []

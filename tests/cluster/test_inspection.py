@@ -1,4 +1,4 @@
-"""Questions to a dataset's folder: how far, whether whole, what was set aside, and how its clips look."""
+"""Status, verification, quarantine, requeuing, inspection and export of a dataset."""
 
 from __future__ import annotations
 
@@ -48,70 +48,70 @@ def commits(out: Path) -> list[Path]:
     return sorted((out / "work" / "commits").iterdir())
 
 
-def test_status_tells_what_is_done_and_why_the_rest_gave_nothing(dataset: Path, sources: list[Source]) -> None:
+def test_status_counts_committed_videos_and_rejects(dataset: Path, sources: list[Source]) -> None:
     videos = videos_by_name(sources, VIDEO)
-    found = status(str(dataset), videos)
-    assert (found.videos, found.complete, found.begun, found.clips, found.finished) == (2, 2, 0, 5, True)
-    assert list(found.rejects) == ["decode: cannot_open"]
-    assert found.source_hours == pytest.approx(48 / 25 / 3600, rel=0.05)
+    result = status(str(dataset), videos)
+    assert (result.videos, result.complete, result.begun, result.clips, result.finished) == (2, 2, 0, 5, True)
+    assert list(result.rejects) == ["decode: cannot_open"]
+    assert result.source_hours == pytest.approx(48 / 25 / 3600, rel=0.05)
     commits(dataset)[0].unlink()
     (dataset / "manifest.json").unlink()
-    found = status(str(dataset), videos)
-    assert (found.videos, found.complete, found.finished) == (2, 1, False)
+    result = status(str(dataset), videos)
+    assert (result.videos, result.complete, result.finished) == (2, 1, False)
     assert status(str(dataset)).complete == 1
 
 
-def test_verify_finds_nothing_wrong_with_a_whole_dataset(dataset: Path) -> None:
+def test_verify_of_an_intact_dataset_is_empty(dataset: Path) -> None:
     assert verify(str(dataset)) == []
 
 
-def test_verify_names_the_shard_whose_bytes_changed_or_are_gone(dataset: Path) -> None:
+def test_verify_names_a_corrupt_or_missing_shard(dataset: Path) -> None:
     (shard,) = (dataset / "shards").iterdir()
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    (fault,) = [f for f in verify(str(dataset)) if "shard" in f and "clips in" not in f]
-    assert "shard-000000.parquet has another checksum" in fault
+    (defect,) = [line for line in verify(str(dataset)) if "shard" in line and "clips in" not in line]
+    assert "shard-000000.parquet does not match its checksum" in defect
     shard.unlink()
     assert "shards/shard-000000.parquet is missing" in verify(str(dataset))
 
 
-def test_replace_makes_a_damaged_dataset_whole_again(dataset: Path, sources: list[Source]) -> None:
+def test_replace_repairs_a_damaged_dataset(dataset: Path, sources: list[Source]) -> None:
     digest = read_manifest(str(dataset)).digest
     (dataset / "shards" / "shard-000000.parquet").unlink()
     assert prepare(sources, str(dataset), VIDEO, Packing(shard_mb=1), replace=True).digest == digest
     assert verify(str(dataset)) == []
 
 
-def test_replace_touches_nothing_where_the_pixels_are_gone(dataset: Path, sources: list[Source]) -> None:
+def test_replace_without_pixels_changes_nothing(dataset: Path, sources: list[Source]) -> None:
     (pixels,) = (dataset / "work" / "units").iterdir()
     pixels.unlink()
-    with pytest.raises(BadInput, match=r"1 files of pixels are gone"):
+    with pytest.raises(BadInput, match=r"1 files of pixels are missing"):
         prepare(sources, str(dataset), VIDEO, Packing(seed=1, shard_mb=1), replace=True)
     assert verify(str(dataset)) == []
 
 
-def test_status_of_a_folder_that_never_was_is_bad_input(tmp_path: Path) -> None:
+def test_status_of_a_missing_folder_raises(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="nothing was prepared"):
         status(str(tmp_path / "nowhere"))
 
 
-def test_verify_notices_an_altered_manifest(dataset: Path) -> None:
+def test_verify_detects_an_altered_manifest(dataset: Path) -> None:
     manifest = json.loads((dataset / "manifest.json").read_text())
     manifest["counts"]["clips"] += 1
     (dataset / "manifest.json").write_text(json.dumps(manifest))
-    faults = verify(str(dataset))
-    assert any("the manifest counts 6" in fault for fault in faults)
-    assert any("digest" in fault for fault in faults)
+    defects = verify(str(dataset))
+    assert any("expected 6 by the manifest" in defect for defect in defects)
+    assert any("digest" in defect for defect in defects)
 
 
-def test_requeue_does_the_rejected_video_again_and_nothing_else(dataset: Path, sources: list[Source]) -> None:
+def test_requeue_repeats_only_the_rejected_video(dataset: Path, sources: list[Source]) -> None:
     before = {p: p.stat().st_mtime_ns for p in commits(dataset)}
     videos = videos_by_name(sources, VIDEO)
     with pytest.raises(BadInput, match=r"reason='timeout'.*cannot_open \(1\)"):
         requeue(str(dataset), "timeout", videos)
     assert requeue(str(dataset), "cannot_open", videos) == 1
-    assert requeue(str(dataset), "cannot_open", videos) == 0  # killed before it was done: it just goes on
+    assert requeue(str(dataset), "cannot_open", videos) == 0  # killed before it finished: it resumes
     manifest = prepare(sources, str(dataset), VIDEO, Packing(shard_mb=1), replace=True)
     assert manifest.counts["accepted"] == 1
     new = set(commits(dataset)) - set(before)
@@ -119,7 +119,7 @@ def test_requeue_does_the_rejected_video_again_and_nothing_else(dataset: Path, s
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
-def test_quarantine_lists_the_videos_that_killed_their_decoder(dataset: Path) -> None:
+def test_quarantine_lists_videos_that_killed_their_decoder(dataset: Path) -> None:
     assert quarantine(str(dataset)) == []
     (record,) = (p for p in commits(dataset) if json.loads(p.read_text())["rejects"])
     value = json.loads(record.read_text())
@@ -131,20 +131,20 @@ def test_quarantine_lists_the_videos_that_killed_their_decoder(dataset: Path) ->
 
 
 def test_inspection_shows_clips_before_and_after_with_their_scores(dataset: Path) -> None:
-    found = inspection(str(dataset), num=2)
-    worst = found.groups[0].clips
+    content = inspection(str(dataset), num=2)
+    worst = content.groups[0].clips
     assert len(worst) == 2
     assert worst[0].strain >= worst[1].strain
     assert worst[0].before.shape == worst[0].after.shape == (16, 32, 32, 3)
-    assert abs(worst[0].before.astype(int) - worst[0].after).mean() < 40  # the same stretch of the same video
-    page = render_inspection(found)
+    assert abs(worst[0].before.astype(int) - worst[0].after).mean() < 40  # the same interval of the same video
+    page = render_inspection(content)
     assert "spin.mp4 at " in page
     assert "residual_px" in page
-    assert page.count("<video") == sum(len(group.clips) for group in found.groups)
+    assert page.count("<video") == sum(len(group.clips) for group in content.groups)
     assert read_manifest(str(dataset)).digest[:16] in page
 
 
-def test_write_strips_leaves_a_copy_that_prepare_reads_back(dataset: Path, tmp_path: Path) -> None:
+def test_written_strips_can_be_prepared_again(dataset: Path, tmp_path: Path) -> None:
     assert write_strips(str(dataset), str(tmp_path / "tiny")) == 5
     names = (tmp_path / "tiny" / "list.txt").read_text().split()
     assert sorted(names) == names
@@ -155,7 +155,7 @@ def test_write_strips_leaves_a_copy_that_prepare_reads_back(dataset: Path, tmp_p
     table = read_clips(str(tmp_path / "again"), manifest, ["source_id", "frames"])
     clips = dict(zip(table["source_id"].to_pylist(), to_frames(table["frames"], manifest.clip), strict=True))
     for row, frames in original_clips(dataset):
-        assert np.abs(clips[f"clips/{row[:2]}/{row}.jpg"].astype(int) - frames).mean() < 3  # JPEG's loss, no more
+        assert np.abs(clips[f"clips/{row[:2]}/{row}.jpg"].astype(int) - frames).mean() < 3  # within JPEG loss
 
 
 def original_clips(dataset: Path) -> list[tuple[str, np.ndarray]]:

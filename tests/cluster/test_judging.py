@@ -1,4 +1,4 @@
-"""Judging stored scores: bounds, near-duplicates and the cap, each on what passed before it; and the counts."""
+"""Selection of clips: bounds, near-duplicates and the cap per source, each after the one before; and the counts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAR_APART = [f"{n:032x}" for n in np.random.default_rng(0).integers(0, 2**62, 40
 
 
 def record(source: str, evidence: list[Evidence], rejects: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
-    """A commit record of one video with these clips."""
+    """Make a commit record of one video with these clips."""
     names = [f"{source}-{n}" for n in range(len(evidence))]
     scores = {key: [asdict(e)[key] for e in evidence] for key in asdict(Evidence())}
     lineage = {"source_id": [source] * len(names), "source_uri": [f"/v/{source}"] * len(names)}
@@ -42,7 +42,7 @@ def good(fingerprint: str, **scores: float) -> Evidence:
     return Evidence(**{"inlier_ratio": 0.9, "motion": 3.0, "fingerprint": fingerprint} | scores)
 
 
-def test_judge_bounds_come_before_duplicates_so_that_a_bad_first_copy_does_not_take_the_good_one_with_it():
+def test_judge_applies_bounds_before_duplicates():
     clips = table(record("a", [good(FAR_APART[0], residual_px=50.0)]), record("b", [good(FAR_APART[0])]))
     first, second = judge(clips, GateConfig())
     assert first is not None
@@ -50,7 +50,7 @@ def test_judge_bounds_come_before_duplicates_so_that_a_bad_first_copy_does_not_t
     assert second is None
 
 
-def test_judge_near_duplicate_of_another_source_is_rejected_once_and_names_the_clip_that_is_kept():
+def test_judge_rejects_near_duplicate_of_another_source_and_names_the_accepted_clip():
     clips = table(record("a", [good(FAR_APART[0])]), record("b", [good(FAR_APART[0]), good(FAR_APART[1])]))
     verdicts = judge(clips, GateConfig())
     assert [v and v[0] for v in verdicts] == [None, "near_duplicate", None]
@@ -58,12 +58,12 @@ def test_judge_near_duplicate_of_another_source_is_rejected_once_and_names_the_c
     assert judge(clips, GateConfig(off=["near_duplicate"])) == [None, None, None]
 
 
-def test_judge_alike_clips_of_one_source_stay():
+def test_judge_accepts_duplicates_within_a_source():
     clips = table(record("a", [good(FAR_APART[0]), good(FAR_APART[0])]))
     assert judge(clips, GateConfig()) == [None, None]
 
 
-def test_judge_cap_counts_what_passed_only():
+def test_judge_cap_counts_passing_clips_only():
     evidence = [good(FAR_APART[n], residual_px=50.0 if n == 0 else 0.2) for n in range(4)]
     verdicts = judge(table(record("a", evidence), record("b", [good(FAR_APART[9])])), GateConfig(max_per_source=2))
     assert [v and v[0] for v in verdicts] == ["large_residual", None, None, "source_cap", None]
@@ -83,16 +83,16 @@ def test_count_every_source_is_accepted_or_rejected_for_its_most_frequent_reason
     assert counts["source_hours"] == 0.002
 
 
-def test_candidates_carry_credits_only_where_a_source_has_some() -> None:
+def test_candidates_have_attribution_columns_only_if_a_source_has_attribution() -> None:
     records = [record("a", [good(FAR_APART[0])]), record("b", [good(FAR_APART[1])])]
     plain = [Source(uri="/v/a", source_id="a"), Source(uri="/v/b", source_id="b")]
     assert not set(CREDITS) & set(candidates(records, plain, VIDEO).column_names)
-    told = replace(plain[0], license="Attribution License", author="Ann", page="https://p/a", tags="sea")
-    clips = candidates(records, [told, plain[1]], VIDEO)
-    assert clips.select(CREDITS).to_pylist() == [told.credits, plain[1].credits]
+    attributed = replace(plain[0], license="Attribution License", author="Ann", page="https://p/a", tags="sea")
+    clips = candidates(records, [attributed, plain[1]], VIDEO)
+    assert clips.select(CREDITS).to_pylist() == [attributed.credits, plain[1].credits]
 
 
-def test_judge_cap_takes_the_first_clips_of_each_source_where_sources_are_mixed():
+def test_number_within_interleaved_sources():
     owner = np.random.default_rng(0).integers(0, 5, 200)
     assert _number_within(owner).tolist() == [int((owner[: i + 1] == o).sum()) for i, o in enumerate(owner)]
     assert _number_within(owner[:0]).tolist() == []

@@ -1,4 +1,4 @@
-"""The whole job between buckets of a real S3 server, behind a network that fails one request in twenty."""
+"""Prepare job between buckets of a real S3 server, with one request in twenty failing."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ pytestmark = [
 NUM_VIDEOS = 12
 
 
-def prepare(endpoint: str, scratch: Path, *words: str) -> str:
-    """Run jobs.prepare as users do; gives what it printed."""
+def prepare(endpoint: str, scratch: Path, *argv: str) -> str:
+    """Run jobs.prepare as users do; returns its standard output."""
     job = subprocess.run(
-        [sys.executable, "-m", "jobs.prepare", *words, f"tracking.uri=sqlite:///{scratch}/mlflow.db"],
+        [sys.executable, "-m", "jobs.prepare", *argv, f"tracking.uri=sqlite:///{scratch}/mlflow.db"],
         env=os.environ | environment(endpoint),
         capture_output=True,
         text=True,
@@ -34,22 +34,22 @@ def prepare(endpoint: str, scratch: Path, *words: str) -> str:
     return job.stdout
 
 
-def test_prepare_through_a_failing_network_is_complete_and_nothing_is_doubled(tmp_path: Path) -> None:
+def test_prepare_through_a_failing_network_is_complete_without_duplicates(tmp_path: Path) -> None:
     store = tmp_path / "store"
     with s3_server(store, "corpus", "datasets") as endpoint:
         for n in range(NUM_VIDEOS):
             frames = draw_clip(("Spin", "Bounce", "Circle")[n % 3], num_frames=96, size=(96, 128), seed=n).frames
             write_mp4(frames, store / "corpus" / f"{n:02d}.mp4", 25.0)
         (store / "corpus" / "broken.mp4").write_bytes(b"not a video" * 100)
-        words = ("sources=s3://corpus", "clip.stride=16", "shard_mb=4", "gates.off=[near_duplicate]")
-        prepare(endpoint, tmp_path, *words, "out=s3://datasets/calm")
+        argv = ("sources=s3://corpus", "clip.stride=16", "shard_mb=4", "gates.off=[near_duplicate]")
+        prepare(endpoint, tmp_path, *argv, "out=s3://datasets/calm")
         faults = Faults(rate=0.05, seed=1)
         with failing_proxy(endpoint, faults) as failing:
-            prepare(failing, tmp_path, *words, "out=s3://datasets/stormy")
-            assert faults.done.total() - faults.done["passed"] >= 5  # the storm was real
-            asked = faults.done.total()
-            assert "already prepared" in prepare(failing, tmp_path, *words, "out=s3://datasets/stormy")
-            assert faults.done.total() - asked < 40  # it listed and read records; it fetched no video
+            prepare(failing, tmp_path, *argv, "out=s3://datasets/stormy")
+            assert faults.done.total() - faults.done["passed"] >= 5  # enough requests failed
+            requests = faults.done.total()
+            assert "already prepared" in prepare(failing, tmp_path, *argv, "out=s3://datasets/stormy")
+            assert faults.done.total() - requests < 40  # it listed and read records but fetched no video
         assert "whole: s3://datasets/stormy" in prepare(endpoint, tmp_path, "action=verify", "out=s3://datasets/stormy")
     calm, stormy = (json.loads((store / "datasets" / n / "manifest.json").read_text()) for n in ("calm", "stormy"))
     assert stormy["digest"] == calm["digest"]

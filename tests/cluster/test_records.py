@@ -1,4 +1,4 @@
-"""Commit records moved together are the same records: none is lost, doubled or changed, wherever a move is cut off."""
+"""Compaction of commit records: none is lost, duplicated or changed, wherever it is interrupted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def record(unit: Unit, segments: int, num_clips: int) -> dict:
     clips |= {"shot": [0] * num_clips, "label": [None] * num_clips, "split": [None] * num_clips, **lineage, **scores}
     clips |= {"decoder": ["pyav"] * num_clips, "crc32": [2**32 - 1] * num_clips, "scene": ["beach"] * num_clips}
     clips |= {"scene_score": [0.5] * num_clips}
-    whole = {"start_s": None, "stage": "decode", "reason": "corrupt", "detail": "at 3 s"}
+    reject = {"start_s": None, "stage": "decode", "reason": "corrupt", "detail": "at 3 s"}
     return {
         "video": unit.video,
         "segment": unit.segment,
@@ -41,7 +41,7 @@ def record(unit: Unit, segments: int, num_clips: int) -> dict:
         "probe": None,
         "decoder": "pyav",
         "source_s": 3.6,
-        "rejects": [] if num_clips else [whole],
+        "rejects": [] if num_clips else [reject],
         "quarantined": not num_clips,
         "version": "1.0",
         "seconds": 0.123,
@@ -52,7 +52,7 @@ def record(unit: Unit, segments: int, num_clips: int) -> dict:
 
 @pytest.fixture
 def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A folder with 13 records, of a video in two segments and of one without clips among others; few are many here."""
+    """Folder with 13 records, among them a video of two segments and videos without clips; limits are lowered."""
     monkeypatch.setattr(records, "MOST_LOOSE", 4)
     monkeypatch.setattr(records, "BLOCK", 5)
     for n, (video, source) in enumerate(VIDEOS.items()):
@@ -67,29 +67,29 @@ def all_records(out: str) -> list[dict]:
     return read_records(Ledger.read(out).commit_urls(VIDEOS))
 
 
-def loose(out: str) -> list[str]:
+def individual(out: str) -> list[str]:
     return storage.list_names(storage.join(out, "work", "commits"))
 
 
 def test_compact_moves_every_record_and_changes_none(out: str) -> None:
-    before, names = all_records(out), loose(out)
+    before, names = all_records(out), individual(out)
     assert (len(names), len(before)) == (13, 13)
     compact(out)
-    assert loose(out) == []
+    assert individual(out) == []
     assert len(storage.list_names(storage.join(out, "work", "records"))) == 3
     assert all_records(out) == before
     assert len(Ledger.read(out).open_units(VIDEOS)) == 0
 
 
-def test_compact_leaves_few_records_where_they_are(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compact_does_not_move_few_records(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "MOST_LOOSE", 13)
-    names = loose(out)
+    names = individual(out)
     compact(out)
-    assert loose(out) == names
+    assert individual(out) == names
 
 
 @pytest.mark.parametrize("removed", [0, 3])
-def test_compact_killed_before_it_removed_all_counts_every_record_once_and_is_finished_later(
+def test_compact_killed_before_removal_counts_every_record_once_and_resumes(
     out: str, monkeypatch: pytest.MonkeyPatch, removed: int
 ) -> None:
     before = all_records(out)
@@ -104,16 +104,16 @@ def test_compact_killed_before_it_removed_all_counts_every_record_once_and_is_fi
         patch.setattr(storage, "remove_files", killed)
         with pytest.raises(KeyboardInterrupt):
             compact(out)
-    assert len(loose(out)) == 13 - removed
+    assert len(individual(out)) == 13 - removed
     assert Ledger.read(out).units.num_rows == 13
     assert all_records(out) == before
     compact(out)
-    assert loose(out) == []
+    assert individual(out) == []
     assert (Ledger.read(out).units.num_rows, all_records(out)) == (13, before)
 
 
-def test_segment_that_a_second_try_could_not_read_leaves_the_record_of_the_first(out: str) -> None:
-    """Its worker died after the commit; the try that followed found no video, and so no segments."""
+def test_retry_that_cannot_read_the_video_keeps_the_first_record(out: str) -> None:
+    """Check a retry after the worker died past its commit: it cannot read the video and records one segment."""
     video, source = list(VIDEOS.items())[1]  # of two segments
     failed = record(Unit(video, source), 1, 0)
     storage.write_new(commit_url(out, Unit(video, source), 1), storage.json_bytes(failed))
@@ -122,12 +122,12 @@ def test_segment_that_a_second_try_could_not_read_leaves_the_record_of_the_first
     assert [r["segments"] for r in before if r["video"] == video] == [2, 2]
     compact(out)
     assert all_records(out) == before
-    assert loose(out) == [f"{video}.g0.0of1.json"]
+    assert individual(out) == [f"{video}.g0.0of1.json"]
 
 
-def test_records_in_both_places_are_read_as_they_were(out: str) -> None:
+def test_compacted_and_individual_records_are_read_together(out: str) -> None:
     before = all_records(out)
-    late = loose(out)[7:]
+    late = individual(out)[7:]
     for name in late:
         (Path(out) / "work/commits" / name).rename(Path(out) / name)
     compact(out)
@@ -138,7 +138,7 @@ def test_records_in_both_places_are_read_as_they_were(out: str) -> None:
     assert all_records(out) == before
 
 
-def test_records_that_are_moved_while_they_are_read_say_so(out: str) -> None:
+def test_records_moved_during_reading_raise(out: str) -> None:
     ledger = Ledger.read(out)
     compact(out)
     with pytest.raises(BadInput, match="run this again"):
@@ -147,7 +147,7 @@ def test_records_that_are_moved_while_they_are_read_say_so(out: str) -> None:
         read_records(ledger.commit_urls(VIDEOS))
 
 
-def test_compacted_record_of_a_video_queued_again_counts_no_more(out: str) -> None:
+def test_compacted_record_of_a_requeued_video_is_ignored(out: str) -> None:
     compact(out)
     first = next(iter(VIDEOS))
     queue_again(out, Ledger.read(out), [first])
@@ -156,21 +156,21 @@ def test_compacted_record_of_a_video_queued_again_counts_no_more(out: str) -> No
     assert first not in {r["video"] for r in read_records(ledger.commit_urls(VIDEOS))}
 
 
-def test_forget_removes_a_video_from_both_places_and_no_other(out: str) -> None:
-    gone = list(VIDEOS)[1:3]
-    kept = [r for r in all_records(out) if r["video"] not in gone]
-    forget(out, gone[:1])
+def test_forget_removes_compacted_and_individual_records_of_a_video(out: str) -> None:
+    removed = list(VIDEOS)[1:3]
+    remaining = [r for r in all_records(out) if r["video"] not in removed]
+    forget(out, removed[:1])
     compact(out)
-    forget(out, gone[1:])
-    assert all_records(out) == kept
+    forget(out, removed[1:])
+    assert all_records(out) == remaining
     assert len(Ledger.read(out).open_units(VIDEOS)) == 2
 
 
-def test_choose_is_the_same_before_and_after_records_are_moved(out: str) -> None:
+def test_choose_is_the_same_before_and_after_compaction(out: str) -> None:
     def chosen() -> list:
         pieces = tables(Ledger.read(out), VIDEOS, columns_for(VIDEO))
-        found = choose(pieces, Sources.of(SOURCES), VIDEO)
-        return [found.accepted.to_pylist(), found.rejects.to_pylist(), found.counts]
+        selection = choose(pieces, Sources.of(SOURCES), VIDEO)
+        return [selection.accepted.to_pylist(), selection.rejects.to_pylist(), selection.counts]
 
     before = chosen()
     assert (before[2]["clips"], before[2]["rejected"], before[2]["quarantined"]) == (9, 6, 3)
@@ -178,31 +178,33 @@ def test_choose_is_the_same_before_and_after_records_are_moved(out: str) -> None
     assert chosen() == before
 
 
-def test_candidates_of_columns_are_those_of_the_records_themselves(out: str) -> None:
+def test_candidates_match_the_records(out: str) -> None:
     pieces = pa.concat_tables(tables(Ledger.read(out), VIDEOS), promote_options="permissive").sort_by("place")
-    found = candidates(pieces, SOURCES, VIDEO)
+    table = candidates(pieces, SOURCES, VIDEO)
     rows = [
         {name: values[n] for name, values in r["clips"].items()} | {"data": r["data"], "row": n}
         for r in all_records(out)
         for n in range(len(r["clips"].get("clip_id", ())))
     ]
-    assert found.num_rows == len(rows) == 19
-    told = [{name: row[name] for name in found.column_names if name != "label"} for row in rows]
-    assert found.drop_columns(["label"]).to_pylist() == told
-    assert set(found["label"].to_pylist()) == {"2026-11-29"}  # of the sources, and text though it looks like a date
+    assert table.num_rows == len(rows) == 19
+    expected = [{name: row[name] for name in table.column_names if name != "label"} for row in rows]
+    assert table.drop_columns(["label"]).to_pylist() == expected
+    assert set(table["label"].to_pylist()) == {
+        "2026-11-29"
+    }  # labels of sources stay text even if they look like a date
 
 
-def test_ledger_of_thousands_tells_what_a_look_at_each_video_tells(tmp_path: Path) -> None:
+def test_open_units_of_thousands_of_videos(tmp_path: Path) -> None:
     rng, folder = np.random.default_rng(0), tmp_path / "work" / "commits"
     folder.mkdir(parents=True)
     sources = [Source(uri=f"/{n}", source_id=str(n)) for n in range(3000)]
     videos = {video_name(s, ""): s for s in sources}
-    wanted = []
+    expected = []
     for video, source in videos.items():
         segments = int(rng.integers(1, 4))
-        there = [s for s in range(segments) if rng.random() < 0.7]
-        for s in there:
+        committed = [s for s in range(segments) if rng.random() < 0.7]
+        for s in committed:
             (folder / f"{video}.g0.{s}of{segments}.json").touch()
-        missing = sorted(set(range(segments)) - set(there))
-        wanted += [Unit(video, source, 0, s, segments) for s in missing] if there else [Unit(video, source)]
-    assert Ledger.read(str(tmp_path)).open_units(videos) == wanted
+        missing = sorted(set(range(segments)) - set(committed))
+        expected += [Unit(video, source, 0, s, segments) for s in missing] if committed else [Unit(video, source)]
+    assert Ledger.read(str(tmp_path)).open_units(videos) == expected

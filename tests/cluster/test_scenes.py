@@ -1,4 +1,4 @@
-"""The scene filter on datasets: what is kept, views of some scenes, and datasets that nobody looked at."""
+"""Scene filter on datasets: rejects, subsets by category, and datasets without scene scores."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vgan.scenes.networks import ResNet
 from vgan.video.encode import write_mp4
 from vgan.viz.inspector import render_inspection
 
-LOOKED = SceneConfig(sha256="ab", categories=["beach", "golf"], threshold=0.3)
+SCORED = SceneConfig(sha256="ab", categories=["beach", "golf"], threshold=0.3)
 
 
 def clips(beach: list[float], golf: list[float]) -> pa.Table:
@@ -37,19 +37,19 @@ def clips(beach: list[float], golf: list[float]) -> pa.Table:
     return pa.table({"scene": names, "scene_beach": beach, "scene_golf": golf, "source_id": sources})
 
 
-def test_refusals_follow_threshold_and_choice_and_name_what_is_missed() -> None:
+def test_refusals_depend_on_threshold_and_categories_and_name_the_best_category() -> None:
     table = clips([0.3, 0.1, 0.0], [0.0, 0.8, 0.2])
-    assert refusals(table, LOOKED) == [None, None, "lawn; golf 0.2, at least 0.3"]
-    assert refusals(table, replace(LOOKED, keep=["beach"])) == [
+    assert refusals(table, SCORED) == [None, None, "lawn; golf 0.2, at least 0.3"]
+    assert refusals(table, replace(SCORED, keep=["beach"])) == [
         None,
         "lawn; beach 0.1, at least 0.3",
         "lawn; beach 0, at least 0.3",
     ]
-    assert refusals(table, replace(LOOKED, threshold=0.0)) == [None] * 3
+    assert refusals(table, replace(SCORED, threshold=0.0)) == [None] * 3
     assert refusals(table, SceneConfig()) == [None] * 3
 
 
-def test_scene_counts_tell_clips_videos_and_the_likeliest_labels() -> None:
+def test_scene_counts_of_clips_videos_and_top_labels() -> None:
     counts = scene_counts(clips([0.3, 0.5, 0.0], [0.0, 0.4, 0.2]), ["beach", "golf"], 0.3)
     assert counts == {
         "categories": {
@@ -60,7 +60,7 @@ def test_scene_counts_tell_clips_videos_and_the_likeliest_labels() -> None:
     }
 
 
-def test_digests_of_datasets_nobody_looked_at_are_what_they_were_before_there_were_scenes() -> None:
+def test_digests_without_classifier_do_not_depend_on_scene_settings() -> None:
     plain = VideoConfig()
     assert (config_digest(plain), work_digest(plain)) == ("5450690474135c11", "30e531b9d6ac984c")
     other = replace(plain, scene=SceneConfig(categories=["beach"], threshold=0.9))  # without a classifier
@@ -68,15 +68,15 @@ def test_digests_of_datasets_nobody_looked_at_are_what_they_were_before_there_we
     assert "scene" not in settings_of(other)
 
 
-def test_work_follows_the_classifier_and_what_it_is_asked_not_what_is_kept_nor_where_it_lies() -> None:
+def test_work_digest_depends_on_classifier_and_scoring_not_on_selection_or_path() -> None:
     def work(**change: object) -> str:
-        return work_digest(VideoConfig(scene=replace(LOOKED, **change)))  # type: ignore[arg-type]
+        return work_digest(VideoConfig(scene=replace(SCORED, **change)))  # type: ignore[arg-type]
 
     assert work() != work_digest(VideoConfig())
     assert work(weights="/a/w", gpus=0.5) == work(threshold=0.9) == work(keep=["golf"]) == work()
     assert len({work(), work(sha256="cd"), work(categories=["beach"]), work(frames=1), work(stretch_s=1.0)}) == 5
-    moved, stricter = (VideoConfig(scene=replace(LOOKED, **c)) for c in ({"weights": "/b"}, {"threshold": 0.9}))
-    assert config_digest(moved) == config_digest(VideoConfig(scene=LOOKED)) != config_digest(stricter)
+    moved, stricter = (VideoConfig(scene=replace(SCORED, **c)) for c in ({"weights": "/b"}, {"threshold": 0.9}))
+    assert config_digest(moved) == config_digest(VideoConfig(scene=SCORED)) != config_digest(stricter)
 
 
 def test_rows_showing_needs_scores(write_dataset: Callable[..., Manifest], tmp_path: Path) -> None:
@@ -88,14 +88,14 @@ def test_rows_showing_needs_scores(write_dataset: Callable[..., Manifest], tmp_p
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """A small ResNet that says beach the more, the more red a picture is, and golf the more, the more green."""
+    """Small ResNet whose probability of beach grows with red, and of golf with green."""
     network = ResNet((1, 1, 1, 1), deep=False)
     for parameter in network.parameters():
         torch.nn.init.zeros_(parameter)
     with torch.no_grad():
         network.conv1.weight[0, 0, 3, 3] = network.conv1.weight[1, 1, 3, 3] = 1.0
         network.bn1.weight.fill_(1.0)
-        for name in ("layer2", "layer3", "layer4"):  # what goes past the blocks, whose own convolutions give nothing
+        for name in ("layer2", "layer3", "layer4"):  # shortcut connections; the blocks' convolutions are zero
             conv, norm = getattr(network, name)[0].downsample
             conv.weight[0, 0] = conv.weight[1, 1] = 1.0
             norm.weight.fill_(1.0)
@@ -107,7 +107,7 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-def test_with_classifier_finds_the_file_out_and_keeps_to_it(weights: Path) -> None:
+def test_with_classifier_sets_and_checks_the_digest(weights: Path) -> None:
     config = with_classifier(VideoConfig(scene=SceneConfig(weights=str(weights))))
     assert len(config.scene.sha256) == 64
     assert with_classifier(config) == config
@@ -121,13 +121,13 @@ def test_with_classifier_finds_the_file_out_and_keeps_to_it(weights: Path) -> No
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_prepare_keeps_scores_and_decides_last(weights: Path, tmp_path: Path) -> None:
-    """Red and green videos; another choice among them decodes nothing again."""
+def test_prepare_stores_scene_scores_and_filters_at_packing(weights: Path, tmp_path: Path) -> None:
+    """Check on red and green videos that another selection decodes nothing again."""
     videos, out = tmp_path / "videos", tmp_path / "out"
     videos.mkdir()
-    for name, colour in (("red.mp4", [1.0, 0.3, 0.3]), ("green.mp4", [0.3, 1.0, 0.3])):
+    for name, color in (("red.mp4", [1.0, 0.3, 0.3]), ("green.mp4", [0.3, 1.0, 0.3])):
         frames = draw_clip("Spin" if name == "red.mp4" else "Bounce", num_frames=48, size=(96, 128)).frames
-        write_mp4((frames * np.array(colour)).astype(np.uint8), videos / name, 25.0)
+        write_mp4((frames * np.array(color)).astype(np.uint8), videos / name, 25.0)
     sources, _ = list_folder(str(videos))
     config = VideoConfig(
         clip=ClipSpec(num_frames=16, size=32, stride=8),
@@ -151,8 +151,8 @@ def test_prepare_keeps_scores_and_decides_last(weights: Path, tmp_path: Path) ->
 
     before = {p.name: p.stat().st_mtime_ns for p in (out / "work").rglob("*") if p.is_file()}
     moved = weights.rename(tmp_path / "elsewhere.pth.tar")
-    kept = replace(config.scene, weights=str(moved), keep=["beach"], threshold=bound)
-    again = prepare(sources, str(out), replace(config, scene=kept), packing, replace=True)
+    filtered = replace(config.scene, weights=str(moved), keep=["beach"], threshold=bound)
+    again = prepare(sources, str(out), replace(config, scene=filtered), packing, replace=True)
     assert {p.name: p.stat().st_mtime_ns for p in (out / "work").rglob("*") if p.is_file()} == before
     assert again.counts["rejected_by_reason"] == {"other_scene": 1}
     assert set(read_clips(str(out), again, ["source_id"])["source_id"].to_pylist()) == {"red.mp4"}

@@ -1,4 +1,4 @@
-"""Shards hold what was put in, byte for byte the same each time; a manifest names content and nothing else."""
+"""Shards: round trip and deterministic bytes. Manifest: digests depend on content only."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SPEC = ClipSpec(num_frames=16, size=32)
 
 
 def table(num: int, seed: int = 0) -> tuple[pa.Table, np.ndarray]:
-    """`num` rows of noise, and their frames."""
+    """Make `num` rows of noise, and their frames."""
     frames = np.random.default_rng(seed).integers(0, 256, (num, 16, 32, 32, 3)).astype(np.uint8)
     rows = [
         clip_row(
@@ -60,7 +60,7 @@ def reread(data: bytes) -> pa.Table:
     return pq.read_table(io.BytesIO(data))
 
 
-def test_shard_gives_back_every_value_and_pixel() -> None:
+def test_shard_round_trip_is_exact() -> None:
     written, frames = table(70)
     read = reread(table_bytes(written))
     assert read.drop_columns("frames").to_pylist() == written.drop_columns("frames").to_pylist()
@@ -91,7 +91,7 @@ def test_to_frames_reads_slices_of_a_column(start: int, length: int) -> None:
     assert (to_frames(chunked, SPEC) == frames[start : start + length]).all()
 
 
-def test_shards_of_jpegs_give_back_nearly_every_pixel() -> None:
+def test_jpeg_shard_round_trip_is_close() -> None:
     written, _ = table(3)
     smooth = np.broadcast_to(np.linspace(0, 255, 32).astype(np.uint8)[:, None, None], (16, 32, 32, 3))
     frames = np.stack([np.roll(smooth, 5 * n, axis=1) for n in range(3)])
@@ -100,10 +100,10 @@ def test_shards_of_jpegs_give_back_nearly_every_pixel() -> None:
     read = reread(data)
     assert len(data) < frames.nbytes / 4
     for start, length in ((0, 3), (1, 2), (2, 0)):
-        back = to_frames(read["frames"].slice(start, length), SPEC)
-        assert back.shape == (length, 16, 32, 32, 3)
-        assert back.dtype == np.uint8
-        assert np.abs(back.astype(int) - frames[start : start + length]).max(initial=0) < 24
+        decoded = to_frames(read["frames"].slice(start, length), SPEC)
+        assert decoded.shape == (length, 16, 32, 32, 3)
+        assert decoded.dtype == np.uint8
+        assert np.abs(decoded.astype(int) - frames[start : start + length]).max(initial=0) < 24
     assert clip_schema(SPEC, "jpeg").metadata[b"frames"].startswith(b"JPEG of 16 frames of 32x32 below each other")
 
 
@@ -113,11 +113,11 @@ def test_clip_row_takes_frames_in_any_memory_layout() -> None:
     assert row["frames"] == frames.copy(order="C").tobytes()
 
 
-def test_table_bytes_same_table_same_bytes() -> None:
+def test_table_bytes_are_deterministic() -> None:
     one, other = table_bytes(table(70)[0]), table_bytes(table(70)[0])
     assert one == other
     assert one != table_bytes(table(70, seed=1)[0])
-    assert table_bytes(reread(one)) == one  # however the table came about
+    assert table_bytes(reread(one)) == one  # independent of the table's origin
 
 
 def test_config_digest_changes_with_any_setting() -> None:
@@ -132,7 +132,7 @@ def manifest() -> Manifest:
     return Manifest(clip=SPEC, config={"seed": 0}, counts={"clips": 3}, shards=shards)
 
 
-def test_manifest_digest_names_content_and_not_when_or_by_which_commit() -> None:
+def test_manifest_digest_depends_on_content_only() -> None:
     one = manifest()
     digest = one.content_digest()
     assert replace(one, created="2020-01-01", git_commit="abc", digest="x").content_digest() == digest
@@ -145,13 +145,13 @@ def test_manifest_digest_names_content_and_not_when_or_by_which_commit() -> None
     assert len({digest, *(other.content_digest() for other in changed)}) == 5
 
 
-def test_manifest_survives_storage(tmp_path: Path) -> None:
+def test_manifest_round_trip(tmp_path: Path) -> None:
     one = replace(manifest(), digest="d" * 64, created="now", git_commit="abc")
     write_manifest(one, str(tmp_path))
     assert read_manifest(str(tmp_path)) == one
 
 
-def test_read_manifest_of_no_dataset_says_how_to_make_one(tmp_path: Path) -> None:
+def test_read_manifest_without_dataset_names_the_fix(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"no dataset at .*nowhere.*jobs\.prepare"):
         read_manifest(str(tmp_path / "nowhere"))
 
@@ -167,17 +167,17 @@ def test_read_manifest_of_another_version_names_both(tmp_path: Path, version: in
 
 def test_read_clips_joins_the_shards_in_stored_order(write_dataset: Callable[..., Manifest], tmp_path: Path) -> None:
     written = write_dataset(str(tmp_path), num_clips=12, shard_rows=5)
-    whole = read_clips(str(tmp_path), written, columns=["clip_id", "frames"])
-    assert whole.column_names == ["clip_id", "frames"]
-    assert whole["clip_id"].to_pylist() == [f"clip-{n}" for n in range(12)]
-    assert to_frames(whole["frames"], written.clip)[:, 0, 0, 0, 2].tolist() == list(range(12))
+    clips = read_clips(str(tmp_path), written, columns=["clip_id", "frames"])
+    assert clips.column_names == ["clip_id", "frames"]
+    assert clips["clip_id"].to_pylist() == [f"clip-{n}" for n in range(12)]
+    assert to_frames(clips["frames"], written.clip)[:, 0, 0, 0, 2].tolist() == list(range(12))
 
 
-def test_digests_follow_settings_and_what_the_code_makes_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digests_depend_on_settings_and_video_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     config = VideoConfig(clip=SPEC)
-    patient = replace(config, decode=replace(config.decode, timeout_s=config.decode.timeout_s + 1))
-    assert work_digest(patient) == work_digest(config)  # the same pixels
-    assert config_digest(patient) != config_digest(config)
+    longer_timeout = replace(config, decode=replace(config.decode, timeout_s=config.decode.timeout_s + 1))
+    assert work_digest(longer_timeout) == work_digest(config)  # the same pixels
+    assert config_digest(longer_timeout) != config_digest(config)
     before = work_digest(config), config_digest(config)
     monkeypatch.setattr(shards, "VIDEO_REVISION", shards.VIDEO_REVISION + 1)
     assert work_digest(config) != before[0]

@@ -1,4 +1,4 @@
-"""The names of commit records alone tell what is done, what is open and what was queued again."""
+"""Ledger: committed, open and requeued units from the names of commit records."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def commit(out: Path, unit: Unit, segments: int) -> None:
     assert storage.write_new(url, storage.json_bytes({"name": unit.name}))
 
 
-def test_ledger_of_an_empty_folder_leaves_the_first_segment_of_every_video_open(tmp_path):
+def test_ledger_of_an_empty_folder_opens_the_first_segment_of_every_video(tmp_path):
     units = Ledger.read(str(tmp_path)).open_units(VIDEOS)
     assert units == [Unit(NAME_A, A), Unit(NAME_B, B)]
 
@@ -40,7 +40,7 @@ def test_ledger_first_segment_of_a_long_video_opens_the_others(tmp_path):
     assert [r["name"] for r in records] == [f"{NAME_B}.g0.0", *(f"{NAME_A}.g0.{n}" for n in range(3))]
 
 
-def test_ledger_queued_again_begins_a_new_generation_and_forgets_the_old_record(tmp_path):
+def test_ledger_requeued_video_starts_a_new_generation_and_ignores_the_old_record(tmp_path):
     for name, source in VIDEOS.items():
         commit(tmp_path, Unit(name, source), segments=1)
     queue_again(str(tmp_path), Ledger.read(str(tmp_path)), [NAME_A])
@@ -59,12 +59,12 @@ def test_ledger_draft_of_a_marker_is_no_generation(tmp_path):
     assert Ledger.read(str(tmp_path)).generation(NAME_A) == 0
 
 
-def test_video_name_keeps_sources_apart_whose_parts_join_alike():
+def test_video_name_differs_for_sources_with_equal_concatenated_fields():
     one, other = Source(uri="/v/b.mp4", source_id="a|/x"), Source(uri="/x|/v/b.mp4", source_id="a")
     assert video_name(one, "settings") != video_name(other, "settings")
 
 
-def test_ledger_passes_over_what_is_no_commit_record(tmp_path):
+def test_ledger_ignores_other_files(tmp_path):
     commit(tmp_path, Unit(NAME_A, A), segments=1)
     (tmp_path / "work" / "commits" / "notes.json").write_text("{}")
     (tmp_path / "work" / "commits" / f"{NAME_B}.g0.0of1.json.123.tmp").write_text("half")
@@ -77,5 +77,5 @@ def test_video_name_changes_with_the_file(change):
     assert video_name(A, "other settings") != NAME_A
 
 
-def test_video_name_does_not_change_with_what_is_told_of_the_video():
+def test_video_name_does_not_depend_on_metadata():
     assert video_name(replace(A, label="Biking", split="train", duration_s=3.0), "settings") == NAME_A
