@@ -70,7 +70,7 @@ def require_room(what: str, way_out: str = "", *, cpus: float, gpus: float = 0.0
 
     Args:
         what: Subject of the error message, such as "a run".
-        way_out: Alternative to lowering cpus= or gpus=, appended to the error message.
+        way_out: Text appended to the hint "lower cpus=" or "lower gpus=" of the error message.
         cpus: Required CPUs.
         gpus: Required GPUs.
 

@@ -12,7 +12,7 @@ from cluster import logs
 
 @pytest.fixture(autouse=True)
 def _unnamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "_ABOUT", {"run": "", "unit": ""})
+    monkeypatch.setattr(logs, "_CONTEXT", {"run": "", "unit": ""})
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
 
 
