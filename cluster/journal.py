@@ -46,7 +46,7 @@ class Journal:
         self._responses[key] = json.dumps(value).encode()
 
     def remember(self, key: str, ask: Callable[[], Any]) -> Any:
-        """Return the cached value of a key; if there is none, call `ask` and store its value first.
+        """Return the cached value of a key; if there is none, call `ask`, store its value and return it.
 
         Args:
             key: Identifier of the request.

@@ -463,7 +463,7 @@ def _create_file(url: str, data: bytes) -> bool:
 
 
 def _rename_if_absent(temporary: str, path: str) -> None:
-    """Publish a complete file under its final name by a hard link.
+    """Publish a complete file under its final name by a hard link; without hard links, by a check and a rename.
 
     Raises:
         FileExistsError: The name exists.
@@ -533,7 +533,7 @@ def _uncached_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def _make_parent(fs: fsspec.AbstractFileSystem, path: str) -> None:
-    """Create the folder of a file, except in object stores: they need none, and s3fs would create a missing bucket."""
+    """Create the folder of a file, except in object stores: they need none, and `makedirs` might create a bucket."""
     protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
     if not protocols & OBJECT_STORES:
         fs.makedirs(os.path.dirname(path), exist_ok=True)
