@@ -1,4 +1,4 @@
-"""A source's bytes as a local file: decoders need to seek."""
+"""Download of sources to local files, in which decoders can seek."""
 
 from __future__ import annotations
 
@@ -26,35 +26,41 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def local_copy(source: Source) -> Iterator[Path]:
-    """The video as a local file, for the length of the block.
+    """Provide a video as a local file for the duration of the block; remote files are downloaded.
+
+    Args:
+        source: The video.
+
+    Yields:
+        Path of the local file.
 
     Raises:
-        BadVideo: there is no such file, it may not be read, or it is not the one that was listed (fetch: missing,
-            unreadable, http_403 and the like, changed). That is final: it becomes a reject.
-        BadInput, OSError: anything else that goes wrong while fetching, after FETCH_ATTEMPTS. It ends the job with the
-            video uncommitted, for credentials that ran out or a network that went down must not reject a corpus.
+        BadVideo: The file is missing, not readable, or has changed since it was listed (stage fetch, reasons missing,
+            unreadable, changed, and http_403 or similar). The failure is final: the video is rejected.
+        BadInput, OSError: Any other error, after FETCH_ATTEMPTS attempts. It ends the job and leaves the video
+            uncommitted, so that expired credentials or a network failure do not reject a corpus.
     """
     fs, path = storage.filesystem(source.uri)
     if "file" in fs.protocol:
         try:
-            if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a pipe would wait for ever
+            if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a pipe would block forever
                 raise BadVideo("fetch", "unreadable", "not a regular file")
             with open(path, "rb"):
                 pass
-        except (FileNotFoundError, NotADirectoryError) as fault:
-            raise BadVideo("fetch", "missing", str(fault)) from fault
-        except (PermissionError, ValueError) as fault:  # ValueError: a NUL in the name
-            raise BadVideo("fetch", "unreadable", str(fault)) from fault
-        except OSError as fault:
-            if fault.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise BadVideo("fetch", "missing", str(error)) from error
+        except (PermissionError, ValueError) as error:  # ValueError: a NUL in the name
+            raise BadVideo("fetch", "unreadable", str(error)) from error
+        except OSError as error:
+            if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
                 raise
-            raise BadVideo("fetch", "unreadable", str(fault)) from fault
+            raise BadVideo("fetch", "unreadable", str(error)) from error
         _check_unchanged(source, Path(path).stat().st_size, storage.listing_version(fs.info(path)))
         yield Path(path)
         return
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / "video"
-        _fetch(fs, path, local, source.uri)
+        _download(fs, path, local, source.uri)
         fs.invalidate_cache()  # a cached listing would hide a change
         version = storage.listing_version(fs.info(path)) if source.version else None
         _check_unchanged(source, local.stat().st_size, version)
@@ -62,29 +68,33 @@ def local_copy(source: Source) -> Iterator[Path]:
 
 
 def _check_unchanged(source: Source, size: int, version: str | None) -> None:
-    """Raise BadVideo if these are not the bytes that were listed; a source that was not measured then has no say."""
+    """Raise BadVideo if size or version differ from those in the manifest; values missing there are not compared."""
     if source.bytes is not None and source.bytes != size:
         raise BadVideo("fetch", "changed", f"{source.bytes} bytes when listed, {size} now: list the sources again")
     if source.version and version and source.version != version:
-        raise BadVideo("fetch", "changed", f"version {source.version} when listed, {version} now: list again")
+        raise BadVideo(
+            "fetch", "changed", f"version {source.version} when listed, {version} now: list the sources again"
+        )
 
 
-def _fetch(fs: AbstractFileSystem, path: str, local: Path, uri: str) -> None:
-    """Copy a remote file, trying again where the fault may pass."""
-    name, last = storage.redact(uri), Exception()
+def _download(fs: AbstractFileSystem, path: str, local: Path, uri: str) -> None:
+    """Copy a remote file to a local path, retrying after errors that are not final."""
+    name, last_error = storage.redact(uri), Exception()
     for attempt in range(1, FETCH_ATTEMPTS + 1):
         try:
             fs.get_file(path, str(local))
             return
-        except FileNotFoundError as fault:
-            raise BadVideo("fetch", "missing", str(fault)) from fault
-        except PermissionError as fault:  # of an object store: the job's credentials, not this video
-            raise (storage.explained(fault, uri) or fault) from fault
-        except storage.faults() as fault:
-            if isinstance(fault, aiohttp.ClientResponseError) and fault.status in HTTP_FINAL:
-                raise BadVideo("fetch", f"http_{fault.status}", fault.message) from fault
-            last = fault
-        log.warning("fetching %s failed (%s), attempt %d of %d", name, last, attempt, FETCH_ATTEMPTS)
+        except FileNotFoundError as error:
+            raise BadVideo("fetch", "missing", str(error)) from error
+        except PermissionError as error:  # of an object store: concerns the job's credentials, not this video
+            raise (storage.explained(error, uri) or error) from error
+        except storage.faults() as error:
+            if isinstance(error, aiohttp.ClientResponseError) and error.status in HTTP_FINAL:
+                raise BadVideo("fetch", f"http_{error.status}", error.message) from error
+            last_error = error
+        log.warning("download of %s failed (%s), attempt %d of %d", name, last_error, attempt, FETCH_ATTEMPTS)
         if attempt < FETCH_ATTEMPTS:
             time.sleep(BACKOFF_S * 2**attempt)
-    raise storage.explained(last, uri) or OSError(f"fetching {name} failed {FETCH_ATTEMPTS} times: {last}")
+    raise storage.explained(last_error, uri) or OSError(
+        f"download of {name} failed {FETCH_ATTEMPTS} times: {last_error}"
+    )

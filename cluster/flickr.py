@@ -1,8 +1,8 @@
-"""Flickr's videos as sources, by its REST API (https://www.flickr.com/services/api/).
+"""Flickr videos as sources, through Flickr's REST API (https://www.flickr.com/services/api/).
 
-A search gives at most 4,000 results, so time is halved until a piece holds fewer. Each video then takes one call for
-its files. A key may make 3,600 calls an hour (https://www.flickr.com/services/developer/api/), which sets the pace:
-calls are spread evenly, retries among them. Every answer goes into a journal before it is used.
+A search returns at most 4,000 results, so the upload interval is bisected until each part has fewer. Each video then
+takes one call for its files. A key may make 3,600 calls per hour (https://www.flickr.com/services/developer/api/), so
+calls, retries included, are spaced evenly. Every response is stored in a journal before it is used.
 """
 
 from __future__ import annotations
@@ -30,32 +30,34 @@ from vgan.errors import BadInput
 
 KEY = "FLICKR_API_KEY"
 REST = "https://api.flickr.com/services/rest/"
-HOURLY, HOUR_S = 3600, 3600.0  # calls that a key may make in an hour
-RESULTS, PER_PAGE = (
-    4000,
-    500,
-)  # of one search, of one page: https://www.flickr.com/services/api/flickr.photos.search.html
+HOURLY, HOUR_S = 3600, 3600.0  # calls per hour and key
+# Maximum results per search and per page: https://www.flickr.com/services/api/flickr.photos.search.html
+RESULTS, PER_PAGE = 4000, 500
 EXTRAS = "license,owner_name,tags,media"
-ATTEMPTS, BACKOFF_S, TIMEOUT_S = 7, 2.0, 60.0  # pauses of 2 to 64 s: an outage of two minutes is waited out
-AWAY = frozenset({0, 10, 105, 106})  # codes of a service that is away for a while; 10 of searches
-GONE = {1: "not found", 2: "permission denied"}  # codes of flickr.photos.getSizes: this video is not to be had
+ATTEMPTS, BACKOFF_S, TIMEOUT_S = 7, 2.0, 60.0  # pauses of 2 to 64 s bridge an outage of two minutes
+AWAY = frozenset({0, 10, 105, 106})  # error codes of a temporarily unavailable service; 10: search is unavailable
+GONE = {1: "not found", 2: "permission denied"}  # error codes of flickr.photos.getSizes for an unavailable video
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlickrConfig:
-    """What to search Flickr for; the key comes from the environment variable FLICKR_API_KEY."""
+    """Flickr search; the API key comes from the environment variable FLICKR_API_KEY."""
 
     tags: list[str] = option(
-        [], "videos with one of these tags; an entry that ends in .txt is a list's url, one a line"
+        [], "tags, of which a video needs one; an entry that ends in .txt: url of a list, one tag per line"
     )
-    words: list[str] = option([], "videos with one of these in title, description or tags; lists as for tags")
-    since: str = option("2008-04-01", "uploaded from this day on (UTC); there were no videos before April 2008")
-    until: str = option("", "uploaded before this day (UTC); empty: before the first start of this command")
-    height: int = option(360, "short side of the file that is taken, pixels: the smallest rendition not below it")
-    calls_per_hour: int = option(3500, "pace; Flickr allows a key 3,600")
-    url: str = option(REST, "the API's address")
+    words: list[str] = option([], "texts, of which title, description or tags need one; lists as for tags")
+    since: str = option(
+        "2008-04-01", "start of the upload period (UTC day, included); there were no videos before April 2008"
+    )
+    until: str = option(
+        "", "end of the upload period (UTC day, excluded); empty: time of the first start of this command"
+    )
+    height: int = option(360, "minimum short side in pixels; the smallest such file is taken, else the largest")
+    calls_per_hour: int = option(3500, "maximum API calls per hour; Flickr's limit is 3,600 per key")
+    url: str = option(REST, "url of the REST API")
 
     def __post_init__(self) -> None:
         if self.calls_per_hour < 1 or (self.url == REST and self.calls_per_hour > HOURLY):
@@ -69,16 +71,16 @@ class FlickrConfig:
 
 
 def _day(name: str, text: str) -> int:
-    """Unix time of a day's start, UTC."""
+    """Return the Unix time at which a day (YYYY-MM-DD) starts in UTC; raise ValueError for other texts."""
     try:
-        found = date.fromisoformat(text)
-    except ValueError as fault:
-        raise ValueError(f"{name} must be a day like 2012-05-31, got {text!r}") from fault
-    return int(datetime(found.year, found.month, found.day, tzinfo=UTC).timestamp())
+        day = date.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a day like 2012-05-31, got {text!r}") from error
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
 
 
 class Refused(Exception):
-    """An answer with stat=fail that another try will not change."""
+    """Response with stat=fail that a retry would not change."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(f"{message} (code {code})")
@@ -86,7 +88,16 @@ class Refused(Exception):
 
 
 class Flickr:
-    """Calls of the API, paced and tried again. The key is sent in the body of a POST: urls end up in logs."""
+    """Flickr client with evenly spaced calls and retries.
+
+    The key is sent in the body of a POST request, because URLs end up in logs.
+
+    Args:
+        config: The API's URL and the maximum rate of calls.
+
+    Raises:
+        BadInput: The environment variable FLICKR_API_KEY is not set.
+    """
 
     def __init__(self, config: FlickrConfig) -> None:
         self._key = os.environ.get(KEY, "")
@@ -95,61 +106,82 @@ class Flickr:
         self._url, self._pause_s, self._next = config.url, HOUR_S / config.calls_per_hour, 0.0
 
     def call(self, method: str, **arguments: str | int) -> dict[str, Any]:
-        """The answer to one method.
+        """Call a method of the API and return its response.
+
+        Args:
+            method: Name of the method, such as "flickr.photos.search".
+            arguments: The method's arguments.
 
         Raises:
-            Refused: stat=fail, for a reason that stays.
-            BadInput: the key is not valid, or the service is away for longer than ATTEMPTS tries.
+            Refused: The response has stat=fail for a permanent reason.
+            BadInput: The key is not valid, the HTTP status is final, or ATTEMPTS attempts failed.
         """
-        why = ""
+        reason = ""
         for attempt in range(1, ATTEMPTS + 1):
             wait_s = 0.0
             try:
-                answer = self._post(method, arguments)
-                if answer.get("stat") == "ok":
-                    return answer
-                code, why = int(answer.get("code", 0)), self._safe(str(answer.get("message", "no reason given")))
+                response = self._post(method, arguments)
+                if response.get("stat") == "ok":
+                    return response
+                code = int(response.get("code", 0))
+                reason = self._redact_key(str(response.get("message", "no reason given")))
                 if code == 100:
-                    raise BadInput(f"Flickr does not know the key in {KEY} ({why}): correct it")
+                    raise BadInput(f"Flickr does not accept the key in {KEY} ({reason}): correct it")
                 if code not in AWAY:
-                    raise Refused(code, why)
-            except urllib.error.HTTPError as fault:
-                why = f"status {fault.code}"
-                if fault.code not in (408, 429) and fault.code < 500:
-                    raise BadInput(f"{self._url} answers {method} with status {fault.code}: see flickr.url") from fault
-                after = fault.headers.get("Retry-After", "")
-                wait_s = min(HOUR_S, float(after)) if after.isdigit() else 0.0
-            except (OSError, http.client.HTTPException, ValueError) as fault:  # ValueError: no JSON
-                why = self._safe(f"{type(fault).__name__}: {fault}")
-            log.warning("%s failed (%s), attempt %d of %d", method, why, attempt, ATTEMPTS)
+                    raise Refused(code, reason)
+            except urllib.error.HTTPError as error:
+                reason = f"status {error.code}"
+                if error.code not in (408, 429) and error.code < 500:
+                    raise BadInput(
+                        f"{self._url} answers {method} with status {error.code}: check flickr.url"
+                    ) from error
+                retry_after = error.headers.get("Retry-After", "")
+                wait_s = min(HOUR_S, float(retry_after)) if retry_after.isdigit() else 0.0
+            except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no JSON
+                reason = self._redact_key(f"{type(error).__name__}: {error}")
+            log.warning("%s failed (%s), attempt %d of %d", method, reason, attempt, ATTEMPTS)
             if attempt < ATTEMPTS:
                 time.sleep(max(wait_s, BACKOFF_S * 2 ** (attempt - 1)))
-        raise BadInput(f"{method} failed {ATTEMPTS} times, last by {why}: run the same command later, it goes on")
+        raise BadInput(f"{method} failed {ATTEMPTS} times, last with {reason}: run the same command later to resume")
 
     def _post(self, method: str, arguments: dict[str, str | int]) -> dict[str, Any]:
+        """Send a request, after a pause that keeps to the maximum rate, and parse its JSON response."""
         now = time.monotonic()
         time.sleep(max(0.0, self._next - now))
         self._next = max(now, self._next) + self._pause_s
         fields = {"method": method, "api_key": self._key, "format": "json", "nojsoncallback": 1, **arguments}
         request = urllib.request.Request(self._url, urllib.parse.urlencode(fields).encode())  # noqa: S310
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310 - http(s), see FlickrConfig
-            found = json.load(answer)
-        if not isinstance(found, dict):
-            raise ValueError("the answer is no JSON object")
-        return found
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as stream:  # noqa: S310 - http(s), see FlickrConfig
+            response = json.load(stream)
+        if not isinstance(response, dict):
+            raise ValueError("the response is not a JSON object")
+        return response
 
-    def _safe(self, text: str) -> str:
+    def _redact_key(self, text: str) -> str:
+        """Replace the API key in a text by asterisks."""
         return text.replace(self._key, "***")
 
     def licenses(self) -> dict[str, tuple[str, str]]:
-        """Name and url of every licence, by id: https://www.flickr.com/services/api/flickr.photos.licenses.getInfo.html"""
-        found = self.call("flickr.photos.licenses.getInfo")["licenses"]["license"]
-        return {str(row["id"]): (str(row["name"]), str(row.get("url") or "")) for row in found}
+        """Return name and URL of every license of Flickr by its id.
+
+        https://www.flickr.com/services/api/flickr.photos.licenses.getInfo.html
+        """
+        rows = self.call("flickr.photos.licenses.getInfo")["licenses"]["license"]
+        return {str(row["id"]): (str(row["name"]), str(row.get("url") or "")) for row in rows}
 
     def search(self, **query: str | int) -> dict[str, Any]:
-        """How many videos there are in all, and one page of them: id, owner, author, license (id), tags."""
+        """Request one page of a search for videos, earliest upload first.
+
+        https://www.flickr.com/services/api/flickr.photos.search.html
+
+        Args:
+            query: Arguments of the search, `page` included.
+
+        Returns:
+            The `total` number of results and the page's `rows`: id, owner, author, license (id), tags.
+        """
         extra: dict[str, str | int] = {"media": "videos", "extras": EXTRAS, "per_page": PER_PAGE}
-        found = self.call("flickr.photos.search", sort="date-posted-asc", **extra, **query)["photos"]
+        photos = self.call("flickr.photos.search", sort="date-posted-asc", **extra, **query)["photos"]
         rows = [
             {
                 "id": str(row["id"]),
@@ -158,27 +190,33 @@ class Flickr:
                 "license": str(row.get("license", "")),
                 "tags": ",".join(str(row.get("tags", "")).split()),
             }
-            for row in found["photo"]
+            for row in photos["photo"]
             if row.get("media", "video") == "video"
         ]
-        return {"total": int(found["total"]), "rows": rows}
+        return {"total": int(photos["total"]), "rows": rows}
 
     def sizes(self, video: str) -> dict[str, Any]:
-        """A video's files as [short side, url], or why there are none.
+        """Request the files of a video.
 
-        https://www.flickr.com/services/api/flickr.photos.getSizes.html. Urls other than http(s) are not taken.
+        https://www.flickr.com/services/api/flickr.photos.getSizes.html
+
+        Args:
+            video: Flickr's id of the video.
+
+        Returns:
+            `files`, a list of [short side in pixels, http(s) URL]; or, if there are none, the reason as `why`.
         """
         try:
-            found = self.call("flickr.photos.getSizes", photo_id=video)["sizes"]["size"]
-        except Refused as fault:
-            if fault.code not in GONE:
+            sizes = self.call("flickr.photos.getSizes", photo_id=video)["sizes"]["size"]
+        except Refused as error:
+            if error.code not in GONE:
                 raise
-            return {"why": GONE[fault.code]}
+            return {"why": GONE[error.code]}
         files = [
             [min(int(row.get("width") or 0), int(row.get("height") or 0)), row["source"]]
-            for row in found
+            for row in sizes
             if row.get("media") == "video"
-            and "player" not in row.get("label", "").lower()  # a page's, not a file
+            and "player" not in row.get("label", "").lower()  # a web page's player, not a file
             and str(row.get("source", "")).startswith(("https://", "http://"))
         ]
         return {"files": files} if files else {"why": "no file is offered"}
@@ -189,56 +227,58 @@ class Flickr:
 
 @dataclass(frozen=True)
 class Crawl:
-    """What a crawl found, and what it could not take, by reason."""
+    """Result of a crawl."""
 
     sources: list[Source]
-    left_out: dict[str, int]
+    left_out: dict[str, int]  # number of omitted videos by reason
 
 
 def crawl(config: FlickrConfig, licenses: Sequence[str], journal: Journal, limit: int = 0) -> Crawl:
-    """Every video that Flickr finds for the tags and words under these licences, each once.
+    """List every video that Flickr finds for the tags and texts under the allowed licenses, each once.
 
     Args:
-        config: what to search for.
-        licenses: allow-list; names are looked up when the crawl runs.
-        journal: where answers are kept; of a crawl that was cut off, it asks what is missing only.
-        limit: stop at so many videos; 0 takes all.
+        config: Tags, texts and days of upload.
+        licenses: Allow-list of licenses; Flickr's ids for them are requested at every start.
+        journal: Cache of responses; an interrupted crawl sends only the requests that it has not cached.
+        limit: Maximum number of videos; 0 takes all.
 
     Raises:
-        BadInput: no key, one that is not valid, a licence that Flickr does not have, or a service that stays away.
+        BadInput: The key is missing or not valid, Flickr does not have a license, it refuses the search, or the service
+            does not answer.
     """
     client = Flickr(config)
     try:
         return _crawl(client, config, licenses, journal, limit)
-    except Refused as fault:
-        raise BadInput(f"Flickr refuses the search: {fault}") from fault
+    except Refused as error:
+        raise BadInput(f"Flickr refuses the search: {error}") from error
 
 
 def _crawl(client: Flickr, config: FlickrConfig, licenses: Sequence[str], journal: Journal, limit: int) -> Crawl:
-    known = client.licenses()
-    check_known(licenses, known.values())
+    """Run a crawl with a client; raises Refused where `crawl` raises BadInput."""
+    flickr_licenses = client.licenses()
+    check_known(licenses, flickr_licenses.values())
     allowed = allowing(licenses)
-    ids = [number for number, names in known.items() if allowed(*names)]
-    query = {"license": ",".join(ids)} if len(ids) < len(known) else {}
+    ids = [license_id for license_id, name_and_url in flickr_licenses.items() if allowed(*name_and_url)]
+    query = {"license": ",".join(ids)} if len(ids) < len(flickr_licenses) else {}
     until = _day("until", config.until) if config.until else journal.remember("until", lambda: int(time.time()))
     since = _day("since", config.since)
     sources: list[Source] = []
     left_out: dict[str, int] = {}
-    seen: set[str] = set()
+    visited: set[str] = set()
     with progress_bar(total=0, unit="video", desc="flickr") as bar:
         for terms in [{"tags": t} for t in config.tags] + [{"text": w} for w in config.words]:
             pages = _pages(client, journal, {**terms, **query}, (since, until - 1), bar, left_out)
             for row in (row for page in pages for row in page):
                 bar.update()
-                names = known.get(row["license"], ("", ""))
-                if row["id"] in seen or not allowed(*names):
+                name_and_url = flickr_licenses.get(row["license"], ("", ""))
+                if row["id"] in visited or not allowed(*name_and_url):
                     continue
-                seen.add(row["id"])
-                found = journal.remember(f"sizes {row['id']}", functools.partial(client.sizes, row["id"]))
-                if "why" in found:
-                    left_out[found["why"]] = left_out.get(found["why"], 0) + 1
+                visited.add(row["id"])
+                sizes = journal.remember(f"sizes {row['id']}", functools.partial(client.sizes, row["id"]))
+                if "why" in sizes:
+                    left_out[sizes["why"]] = left_out.get(sizes["why"], 0) + 1
                     continue
-                sources.append(_source(row, _file(found["files"], config.height), *names))
+                sources.append(_source(row, _choose_file(sizes["files"], config.height), *name_and_url))
                 if len(sources) == limit:
                     return Crawl(sources, left_out)
     return Crawl(sources, left_out)
@@ -252,14 +292,23 @@ def _pages(
     bar: Any,
     left_out: dict[str, int],
 ) -> Iterator[list[dict[str, str]]]:
-    """Pages of the videos uploaded within a span of Unix seconds, both ends included, earliest first."""
+    """Yield pages of search results for an upload interval, earliest first, bisecting intervals with too many results.
 
-    def page(number: int) -> dict[str, Any]:
+    Args:
+        client: Client of the API.
+        journal: Cache of responses.
+        query: Search terms and license ids.
+        span: First and last second of upload, in Unix time.
+        bar: Progress bar; its total is increased by the number of results.
+        left_out: Number of omitted videos by reason; results beyond the limit of a search are added.
+    """
+
+    def request_page(number: int) -> dict[str, Any]:
         key = f"search {json.dumps(query, sort_keys=True)} {span[0]} {span[1]} {number}"
         dates = {"min_upload_date": span[0], "max_upload_date": span[1]}
         return journal.remember(key, lambda: client.search(**query, **dates, page=number))
 
-    first = page(1)
+    first = request_page(1)
     total, (start, end) = first["total"], span
     if total > RESULTS and start < end:
         middle = (start + end) // 2
@@ -267,21 +316,22 @@ def _pages(
         yield from _pages(client, journal, query, (middle + 1, end), bar, left_out)
         return
     if total > RESULTS:
-        log.warning("%d videos of %s within one second: Flickr shows the first %d", total, query, RESULTS)
+        log.warning("%d results for %s within one second: Flickr returns the first %d", total, query, RESULTS)
         left_out["beyond the limit of a search"] = left_out.get("beyond the limit of a search", 0) + total - RESULTS
     bar.total += min(total, RESULTS)
     yield first["rows"]
     for number in range(2, -(-min(total, RESULTS) // PER_PAGE) + 1):
-        yield page(number)["rows"]
+        yield request_page(number)["rows"]
 
 
-def _file(files: list[list[Any]], height: int) -> str:
-    """Url of the smallest file whose short side is not below `height`, else of the largest."""
-    enough = [file for file in files if file[0] >= height]
-    return min(enough)[1] if enough else max(files)[1]
+def _choose_file(files: list[list[Any]], height: int) -> str:
+    """Return the URL of the smallest file whose short side is at least `height`, else of the largest file."""
+    sufficient = [file for file in files if file[0] >= height]
+    return min(sufficient)[1] if sufficient else max(files)[1]
 
 
 def _source(row: dict[str, str], uri: str, license_name: str, license_url: str) -> Source:
+    """Convert a search result to a source."""
     owner, video = (urllib.parse.quote(row[key], safe="@") for key in ("owner", "id"))
     return Source(
         uri=uri,
@@ -295,6 +345,6 @@ def _source(row: dict[str, str], uri: str, license_name: str, license_url: str) 
 
 
 def terms(entries: Sequence[str], read_lines: Callable[[str], list[str]]) -> list[str]:
-    """Search terms, each once, with those of lists (urls that end in .txt) in their place."""
-    found = [term for entry in entries for term in (read_lines(entry) if entry.endswith(".txt") else [entry])]
-    return list(dict.fromkeys(term.strip() for term in found if term.strip()))
+    """Replace lists (URLs that end in .txt) among search terms by their lines; return each term once, in order."""
+    expanded = [term for entry in entries for term in (read_lines(entry) if entry.endswith(".txt") else [entry])]
+    return list(dict.fromkeys(term.strip() for term in expanded if term.strip()))

@@ -1,6 +1,6 @@
-"""A Ray head on this machine for the length of a block, with token authentication, and jobs submitted to it.
+"""Local Ray head with token authentication, and submission of jobs to it.
 
-What `ray start --head` and `ray job submit` do on a cluster, done here by the same commands.
+Uses the same commands as a cluster: `ray start --head` and `ray job submit`.
 """
 
 from __future__ import annotations
@@ -27,21 +27,36 @@ START_TIMEOUT_S, STOP_TIMEOUT_S = 90.0, 20.0
 
 @dataclass(frozen=True)
 class Head:
-    """A running head."""
+    """Running Ray head."""
 
-    address: str  # of the jobs API and dashboard
+    address: str  # URL of the jobs API and the dashboard
     token_file: Path
 
     def environment(self) -> dict[str, str]:
-        """What a client needs to be let in."""
+        """Return the environment of an authenticated client of the head."""
         return {**client_environment(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
 
     def submit_command(self, name: str, words: Sequence[str]) -> list[str]:
-        """The `ray job submit` line for `python -m <words>`."""
+        """Build the `ray job submit` command for `python -m <words>`.
+
+        Args:
+            name: The job's submission id.
+            words: A module and its arguments.
+        """
         return submit_command(self.address, name, words, python=sys.executable)
 
     def submit(self, name: str, words: Sequence[str], log: Path, on_line: Callable[[str], None]) -> bool:
-        """Submit a job, follow its output to its end, and say whether it succeeded."""
+        """Submit a job and follow its output until it ends.
+
+        Args:
+            name: The job's submission id.
+            words: A module and its arguments.
+            log: File for the output; overwritten.
+            on_line: Called with each line of the output.
+
+        Returns:
+            True if the job succeeded.
+        """
         with open(log, "w", encoding="utf-8") as file:
             process = subprocess.Popen(
                 self.submit_command(name, words),
@@ -51,7 +66,7 @@ class Head:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                start_new_session=True,  # Ctrl-C is for us to handle, once
+                start_new_session=True,  # so that Ctrl-C reaches this process only
             )
             try:
                 assert process.stdout is not None
@@ -60,16 +75,16 @@ class Head:
                     on_line(line.rstrip("\n"))
                 return process.wait() == 0
             finally:
-                _end(process)
+                _terminate(process)
 
     def jobs(self) -> list[dict[str, Any]]:
-        """What `ray job list` shows: submission id and status of each job, oldest first."""
+        """List the submitted jobs, oldest first, with the fields of `ray job list`: submission_id, status, ..."""
         return submitted_jobs(self.address, self.token_file.read_text().strip())
 
     def refuses_without_token(self) -> bool:
-        """Whether the same `ray job submit` without the token is turned away."""
+        """Return True if the head rejects a `ray job submit` without the token."""
         env = {**client_environment(), "RAY_AUTH_MODE": "disabled", "HOME": "/nonexistent"}
-        found = subprocess.run(
+        result = subprocess.run(
             [RAY, "job", "submit", "--address", self.address, "--", "true"],
             timeout=60,
             env=env,
@@ -77,20 +92,23 @@ class Head:
             text=True,
             check=False,
         )
-        return found.returncode != 0 and "authentication" in (found.stdout + found.stderr).lower()
+        return result.returncode != 0 and "authentication" in (result.stdout + result.stderr).lower()
 
 
 @contextmanager
 def local_head(folder: Path, *, num_cpus: int, dashboard_port: int = 0) -> Iterator[Head]:
-    """Start a head, and stop it and everything it started when the block ends, however it ends.
+    """Run a head for the duration of a block; then stop it and every process it started.
 
     Args:
-        folder: for the token (readable by its owner alone) and the head's log.
-        num_cpus: CPUs it offers.
-        dashboard_port: of the jobs API, on this host only; 0 picks a free one.
+        folder: Folder for the token (readable by its owner only) and the head's log.
+        num_cpus: Number of CPUs that the head offers.
+        dashboard_port: Port of the jobs API, on this host only; 0 picks a free one.
+
+    Yields:
+        The running head.
 
     Raises:
-        BadInput: the port is taken, or the head does not come up.
+        BadInput: The port is taken, or the head does not start.
     """
     check_port(dashboard_port)
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,12 +147,12 @@ def local_head(folder: Path, *, num_cpus: int, dashboard_port: int = 0) -> Itera
             _wait_until_up(process, head, folder / "head.log")
             yield head
         finally:
-            _end(process)
+            _terminate(process)
             token_file.unlink(missing_ok=True)
 
 
 def _wait_until_up(process: subprocess.Popen[Any], head: Head, log: Path) -> None:
-    """Wait for the jobs API to answer."""
+    """Wait until the jobs API answers; raise BadInput if the process ends or START_TIMEOUT_S pass before."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -142,17 +160,17 @@ def _wait_until_up(process: subprocess.Popen[Any], head: Head, log: Path) -> Non
             return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.5)
-    why = (
-        f"ended with code {process.poll()}"
+    reason = (
+        f"it ended with code {process.poll()}"
         if process.poll() is not None
-        else f"gave no sign for {START_TIMEOUT_S:.0f} s"
+        else f"it did not answer within {START_TIMEOUT_S:.0f} s"
     )
-    raise BadInput(f"the local Ray head did not come up, it {why}; its log is {log}")
+    raise BadInput(f"the local Ray head did not start: {reason}; its log is {log}")
 
 
-def _end(process: subprocess.Popen[Any]) -> None:
-    """End a process and its group: asked first, killed if it does not listen. `ray start` ends its own children."""
-    impatient = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave the rest running
+def _terminate(process: subprocess.Popen[Any]) -> None:
+    """Terminate a process (`ray start` ends its own children), and kill its group after STOP_TIMEOUT_S."""
+    previous_handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave processes running
     try:
         if process.poll() is None:
             process.terminate()
@@ -162,22 +180,22 @@ def _end(process: subprocess.Popen[Any]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     finally:
-        signal.signal(signal.SIGINT, impatient)
+        signal.signal(signal.SIGINT, previous_handler)
 
 
 def check_port(port: int) -> None:
-    """Raise BadInput unless `port` is 0 (pick one) or free."""
+    """Raise BadInput unless `port` is 0 (a free one is picked) or a free port of this host."""
     if not 0 <= port < 65536:
-        raise BadInput(f"dashboard_port={port} is no port: give 1 to 65535, or 0 to have a free one picked")
+        raise BadInput(f"dashboard_port={port} is no port: give 1 to 65535, or 0 to pick a free one")
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", port))
-        except OSError as fault:
-            raise BadInput(f"dashboard_port={port} is taken: give a free one, or 0 to have one picked") from fault
+        except OSError as error:
+            raise BadInput(f"dashboard_port={port} is taken: give a free one, or 0 to pick one") from error
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
+    """Return ports of this host on which no process listens now."""
     probes = [socket.socket() for _ in range(count)]
     try:
         for probe in probes:

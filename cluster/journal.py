@@ -1,7 +1,7 @@
-"""Answers of a slow service, kept as they come: a job that was killed asks nothing twice.
+"""On-disk cache of a slow service's responses, so that a restarted job repeats no request.
 
-A journal is a folder of parts, each a file of JSON lines [key, value]. A part is written anew with every answer, which
-at a call a second costs a store nothing, and every process begins a part of its own.
+A journal is a folder of parts, each a file of JSON lines [key, value]. A part is rewritten with every response, a
+negligible load for a store at one call per second, and every process starts its own part.
 """
 
 from __future__ import annotations
@@ -13,37 +13,50 @@ from typing import Any
 from cluster import storage
 from vgan.errors import BadInput
 
-LINES = 500  # answers in a part
+LINES = 500  # responses per part
 
 
 class Journal:
-    """What was answered so far, by key. One process at a time may write to it."""
+    """Cache of responses by key. Only one process at a time may write to it.
+
+    Args:
+        url: Folder of the cache; its responses are loaded.
+
+    Raises:
+        BadInput: A part is damaged.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._answers: dict[str, bytes] = {}  # as JSON: two million dicts would not fit
+        self._responses: dict[str, bytes] = {}  # as JSON: two million dicts would not fit in memory
         parts = storage.list_files(url, ".jsonl")
         for part in parts:
             for line in storage.read_bytes(part).splitlines():
-                self._keep(line, part)
-        self.resumed = len(self._answers)
+                self._load(line, part)
+        self.resumed = len(self._responses)
         self._part = 1 + max((int(p.rpartition("-")[2].removesuffix(".jsonl")) for p in parts), default=-1)
         self._lines: list[bytes] = []
 
-    def _keep(self, line: bytes, part: str) -> None:
+    def _load(self, line: bytes, part: str) -> None:
+        """Load a line of a part."""
         try:
             key, value = json.loads(line)
-        except ValueError as fault:
-            raise BadInput(f"{part!r} is not a journal of this job: remove it and run the command again") from fault
-        self._answers[key] = json.dumps(value).encode()
+        except ValueError as error:
+            raise BadInput(f"{part!r} is not a journal of this job: remove it and run the command again") from error
+        self._responses[key] = json.dumps(value).encode()
 
     def remember(self, key: str, ask: Callable[[], Any]) -> Any:
-        """The value kept under a key, else what `ask` gives, which is kept before it is returned. Any JSON."""
-        if key not in self._answers:
+        """Return the cached value of a key; if there is none, call `ask`, store its value and return it.
+
+        Args:
+            key: Identifier of the request.
+            ask: Request to the service; its value must be serializable as JSON.
+        """
+        if key not in self._responses:
             value = ask()
             self._lines.append(json.dumps([key, value]).encode() + b"\n")
             storage.write_bytes(storage.join(self.url, f"part-{self._part:06d}.jsonl"), b"".join(self._lines))
-            self._answers[key] = json.dumps(value).encode()
+            self._responses[key] = json.dumps(value).encode()
             if len(self._lines) == LINES:
                 self._part, self._lines = self._part + 1, []
-        return json.loads(self._answers[key])
+        return json.loads(self._responses[key])

@@ -1,4 +1,4 @@
-"""Which licences a corpus takes, and which videos it holds twice."""
+"""License allow-lists and removal of duplicate sources."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from vgan.errors import BadInput
 ANY = "any"
 _DEDICATIONS = {"zero": "cc0", "mark": "pdm"}
 _DEED = re.compile(r"creativecommons\.org/(licenses|publicdomain)/([a-z+-]+)(?:/([\d.]+))?")
-# A hash of the content, as S3 (one part or several) and Google tell it; other servers' tags are times and sizes.
-_CONTENT = re.compile(r"(etag|md5hash|content-md5):([0-9a-f]{32}(-\d+)?|[A-Za-z0-9+/]{22}==)")
+# Version tags that are content hashes: those of S3 (single-part or multipart) and Google. Other servers' tags are times
+# and sizes.
+_CONTENT_HASH = re.compile(r"(etag|md5hash|content-md5):([0-9a-f]{32}(-\d+)?|[A-Za-z0-9+/]{22}==)")
 
 
 def license_names(name: str | None, url: str | None) -> set[str]:
-    """What a licence may be called in an allow-list: its name, its url, its code (by-sa, cc0, pdm), code and version.
+    """Return the names that an allow-list may use for a license, in lower case.
 
-    Codes are those of Creative Commons' deeds (https://creativecommons.org/licenses/).
+    These are its name, its URL, its Creative Commons code (by-sa, cc0, pdm; https://creativecommons.org/licenses/), and
+    code and version (by-sa-2.0).
     """
     names = {text.strip().lower() for text in (name, url) if text}
     for text in list(names):
@@ -29,42 +31,51 @@ def license_names(name: str | None, url: str | None) -> set[str]:
 
 
 def allowing(licenses: Sequence[str]) -> Callable[[str | None, str | None], bool]:
-    """Whether a licence (name, url) is on the allow-list; an empty list, or `any` in it, takes all, told or not."""
-    wanted = {entry.strip().lower() for entry in licenses}
-    if not wanted or ANY in wanted:
+    """Return the predicate of an allow-list: True for a license (name, URL) on it.
+
+    An empty list, or one with the entry `any`, allows every license, an unknown one (None, None) included.
+    """
+    entries = {entry.strip().lower() for entry in licenses}
+    if not entries or ANY in entries:
         return lambda _name, _url: True
-    return lambda name, url: bool(wanted & license_names(name, url))
+    return lambda name, url: bool(entries & license_names(name, url))
 
 
 def check_known(licenses: Sequence[str], known: Iterable[tuple[str, str]]) -> None:
-    """Raise BadInput where an entry of the allow-list is none of the licences (name, url) that an origin knows."""
+    """Raise BadInput if an entry of an allow-list matches none of the licenses (name, URL) in `known`."""
     known = list(known)
-    names = set().union(*(license_names(*each) for each in known), {ANY})
+    names = set().union(*(license_names(*license_) for license_ in known), {ANY})
     for entry in licenses:
         if entry.strip().lower() not in names:
-            there = ", ".join(f"{name!r}" for name, _ in known)
-            raise BadInput(f"licenses: {entry!r} is none of those there: {there}, or a code like by-sa, cc0 or pdm")
+            valid = ", ".join(f"{name!r}" for name, _ in known)
+            raise BadInput(f"licenses: {entry!r} must be one of {valid}, or a code like by-sa, cc0 or pdm")
 
 
 def without_repeats(sources: Sequence[Source]) -> tuple[list[Source], int]:
-    """The sources without those whose url, or where its hash is known whose content, is one of an earlier one; how many
-    were left out.
+    """Remove duplicate sources: those with the URI of an earlier one, or with its size and content hash.
+
+    Contents are compared only if the version of the source is a content hash.
+
+    Returns:
+        The remaining sources in order, and the number of removed ones.
 
     Raises:
-        BadInput: two different files have one name.
+        BadInput: Two different files have the same source_id.
     """
-    kept: list[Source] = []
+    unique: list[Source] = []
     uris, contents, names = set[str](), set[tuple[int | None, str]](), set[str]()
     for source in sources:
         content = (source.bytes, source.version or "")
-        hashed = bool(_CONTENT.fullmatch(content[1]))
-        if source.uri in uris or (hashed and content in contents):
+        is_hash = bool(_CONTENT_HASH.fullmatch(content[1]))
+        if source.uri in uris or (is_hash and content in contents):
             continue
         if source.source_id in names:
-            raise BadInput(f"two videos are called {source.source_id!r}, the second is {source.uri!r}: rename one")
+            raise BadInput(
+                f"two videos have the source_id {source.source_id!r}, the second is {source.uri!r}: rename one"
+            )
         uris.add(source.uri)
         names.add(source.source_id)
-        if hashed:
+        if is_hash:
             contents.add(content)
-        kept.append(source)
-    return kept, len(sources) - len(kept)
+        unique.append(source)
+    return unique, len(sources) - len(unique)

@@ -1,22 +1,23 @@
-"""Log lines of workers, as key=value: they say of which run they are, and of which unit of work or rank."""
+"""Log format of workers: key=value pairs with the run and the work unit or rank."""
 
 from __future__ import annotations
 
 import json
 import logging
 
-_ABOUT = {"run": "", "unit": ""}  # of this process, which does one thing at a time; its threads share it
+_CONTEXT = {"run": "", "unit": ""}  # of this process and all its threads: it works on one unit at a time
 
 
 class KeyValueFormatter(logging.Formatter):
-    """One line a record, whatever the message holds: time=... level=... logger=... run=... unit=... message="..."."""
+    """One line per record, with the message as JSON: time=... level=... logger=... run=... unit=... message="..."."""
 
     default_msec_format = "%s.%03d"
 
     def format(self, record: logging.LogRecord) -> str:
-        message = super().format(record)  # with its traceback, if it has one
+        """Format a record and its traceback, if any, as one line."""
+        message = super().format(record)
         pairs = {"time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S"), "level": record.levelname, "logger": record.name}
-        pairs |= {key: value for key, value in _ABOUT.items() if value}
+        pairs |= {key: value for key, value in _CONTEXT.items() if value}
         return " ".join(f"{key}={value}" for key, value in pairs.items()) + f" message={json.dumps(message)}"
 
 
@@ -25,6 +26,6 @@ _HANDLER.setFormatter(KeyValueFormatter())
 
 
 def work_on(run: str, unit: str) -> None:
-    """Have this process's log lines, on standard error, name this work from now on."""
-    _ABOUT.update(run=run, unit=unit)
-    logging.getLogger().addHandler(_HANDLER)  # once: a second time does nothing
+    """Set the run and the work unit or rank in this process's log lines, and write them to standard error."""
+    _CONTEXT.update(run=run, unit=unit)
+    logging.getLogger().addHandler(_HANDLER)  # adding the same handler again has no effect

@@ -1,11 +1,11 @@
-"""Which nodes work goes to: those with the labels that a cluster names in the environment of its nodes.
+"""Placement of work on nodes by Ray node labels, which a cluster sets in the environment of its nodes.
 
-  SCENE_DECODE_LABELS   video to clips: Ray Data's tasks, and those that pack, verify and export a dataset
-  SCENE_TRAIN_LABELS    Ray Train's workers and the runs of a sweep
+  SCENE_DECODE_LABELS   nodes for video decoding: Ray Data tasks, and tasks that pack, verify and export a dataset
+  SCENE_TRAIN_LABELS    nodes for training: Ray Train workers and the runs of a sweep
 
-Each holds labels as `ray start --labels` takes them: key=value,key=value. Where there is none, as on a laptop, work
-goes wherever there is room. Decode nodes should bear Ray Data's own key, `ray-subcluster`, and training nodes must not:
-an elastic group counts no node that does.
+Values have the format of `ray start --labels`: key=value,key=value. If a variable is unset, as on a laptop, Ray may
+place the work on any node. Decode nodes should have Ray Data's own label key, `ray-subcluster`, and training nodes must
+not have it: an elastic worker group ignores nodes with that key.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ DECODE, TRAIN = "SCENE_DECODE_LABELS", "SCENE_TRAIN_LABELS"
 
 
 def decode_labels() -> dict[str, str] | None:
-    """Labels of the nodes that turn video into clips, as Ray's `label_selector`; None for any node."""
-    return _labels(DECODE)
+    """Return the labels of decode nodes as Ray's `label_selector`; None for any node."""
+    return _parse_labels(DECODE)
 
 
 def train_labels() -> dict[str, str] | None:
-    """Labels of the nodes that train, as Ray's `label_selector`; None for any node."""
-    return _labels(TRAIN)
+    """Return the labels of training nodes as Ray's `label_selector`; None for any node."""
+    return _parse_labels(TRAIN)
 
 
-def _labels(variable: str) -> dict[str, str] | None:
+def _parse_labels(variable: str) -> dict[str, str] | None:
+    """Parse the labels in an environment variable; None if it is unset or empty, BadInput if it is malformed."""
     text = os.environ.get(variable, "").strip()
     if not text:
         return None
-    pairs = [re.fullmatch(r"\s*([\w./-]+)=([\w.-]+)\s*", pair) for pair in text.split(",")]
-    if not all(pairs):
-        raise BadInput(f"{variable}={text!r} in the environment is not key=value,key=value")
-    return {pair[1]: pair[2] for pair in pairs if pair}
+    matches = [re.fullmatch(r"\s*([\w./-]+)=([\w.-]+)\s*", pair) for pair in text.split(",")]
+    if not all(matches):
+        raise BadInput(f"environment variable {variable}={text!r} must have the form key=value,key=value")
+    return {match[1]: match[2] for match in matches if match}

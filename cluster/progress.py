@@ -1,4 +1,4 @@
-"""Progress bars that suit a terminal and a job's log alike."""
+"""Progress bars for terminals and for the logs of jobs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ from cluster.units import Units
 
 
 def progress_bar(total: float, unit: str, desc: str) -> Any:
-    """A tqdm bar: redrawn every second on a terminal, a line every ten seconds in a log."""
-    terminal = sys.stderr.isatty()
+    """Create a tqdm bar, redrawn every second on a terminal, as a line every ten seconds in a log."""
+    is_terminal = sys.stderr.isatty()
     return tqdm(
-        total=total, unit=unit, desc=desc, mininterval=1 if terminal else 10, dynamic_ncols=terminal, ascii=not terminal
+        total=total,
+        unit=unit,
+        desc=desc,
+        mininterval=1 if is_terminal else 10,
+        dynamic_ncols=is_terminal,
+        ascii=not is_terminal,
     )
 
 
 def quiet_ray_data() -> None:
-    """Leave progress to our own bar: it counts videos where Ray's counts blocks."""
-    import ray.data  # not by jobs that only list and plan: it takes seconds
+    """Disable Ray Data's progress bars, which count blocks; ours counts videos."""
+    import ray.data  # imported here because it takes seconds, which jobs that only list and plan avoid
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # says that its bars are off
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # reports that its bars are disabled
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
@@ -32,10 +37,13 @@ def quiet_ray_data() -> None:
 
 
 class SourceHours:
-    """Progress of prepare in hours of source video, with rate (as a multiple of real time) and time left.
+    """Progress of prepare in hours of source video, with speed (as a multiple of real time) and remaining time.
 
-    Where the sources' durations are not known, the total is estimated from what was decoded so far: by bytes where all
-    sizes are known, else by number. What earlier runs committed does not count.
+    If durations of sources are unknown, the total is estimated from the sources decoded so far: by bytes if the sizes
+    are known, else by number of units. Units committed by earlier runs do not count.
+
+    Args:
+        units: Units to process in this run.
     """
 
     def __init__(self, units: Units) -> None:
@@ -57,15 +65,19 @@ class SourceHours:
         self._bar.close()
 
     def update(self, row: dict[str, Any]) -> None:
-        """Count one finished unit: clips, windows, source_s, bytes."""
+        """Count one finished unit.
+
+        Args:
+            row: Number of `clips` and `windows`, seconds of source video `source_s`, size of the source in `bytes`.
+        """
         self._units += 1
         self._clips, self._windows = self._clips + row["clips"], self._windows + row["windows"]
         self._done_s, self._done_bytes = self._done_s + row["source_s"], self._done_bytes + row["bytes"]
         if self._total_s is None:
-            share = self._done_bytes / self._total_bytes if self._done_bytes else self._units / self._num_units
-            self._bar.total = self._done_s / 3600 / min(1.0, share)
+            fraction = self._done_bytes / self._total_bytes if self._done_bytes else self._units / self._num_units
+            self._bar.total = self._done_s / 3600 / min(1.0, fraction)
         done_h = self._bar.n + row["source_s"] / 3600
-        self._bar.total = max(self._bar.total, done_h)  # durations are claims, and sums of hours are rounded
+        self._bar.total = max(self._bar.total, done_h)  # declared durations may be wrong, and sums are rounded
         speed = self._done_s / max(1e-3, self._bar.format_dict["elapsed"])
         self._bar.set_postfix_str(
             f"{speed:.1f}x real time, {self._units} videos, {self._clips} of {self._windows} windows kept",

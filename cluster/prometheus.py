@@ -1,7 +1,7 @@
-"""What Prometheus is told: every metric of the project. Ray serves them, as `ray_NAME`, on each node's metrics port.
+"""Prometheus metrics of the project, exported by Ray as `ray_NAME` on each node's metrics port.
 
-Each series belongs to one process, so queries add up rates. Ray collects every ten seconds: what a process counts in
-its last seconds may be lost. A gauge is handed on only when it was set, and forgotten 20 s later: set it at every step.
+Each series belongs to one process, so queries sum rates. Ray collects every ten seconds: counts of a process's last
+seconds may be lost. A gauge is exported only after it was set and expires after 20 s: set it at every step.
 """
 
 from __future__ import annotations
@@ -12,23 +12,26 @@ from ray.util.metrics import Counter, Gauge
 
 from cluster import storage
 
-COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {  # meaning, labels; each label has few values
+COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {  # description, labels; each label has few values
     "scene_prepare_units_total": ("videos or segments committed", ("run", "outcome")),
-    "scene_prepare_source_seconds_total": ("seconds of source video dealt with", ("run",)),
-    "scene_prepare_clips_total": ("clips stored, before the gates", ("run",)),
-    "scene_prepare_rejects_total": ("stretches of video rejected, and clips by the gates", ("run", "stage", "reason")),
+    "scene_prepare_source_seconds_total": ("seconds of source video processed", ("run",)),
+    "scene_prepare_clips_total": ("clips stored, before filtering", ("run",)),
+    "scene_prepare_rejects_total": (
+        "segments of video rejected, and clips rejected by the filters",
+        ("run", "stage", "reason"),
+    ),
     "scene_pack_clips_total": ("clips written into shards", ("run",)),
-    "scene_train_clips_total": ("clips trained on, over all workers", ("run",)),
+    "scene_train_clips_total": ("training clips processed by all workers", ("run",)),
     "scene_train_wait_seconds_total": ("seconds that a worker waited for clips", ("run", "rank")),
 }
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "scene_train_step": ("step that the run has reached", ("run",)),
-    "scene_train_start_time_seconds": ("when the workers last started, since 1970", ("run",)),
+    "scene_train_step": ("latest training step of the run", ("run",)),
+    "scene_train_start_time_seconds": ("Unix time of the latest start of the workers", ("run",)),
 }
 
 
 def add(name: str, amount: float, **labels: str) -> None:
-    """Add to a counter; nothing where there is nothing to add, which Ray refuses."""
+    """Increment a counter; amounts of 0, which Ray refuses, are ignored."""
     if amount > 0:
         _counter(name).inc(amount, labels)
 
@@ -39,17 +42,19 @@ def show(name: str, value: float, **labels: str) -> None:
 
 
 def run_of(url: str) -> str:
-    """The run that work on a dataset counts for: the last part of its folder's url."""
+    """Return the value of the label `run` for work on a dataset: the last component of its folder's URL."""
     return storage.redact(url).rstrip("/").rpartition("/")[2]
 
 
 @functools.cache
 def _counter(name: str) -> Counter:
-    meaning, labels = COUNTERS[name]
-    return Counter(name, meaning, labels)
+    """Return this process's counter of a name in COUNTERS, creating it on first use."""
+    description, labels = COUNTERS[name]
+    return Counter(name, description, labels)
 
 
 @functools.cache
 def _gauge(name: str) -> Gauge:
-    meaning, labels = GAUGES[name]
-    return Gauge(name, meaning, labels)
+    """Return this process's gauge of a name in GAUGES, creating it on first use."""
+    description, labels = GAUGES[name]
+    return Gauge(name, description, labels)

@@ -1,4 +1,4 @@
-"""Rows kept as columns: a row becomes an object when it is looked at, so that millions take little memory."""
+"""Lazily materialized sequences: rows stored as columns become objects on access, so that millions fit in memory."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar, overload
 
 T = TypeVar("T")
-BLOCK = 1024  # rows that are objects at a time
+BLOCK = 1024  # rows per block of objects while iterating
 
 
 class Rows(Sequence[T]):
-    """A sequence whose objects are made from columns on demand. Equal to any sequence of equal objects."""
+    """Sequence whose objects are created from columns on access; equal to any sequence of equal objects."""
 
     @abstractmethod
     def block(self, start: int, end: int) -> list[T]:
-        """The objects of rows start..end, end excluded."""
+        """Create the objects of rows start..end, end excluded."""
 
     @overload
     def __getitem__(self, index: int) -> T: ...
     @overload
     def __getitem__(self, index: slice) -> list[T]: ...
     def __getitem__(self, index: int | slice) -> T | list[T]:
-        places = range(len(self))[index]
-        if isinstance(places, int):
-            return self.block(places, places + 1)[0]
-        if places.step == 1:
-            return self.block(places.start, max(places.start, places.stop))
-        return [self[place] for place in places]
+        positions = range(len(self))[index]
+        if isinstance(positions, int):
+            return self.block(positions, positions + 1)[0]
+        if positions.step == 1:
+            return self.block(positions.start, max(positions.start, positions.stop))
+        return [self[position] for position in positions]
 
     def __iter__(self) -> Iterator[T]:
         for start in range(0, len(self), BLOCK):

@@ -1,4 +1,4 @@
-"""Runs that continue: a record in the run's folder holds its key and the settings that a restart must share."""
+"""Identity of resumable runs: a record in the run's folder holds its key and the settings that must not change."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ RECORD = "run.json"
 
 
 def claim(url: str, name: str, settings: dict[str, Any], defaults: dict[str, Any] | None = None) -> str:
-    """The key of the run in the folder `url`, made at its first start and the same at every later one.
+    """Return the key of the run in a folder, registering the run at its first start.
 
     Args:
-        url: folder of the run.
-        name: what the user calls it; begins the key.
-        settings: what a restart may not change; nested.
-        defaults: values of those that a run which began before they were there has had; nested.
+        url: Folder of the run.
+        name: Name of the run, the prefix of its key.
+        settings: Settings that a restart must not change; nested.
+        defaults: Values in effect for older runs, whose records lack settings introduced later; nested.
+
+    Returns:
+        The key, the same at every start.
 
     Raises:
-        BadInput: the run was started with other settings; says which.
+        BadInput: The run was started with other settings, which the message lists.
     """
     record_url = storage.join(url, RECORD)
     storage.write_new(record_url, storage.json_bytes({"key": f"{name}-{uuid.uuid4().hex}", "settings": settings}))
     record = storage.read_json(record_url)
-    was, now = flatten(defaults or {}) | flatten(record["settings"]), flatten(settings)
-    changed = [f"{k} was {was.get(k)!r}, now {now.get(k)!r}" for k in sorted(was | now) if was.get(k) != now.get(k)]
+    old, new = flatten(defaults or {}) | flatten(record["settings"]), flatten(settings)
+    changed = [f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
     if changed:
         raise BadInput(
             f"{name!r} in {url!r} was started with other settings ({'; '.join(changed)}): choose another name="
@@ -41,24 +44,24 @@ def claim(url: str, name: str, settings: dict[str, Any], defaults: dict[str, Any
 
 
 def public_settings(config: Any) -> dict[str, Any]:
-    """A config's values as plain data, fit to be shown and kept: passwords in urls are blanked."""
+    """Convert a configuration dataclass to nested dicts for display and records, without passwords in URLs."""
 
-    def clean(value: Any) -> Any:
+    def redacted(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: clean(item) for key, item in value.items()}
+            return {key: redacted(item) for key, item in value.items()}
         return storage.redact(value) if isinstance(value, str) else value
 
-    return clean(asdict(config))
+    return redacted(asdict(config))
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError unless a run's name is safe in folders and queries."""
+    """Raise ValueError unless the name of a run is valid in paths and in MLflow queries."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
         raise ValueError(f"name may hold letters, digits, dot, dash and underscore, got {name!r}")
 
 
 def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as {"model.base": 64, ...}."""
+    """Flatten nested settings to dotted keys: {"model.base": 64, ...}."""
     flat: dict[str, Any] = {}
     for key, item in value.items():
         flat |= flatten(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
@@ -66,10 +69,10 @@ def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def git_commit() -> str:
-    """The checkout's commit, or "" outside of one."""
+    """Return the commit of this git checkout; outside of one, the environment variable GIT_COMMIT or ""."""
     try:
         command = ["git", "rev-parse", "HEAD"]
-        found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+        result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("GIT_COMMIT", "")
-    return found.stdout.strip()
+    return result.stdout.strip()

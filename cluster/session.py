@@ -1,4 +1,4 @@
-"""Where a job runs: the Ray cluster it was submitted to, or a local Ray that it starts and stops itself."""
+"""Ray session of a job: the cluster it was submitted to, or a local Ray that it starts and stops itself."""
 
 from __future__ import annotations
 
@@ -18,74 +18,80 @@ from vgan.errors import BadInput
 
 @contextmanager
 def ray_session(address: str = "") -> Iterator[bool]:
-    """Connect to Ray for the length of a job.
+    """Connect to Ray for the duration of a job.
 
     Args:
-        address: a cluster's address. Empty: the cluster this job was submitted to, else a new local Ray.
+        address: Address of a cluster. Empty: the cluster this job was submitted to, else a new local Ray.
 
     Yields:
-        Whether it is a local Ray of this job's own, which cannot get more nodes.
+        True for a new local Ray, which cannot grow by nodes.
 
     Raises:
-        BadInput: nothing answers at the address.
+        BadInput: No cluster answers at the address.
     """
-    if ray.is_initialized():  # a caller's session, not ours to end
+    if ray.is_initialized():  # the caller's session, which the caller ends
         yield False
         return
     address = address or os.environ.get("RAY_ADDRESS", "")
     if address:
-        _check_answers(address)
+        _check_reachable(address)
         try:
-            _start(address=address)
-        except (ConnectionError, ValueError, RuntimeError) as fault:
-            raise BadInput(f"no Ray cluster answers at address={address!r}: {fault}") from fault
+            _init_ray(address=address)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise BadInput(f"no Ray cluster answers at address={address!r}: {error}") from error
     else:
-        # Ray turns token authentication on by itself; a token of this job alone spares the one it would keep, readable
-        # by everyone, in the home folder.
+        # Ray enables token authentication by default; a token for this job alone avoids the one that Ray would store,
+        # readable by everyone, in the home folder.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         print("no Ray cluster given: starting a local one for this job", flush=True)
-        # Ray Train watches its controller through the dashboard's state API, so the dashboard runs, on this host only
-        # "local": without it Ray joins any cluster that was ever started on this machine
-        _start(address="local", include_dashboard=True, dashboard_host="127.0.0.1")
+        # The dashboard runs, on this host only, because Ray Train monitors its controller through its state API.
+        # "local": without it, Ray would join any cluster that was ever started on this machine.
+        _init_ray(address="local", include_dashboard=True, dashboard_host="127.0.0.1")
     try:
         yield not address
     finally:
         ray.shutdown()
 
 
-def _start(**options: Any) -> None:
-    """`ray.init`, after which SIGTERM does what it did before: Ray's own handler aborts the process."""
-    before = signal.getsignal(signal.SIGTERM)
+def _init_ray(**options: Any) -> None:
+    """Call `ray.init` and restore the previous SIGTERM handler: Ray's own aborts the process."""
+    previous_handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options, logging_level="ERROR", log_to_driver=True)
-    except SystemExit as stop:  # that handler's, before the other is set
+    except SystemExit as stop:  # raised by Ray's handler before the previous one is restored
         raise KeyboardInterrupt from stop
     finally:
-        if before is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
+        if previous_handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, previous_handler)
 
 
 def require_room(what: str, way_out: str = "", *, cpus: float, gpus: float = 0.0) -> None:
-    """Raise BadInput where a Ray that cannot grow has no room for `what`: it would wait for ever.
+    """Check that a Ray that cannot grow has the resources for a task; without them it would wait forever.
 
     Args:
-        what: "a run", for people.
-        way_out: what else to lower, beside cpus= or gpus=.
+        what: Subject of the error message, such as "a run".
+        way_out: Text appended to the hint "lower cpus=" or "lower gpus=" of the error message.
+        cpus: Required CPUs.
+        gpus: Required GPUs.
+
+    Raises:
+        BadInput: There are fewer CPUs or GPUs.
     """
-    there = ray.cluster_resources()
-    for key, kind, needed in (("cpus", "CPU", cpus), ("gpus", "GPU", gpus)):
-        if needed > there.get(kind, 0):
+    available = ray.cluster_resources()
+    for key, resource, needed in (("cpus", "CPU", cpus), ("gpus", "GPU", gpus)):
+        if needed > available.get(resource, 0):
             raise BadInput(
-                f"{what} needs {needed:g} {kind}s, and there are {there.get(kind, 0):g}: lower {key}={way_out}"
+                f"{what} needs {needed:g} {resource}s, and there are {available.get(resource, 0):g}: "
+                f"lower {key}={way_out}"
             )
 
 
-def _check_answers(address: str) -> None:
-    """Raise BadInput unless something listens at "host:port": Ray itself would try for minutes."""
+def _check_reachable(address: str) -> None:
+    """Raise BadInput unless a server listens at "host:port": Ray itself would retry for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
-        return  # "auto" and its like; Ray knows at once
+        return  # "auto" and similar: Ray decides without a delay
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as fault:
-        raise BadInput(f"no Ray cluster answers at address={address!r}: {fault}") from fault
+    except OSError as error:
+        raise BadInput(f"no Ray cluster answers at address={address!r}: {error}") from error

@@ -1,4 +1,4 @@
-"""The sources manifest: one row a video, whatever it came from."""
+"""Sources manifest: a table of the videos to prepare, one row per video, from folders, lists or catalogs."""
 
 from __future__ import annotations
 
@@ -22,35 +22,33 @@ from vgan.errors import BadInput
 from vgan.video.strips import read_list
 
 VIDEO_KINDS = "3gp asf avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mxf ogv ts webm wmv"
-VIDEO_SUFFIXES = frozenset(f".{kind}" for kind in VIDEO_KINDS.split())
-STRIP_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png")
-)  # clips stored as one picture; taken only where they are asked for
+VIDEO_SUFFIXES = frozenset(f".{extension}" for extension in VIDEO_KINDS.split())
+STRIP_SUFFIXES = frozenset((".jpg", ".jpeg", ".png"))  # clips stored as image strips; listed only on explicit request
 SCHEMA = pa.schema(
     [
-        pa.field("uri", pa.string(), nullable=False),  # where the bytes are
+        pa.field("uri", pa.string(), nullable=False),  # URL of the video file
         pa.field("source_id", pa.string(), nullable=False),  # stable name inside the corpus
-        pa.field("bytes", pa.int64()),  # size when listed; a change under the same name is a new source
-        pa.field("version", pa.string()),  # ETag or time of change when listed: tells the same of a change in place
-        pa.field("duration_s", pa.float64()),  # where it is known, progress is told in hours from the start
+        pa.field("bytes", pa.int64()),  # size when listed; a file of another size under the same name is a new source
+        pa.field("version", pa.string()),  # ETag or modification time when listed, which detects changes in place
+        pa.field("duration_s", pa.float64()),  # if known, the total of the progress bar is exact from the start
         pa.field("label", pa.string()),
         pa.field("split", pa.string()),  # train or test
-        # Whose it is and what may be done with it, where the origin tells; goes with every clip (shards.clip_schema).
-        pa.field("license", pa.string()),  # its name, as the origin has it
+        # Attribution and license, if the origin provides them; stored with every clip (shards.clip_schema).
+        pa.field("license", pa.string()),  # name of the license at the origin
         pa.field("license_url", pa.string()),
         pa.field("author", pa.string()),
-        pa.field("page", pa.string()),  # url where people see the video
+        pa.field("page", pa.string()),  # URL of the web page that shows the video
         pa.field("tags", pa.string()),  # separated by commas
     ]
 )
-MEANT = ("source_id", "uri", "page")  # by which a name may mean a source
+MEANT = ("source_id", "uri", "page")  # columns by which deletion lists may identify a source
 CREDITS = ("license", "license_url", "author", "page", "tags")
-BLOCK = 65536  # sources that are objects while a manifest is written
+BLOCK = 65536  # rows that are converted from or to Python objects at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One video to prepare."""
+    """A video to prepare; fields as in SCHEMA."""
 
     uri: str
     source_id: str
@@ -67,28 +65,34 @@ class Source:
 
     @property
     def credits(self) -> dict[str, str | None]:
-        """Whose it is and what may be done with it."""
+        """Attribution and license: the columns in CREDITS."""
         return {name: getattr(self, name) for name in CREDITS}
 
     @property
     def names(self) -> set[str]:
-        """What a deletion list may call it by."""
+        """Names by which a deletion list may identify the source."""
         return {name for name in (self.source_id, self.uri, self.page) if name}
 
 
 class Sources(Rows[Source]):
-    """Sources as a table of SCHEMA: 2 million take some 300 MB, a tenth of what their objects would."""
+    """Sequence of sources stored as a table of SCHEMA.
+
+    2 million sources take about 300 MB, a tenth of the size of their objects.
+
+    Args:
+        table: Table of SCHEMA.
+    """
 
     def __init__(self, table: pa.Table) -> None:
         self.table = table
 
     @classmethod
     def of(cls, sources: Iterable[Source]) -> Sources:
-        """The same sources as columns."""
+        """Convert sources to a table, in blocks of BLOCK rows; `Sources` are returned unchanged."""
         if isinstance(sources, Sources):
             return sources
-        rest, blocks = iter(sources), [SCHEMA.empty_table()]
-        while rows := [vars(source) for source in itertools.islice(rest, BLOCK)]:
+        iterator, blocks = iter(sources), [SCHEMA.empty_table()]
+        while rows := [vars(source) for source in itertools.islice(iterator, BLOCK)]:
             blocks.append(pa.Table.from_pylist(rows, SCHEMA))
         return cls(pa.concat_tables(blocks))
 
@@ -96,64 +100,78 @@ class Sources(Rows[Source]):
         return self.table.num_rows
 
     def block(self, start: int, end: int) -> list[Source]:
+        """Create the sources of rows start..end, end excluded."""
         return [Source(**row) for row in self.table.slice(start, end - start).to_pylist()]
 
     @property
     def credited(self) -> bool:
-        """Whether any tells whose it is."""
+        """True if any source has a value in one of the columns in CREDITS."""
         return any(pc.any(pc.not_equal(self.table[name], "")).as_py() for name in CREDITS)
 
     def split_by(self, names: Collection[str]) -> tuple[Sources, Sources]:
-        """Those that none of `names` (ids, uris or pages) means, and those that one does."""
+        """Split into sources that no name (source_id, URI or page) in `names` matches, and sources that one matches."""
         mask = meant_by(names, self.table)
         return Sources(self.table.filter(pc.invert(mask))), Sources(self.table.filter(mask))
 
 
 def meant_by(names: Collection[str], columns: Mapping[str, Any] | pa.Table) -> Any:
-    """Whether one of `names` (ids, uris or pages) means the source of each row, of the columns of SCHEMA."""
-    wanted = pa.array(sorted(names), pa.string())
-    source_id, uri, page = (pc.is_in(columns[name], value_set=wanted) for name in MEANT)
+    """Return a boolean Arrow array, one value per row: True if a name matches the row's source_id, URI or page.
+
+    Args:
+        names: Source ids, URIs and pages.
+        columns: Columns of SCHEMA, those in MEANT at least.
+    """
+    value_set = pa.array(sorted(names), pa.string())
+    source_id, uri, page = (pc.is_in(columns[name], value_set=value_set) for name in MEANT)
     return pc.or_(pc.or_(source_id, uri), page)
 
 
 def list_folder(url: str, suffixes: frozenset[str] = VIDEO_SUFFIXES) -> tuple[list[Source], int]:
-    """Videos below a folder, sorted by name, and how many files were passed over.
+    """List the videos below a folder.
 
-    A video is known by its suffix, one of `suffixes`; a name that is not UTF-8 cannot stand in a manifest.
+    Args:
+        url: URL of the folder.
+        suffixes: Suffixes of video files, in lower case.
+
+    Returns:
+        Sources sorted by name, and the number of skipped files: those with another suffix, and those whose name is not
+        UTF-8, which a manifest cannot hold.
 
     Raises:
-        BadInput: no such folder.
+        BadInput: There is no such folder.
     """
-    found = storage.find(url)
-    if found is None:
+    files = storage.find(url)
+    if files is None:
         raise BadInput(f"no folder at {url!r}: give an existing folder of videos")
     _, root = storage.filesystem(url)
     sources = []
-    for path in sorted(found):
+    for path in sorted(files):
         name = posixpath.relpath(path, root)
         if posixpath.splitext(path)[1].lower() in suffixes and _is_utf8(name):
-            info = found[path]
+            info = files[path]
             version = storage.listing_version(info)
             sources.append(Source(uri=storage.join(url, name), source_id=name, bytes=info["size"], version=version))
-    return sources, len(found) - len(sources)
+    return sources, len(files) - len(sources)
 
 
 def list_glob(url: str) -> tuple[list[Source], int]:
-    """As `list_folder`, of the files whose path fits a glob on any file system. A star stands for slashes too.
+    """List the videos whose path matches a glob, in which a star matches slashes too, like `list_folder`.
 
-    Names count from the last folder before the first star. A glob that ends in .jpg or .png takes strips.
+    Names are relative to the last folder before the first star. A glob that ends in .jpg, .jpeg or .png lists image
+    strips instead of videos.
     """
     folder, _, _ = url.partition("*")[0].rpartition("/")
     pattern = url[len(folder) :].lstrip("/")
-    strips = posixpath.splitext(pattern)[1].lower() in STRIP_SUFFIXES
-    found, others = list_folder(
-        folder or ("/" if url.startswith("/") else "."), STRIP_SUFFIXES if strips else VIDEO_SUFFIXES
+    is_strips = posixpath.splitext(pattern)[1].lower() in STRIP_SUFFIXES
+    candidates, num_skipped = list_folder(
+        folder or ("/" if url.startswith("/") else "."), STRIP_SUFFIXES if is_strips else VIDEO_SUFFIXES
     )
-    sources = [s for s in found if fnmatch.fnmatchcase(s.source_id, pattern)]
-    return sources, others + len(found) - len(sources)
+    sources = [source for source in candidates if fnmatch.fnmatchcase(source.source_id, pattern)]
+    return sources, num_skipped + len(candidates) - len(sources)
 
 
 def _is_utf8(name: str) -> bool:
+    """Return False for a name with surrogates, as Python gives to files whose name is not UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -162,12 +180,13 @@ def _is_utf8(name: str) -> bool:
 
 
 def read_sources(url: str) -> Sources:
-    """Sources named by a manifest (.parquet), a list (.txt, .csv with a `uri` column), a folder or a glob.
+    """Read or list sources: a manifest (.parquet), a list (.txt, .csv with a `uri` column), a folder or a glob.
 
-    Relative paths in a list are meant from the list's own folder, as in the original's lists.
+    Relative paths in a list are relative to the list's folder, as in the lists of the original code.
 
     Raises:
-        BadInput: nothing there, no video in it, or a file that does not hold what its name says.
+        BadInput: The URL is missing or holds no video, a file has another format than its suffix, source ids are not
+            unique, or no installed package supports the protocol of a URI.
     """
     if "*" in url:
         sources = Sources.of(list_glob(url)[0])
@@ -176,103 +195,116 @@ def read_sources(url: str) -> Sources:
     else:
         sources = Sources.of(list_folder(url)[0])
     if not sources:
-        raise BadInput(f"no video in {url!r}: known kinds are {VIDEO_KINDS}")
-    if twice := _repeated(sources.table["source_id"]):
-        raise BadInput(f"{twice} source_id values in {url!r} occur more than once: they name videos and must be unique")
+        raise BadInput(f"no video in {url!r}: supported suffixes are {VIDEO_KINDS}")
+    if num_repeated := _count_repeated(sources.table["source_id"]):
+        raise BadInput(
+            f"{num_repeated} source_id values in {url!r} repeat earlier ones: they identify videos and must be unique"
+        )
     uris = sources.table["uri"]
     protocols = pc.struct_field(pc.extract_regex(uris, "^(?P<protocol>.*?)://"), "protocol")
     for protocol in pc.unique(protocols.drop_null()):
-        storage.filesystem(uris[pc.index(protocols, protocol).as_py()].as_py())  # one that no worker speaks is told now
+        storage.filesystem(uris[pc.index(protocols, protocol).as_py()].as_py())  # fail here, not in the workers
     return sources
 
 
-def _repeated(names: pa.ChunkedArray) -> int:
-    """How many of the names have occurred before."""
+def _count_repeated(names: pa.ChunkedArray) -> int:
+    """Count the names that repeat an earlier one."""
     blocks = (names.slice(start, BLOCK).to_pylist() for start in range(0, len(names), BLOCK))
     hashes = np.fromiter(map(hash, itertools.chain.from_iterable(blocks)), np.int64, len(names))
-    if len(np.unique(hashes)) == len(names):  # Arrow's table of millions of strings takes half a gigabyte
+    if len(np.unique(hashes)) == len(names):  # Arrow's hash table of millions of strings takes 0.5 GB
         return 0
     return len(names) - int(pc.count_distinct(names).as_py())
 
 
 def write_sources(sources: Iterable[Source], url: str) -> None:
-    """Write the manifest as Parquet, at once."""
+    """Write a sources manifest atomically as a Parquet file."""
     buffer = io.BytesIO()
     pq.write_table(Sources.of(sources).table, buffer, row_group_size=BLOCK)
     storage.write_bytes(url, buffer.getvalue())
 
 
 def read_manifest_rows(url: str) -> Sources:
-    """Every row of a manifest or list, in its order, names that occur twice included.
+    """Read all rows of a manifest or list in order, repeated source ids included.
 
     Raises:
-        BadInput: as `read_sources`, but for names that occur more than once.
+        BadInput: The file is missing, has another format than its suffix, has no column `uri`, or has a bad value.
     """
     if not storage.exists(url):
         raise BadInput(f"no sources manifest at {url!r}: make one with `python -m jobs.acquire`")
     data, folder = storage.read_bytes(url), url.rpartition("/")[0]
     if url.endswith(".parquet"):
         return _from_parquet(data, folder, url)
-    text = data.decode("utf-8-sig", errors="replace")  # spreadsheets begin files with a byte order mark
+    text = data.decode("utf-8-sig", errors="replace")  # spreadsheet programs write a byte order mark
     if url.endswith(".txt"):
         rows: list[dict[str, Any]] = [{"uri": path} for path in read_list(text)]
     else:
-        rows = [{k: v or None for k, v in row.items()} for row in csv.DictReader(io.StringIO(text))]
+        rows = [{key: value or None for key, value in row.items()} for row in csv.DictReader(io.StringIO(text))]
     if rows:
         _require_uri(list(rows[0]), url)
     return Sources.of(_source(row, folder, f"{url!r}, row {number}") for number, row in enumerate(rows, start=1))
 
 
 def _require_uri(columns: list[str], url: str) -> None:
+    """Raise BadInput unless the columns of a list or manifest include `uri`."""
     if "uri" not in columns:
         raise BadInput(f"{url!r} has no column `uri`; its columns are {', '.join(map(str, columns))}")
 
 
 def _from_parquet(data: bytes, folder: str, url: str) -> Sources:
-    """A manifest's known columns with their types, what is missing filled in as `_source` does."""
+    """Read the columns of SCHEMA from a Parquet manifest and cast them; missing values are filled as in `_source`."""
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-    except pa.ArrowInvalid as fault:
-        raise BadInput(f"{url!r} is not a Parquet file: {fault}") from fault
+    except pa.ArrowInvalid as error:
+        raise BadInput(f"{url!r} is not a Parquet file: {error}") from error
     _require_uri(file.schema_arrow.names, url)
-    found = file.read(columns=_filled(file))
-    there = {}
-    for name in found.column_names:
-        kind = SCHEMA.field(name).type
+    table = file.read(columns=_nonempty_columns(file))
+    columns = {}
+    for name in table.column_names:
+        type_ = SCHEMA.field(name).type
         try:
-            there[name] = found[name].cast(kind)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as fault:
-            raise BadInput(f"{url!r}: column `{name}` must be {kind}, got {found[name].type}: {fault}") from fault
-    uris = there["uri"]
+            columns[name] = table[name].cast(type_)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise BadInput(f"{url!r}: column `{name}` must be {type_}, got {table[name].type}: {error}") from error
+    uris = columns["uri"]
     if uris.null_count:
         raise BadInput(f"{url!r}, row {pc.index(uris.is_null(), True).as_py() + 1}: a video needs a `uri`")
-    there["source_id"] = pc.coalesce(there["source_id"], uris) if "source_id" in there else uris
-    placed = pc.match_substring_regex(uris, "://|^/|^~/")
-    if not pc.all(placed).as_py():  # what is done for nothing would take memory
-        there["uri"] = pc.if_else(placed, uris, pc.binary_join_element_wise(folder.rstrip("/"), uris, "/"))
-    nothing = {kind: pa.nulls(found.num_rows, kind) for kind in set(SCHEMA.types)}  # shared, for each takes memory
-    return Sources(pa.table({field.name: there.get(field.name, nothing[field.type]) for field in SCHEMA}, SCHEMA))
+    columns["source_id"] = pc.coalesce(columns["source_id"], uris) if "source_id" in columns else uris
+    is_absolute = pc.match_substring_regex(uris, "://|^/|^~/")
+    if not pc.all(is_absolute).as_py():  # a join without effect would still copy the column
+        columns["uri"] = pc.if_else(is_absolute, uris, pc.binary_join_element_wise(folder.rstrip("/"), uris, "/"))
+    nulls = {type_: pa.nulls(table.num_rows, type_) for type_ in set(SCHEMA.types)}  # shared, to save memory
+    return Sources(pa.table({field.name: columns.get(field.name, nulls[field.type]) for field in SCHEMA}, SCHEMA))
 
 
-def _filled(file: pq.ParquetFile) -> list[str]:
-    """The columns of SCHEMA that have to be read: of others the file tells that there is no value in any row."""
+def _nonempty_columns(file: pq.ParquetFile) -> list[str]:
+    """List the columns of SCHEMA in a file, except those without any value according to the file's statistics."""
     empty: dict[str, list[bool]] = {"uri": [False]}
     for group in map(file.metadata.row_group, range(file.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
-            told = column.statistics
-            empty.setdefault(column.path_in_schema, []).append(told is not None and told.num_values == 0)
+            statistics = column.statistics
+            empty.setdefault(column.path_in_schema, []).append(statistics is not None and statistics.num_values == 0)
     return [name for name in file.schema_arrow.names if name in SCHEMA.names and not all(empty.get(name, [False]))]
 
 
 def _source(row: dict[str, Any], folder: str, where: str) -> Source:
-    given = {k: row[k] for k in SCHEMA.names if row.get(k) is not None}
+    """Convert a row of a list to a source.
+
+    Args:
+        row: Values of SCHEMA as text; a missing `source_id` is the URI as written.
+        folder: Folder of the list, to which relative URIs are relative.
+        where: File and row, for error messages.
+
+    Raises:
+        BadInput: There is no `uri`, or a number is malformed.
+    """
+    values = {name: row[name] for name in SCHEMA.names if row.get(name) is not None}
     try:
-        kinds = {"bytes": int, "duration_s": float}
-        typed = {k: kinds[k](v) if k in kinds else v for k, v in given.items()}
-        uri = given["uri"]
-        placed = uri if "://" in uri or uri.startswith(("/", "~/")) else storage.join(folder, uri)
-        return Source(**{"source_id": uri, **typed, "uri": placed})
-    except (KeyError, ValueError) as fault:
+        types = {"bytes": int, "duration_s": float}
+        typed = {name: types[name](value) if name in types else value for name, value in values.items()}
+        uri = values["uri"]
+        absolute_uri = uri if "://" in uri or uri.startswith(("/", "~/")) else storage.join(folder, uri)
+        return Source(**{"source_id": uri, **typed, "uri": absolute_uri})
+    except (KeyError, ValueError) as error:
         raise BadInput(
-            f"{where}: a video needs a `uri`, `bytes` is a whole number and `duration_s` a number; got {given}"
-        ) from fault
+            f"{where}: a video needs a `uri`, `bytes` is a whole number and `duration_s` a number; got {values}"
+        ) from error

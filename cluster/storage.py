@@ -1,12 +1,13 @@
-"""Files by url: the one storage layer, fsspec everywhere (file, s3, gs, http, memory).
+"""Storage layer: files addressed by URL through fsspec (file, s3, gs, http, memory).
 
-Where an S3 store is and who may use it is said in the environment, never in a url. s3fs and botocore read it when a
-process first uses the store, and Ray's workers inherit what `ray start` (or a job without a cluster) was started with:
+The endpoint and the credentials of an S3 store come from the environment, never from a URL. s3fs and botocore read
+them when a process first uses the store; Ray workers inherit the environment of `ray start` (or of a job without a
+cluster):
 
     AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY      or a profile, or the machine's role
-    AWS_ENDPOINT_URL=http://host:9000             any store but Amazon's (AWS_ENDPOINT_URL_S3 is for S3 alone)
-    AWS_MAX_ATTEMPTS=5                            tries of one request inside botocore, with a growing pause
-    AWS_RESPONSE_CHECKSUM_VALIDATION=when_required  for stores that answer a part of a file with the whole's checksum
+    AWS_ENDPOINT_URL=http://host:9000             any store except Amazon's (AWS_ENDPOINT_URL_S3: S3 only)
+    AWS_MAX_ATTEMPTS=5                            attempts per request inside botocore, with growing pauses
+    AWS_RESPONSE_CHECKSUM_VALIDATION=when_required  for stores that send the full file's checksum with a range
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ from vgan.errors import BadInput
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# botocore tries a request 5 times in about 8 s, s3fs some faults 5 times more; what passes through both is tried again
-# as a whole: 4 times, with pauses of 1, 2 and 4 s, so that a store may be away for half a minute.
+# botocore tries a request 5 times in about 8 s, and s3fs repeats some failures 5 times more. An operation that fails in
+# spite of both is attempted 4 times in all, with pauses of 1, 2 and 4 s, which bridges an outage of half a minute.
 ATTEMPTS, BACKOFF_S = 4, 1.0
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})  # buckets without real folders
-FAULTS = (OSError, ValueError, boto.BotoCoreError, ResponseParserError, aiohttp.ClientError)  # what stores raise
+FAULTS = (OSError, ValueError, boto.BotoCoreError, ResponseParserError, aiohttp.ClientError)  # raised by stores
 CONNECTION_FAULTS = (
     ConnectionError,
     TimeoutError,
@@ -56,16 +57,16 @@ CONNECTION_FAULTS = (
     aiohttp.ClientConnectionError,
     aiohttp.ClientPayloadError,
 )
-PASSING_CODES = frozenset(  # S3's names of faults that another try may not meet, whatever their HTTP status
+PASSING_CODES = frozenset(  # S3 error codes of transient failures, whatever their HTTP status
     {"RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable"}
-    | {"OperationAborted", "ConditionalRequestConflict"}  # another writer of the same name was there
-    | {"NoSuchUpload"}  # a long upload was completed, and the answer lost
+    | {"OperationAborted", "ConditionalRequestConflict"}  # a concurrent writer of the same name
+    | {"NoSuchUpload"}  # a multipart upload was completed, and its response lost
 )
 PASSING_ERRNOS = frozenset({errno.EBUSY, errno.ESTALE, errno.EAGAIN})  # network mounts
 FULL_CODES = frozenset({"InsufficientStorage", "XMinioStorageFull", "QuotaExceeded", "ServiceQuotaExceededException"})
 KEY_CODES = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"})
 NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
-VERSION_KEYS = ("generation", "ETag", "md5Hash", "Content-MD5", "etag")  # named after the content, gs before others
+VERSION_KEYS = ("generation", "ETag", "md5Hash", "Content-MD5", "etag")  # tags of the content; gs first
 TIME_KEYS = ("LastModified", "Last-Modified", "updated", "last_modified", "mtime", "modified", "created")
 
 log = logging.getLogger(__name__)
@@ -75,82 +76,92 @@ log = logging.getLogger(__name__)
 
 
 def absolute(url: str) -> str:
-    """A url as it is, a local path made absolute: workers run in other folders than the driver.
+    """Return a URL unchanged and a local path made absolute: workers run in other folders than the driver.
 
     Raises:
-        BadInput: a relative path in a submitted job, which runs in a copy of the code that Ray deletes.
+        BadInput: The path is relative and this is a submitted job, which runs in a copy of the code that Ray deletes.
     """
     if "://" in url:
         return url
     path = Path(url).expanduser() if url.startswith("~/") else Path(url)
     if not path.is_absolute() and in_submitted_job():
-        raise BadInput(f"{url!r} is relative, and a submitted job's folder is deleted: give an absolute path or a url")
+        raise BadInput(
+            f"{url!r} is relative, and the working folder of a submitted job is deleted: give an absolute path or a url"
+        )
     return str(path.absolute())
 
 
 def in_submitted_job() -> bool:
-    """Whether this process is the entrypoint of `ray job submit`."""
+    """Return True if this process is the entrypoint of `ray job submit`."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def redact(text: str) -> str:
-    """A url without the user name and password that it may carry, for logs and records.
+    """Remove user name and password from the URLs in a text, for logs and records.
 
-    A password may hold slashes (keys of S3 do) unless a port's digits come before the first one.
+    A password may contain slashes, as S3 keys do, unless the first slash follows the digits of a port.
     """
     return re.sub(r"(?<=://)(?:[^/@\s]+|[^/@:\s]+:(?!\d+/)[^@\s]+)@", "***@", text)
 
 
 def join(url: str, *parts: str) -> str:
-    """A url below another."""
+    """Join a URL and the path components below it."""
     return "/".join([url.rstrip("/"), *parts])
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system of a url and the path inside it.
+    """Resolve a URL to its fsspec file system and the path inside it.
 
     Raises:
-        BadInput: a protocol that no installed package speaks.
+        BadInput: No installed package supports the protocol.
     """
-    if "://" not in url:  # fsspec would take "::" in a file's name for a chain of file systems
+    if "://" not in url:  # fsspec would read "::" in a file name as a chain of file systems
         return fsspec.filesystem("file"), absolute(url)
     try:
         return url_to_fs(url)
-    except (ValueError, ImportError) as fault:
-        raise BadInput(f"cannot use the url {redact(url)!r}: {redact(str(fault))}") from fault
+    except (ValueError, ImportError) as error:
+        raise BadInput(f"cannot use the url {redact(url)!r}: {redact(str(error))}") from error
 
 
 def arrow_filesystem(url: str) -> tuple[PyFileSystem, str]:
-    """The same as `filesystem`, for pyarrow and Ray."""
+    """Resolve a URL to its pyarrow file system, as pyarrow and Ray expect it, and the path inside it."""
     fs, path = filesystem(url)
     return PyFileSystem(FSSpecHandler(fs)), path
 
 
-# ---- faults ------------------------------------------------------------------------------------------------------
+# ---- errors ------------------------------------------------------------------------------------------------------
 
 
 def faults() -> tuple[type[Exception], ...]:
-    """What stores raise, Google's among them once its package is loaded."""
+    """Return the exception types that stores raise, including those of gcsfs once it is imported."""
     google = sys.modules.get("gcsfs.retry")
-    if not hasattr(google, "validate_response"):  # not there, or still being imported by another thread
+    if not hasattr(google, "validate_response"):  # not imported, or still being imported by another thread
         return FAULTS
     return (*FAULTS, google.HttpError, google.google.auth.exceptions.GoogleAuthError)  # type: ignore[union-attr]
 
 
 def may_pass(fault: BaseException) -> bool:
-    """Whether a fault of a store may be gone at another try: broken connection, time-out, server in trouble."""
-    status, code = _answer(fault)
+    """Return True for a transient error of a store: broken connection, time-out, server error."""
+    status, code = _response_status(fault)
     if status is not None:
         return code in PASSING_CODES or status in (408, 429) or (status >= 500 and status not in (501, 507))
     return isinstance(fault, (*CONNECTION_FAULTS, ResponseParserError)) or getattr(fault, "errno", 0) in PASSING_ERRNOS
 
 
 def explained(fault: BaseException, url: str) -> BadInput | None:
-    """What the user can do about a fault of a store, in one line without secrets; None where it is no such fault."""
-    name, (status, code) = repr(redact(url)), _answer(fault)
-    number = fault.errno if isinstance(fault, OSError) and status is None else None  # s3fs makes errno up
+    """Translate an error of a store into one the user can fix, in one line without secrets.
+
+    Args:
+        fault: The exception that the store raised.
+        url: The URL of the failed operation.
+
+    Returns:
+        The error to raise; None if the user cannot fix the cause.
+    """
+    name, (status, code) = repr(redact(url)), _response_status(fault)
+    number = fault.errno if isinstance(fault, OSError) and status is None else None  # s3fs invents errno values
     if number in (errno.ENOSPC, errno.EDQUOT) or code in FULL_CODES or status == 507:
-        return BadInput(f"no space left to write {name}: free some and run the same command again")
+        return BadInput(f"no space left to write {name}: free some space and run the same command again")
     if number == errno.EROFS:
         return BadInput(
             f"cannot write {name}, its file system is read-only: choose another folder or mount it writable"
@@ -163,154 +174,157 @@ def explained(fault: BaseException, url: str) -> BadInput | None:
             "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the profile or the role"
         )
     if isinstance(fault, PermissionError) or status in (401, 403):
-        why = code or status or getattr(fault, "strerror", None) or "refused"
+        reason = code or status or getattr(fault, "strerror", None) or "refused"
         fix = "choose another folder" if _is_local(url) else "correct the credentials"
-        return BadInput(f"no permission for {name} ({why}): {fix}, or ask for access to it")
+        return BadInput(f"no permission for {name} ({reason}): {fix}, or request access to it")
     if code == "NoSuchBucket":
-        return BadInput(f"there is no bucket for {name}: create it, or correct the name or AWS_ENDPOINT_URL")
+        return BadInput(f"no bucket for {name}: create it, or correct the name or AWS_ENDPOINT_URL")
     if isinstance(fault, boto.FlexibleChecksumError):
         return BadInput(
-            f"wrong checksum in an answer of the store of {name}: it may send a whole file's with a part of it, "
-            "then set AWS_RESPONSE_CHECKSUM_VALIDATION=when_required"
+            f"wrong checksum in a response of the store of {name}: if it sends the checksum of the full file with a "
+            "range of it, set AWS_RESPONSE_CHECKSUM_VALIDATION=when_required"
         )
     if isinstance(fault, CONNECTION_FAULTS):
-        why = redact(_first_line(fault))
+        reason = redact(_first_line(fault))
         return BadInput(
-            f"cannot reach the store of {name} ({why}): check AWS_ENDPOINT_URL or the host, and the network"
+            f"cannot reach the store of {name} ({reason}): check AWS_ENDPOINT_URL or the host, and the network"
         )
     if isinstance(fault, ValueError) and "Invalid endpoint" in str(fault):
-        return BadInput(f"cannot use {name}: AWS_ENDPOINT_URL must be like http://host:port")
-    if status is not None and status >= 500:  # a full disk behind rclone is a plain 500
+        return BadInput(f"cannot use {name}: AWS_ENDPOINT_URL must have the form http://host:port")
+    if status is not None and status >= 500:  # rclone answers 500 when its disk is full
         return BadInput(
             f"the store of {name} keeps answering {status} ({code or 'no reason given'}): "
-            "see whether its disk is full or it is overloaded, and run the same command again"
+            "check whether its disk is full or it is overloaded, and run the same command again"
         )
     return None
 
 
-def _answer(fault: BaseException) -> tuple[int | None, str]:
-    """HTTP status and S3's name of the fault in a store's answer; (None, "") where there was no answer."""
-    if isinstance(fault, aiohttp.ClientResponseError):
-        return fault.status, ""
-    if "gcsfs.retry" in sys.modules and (status := _google_status(fault)):
+def _response_status(error: BaseException) -> tuple[int | None, str]:
+    """Return HTTP status and S3 error code of a store's response; (None, "") if there was no response."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return error.status, ""
+    if "gcsfs.retry" in sys.modules and (status := _google_status(error)):
         return status, ""
-    for cause in (fault, fault.__cause__):  # s3fs turns S3's answers into OSError
+    for cause in (error, error.__cause__):  # s3fs turns S3's responses into OSError
         if isinstance(cause, boto.ClientError):
             code = str(cause.response.get("Error", {}).get("Code", ""))
             return cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode"), code
     return None, ""
 
 
-def _google_status(fault: BaseException) -> int | None:
-    """HTTP status behind a fault of gcsfs; 401 where no credentials were found."""
+def _google_status(error: BaseException) -> int | None:
+    """Return the HTTP status of a gcsfs error; 401 if no credentials were found, None if there is no status."""
     google = sys.modules["gcsfs.retry"]
-    if isinstance(fault, google.HttpError):
-        return int(fault.code) if fault.code else None
-    if isinstance(fault, google.google.auth.exceptions.GoogleAuthError):
+    if isinstance(error, google.HttpError):
+        return int(error.code) if error.code else None
+    if isinstance(error, google.google.auth.exceptions.GoogleAuthError):
         return 401
-    return 403 if isinstance(fault, OSError) and str(fault).startswith("Forbidden: ") else None
+    return 403 if isinstance(error, OSError) and str(error).startswith("Forbidden: ") else None
 
 
-def _first_line(fault: BaseException) -> str:
-    return (str(fault).splitlines() or [type(fault).__name__])[0][:200]
+def _first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type if it has none; at most 200 characters."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def _patient(operation: Callable[Concatenate[str, P], R]) -> Callable[Concatenate[str, P], R]:
-    """An operation on a url, tried again where its fault may pass. It must be one that may be done twice.
+def _with_retries(operation: Callable[Concatenate[str, P], R]) -> Callable[Concatenate[str, P], R]:
+    """Retry an idempotent operation on a URL after transient errors.
 
-    The operation also raises BadInput, for faults that the user can do something about.
+    The operation also raises BadInput, for errors that the user can fix.
     """
 
     @functools.wraps(operation)
-    def patient(url: str, *args: P.args, **kwargs: P.kwargs) -> R:
+    def retrying(url: str, *args: P.args, **kwargs: P.kwargs) -> R:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return operation(url, *args, **kwargs)
-            except faults() as fault:
-                if attempt == ATTEMPTS or not may_pass(fault):
-                    told = explained(fault, url)
-                    if told is None:
+            except faults() as error:
+                if attempt == ATTEMPTS or not may_pass(error):
+                    user_error = explained(error, url)
+                    if user_error is None:
                         raise
-                    raise told from fault
-                what = (operation.__name__.strip("_"), redact(url), redact(_first_line(fault)), attempt, ATTEMPTS)
-                log.warning("%s of %s failed (%s), attempt %d of %d", *what)
-                spread = random.SystemRandom().uniform(0.5, 1.5)  # many workers, one store; seeded draws are not ours
-                time.sleep(spread * BACKOFF_S * 2 ** (attempt - 1))
+                    raise user_error from error
+                details = (operation.__name__.strip("_"), redact(url), redact(_first_line(error)), attempt, ATTEMPTS)
+                log.warning("%s of %s failed (%s), attempt %d of %d", *details)
+                # Jitter: many workers share a store. SystemRandom leaves the seeded generators untouched.
+                jitter = random.SystemRandom().uniform(0.5, 1.5)
+                time.sleep(jitter * BACKOFF_S * 2 ** (attempt - 1))
         raise AssertionError("the last attempt returns or raises")
 
-    return patient
+    return retrying
 
 
 # ---- files -------------------------------------------------------------------------------------------------------
 
 
 def make_folder(url: str) -> None:
-    """Make a folder for output, or find out now what would fail hours later. Buckets are never made.
+    """Create an output folder and check that it is usable, instead of failing hours later. Never creates a bucket.
 
     Raises:
-        BadInput: it cannot be made, written to, read from or cleaned.
+        BadInput: The folder cannot be created, or files in it cannot be written, read or removed.
     """
     probe = join(url, f".writable-{uuid.uuid4().hex}")
     try:
-        fs, path = _fresh(probe)
+        fs, path = _uncached_filesystem(probe)
         _make_parent(fs, path)
         fs.pipe_file(path, os.urandom(65536))  # an empty file fits on a full disk
         fs.cat_file(path)
         fs.rm_file(path)
-    except faults() as fault:
-        told = explained(fault, url)
-        raise told or BadInput(f"cannot write to {redact(url)!r}: {redact(_first_line(fault))}") from fault
+    except faults() as error:
+        user_error = explained(error, url)
+        raise user_error or BadInput(f"cannot write to {redact(url)!r}: {redact(_first_line(error))}") from error
     finally:
         if _is_local(url):
-            with suppress(OSError):  # what did not fit still has its name
+            with suppress(OSError):  # a file that did not fit on the disk still has its name
                 os.unlink(filesystem(probe)[1])
 
 
 def free_bytes(url: str) -> float:
-    """Space that is left for files below a local folder, which must exist; infinite elsewhere."""
+    """Return the free space in bytes of the file system of an existing local folder; infinity for other stores."""
     return shutil.disk_usage(filesystem(url)[1]).free if _is_local(url) else math.inf
 
 
-@_patient
+@_with_retries
 def exists(url: str) -> bool:
-    fs, path = _fresh(url)
+    """Return True if there is a file or folder at a URL."""
+    fs, path = _uncached_filesystem(url)
     return fs.exists(path)
 
 
 def list_files(url: str, suffix: str = "") -> list[str]:
-    """Urls of the files directly inside a folder, sorted; empty where the folder is missing."""
+    """List the URLs of the files directly inside a folder, sorted; empty if the folder is missing."""
     return [join(url, name) for name in list_names(url, suffix)]
 
 
-@_patient
+@_with_retries
 def list_names(url: str, suffix: str = "") -> list[str]:
-    """Names of the files directly inside a folder, sorted; empty where the folder is missing.
+    """List the names of the files directly inside a folder, sorted; empty if the folder is missing.
 
-    A local folder of millions is told by its entries alone: fsspec would ask for the size of each and keep it.
+    A local folder of millions of files is read by its directory entries: fsspec would query and keep each file's size.
     """
-    fs, path = _fresh(url)
+    fs, path = _uncached_filesystem(url)
     if not fs.isdir(path):
         return []
     if _is_local(url):
         with os.scandir(path) as entries:
             return sorted(entry.name for entry in entries if entry.name.endswith(suffix) and entry.is_file())
     names = [info["name"] for info in fs.ls(path, detail=True) if info["type"] == "file"]
-    # Some tools mark a folder of an object store by an object whose name ends in a slash.
+    # Some tools represent a folder of an object store by an object whose name ends in a slash.
     return sorted(os.path.basename(n) for n in names if n.endswith(suffix) and not n.endswith("/"))
 
 
-@_patient
+@_with_retries
 def remove_files(url: str, names: list[str]) -> None:
-    """Remove these files directly inside a folder, many in a request where the store allows it; some may be gone."""
-    fs, path = _fresh(url)
+    """Remove files directly inside a folder, with bulk requests if the store has them; missing files are ignored."""
+    fs, path = _uncached_filesystem(url)
     if not _is_local(url):
         with suppress(FileNotFoundError):
             fs.rm([join(path, name) for name in names])
         fs.invalidate_cache()
-        there = {os.path.basename(info["name"]) for info in fs.ls(path, detail=True)} if fs.isdir(path) else set()
-        if left := there & set(names):  # s3fs does not tell of single objects that a bulk removal left
+        existing = {os.path.basename(info["name"]) for info in fs.ls(path, detail=True)} if fs.isdir(path) else set()
+        if remaining := existing & set(names):  # s3fs does not report single objects that a bulk removal missed
             raise OSError(
-                errno.EBUSY, f"{len(left)} files, {min(left)} first, still there after their removal", redact(url)
+                errno.EBUSY, f"{len(remaining)} files still exist after removal, {min(remaining)} first", redact(url)
             )
         return
     for name in names:
@@ -318,40 +332,41 @@ def remove_files(url: str, names: list[str]) -> None:
             os.unlink(join(path, name))
 
 
-@_patient
+@_with_retries
 def find(url: str) -> dict[str, dict[str, Any]] | None:
-    """What a store tells of every file below a folder, by path inside the store; None where there is no such folder."""
-    fs, path = _fresh(url)
+    """Map the path (inside the store) of every file below a folder to its fsspec info; None if there is no folder."""
+    fs, path = _uncached_filesystem(url)
     return fs.find(path, detail=True) if fs.isdir(path) else None
 
 
-@_patient
+@_with_retries
 def read_bytes(url: str) -> bytes:
-    fs, path = _fresh(url)
+    """Read a file."""
+    fs, path = _uncached_filesystem(url)
     return fs.cat_file(path)
 
 
-@_patient
+@_with_retries
 def read_ranges(url: str, ranges: list[tuple[int, int]]) -> list[bytes]:
-    """Bytes start..end (end excluded) of one file for each range, read at the same time where the store allows it.
+    """Read byte ranges (start, end), end excluded, of one file, concurrently if the store supports it.
 
     Raises:
-        OSError: a range reaches outside the file, or the store does not serve parts of files.
+        OSError: A range exceeds the file, or the store does not serve ranges.
     """
-    fs, path = _fresh(url)
-    asked = [(start, end) for start, end in ranges if end > start]
-    starts, ends = [start for start, _ in asked], [end for _, end in asked]
-    parts = iter(fs.cat_ranges([path] * len(asked), starts, ends, on_error="raise") if asked else [])
-    found = [next(parts) if end > start else b"" for start, end in ranges]
-    for (start, end), part in zip(ranges, found, strict=True):
-        if len(part) != end - start:
-            raise OSError(f"{redact(url)}: asked for bytes {start} to {end}, got {len(part)}")
-    return found
+    fs, path = _uncached_filesystem(url)
+    nonempty = [(start, end) for start, end in ranges if end > start]
+    starts, ends = [start for start, _ in nonempty], [end for _, end in nonempty]
+    parts = iter(fs.cat_ranges([path] * len(nonempty), starts, ends, on_error="raise") if nonempty else [])
+    chunks = [next(parts) if end > start else b"" for start, end in ranges]
+    for (start, end), chunk in zip(ranges, chunks, strict=True):
+        if len(chunk) != end - start:
+            raise OSError(f"{redact(url)}: requested bytes {start} to {end}, got {len(chunk)}")
+    return chunks
 
 
-@_patient
+@_with_retries
 def read_row_group(url: str, group: int, columns: list[str]) -> pa.Table:
-    """One row group of a Parquet file; a local one is mapped into memory, which is twice as fast.
+    """Read columns of one row group of a Parquet file; a local file is memory-mapped, which is twice as fast.
 
     A mapped file that shrinks while it is read ends the process; files of a dataset are never written in place.
     """
@@ -361,175 +376,185 @@ def read_row_group(url: str, group: int, columns: list[str]) -> pa.Table:
 
 
 def read_columns(url: str, columns: list[str] | None = None) -> pa.Table:
-    """A Parquet file that fits in memory, or those of these columns that it has."""
+    """Read a Parquet file that fits in memory: all columns, or those of `columns` that it has."""
     return pq.ParquetFile(pa.BufferReader(read_bytes(url))).read(columns=columns)
 
 
-@_patient
+@_with_retries
 def write_bytes(url: str, data: bytes) -> None:
-    """Write a whole file at once: a reader sees the old content or the new, never a part."""
+    """Write a file atomically: a reader sees the old content or the new, never a part."""
     fs, path = filesystem(url)
     _make_parent(fs, path)
     if not _is_local(url):
         fs.pipe_file(path, data)  # object stores publish an object when it is complete
         return
-    with _draft(path) as draft:
-        fs.pipe_file(draft, data)
-        os.replace(draft, path)
+    with _temporary_path(path) as temporary:
+        fs.pipe_file(temporary, data)
+        os.replace(temporary, path)
 
 
-@_patient
+@_with_retries
 def put_file(url: str, local: Path) -> None:
-    """Copy a local file to a url, large ones in parts: a reader sees the old content or the new, never a part."""
+    """Copy a local file to a URL atomically, large ones as multipart uploads."""
     fs, path = filesystem(url)
     _make_parent(fs, path)
     if not _is_local(url):
         fs.put_file(str(local), path)
         return
-    with _draft(path) as draft:
-        fs.put_file(str(local), draft)
-        os.replace(draft, path)
+    with _temporary_path(path) as temporary:
+        fs.put_file(str(local), temporary)
+        os.replace(temporary, path)
 
 
-@_patient
+@_with_retries
 def get_file(url: str, local: Path) -> None:
-    """Copy a file at a url to a local one, whose folder is made."""
-    fs, path = _fresh(url)
+    """Copy the file at a URL to a local path, creating its folder."""
+    fs, path = _uncached_filesystem(url)
     local.parent.mkdir(parents=True, exist_ok=True)
     fs.get_file(path, str(local))
 
 
 def write_new(url: str, data: bytes) -> bool:
-    """Write a whole file only if there is none yet. False: there is one, and it stands.
+    """Write a file atomically unless it exists.
 
-    That file is another writer's, or this very write's where the store took it and the answer was lost on the way. A
-    caller must therefore not care which: writers of one name write equal content, or look at what stands.
+    An existing file is another writer's, or the result of this call if the store completed the write and its response
+    was lost. Callers must not depend on which: writers of one name write equal content, or read the file afterward.
 
-    A store that ignores put-if-absent (`honours_create`) lets a writer that comes between the look and the write
-    replace the file: both are then told True, and the later one stands.
+    A store without put-if-absent (see `honours_create`) lets a writer that starts between this function's check and its
+    write replace the file: both calls then return True, and the later content remains.
+
+    Returns:
+        True if the file was written, False if it existed and was left unchanged.
     """
     if not _is_local(url) and exists(url):
         return False
-    return _create(url, data)
+    return _create_file(url, data)
 
 
 def honours_create(url: str) -> bool:
-    """Whether the store of a folder itself refuses to write one name twice, however close the writers are.
+    """Return True if the store of a folder supports put-if-absent: never writes one name twice, even concurrently.
 
-    Found by trying, with files that are removed again: S3's `If-None-Match: *` is ignored by some stores (rclone), and
-    some local file systems have no hard links.
+    Tests it with files that are removed again: some stores (rclone) ignore S3's `If-None-Match: *`, and some local
+    file systems have no hard links.
     """
     probe = join(url, f".create-{uuid.uuid4().hex}")
     try:
-        _create(probe, b"first")  # its answer may be lost, and a second try then refused
-        return not _create(probe, b"second") and (not _is_local(url) or _has_hard_links(filesystem(probe)[1]))
+        _create_file(probe, b"first")  # result unused: after a lost response, the second attempt returns False
+        return not _create_file(probe, b"second") and (not _is_local(url) or _has_hard_links(filesystem(probe)[1]))
     finally:
         remove(probe)
 
 
-@_patient
-def _create(url: str, data: bytes) -> bool:
-    """`write_new` as far as the store itself sees to it."""
+@_with_retries
+def _create_file(url: str, data: bytes) -> bool:
+    """Write a file with the store's own put-if-absent; False if the file exists."""
     fs, path = filesystem(url)
     _make_parent(fs, path)
     try:
         if not _is_local(url):
             fs.pipe_file(path, data, mode="create")
             return True
-        with _draft(path) as draft:
-            fs.pipe_file(draft, data)
-            _link(draft, path)
+        with _temporary_path(path) as temporary:
+            fs.pipe_file(temporary, data)
+            _rename_if_absent(temporary, path)
     except FileExistsError:
         return False
     return True
 
 
-def _link(draft: str, path: str) -> None:
-    """Give a file a second name. Fails if the name exists, and never shows half a file."""
+def _rename_if_absent(temporary: str, path: str) -> None:
+    """Publish a complete file under its final name by a hard link; without hard links, by a check and a rename.
+
+    Raises:
+        FileExistsError: The name exists.
+    """
     try:
-        os.link(draft, path)
-    except OSError as fault:
-        if fault.errno not in NO_HARD_LINKS:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
             raise
-        if os.path.lexists(path):  # exFAT and some network mounts: no way to look and write in one step
-            raise FileExistsError(path) from fault
-        os.replace(draft, path)
+        if os.path.lexists(path):  # exFAT and some network mounts cannot check and write in one step
+            raise FileExistsError(path) from error
+        os.replace(temporary, path)
 
 
 def _has_hard_links(path: str) -> bool:
-    other = f"{path}.link"
+    """Return True if the file system of a file supports hard links."""
+    link = f"{path}.link"
     try:
-        os.link(path, other)
-    except OSError as fault:
-        if fault.errno not in NO_HARD_LINKS:
+        os.link(path, link)
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
             raise
         return False
-    os.unlink(other)
+    os.unlink(link)
     return True
 
 
-@_patient
+@_with_retries
 def remove(url: str) -> None:
-    """Remove a file or a tree; nothing happens where there is none."""
-    fs, path = _fresh(url)
+    """Remove a file or a folder with its content, if it exists."""
+    fs, path = _uncached_filesystem(url)
     if not fs.exists(path):
         return
-    with suppress(FileNotFoundError):  # another process, or an attempt whose answer was lost
+    with suppress(FileNotFoundError):  # removed by another process, or by an attempt whose response was lost
         fs.rm(path, recursive=True)
     fs.invalidate_cache()
-    if fs.exists(path):  # s3fs does not tell of single objects that a bulk removal left
-        raise OSError(errno.EBUSY, "still there after its removal", redact(url))
+    if fs.exists(path):  # s3fs does not report single objects that a bulk removal missed
+        raise OSError(errno.EBUSY, "still exists after removal", redact(url))
 
 
 def listing_version(info: dict[str, Any]) -> str | None:
-    """What changes when a file changes under the same name, of an fsspec info: a tag of its content, else a time.
+    """Return the version tag of an fsspec info: a tag of the file's content, else its modification time.
 
-    None where the store tells nothing (many http servers). The same file gives the same text from a listing as alone.
+    It changes when a file changes under the same name, and is the same from a folder listing and a single query.
+    None if the store reports neither, as many HTTP servers.
     """
     for key in VERSION_KEYS:
         if info.get(key):
-            return f"{key.lower()}:{str(info[key]).removeprefix('W/').strip(chr(34))}"  # rclone lists them unquoted
+            return f"{key.lower()}:{str(info[key]).removeprefix('W/').strip(chr(34))}"  # unquoted in rclone's listings
     for key in TIME_KEYS:
         if info.get(key):
             value = info[key].timestamp() if isinstance(info[key], datetime) else info[key]
-            return f"modified:{int(value) if key == 'LastModified' else value}"  # S3 tells fractions in listings only
+            return f"modified:{int(value) if key == 'LastModified' else value}"  # S3: fractions in listings only
     return None
 
 
 def _is_local(url: str) -> bool:
+    """Return True for a path or URL of the local file system."""
     return "://" not in url or url.startswith(("file://", "local://"))
 
 
-def _fresh(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """`filesystem`, without what it remembers of earlier listings: other processes write too."""
+def _uncached_filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Resolve a URL like `filesystem` and clear its cache of listings: other processes write too."""
     fs, path = filesystem(url)
     fs.invalidate_cache()
     return fs, path
 
 
 def _make_parent(fs: fsspec.AbstractFileSystem, path: str) -> None:
-    """Make the folder a file goes into. Object stores need none, and theirs would make a missing bucket."""
+    """Create the folder of a file, except in object stores: they need none, and `makedirs` might create a bucket."""
     protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
     if not protocols & OBJECT_STORES:
         fs.makedirs(os.path.dirname(path), exist_ok=True)
 
 
 @contextmanager
-def _draft(path: str) -> Iterator[str]:
-    """The name of a file beside `path` to write into, which is gone after the block, whatever happens."""
-    draft = f"{path}.{uuid.uuid4().hex}.tmp"  # threads share a process id, and so do containers
+def _temporary_path(path: str) -> Iterator[str]:
+    """Yield the path of a temporary file beside `path`, and remove it at the end of the block."""
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"  # no process id: threads share it, and so do containers
     try:
-        yield draft
+        yield temporary
     finally:
         with suppress(FileNotFoundError):
-            os.unlink(draft)
+            os.unlink(temporary)
 
 
 def read_lines(url: str) -> list[str]:
-    """Lines of a list, stripped; spreadsheets begin files with a byte order mark.
+    """Read the stripped lines of a text file, without the byte order mark that spreadsheet programs write.
 
     Raises:
-        BadInput: no such file.
+        BadInput: The file is missing.
     """
     if not exists(url):
         raise BadInput(f"no list at {url!r}")
@@ -537,13 +562,15 @@ def read_lines(url: str) -> list[str]:
 
 
 def read_json(url: str) -> Any:
+    """Read a JSON file."""
     return json.loads(read_bytes(url))
 
 
 def write_json(url: str, value: Any) -> None:
+    """Write a JSON file atomically, in canonical form."""
     write_bytes(url, json_bytes(value))
 
 
 def json_bytes(value: Any) -> bytes:
-    """Canonical JSON: the same value always gives the same bytes."""
+    """Serialize a value to canonical JSON in UTF-8: equal values give equal bytes."""
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()

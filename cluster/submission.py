@@ -1,4 +1,4 @@
-"""Jobs submitted to a Ray cluster: the `ray job submit` line, and what the cluster's jobs API tells."""
+"""Submission of jobs to a Ray cluster: the `ray job submit` command, and queries of the cluster's jobs API."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from vgan.errors import BadInput
 
 RAY = str(Path(sys.executable).with_name("ray"))
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("vgan", "cluster", "jobs")  # what a job needs
-MAX_UPLOAD_MIB = 100  # Ray's jobs API takes no more
+PACKAGES = ("vgan", "cluster", "jobs")  # uploaded with each job
+MAX_UPLOAD_MIB = 100  # limit of Ray's jobs API
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
 def submit_command(
     address: str, name: str, words: Sequence[str], *, python: str, env_vars: Mapping[str, str] | None = None
 ) -> list[str]:
-    """The `ray job submit` line for `python -m <words>`; only the three packages are uploaded.
+    """Build the `ray job submit` command for `python -m <words>`; it uploads only the packages in PACKAGES.
 
     Args:
-        address: of the jobs API.
-        name: the job's submission id.
-        words: a module and its arguments.
-        python: the interpreter there.
-        env_vars: more of the job's environment; everybody who may see the job sees it.
+        address: URL of the jobs API.
+        name: The job's submission id.
+        words: A module and its arguments.
+        python: Python interpreter on the cluster.
+        env_vars: Additional environment variables of the job, readable by everybody who can list the job.
     """
     env: dict[str, Any] = {
         "working_dir": str(ROOT),
-        # "!/.": the folder itself matches "/*" too, and Ray would upload nothing
+        # "!/.": "/*" matches the working folder itself too, and Ray would upload nothing
         "excludes": ["/*", "!/.", *(f"!/{package}" for package in PACKAGES)],
         "env_vars": {"GIT_COMMIT": git_commit(), **(env_vars or {})},
     }
@@ -44,42 +44,56 @@ def submit_command(
 
 
 def client_environment() -> dict[str, str]:
-    """This process's environment without the address and token of another cluster, which would be in the way."""
+    """Return this process's environment without the variables that hold the address and token of a cluster."""
     return {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS" and not k.startswith("RAY_AUTH")}
 
 
 def submitted_jobs(address: str, token: str) -> list[dict[str, Any]]:
-    """What `ray job list` shows: submission id and status of each job, oldest first."""
+    """List the submitted jobs, oldest first, with the fields of `ray job list`: submission_id, status, start_time, ...
+
+    Args:
+        address: URL of the jobs API.
+        token: Authentication token of the cluster.
+
+    Raises:
+        OSError: The jobs API does not answer within 30 s, or it rejects the token (urllib.error.HTTPError).
+    """
     headers = {"Authorization": f"Bearer {token}"}
     request = urllib.request.Request(f"{address}/api/jobs/", headers=headers)  # noqa: S310
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-        rows = json.load(answer)
-    return sorted((r for r in rows if r.get("submission_id")), key=lambda r: r["start_time"])
+    with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
+        jobs = json.load(response)
+    return sorted((job for job in jobs if job.get("submission_id")), key=lambda job: job["start_time"])
 
 
 def free_id(jobs: Sequence[Mapping[str, Any]], name: str) -> str:
-    """The submission id for another start of the run `name`: `name`, or `name-2` and so on after earlier ones.
+    """Return the first unused submission id of the run `name`: `name`, then `name-2`, `name-3`, ...
+
+    Args:
+        jobs: Submitted jobs with `submission_id` and `status`.
+        name: Name of the run.
 
     Raises:
-        BadInput: an earlier start has not ended; two at once would write over each other.
+        BadInput: An earlier job of the run has not ended; two concurrent jobs would overwrite each other's files.
     """
     status = {job["submission_id"]: job["status"] for job in jobs}
-    found, number = name, 1
-    while found in status:
-        if status[found] not in ENDED:
-            raise BadInput(f"job {found!r} is {status[found]}: wait, `ray job stop {found}`, or give another id=")
+    candidate, number = name, 1
+    while candidate in status:
+        if status[candidate] not in ENDED:
+            raise BadInput(
+                f"job {candidate!r} is {status[candidate]}: wait, `ray job stop {candidate}`, or give another id="
+            )
         number += 1
-        found = f"{name}-{number}"
-    return found
+        candidate = f"{name}-{number}"
+    return candidate
 
 
 def check_upload(folder: Path = ROOT) -> None:
-    """Raise BadInput if the packages are more than Ray's jobs API takes."""
+    """Raise BadInput if the packages in `folder` exceed MAX_UPLOAD_MIB, the upload limit of Ray's jobs API."""
     files = [f for package in PACKAGES for f in (folder / package).rglob("*") if f.is_file()]
     files = [f for f in files if "__pycache__" not in f.parts]
     mib = sum(f.stat().st_size for f in files) / 2**20
     if mib > MAX_UPLOAD_MIB:
         largest = max(files, key=lambda f: f.stat().st_size)
         raise BadInput(
-            f"{', '.join(PACKAGES)} hold {mib:.0f} MiB, Ray takes {MAX_UPLOAD_MIB}: move {largest} elsewhere"
+            f"{', '.join(PACKAGES)} hold {mib:.0f} MiB, Ray's limit is {MAX_UPLOAD_MIB}: move {largest} elsewhere"
         )

@@ -1,4 +1,7 @@
-"""MLflow, and nothing else knows it. Runs are found again by name, so a restarted job continues its run."""
+"""Experiment tracking with MLflow, the only module that uses it.
+
+Runs carry a key as a tag, so that a restarted job continues its run.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing leaves the machine unasked
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # send no usage data
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # the first use of a database prints its migrations
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # the default keeps silent for minutes
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # the default blocks silently for minutes
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
@@ -37,17 +40,23 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
-RUN_KEY = "run_key"  # tag that names a run across restarts
+RUN_KEY = "run_key"  # tag that identifies a run across restarts
 FAULTS = (mlflow.MlflowException, SQLAlchemyError, OSError)  # of a server, a database, a network
 RETRY_S = 5.0
-MAX_ENTRIES = 500  # kept while a server is away
-MAX_POINTS = 500  # of metrics in an entry: 8,000 lines of 30 metrics in all, 80 MB; a server takes 1,000 at once
+MAX_ENTRIES = 500  # queued while the server is unreachable
+# Metric values per entry: a full queue holds 8,000 log steps of 30 metrics, 80 MB. A server accepts 1,000 at once.
+MAX_POINTS = 500
 
 log = logging.getLogger(__name__)
 
 
 class Tracker:
-    """One MLflow server or database and one experiment in it. Cheap to pickle: workers make their own client."""
+    """An experiment on an MLflow server or database. Cheap to pickle: each worker creates its own client.
+
+    Args:
+        uri: MLflow server or database; empty: MLFLOW_TRACKING_URI, else mlflow.db in the working folder.
+        experiment: Name of the experiment.
+    """
 
     def __init__(self, uri: str, experiment: str) -> None:
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.absolute('mlflow.db')}"
@@ -60,90 +69,99 @@ class Tracker:
 
     @property
     def client(self) -> mlflow.MlflowClient:
+        """MLflow client of this process, created on first use."""
         if self._client is None:
             self._client = mlflow.MlflowClient(tracking_uri=self.uri)
         return self._client
 
     def experiment_id(self) -> str:
-        """The experiment, made if it is new; a local database keeps its artifacts beside itself.
+        """Return the experiment's id, creating the experiment if it is new.
 
         Raises:
-            BadInput: the tracking server does not answer or refuses.
+            BadInput: The tracking server does not answer, or it refuses the request.
         """
-        if not self._experiment_id:  # asked for several times a run, and it does not change
+        if not self._experiment_id:  # cached: requested several times per run, and constant
             self._experiment_id = self._find_experiment()
         return self._experiment_id
 
     def _find_experiment(self) -> str:
+        """Find or create the experiment; with a local database, its artifacts go into a folder beside the database."""
         try:
-            found = self.client.get_experiment_by_name(self.experiment)
-            if found is not None:
-                return found.experiment_id
+            experiment = self.client.get_experiment_by_name(self.experiment)
+            if experiment is not None:
+                return experiment.experiment_id
             folder = None
             if self.uri.startswith("sqlite:///"):
                 folder = (Path(self.uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
-            kind = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens on its chat tools
-            return self.client.create_experiment(self.experiment, artifact_location=folder, tags=kind)
-        except FAULTS as fault:
-            raise BadInput(f"MLflow at tracking.uri={storage.redact(self.uri)!r} cannot be used: {fault}") from fault
+            # Without this tag the UI opens the experiment in its views for LLM chats.
+            tags = {"mlflow.experimentKind": "custom_model_development"}
+            return self.client.create_experiment(self.experiment, artifact_location=folder, tags=tags)
+        except FAULTS as error:
+            raise BadInput(f"cannot use MLflow at tracking.uri={storage.redact(self.uri)!r}: {error}") from error
 
     def start(
         self, key: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str], parent: str = ""
     ) -> Run:
-        """Continue the run that carries `key`, or start it.
+        """Continue the run with the tag `key`, or create it.
 
         Args:
-            key: what names the run across restarts, unique in the experiment; without quotes.
-            name: what a person reads.
-            params: settings, logged once; a continued run keeps those it has.
-            tags: lineage and labels.
-            parent: id of the run this one belongs to.
+            key: Identifier of the run across restarts, unique in the experiment; without quotes.
+            name: Displayed name.
+            params: Settings, logged once; a continued run keeps its own.
+            tags: Lineage and labels of a new run.
+            parent: Id of the parent run; empty: none.
         """
-        experiment = self.experiment_id()
-        found = self._find(key)
-        if found:
-            run_id = found.info.run_id
+        experiment_id = self.experiment_id()
+        existing = self._find(key)
+        if existing:
+            run_id = existing.info.run_id
             self.client.update_run(run_id, status="RUNNING")
         else:
             links = {"mlflow.parentRunId": parent} if parent else {}
-            created = self.client.create_run(experiment, run_name=name, tags={RUN_KEY: key, **tags, **links})
+            created = self.client.create_run(experiment_id, run_name=name, tags={RUN_KEY: key, **tags, **links})
             run_id = created.info.run_id
             self.client.log_batch(run_id, params=[Param(k, str(v)[:6000]) for k, v in params.items()])
         return Run(self, run_id)
 
     def newest(self, *, kind: str, name: str) -> Run | None:
-        """The run of this kind and name that was started last, if there is one. Names hold no quotes."""
+        """Return the latest run with the tag `kind` and this name, or None. Both must be free of quotes."""
         query = f"tags.kind = '{kind}' and tags.`mlflow.runName` = '{name}'"
-        found = self.client.search_runs([self.experiment_id()], query, max_results=1)
-        return Run(self, found[0].info.run_id) if found else None
+        runs = self.client.search_runs([self.experiment_id()], query, max_results=1)
+        return Run(self, runs[0].info.run_id) if runs else None
 
     def children(self, parent: str) -> list[tuple[str, dict[str, str]]]:
-        """Id and tags of each finished run that belongs to another."""
-        query, found, token = f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'FINISHED'", [], None
+        """List id and tags of each finished child run of the run with id `parent`."""
+        query, children, token = f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'FINISHED'", [], None
         while True:
             page = self.client.search_runs([self.experiment_id()], query, max_results=1000, page_token=token)
-            found += [(run.info.run_id, dict(run.data.tags)) for run in page]
+            children += [(run.info.run_id, dict(run.data.tags)) for run in page]
             token = page.token
             if not token:
-                return found
+                return children
 
     def read_text(self, run_id: str, path: str) -> str:
-        """A text that a run has logged."""
+        """Read a text artifact of a run."""
         with tempfile.TemporaryDirectory(prefix="artifact-") as scratch:
             return Path(self.client.download_artifacts(run_id, path, scratch)).read_text(encoding="utf-8")
 
     def finished(self, key: str) -> bool:
-        """Whether the run that carries `key` has ended well."""
-        found = self._find(key)
-        return found is not None and found.info.status == "FINISHED"
+        """Return True if the run with the tag `key` exists and has the status FINISHED."""
+        run = self._find(key)
+        return run is not None and run.info.status == "FINISHED"
 
     def _find(self, key: str) -> mlflow.entities.Run | None:
-        found = self.client.search_runs([self.experiment_id()], f"tags.{RUN_KEY} = '{key}'", max_results=1)
-        return found[0] if found else None
+        """Return the run with the tag `key`, or None."""
+        runs = self.client.search_runs([self.experiment_id()], f"tags.{RUN_KEY} = '{key}'", max_results=1)
+        return runs[0] if runs else None
 
 
 class Run:
-    """One MLflow run."""
+    """An MLflow run.
+
+    Args:
+        tracker: The run's server and experiment.
+        run_id: MLflow's id of the run.
+    """
 
     def __init__(self, tracker: Tracker, run_id: str) -> None:
         self.tracker = tracker
@@ -151,46 +169,57 @@ class Run:
 
     @property
     def client(self) -> mlflow.MlflowClient:
+        """MLflow client of this process."""
         return self.tracker.client
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Log scalars at a step."""
+        """Log scalars of one step, by metric name."""
         self.points(points(values, step))
 
     def points(self, found: Sequence[Metric]) -> None:
-        """Log scalars, each with its step and time."""
-        for start in range(0, len(found), 1000):  # the most that a server takes at once
+        """Log metric values, each with its own step and time."""
+        for start in range(0, len(found), 1000):  # a server accepts at most 1,000 per request
             self.client.log_batch(self.id, metrics=found[start : start + 1000])
 
     def curve(self, name: str, values: Sequence[float]) -> None:
-        """Log a series whose steps count from 1."""
+        """Log a series of scalars as one metric with steps 1, 2, ..."""
         now = get_current_time_millis()
         self.points([Metric(name, float(v), now, step) for step, v in enumerate(values, start=1)])
 
     def tag(self, **tags: str) -> None:
+        """Set tags of the run."""
         for name, value in tags.items():
             self.client.set_tag(self.id, name, value)
 
     def dataset(self, *, name: str, digest: str, url: str, context: str) -> None:
-        """Log a dataset as the run's input. MLflow cuts digests at 36 characters; the tag `dataset_hash` holds all."""
+        """Log a dataset as an input of the run.
+
+        Args:
+            name: Name of the dataset.
+            digest: Digest of its content. MLflow stores 36 characters at most; the tag `dataset_hash` holds all.
+            url: URI of the dataset, such as its folder.
+            context: The dataset's use in the run, such as "training".
+        """
         source = json.dumps({"uri": url})
         entity = Dataset(name=name, digest=digest[:36], source_type="uri", source=source)
         tags = [InputTag("mlflow.data.context", context), InputTag("dataset_hash", digest)]
         self.client.log_inputs(self.id, [DatasetInput(entity, tags)])
 
     def image(self, pixels: np.ndarray, key: str, step: int) -> None:
-        """Log an image uint8 (H, W, 3) that the UI shows as a series over steps."""
+        """Log an RGB image (H, W, 3), uint8, of a step; the UI shows all images of a key as a series."""
         self.client.log_image(self.id, pixels, key=key, step=step)
 
     def figure(self, figure: Figure, path: str) -> None:
+        """Log a matplotlib figure as an artifact."""
         self.client.log_figure(self.id, figure, path)
 
     def text(self, text: str, path: str) -> None:
+        """Log a text as an artifact."""
         self.client.log_text(self.id, text, path)
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """End the run with the block: FINISHED, KILLED where a person stopped it, else FAILED."""
+        """End the run with the block: KILLED after KeyboardInterrupt, FAILED after another exception, else FINISHED."""
         status = "FAILED"
         try:
             yield
@@ -202,75 +231,87 @@ class Run:
             self.finish(status)
 
     def finish(self, status: str = "FINISHED") -> None:
-        """End the run: FINISHED, FAILED or KILLED. A server that is away is said: what was computed stands."""
+        """Set the run's final status: FINISHED, FAILED or KILLED.
+
+        Logs a warning instead of raising if the server cannot be reached: the job's results are complete.
+        """
         try:
             self.client.set_terminated(self.id, status)
-        except FAULTS as fault:
-            log.warning("MLflow was not told that the run has ended as %s: %s", status, first_line(fault))
+        except FAULTS as error:
+            log.warning("MLflow did not record the status %s of the ended run: %s", status, first_line(error))
 
 
 class Outbox:
-    """Sends what a run logs from a thread of its own, in order, so that nobody waits for the server.
+    """Queue that sends a run's log entries in order from a background thread, so that training never waits for MLflow.
 
-    While it does not answer, entries are kept and tried again; that is said once, and so is its return. What it refuses
-    is dropped, and said.
+    While the server does not answer, entries are queued and retried; one warning is logged when it stops answering and
+    one when it answers again. Entries that the server refuses are dropped with a warning.
+
+    Args:
+        run: The run that receives the entries.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self._entries: deque[Callable[[], None]] = deque(maxlen=MAX_ENTRIES)
-        self._changed = threading.Condition()  # may be entered again by the thread that is in it
-        self._open: partial[None] | None = None  # the entry that takes metrics in, as long as it is not the first
+        self._changed = threading.Condition()  # reentrant
+        self._open: partial[None] | None = None  # the entry that collects metrics, as long as it is not the first
         self._full = self._closing = False
         self._thread = threading.Thread(target=self._send_all, daemon=True)
         self._thread.start()
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        found = points(values, step)
+        """Queue scalars of one step, by metric name."""
+        new_points = points(values, step)
         with self._changed:
             if (
                 self._open is None
                 or self._open is self._entries[0]
-                or len(self._open.args[0]) + len(found) > MAX_POINTS
+                or len(self._open.args[0]) + len(new_points) > MAX_POINTS
             ):
                 self._open = partial(self.run.points, [])
                 self._put(self._open)
-            self._open.args[0].extend(found)
+            self._open.args[0].extend(new_points)
 
     def image(self, pixels: np.ndarray, key: str, step: int) -> None:
+        """Queue an RGB image (H, W, 3), uint8."""
         self._put(partial(self.run.image, pixels, key, step))
 
     def tag(self, **tags: str) -> None:
+        """Queue tags of the run."""
         self._put(partial(self.run.tag, **tags))
 
     def close(self, patience_s: float = 30.0) -> None:
-        """Send what is left. It is given up, and said, when the server has taken nothing for so long."""
+        """Send the remaining entries; drop them with a warning once none was sent for `patience_s` seconds."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        left = MAX_ENTRIES + 1
-        while self._thread.is_alive() and len(self._entries) < left:
-            left = len(self._entries)
+        num_remaining = MAX_ENTRIES + 1
+        while self._thread.is_alive() and len(self._entries) < num_remaining:
+            num_remaining = len(self._entries)
             self._thread.join(patience_s)
         if self._entries:
             log.warning("MLflow still does not answer: %d entries of the run are lost", len(self._entries))
 
     def _put(self, entry: Callable[[], None]) -> None:
+        """Append an entry; if the queue is full, drop the oldest."""
         with self._changed:
             if len(self._entries) == MAX_ENTRIES and not self._full:
-                log.warning("MLflow has not answered for long: the oldest entries of the run are lost")
+                log.warning("MLflow has not answered for a long time: the oldest entries of the run are lost")
             self._full = len(self._entries) == MAX_ENTRIES
             if self._full:
-                self._take_first()
+                self._remove_first()
             self._entries.append(entry)
             self._changed.notify_all()
 
-    def _take_first(self) -> None:
+    def _remove_first(self) -> None:
+        """Remove the oldest entry."""
         if self._entries.popleft() is self._open:
             self._open = None
 
     def _send_all(self) -> None:
-        away = False
+        """Send entries until the queue is closed and empty (the background thread)."""
+        unreachable = False
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._entries or self._closing)
@@ -279,50 +320,54 @@ class Outbox:
                 entry = self._entries[0]
             try:
                 entry()
-            except FAULTS as fault:
-                if not _refused(fault):
-                    if not away:
-                        log.warning("MLflow does not answer: going on, and keeping its entries (%s)", first_line(fault))
-                    away = True
+            except FAULTS as error:
+                if not _is_refusal(error):
+                    if not unreachable:
+                        log.warning("MLflow does not answer: its entries are queued (%s)", first_line(error))
+                    unreachable = True
                     time.sleep(RETRY_S)
                     continue
-                log.warning("MLflow refuses an entry: %s", first_line(fault))
+                log.warning("MLflow refuses an entry: %s", first_line(error))
             with self._changed:
-                if self._entries and self._entries[0] is entry:  # a full box has dropped it meanwhile
-                    self._take_first()
-            if away:
-                log.warning("MLflow answers again: sending what was kept")
-            away = False
+                if self._entries and self._entries[0] is entry:  # else a full queue has dropped it
+                    self._remove_first()
+            if unreachable:
+                log.warning("MLflow answers again: sending the queued entries")
+            unreachable = False
 
 
 def points(values: Mapping[str, float], step: int) -> list[Metric]:
-    """Scalars as found now."""
+    """Convert scalars of one step to MLflow metrics with the present time."""
     now = get_current_time_millis()
     return [Metric(key, float(value), now, step) for key, value in values.items()]
 
 
-def _refused(fault: Exception) -> bool:
-    """Whether the server has answered, and would say the same again."""
-    return isinstance(fault, mlflow.MlflowException) and 400 <= fault.get_http_status_code() < 500
+def _is_refusal(error: Exception) -> bool:
+    """Return True for an answer of the server (HTTP 4xx) that a retry would not change."""
+    return isinstance(error, mlflow.MlflowException) and 400 <= error.get_http_status_code() < 500
 
 
 def first_line(fault: Exception) -> str:
+    """Return the first line of an error's message, or its type if it has none; at most 200 characters."""
     return (str(fault).splitlines() or [type(fault).__name__])[0][:200]
 
 
 def system_metrics() -> dict[str, float]:
-    """What this process and its machine use now: GB, and percent since the last call."""
-    found = {
+    """Measure resource usage: GB (10^9 bytes) now, CPU percent since the last call.
+
+    Memory of this process, CPU and memory percent of its machine; on a GPU, the peak of its allocated memory.
+    """
+    usage = {
         "system/cpu_percent": psutil.cpu_percent(),
         "system/memory_percent": psutil.virtual_memory().percent,
         "system/process_memory_gb": psutil.Process().memory_info().rss / 1e9,
     }
     if torch.cuda.is_initialized():
-        found["system/gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
-    return found
+        usage["system/gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    return usage
 
 
 def environment() -> str:
-    """Every installed package and its version, a line each, as pip writes them."""
-    found = {f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions()}
-    return "".join(f"{line}\n" for line in sorted(found, key=str.lower))
+    """List installed packages and versions, one per line, in the format of `pip freeze`."""
+    packages = {f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions()}
+    return "".join(f"{line}\n" for line in sorted(packages, key=str.lower))

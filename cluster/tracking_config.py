@@ -1,4 +1,4 @@
-"""Where runs are recorded, apart from MLflow itself, which takes seconds to import."""
+"""Configuration of experiment tracking, in a module without MLflow, which takes seconds to import."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from vgan.config import option
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
-    """Where metrics go."""
+    """MLflow server and experiment of a run."""
 
-    uri: str = option("", "MLflow server or database; empty: MLFLOW_TRACKING_URI, else mlflow.db in this folder")
-    experiment: str = option("", "MLflow experiment; empty: the job's own")
+    uri: str = option(
+        "", "URI of the MLflow server or database; empty: MLFLOW_TRACKING_URI, else mlflow.db in this folder"
+    )
+    experiment: str = option("", "name of the MLflow experiment; empty: the job's default")

@@ -1,8 +1,8 @@
-"""YFCC100M's videos as sources: the metadata as published, the files as Multimedia Commons keeps them.
+"""YFCC100M videos as sources: metadata as published, files from Multimedia Commons.
 
-Thomee et al. 2016, https://arxiv.org/abs/1503.01817. A row has 23 columns; releases that name the line or the media
-hash too put those first (id; id, hash; line, id, hash), so columns are counted from the end. The files are public at
-s3://multimedia-commons, under a key made of the hash, whose length varies.
+Thomee et al. 2016, https://arxiv.org/abs/1503.01817. A row has 23 columns. Some releases have a line number or a media
+hash in addition, in the first columns (id; id, hash; line, id, hash), so columns are counted from the end. The files
+are public at s3://multimedia-commons, under a key derived from the hash, whose length varies.
 """
 
 from __future__ import annotations
@@ -22,100 +22,129 @@ from vgan.errors import BadInput
 
 FILES = "https://multimedia-commons.s3-us-west-2.amazonaws.com/data/videos/mp4"
 USER, NICKNAME, TAGS, MACHINE_TAGS, PAGE, LICENSE, LICENSE_URL, MARKER = -22, -21, -15, -14, -10, -8, -7, -1
-VIDEO = b"1"  # the marker; photos have 0
+VIDEO = b"1"  # value of MARKER for videos; photos have 0
 HASH = re.compile(r"[0-9a-f]{7,64}")
 MEGABYTE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class YfccConfig:
-    """Where YFCC100M's metadata is."""
+    """YFCC100M metadata and the store of its videos."""
 
     metadata: str = option("", "url of yfcc100m_dataset, tab-separated, .bz2 or plain")
-    hashes: str = option("", "url of yfcc100m_hash, id and media hash; where the metadata has no hashes")
-    tags: list[str] = option([], "videos with one of these tags only; empty takes all")
-    files: str = option(FILES, "url of the folder that holds the videos by hash")
+    hashes: str = option("", "url of yfcc100m_hash, id and media hash; needed if the metadata has no hashes")
+    tags: list[str] = option([], "tags, of which a video needs one; empty: all videos")
+    files: str = option(FILES, "url of the folder that stores the videos by hash")
 
 
 def video_url(files: str, media_hash: str) -> str:
-    """Where Multimedia Commons keeps a video: by the first and the second three letters of its hash."""
+    """Return the URL of a video at Multimedia Commons: FILES/012/345/0123456789.mp4 for hash 0123456789.
+
+    Args:
+        files: URL of the folder of videos.
+        media_hash: Hash of the video in hexadecimal digits.
+    """
     return storage.join(files, media_hash[:3], media_hash[3:6], f"{media_hash}.mp4")
 
 
 def list_yfcc(
     config: YfccConfig, allowed: Callable[[str | None, str | None], bool], limit: int = 0
 ) -> tuple[list[Source], dict[str, int]]:
-    """The videos under licences that `allowed` takes, in the metadata's order, and what was left out, by reason.
+    """List the videos under allowed licenses.
+
+    Args:
+        config: Metadata, tags and the store of the videos.
+        allowed: Predicate on name and URL of a license.
+        limit: Maximum number of videos; 0 takes all.
+
+    Returns:
+        Sources in the order of the metadata, and the number of omitted videos by reason.
 
     Raises:
-        BadInput: a file is missing or not of this format, or there are no hashes.
+        BadInput: A file is missing or has another format, or media hashes are needed and none were given.
     """
-    wanted = {tag.strip().lower() for tag in config.tags}
+    required_tags = {tag.strip().lower() for tag in config.tags}
     left_out: dict[str, int] = {}
-    found: list[tuple[str, str, Source]] = []
+    videos: list[tuple[str, str, Source]] = []
     for number, row in _rows(config.metadata):
         if row[MARKER].strip() != VIDEO:
             continue
         text = [value.decode("utf-8", errors="replace") for value in row]
         tags = ",".join(unquote_plus(tag) for tag in text[TAGS].split(",") if tag)
-        if wanted and not wanted & set(tags.lower().split(",")):
+        if required_tags and not required_tags & set(tags.lower().split(",")):
             continue
         name, url = unquote_plus(text[LICENSE]), unquote_plus(text[LICENSE_URL])
         if not allowed(name, url):
             left_out["licence"] = left_out.get("licence", 0) + 1
             continue
-        video, media_hash = _names(text, f"{config.metadata!r}, line {number}")
+        video_id, media_hash = _parse_id(text, f"{config.metadata!r}, line {number}")
         source = Source(
             uri="",
-            source_id=f"yfcc/{video}",
+            source_id=f"yfcc/{video_id}",
             license=name or None,
             license_url=url or None,
             author=unquote_plus(text[NICKNAME]) or text[USER] or None,
             page=unquote_plus(text[PAGE]) or None,
             tags=tags or None,
         )
-        found.append((video, media_hash, source))
-        if len(found) == limit:
+        videos.append((video_id, media_hash, source))
+        if len(videos) == limit:
             break
-    hashes = _hashes(config.hashes, {video for video, media_hash, _ in found if not media_hash})
+    hashes = _read_hashes(config.hashes, {video_id for video_id, media_hash, _ in videos if not media_hash})
     sources = []
-    for video, told, source in found:
-        if media_hash := told or hashes.get(video, ""):
+    for video_id, metadata_hash, source in videos:
+        if media_hash := metadata_hash or hashes.get(video_id, ""):
             sources.append(replace(source, uri=video_url(config.files, media_hash)))
         else:
             left_out["no hash"] = left_out.get("no hash", 0) + 1
     return sources, left_out
 
 
-def _names(row: list[str], where: str) -> tuple[str, str]:
-    """Id and media hash ("" where the release has none) of a row."""
-    before = row[: len(row) + USER]  # id; id, hash; line, id, hash
-    video, media_hash = (before[-1], "") if len(before) == 1 else (before[-2], before[-1])
-    if not video.isdigit() or (media_hash and not HASH.fullmatch(media_hash)):
-        raise BadInput(f"{where}: {video!r} and {media_hash!r} are no id and media hash of YFCC100M")
-    return video, media_hash
+def _parse_id(row: list[str], where: str) -> tuple[str, str]:
+    """Return id and media hash of a row; the hash is "" if the release has none.
+
+    Args:
+        row: Columns of the metadata.
+        where: File and line, for error messages.
+
+    Raises:
+        BadInput: The values are not of this format.
+    """
+    id_columns = row[: len(row) + USER]  # id; id, hash; line, id, hash
+    video_id, media_hash = (id_columns[-1], "") if len(id_columns) == 1 else (id_columns[-2], id_columns[-1])
+    if not video_id.isdigit() or (media_hash and not HASH.fullmatch(media_hash)):
+        raise BadInput(f"{where}: {video_id!r} and {media_hash!r} are no id and media hash of YFCC100M")
+    return video_id, media_hash
 
 
-def _hashes(url: str, videos: set[str]) -> dict[str, str]:
-    """Media hashes of these videos."""
-    if not videos:
+def _read_hashes(url: str, video_ids: set[str]) -> dict[str, str]:
+    """Read the media hashes of videos from yfcc100m_hash, by video id."""
+    if not video_ids:
         return {}
     if not url:
         raise BadInput("this metadata has no media hashes: give yfcc.hashes=, the url of yfcc100m_hash.bz2")
-    found = {}
+    hashes = {}
     for number, row in _rows(url, num_columns=(2, 2)):
-        video, media_hash = (value.decode("ascii", errors="replace").strip() for value in row)
-        if video in videos:
+        video_id, media_hash = (value.decode("ascii", errors="replace").strip() for value in row)
+        if video_id in video_ids:
             if not HASH.fullmatch(media_hash):
                 raise BadInput(f"{url!r}, line {number}: {media_hash!r} is no media hash")
-            found[video] = media_hash
-            if len(found) == len(videos):
+            hashes[video_id] = media_hash
+            if len(hashes) == len(video_ids):
                 break
-    return found
+    return hashes
 
 
 def _rows(url: str, num_columns: tuple[int, int] = (23, 25)) -> Iterator[tuple[int, list[bytes]]]:
-    """Rows of a tab-separated file, line number first, with progress by what is read of the file."""
+    """Yield line number and columns of each line of a tab-separated file, with a progress bar.
+
+    Args:
+        url: URL of the file, compressed if it ends in .bz2.
+        num_columns: Minimum and maximum number of columns.
+
+    Raises:
+        BadInput: The file is missing, cannot be read, or has another number of columns.
+    """
     if not storage.exists(url):
         raise BadInput(f"no file at {storage.redact(url)!r}: give a copy of YFCC100M's metadata")
     fs, path = storage.filesystem(url)
@@ -135,5 +164,5 @@ def _rows(url: str, num_columns: tuple[int, int] = (23, 25)) -> Iterator[tuple[i
                         f"{url!r}, line {number}: {len(row)} columns, YFCC100M has {num_columns[0]} to {num_columns[1]}"
                     )
                 yield number, row
-        except (OSError, EOFError) as fault:
-            raise BadInput(f"{url!r} cannot be read as {'bz2' if url.endswith('.bz2') else 'text'}: {fault}") from fault
+        except (OSError, EOFError) as error:
+            raise BadInput(f"{url!r} cannot be read as {'bz2' if url.endswith('.bz2') else 'text'}: {error}") from error

@@ -1,4 +1,4 @@
-"""Small datasets, and an MLflow database whose tables are made once."""
+"""Fixtures: small datasets, MLflow databases and mounted file systems."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ WriteDataset = Callable[..., Manifest]
 
 @pytest.fixture(scope="session")
 def write_dataset() -> WriteDataset:
-    """Writes `num_clips` clips of 16 frames and 32 pixels to a folder's url; clip number n is called clip-n.
+    """Function that writes a dataset of `num_clips` clips (16 frames, 32 x 32 pixels) to a folder's URL.
 
-    Its first pixel's colour spells n in base 256, its other values are n modulo 251.
+    Clip n has the id clip-n. The color of its first pixel encodes n in base 256; its other values are n modulo 251.
     """
 
     def write(url: str, num_clips: int = 12, shard_rows: int = 5, seed: int = 0, codec: str = "raw") -> Manifest:
@@ -51,10 +51,12 @@ def write_dataset() -> WriteDataset:
 
 
 def pixels(data: bytes) -> np.ndarray:
+    """Decode raw frames to an array (T, H, W, C) of shape (16, 32, 32, 3), uint8."""
     return np.frombuffer(data, np.uint8).reshape(16, 32, 32, 3)
 
 
 def _row(number: int) -> dict[str, Any]:
+    """Make the dataset row of clip `number`."""
     frames = np.full((16, 32, 32, 3), number % 251, np.uint8)
     frames[0, 0, 0] = number // 65536, number // 256 % 256, number % 256
     clip = Clip(start_s=number / 2, shot=0, frames=frames, evidence=Evidence(motion=float(number)))
@@ -64,7 +66,7 @@ def _row(number: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def _empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database with its tables and no experiment of ours."""
+    """MLflow database with its tables and only the default experiment, created once per session."""
     from cluster.tracking import Tracker
 
     path = tmp_path_factory.mktemp("mlflow") / "empty.db"
@@ -74,20 +76,20 @@ def _empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tracking_uri(_empty_database: Path, tmp_path: Path) -> str:
-    """A fresh MLflow database of this test's own; artifacts go beside it."""
+    """URI of a new MLflow database for this test; artifacts are stored beside it."""
     return f"sqlite:///{shutil.copy(_empty_database, tmp_path / 'mlflow.db')}"
 
 
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a file system in memory with the given options; skips where mounting is not permitted."""
+    """Function that mounts a tmpfs with the given options; skips the test if mounting is not permitted."""
     folder = tmp_path / "mounted"
     folder.mkdir()
 
     def mounted(options: str) -> Path:
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
-        if done.returncode:
-            pytest.skip(f"mounting is not permitted here: {done.stderr.decode().strip()}")
+        result = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
+        if result.returncode:
+            pytest.skip(f"mounting is not permitted here: {result.stderr.decode().strip()}")
         return folder
 
     yield mounted

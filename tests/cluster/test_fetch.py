@@ -1,4 +1,4 @@
-"""Which faults of fetching reject a video for good, and which end the job so that it can be run again."""
+"""Download errors: final ones reject the video, others end the job so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vgan.errors import BadInput, BadVideo
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
-    """Answers /<status> with that status, and /flaky with one failure before the bytes."""
+    """Server that answers /<status> with that status, and /flaky with one failure before the content."""
 
     asked: list[str]
 
@@ -61,20 +61,20 @@ def test_fetch_of_a_good_url_gives_its_bytes_and_removes_the_copy(url: str) -> N
     assert not path.exists()
 
 
-def test_fetch_after_a_passing_fault_gives_the_bytes(url: str) -> None:
+def test_fetch_retries_a_transient_error(url: str) -> None:
     with local_copy(source(f"{url}/flaky.mp4")) as path:
         assert path.read_bytes() == b"bytes of a video"
 
 
 @pytest.mark.parametrize(("status", "reason"), [(404, "missing"), (403, "http_403"), (410, "http_410")])
-def test_fetch_of_what_the_server_will_never_give_rejects_the_video(url: str, status: int, reason: str) -> None:
+def test_fetch_with_a_final_status_rejects_the_video(url: str, status: int, reason: str) -> None:
     with pytest.raises(BadVideo) as caught, local_copy(source(f"{url}/{status}.mp4")):
         pass
     assert (caught.value.stage, caught.value.reason) == ("fetch", reason)
 
 
 @pytest.mark.parametrize("status", [401, 500, 503])
-def test_fetch_where_the_fault_may_pass_ends_the_job_instead_of_rejecting(url: str, status: int) -> None:
+def test_fetch_with_other_errors_ends_the_job_instead_of_rejecting(url: str, status: int) -> None:
     with (
         pytest.raises((OSError, BadInput), match=f"failed 3 times|{status}"),
         local_copy(source(f"{url}/{status}.mp4")),
@@ -93,7 +93,7 @@ def test_fetch_of_a_missing_or_unreadable_local_file_rejects_it(tmp_path: Path) 
         assert caught.value.reason == reason
 
 
-def test_a_fault_while_the_copy_is_used_is_not_taken_for_a_fault_of_fetching(tmp_path: Path) -> None:
+def test_error_inside_the_block_is_not_treated_as_a_download_error(tmp_path: Path) -> None:
     (tmp_path / "v.mp4").write_bytes(b"x")
     with pytest.raises(OSError, match="no memory"), local_copy(source(str(tmp_path / "v.mp4"))):
         raise OSError("no memory")

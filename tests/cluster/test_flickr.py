@@ -1,4 +1,4 @@
-"""Flickr's videos, against a server that speaks its protocol: every one, each once, whatever goes wrong on the way."""
+"""Flickr crawls against a local server with Flickr's protocol: complete, without duplicates, resumable after errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cluster.sources import read_sources
 from tests.cluster.flickr_server import KEY, Library, serving
 from vgan.errors import BadInput
 
-FAST = 10_000_000  # calls an hour
+FAST = 10_000_000  # calls per hour
 
 
 @pytest.fixture(autouse=True)
@@ -42,98 +42,98 @@ def config(library: Library) -> Iterator[FlickrConfig]:
         yield FlickrConfig(tags=["beach", "sea"], words=["golf"], url=url, calls_per_hour=FAST)
 
 
-def found(config: FlickrConfig, folder: Path, licenses: tuple[str, ...] = ("any",), limit: int = 0) -> Crawl:
+def run_crawl(config: FlickrConfig, folder: Path, licenses: tuple[str, ...] = ("any",), limit: int = 0) -> Crawl:
     return crawl(config, licenses, Journal(str(folder / "journal")), limit)
 
 
-def ids(crawled: Crawl) -> list[int]:
-    return sorted(int(s.source_id.removeprefix("flickr/")) - 1000 for s in crawled.sources)
+def ids(result: Crawl) -> list[int]:
+    return sorted(int(s.source_id.removeprefix("flickr/")) - 1000 for s in result.sources)
 
 
 def test_crawl_finds_every_video_once_with_its_credits(config: FlickrConfig, library: Library, tmp_path: Path) -> None:
-    crawled = found(config, tmp_path)
-    assert ids(crawled) == list(range(30))
-    source = next(s for s in crawled.sources if s.source_id == "flickr/1005")
+    result = run_crawl(config, tmp_path)
+    assert ids(result) == list(range(30))
+    source = next(s for s in result.sources if s.source_id == "flickr/1005")
     assert (source.license, source.author) == ("Attribution License", "Ann \u00e9 5")
     assert source.license_url == "https://creativecommons.org/licenses/by/2.0/"
     assert (source.page, source.tags) == ("https://www.flickr.com/photos/5@N00/1005", "beach,sea")
-    assert source.uri == "https://v/1005/360.mp4"  # the smallest not below 360; no page's player, no local file
-    assert all(asked["media"] == "videos" for asked in library.calls("search"))
+    assert source.uri == "https://v/1005/360.mp4"  # the smallest of at least 360; no web player, no local file
+    assert all(request["media"] == "videos" for request in library.calls("search"))
     assert len(library.calls("getSizes")) == 30
 
 
 def test_crawl_takes_the_largest_file_where_all_are_small(config: FlickrConfig, tmp_path: Path) -> None:
-    crawled = found(replace(config, height=2000), tmp_path, limit=1)
-    assert crawled.sources[0].uri.endswith("/720.mp4")
+    result = run_crawl(replace(config, height=2000), tmp_path, limit=1)
+    assert result.sources[0].uri.endswith("/720.mp4")
 
 
-def test_crawl_asks_for_allowed_licences_by_the_ids_of_today(
+def test_crawl_requests_allowed_licenses_by_flickrs_present_ids(
     config: FlickrConfig, library: Library, tmp_path: Path
 ) -> None:
-    crawled = found(config, tmp_path, ("by", "CC0", "by-sa-2.0"))
-    assert {s.license for s in crawled.sources} == {
+    result = run_crawl(config, tmp_path, ("by", "CC0", "by-sa-2.0"))
+    assert {s.license for s in result.sources} == {
         "Attribution License",
         "Attribution-ShareAlike License",
         "Public Domain Dedication (CC0)",
     }
-    assert {asked["license"] for asked in library.calls("search")} == {"4,5,9"}
-    with pytest.raises(BadInput, match="'by-nc' is none of those there: 'All Rights Reserved'"):
-        found(config, tmp_path, ("by-nc",))
+    assert {request["license"] for request in library.calls("search")} == {"4,5,9"}
+    with pytest.raises(BadInput, match="'by-nc' must be one of 'All Rights Reserved'"):
+        run_crawl(config, tmp_path, ("by-nc",))
 
 
-def test_crawl_splits_time_until_a_search_shows_all_it_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (flickr.RESULTS, flickr.PER_PAGE) == (4000, 500)  # as documented; a tenth of it here
+def test_crawl_bisects_time_until_a_search_returns_all_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (flickr.RESULTS, flickr.PER_PAGE) == (4000, 500)  # as documented; a tenth in this test
     monkeypatch.setattr(flickr, "RESULTS", 400)
     monkeypatch.setattr(flickr, "PER_PAGE", 50)
     monkeypatch.setattr(flickr.Flickr, "sizes", lambda _, video: {"files": [[360, f"https://v/{video}.mp4"]]})
     library = Library(num=950, per_day=10, results=400)
     with serving(library) as url:
         config = FlickrConfig(tags=["sea"], url=url, calls_per_hour=FAST, since="2010-01-01", until="2011-01-01")
-        assert ids(found(config, tmp_path)) == list(range(950))
+        assert ids(run_crawl(config, tmp_path)) == list(range(950))
     assert len(library.calls("search")) < 40
 
 
-def test_crawl_of_more_in_one_second_than_a_search_shows_says_what_is_lost(
+def test_crawl_counts_results_beyond_the_limit_within_one_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flickr, "RESULTS", 20)
     library = Library(num=30, per_day=30, results=20)
     with serving(library) as url:
         config = FlickrConfig(tags=["sea"], url=url, calls_per_hour=FAST, until="2011-01-01")
-        crawled = found(config, tmp_path)
-    assert len(crawled.sources) == 20
-    assert crawled.left_out == {"beyond the limit of a search": 10}
+        result = run_crawl(config, tmp_path)
+    assert len(result.sources) == 20
+    assert result.left_out == {"beyond the limit of a search": 10}
 
 
-def test_crawl_goes_on_after_a_burst_of_errors(
+def test_crawl_continues_after_a_burst_of_errors(
     config: FlickrConfig, library: Library, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     away = (105, "Service currently unavailable")
     library.faults = [None, 500, 503, away, "cut", 429, None, None, (10, "Sorry, the Flickr search API is away"), None]
     library.gone = (3,)
     with caplog.at_level(logging.DEBUG):
-        crawled = found(config, tmp_path)
-    assert ids(crawled) == [n for n in range(30) if n != 3]
-    assert crawled.left_out == {"not found": 1}
+        result = run_crawl(config, tmp_path)
+    assert ids(result) == [n for n in range(30) if n != 3]
+    assert result.left_out == {"not found": 1}
     assert len(library.calls("search") + library.calls("getSizes")) == 3 + 30 + 6
     assert KEY not in caplog.text
 
 
-def test_crawl_that_was_cut_off_repeats_nothing(config: FlickrConfig, library: Library, tmp_path: Path) -> None:
+def test_interrupted_crawl_repeats_no_request(config: FlickrConfig, library: Library, tmp_path: Path) -> None:
     library.faults = [None] * 12 + [(99, "of another kind")]
     with pytest.raises(BadInput, match="of another kind"):
-        found(config, tmp_path)
-    crawled = found(config, tmp_path)
-    assert ids(crawled) == list(range(30))
-    asked = [sorted(a.items()) for a in library.calls("search") + library.calls("getSizes")]
-    assert len(asked) == len({str(a) for a in asked}) + 1  # the one that failed
-    before = len(library.asked)
-    assert found(config, tmp_path) == crawled
-    assert len(library.asked) == before + 1  # the licences
+        run_crawl(config, tmp_path)
+    result = run_crawl(config, tmp_path)
+    assert ids(result) == list(range(30))
+    requests = [sorted(request.items()) for request in library.calls("search") + library.calls("getSizes")]
+    assert len(requests) == len({str(request) for request in requests}) + 1  # the failed one
+    num_requests = len(library.asked)
+    assert run_crawl(config, tmp_path) == result
+    assert len(library.asked) == num_requests + 1  # the licenses
 
 
 def test_crawl_keeps_the_key_out_of_urls_and_files(config: FlickrConfig, library: Library, tmp_path: Path) -> None:
-    found(config, tmp_path)
+    run_crawl(config, tmp_path)
     assert all(KEY not in path for path in library.queries)
     assert all(KEY.encode() not in p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
 
@@ -143,66 +143,66 @@ def test_crawl_without_or_with_a_wrong_key_names_the_variable_and_not_the_key(
 ) -> None:
     monkeypatch.setenv("FLICKR_API_KEY", "wrong-key")
     with pytest.raises(BadInput, match="FLICKR_API_KEY") as caught:
-        found(config, tmp_path)
+        run_crawl(config, tmp_path)
     assert "wrong-key" not in str(caught.value)
     monkeypatch.delenv("FLICKR_API_KEY")
     with pytest.raises(BadInput, match="FLICKR_API_KEY is not set"):
-        found(config, tmp_path)
+        run_crawl(config, tmp_path)
 
 
-def test_crawl_of_a_service_that_stays_away_ends_and_can_go_on(
+def test_crawl_of_an_unavailable_service_ends_and_can_be_resumed(
     config: FlickrConfig, library: Library, tmp_path: Path
 ) -> None:
     library.faults = [None, None, *[503] * flickr.ATTEMPTS]
-    with pytest.raises(BadInput, match="failed 7 times, last by status 503"):
-        found(config, tmp_path)
-    assert ids(found(config, tmp_path)) == list(range(30))
+    with pytest.raises(BadInput, match="failed 7 times, last with status 503"):
+        run_crawl(config, tmp_path)
+    assert ids(run_crawl(config, tmp_path)) == list(range(30))
 
 
 def test_calls_are_spread_evenly_under_the_hourly_limit(config: FlickrConfig, tmp_path: Path) -> None:
     slow = replace(config, calls_per_hour=3600 * 50)  # 20 ms apart
-    began = time.monotonic()
-    found(slow, tmp_path, limit=20)
-    assert time.monotonic() - began >= 0.02 * 21  # 22 calls
+    start = time.monotonic()
+    run_crawl(slow, tmp_path, limit=20)
+    assert time.monotonic() - start >= 0.02 * 21  # 22 calls
     with pytest.raises(ValueError, match=r"calls_per_hour must be in 1\.\.3600"):
         FlickrConfig(calls_per_hour=3601)
 
 
-def test_acquire_killed_at_any_call_and_run_again_writes_the_whole_manifest(tmp_path: Path) -> None:
+def test_acquire_killed_and_restarted_writes_the_complete_manifest(tmp_path: Path) -> None:
     library = Library(num=40)
     environment = {**os.environ, "FLICKR_API_KEY": KEY}
     out = tmp_path / "sources.parquet"
     with serving(library) as url:
-        words = [
+        arguments = [
             "flickr.tags=[sea]",
             f"flickr.url={url}",
             f"flickr.calls_per_hour={FAST}",
             "licenses=any",
             f"out={out}",
         ]
-        command = [sys.executable, "-m", "jobs.acquire", *words]
+        command = [sys.executable, "-m", "jobs.acquire", *arguments]
         library.die_after = 20
         killed = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         deadline = time.monotonic() + 120
         while len(library.asked) <= 20 and time.monotonic() < deadline:
             time.sleep(0.05)
         killed.send_signal(signal.SIGKILL)
-        said = b"".join(killed.communicate())
+        output = b"".join(killed.communicate())
         assert not out.exists()
         library.die_after = 0
-        done = subprocess.run(command, env=environment, capture_output=True, check=True)
+        resumed = subprocess.run(command, env=environment, capture_output=True, check=True)
     assert [s.source_id for s in read_sources(str(out))] == [f"flickr/{1000 + n}" for n in range(40)]
-    asked = [a["photo_id"] for a in library.calls("getSizes")]
-    assert len(asked) == 41  # the one that was under way when the kill came
-    assert KEY.encode() not in said + done.stdout + done.stderr
+    video_ids = [request["photo_id"] for request in library.calls("getSizes")]
+    assert len(video_ids) == 41  # one request was interrupted by the kill
+    assert KEY.encode() not in output + resumed.stdout + resumed.stderr
 
 
-def test_terms_of_lists_stand_in_their_place_once() -> None:
+def test_terms_of_lists_replace_the_list_and_occur_once() -> None:
     lists = {"words.txt": ["beach", "", " train station ", "golf"]}
     assert terms(["golf", "words.txt", "sea"], lists.__getitem__) == ["golf", "beach", "train station", "sea"]
 
 
-def test_journal_of_many_parts_gives_back_every_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_journal_of_many_parts_returns_every_response(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.journal.LINES", 3)
     count = itertools.count()
     for _ in range(2):

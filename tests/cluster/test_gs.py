@@ -1,4 +1,4 @@
-"""Google's store, by a stand-in for it on this machine: what it takes and gives, and what its faults become."""
+"""Storage on a local emulator of Google Cloud Storage, and translation of gcsfs errors."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ emulator = pytest.importorskip("gcp_storage_emulator.server")
 
 @pytest.fixture
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The url of an empty bucket."""
+    """URL of an empty bucket."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     server = emulator.create_server(
         "127.0.0.1", port, in_memory=False, default_bucket="clips", data_dir=tmp_path / "gs"
     )
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("NO_GCE_CHECK", "true")  # credentials are not looked for on the network
+    monkeypatch.setenv("NO_GCE_CHECK", "true")  # no search for credentials on the network
     fsspec.get_filesystem_class("gs").clear_instance_cache()
     server.start()
     yield "gs://clips"
@@ -52,20 +52,26 @@ def test_gs_files_are_written_listed_read_in_parts_and_removed(bucket: str) -> N
     storage.write_bytes(url, b"hello there")
     fs.invalidate_cache()
     assert storage.listing_version(fs.info(path)) not in (None, first)
-    assert not storage.write_new(url, b"third") or not storage.honours_create(bucket)  # the stand-in ignores it
+    assert not storage.write_new(url, b"third") or not storage.honours_create(
+        bucket
+    )  # the emulator ignores put-if-absent
     storage.remove(storage.join(bucket, "deep"))
     assert storage.list_files(storage.join(bucket, "deep")) == []
 
 
-def test_gs_faults_pass_or_are_told_in_one_line() -> None:
+def test_gs_errors_are_transient_or_bad_input() -> None:
     busy = gcsfs_retry.HttpError({"code": 503, "message": "try later"})
     assert storage.may_pass(busy)
     assert isinstance(busy, storage.faults())
     assert not storage.may_pass(gcsfs_retry.HttpError({"code": 400, "message": "no"}))
-    nobody = gcsfs_retry.google.auth.exceptions.DefaultCredentialsError("none found")
-    for fault in (nobody, OSError("Forbidden: https://host/clips\nnot yours"), gcsfs_retry.HttpError({"code": 401})):
-        assert not storage.may_pass(fault)
-        assert "correct the credentials" in str(storage.explained(fault, "gs://clips/x"))
+    no_credentials = gcsfs_retry.google.auth.exceptions.DefaultCredentialsError("none found")
+    for error in (
+        no_credentials,
+        OSError("Forbidden: https://host/clips\nnot yours"),
+        gcsfs_retry.HttpError({"code": 401}),
+    ):
+        assert not storage.may_pass(error)
+        assert "correct the credentials" in str(storage.explained(error, "gs://clips/x"))
 
 
 def test_gs_missing_bucket_for_output_is_bad_input(bucket: str) -> None:

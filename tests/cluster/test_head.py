@@ -1,4 +1,4 @@
-"""A local head with token authentication, and jobs submitted to it as to a cluster."""
+"""Local Ray head with token authentication, and jobs submitted to it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Head:
     with local_head(tmp_path_factory.mktemp("head"), num_cpus=2) as running:
         yield running
     assert not running.token_file.exists()
-    with socket.socket() as probe:  # nobody listens any more
+    with socket.socket() as probe:  # no process listens any more
         assert probe.connect_ex(("127.0.0.1", int(running.address.rpartition(":")[2]))) != 0
 
 
 @pytest.mark.ray
-def test_head_keeps_its_token_to_the_owner(head: Head) -> None:
+def test_token_file_is_readable_by_its_owner_only(head: Head) -> None:
     assert stat.S_IMODE(head.token_file.stat().st_mode) == 0o600
 
 
@@ -52,7 +52,7 @@ def test_submitted_jobs_succeed_or_fail_with_their_message(head: Head, tmp_path:
     assert status == {"good": "SUCCEEDED", "bad": "FAILED", "relative": "FAILED"}
 
 
-def test_head_on_a_taken_port_says_so_and_writes_nothing(tmp_path: Path) -> None:
+def test_head_on_a_taken_port_is_bad_input_and_writes_nothing(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -66,6 +66,6 @@ def test_head_on_a_taken_port_says_so_and_writes_nothing(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("port", [-1, 70000])
-def test_head_on_an_impossible_port_says_so(tmp_path: Path, port: int) -> None:
+def test_head_on_an_invalid_port_is_bad_input(tmp_path: Path, port: int) -> None:
     with pytest.raises(BadInput, match="is no port"), local_head(tmp_path / "head", num_cpus=1, dashboard_port=port):
         pass

@@ -1,4 +1,4 @@
-"""Which licences pass an allow-list, and which videos are there twice."""
+"""License allow-lists and removal of duplicate sources."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RESERVED = ("All Rights Reserved", "")
 
 
 @pytest.mark.parametrize("entry", ["by-sa", "BY-SA-2.0", BY_SA[0].upper(), BY_SA[1]])
-def test_allowing_knows_a_licence_by_code_version_name_and_url(entry: str) -> None:
+def test_allowing_matches_a_license_by_code_version_name_and_url(entry: str) -> None:
     allowed = allowing([entry])
     assert allowed(*BY_SA)
     assert not any(allowed(*other) for other in (CC0, RESERVED, (None, None), ("Attribution License", None)))
@@ -27,9 +27,9 @@ def test_allowing_with_an_empty_list_or_any_takes_all() -> None:
     assert license_names(*CC0) >= {"cc0", "cc0-1.0"}
 
 
-def test_check_known_names_what_there_is() -> None:
+def test_check_known_lists_the_valid_licenses() -> None:
     check_known(["cc0", "all rights reserved"], [CC0, RESERVED])
-    with pytest.raises(BadInput, match=r"'by-3\.0' is none of those there: 'Attribution-ShareAlike License'"):
+    with pytest.raises(BadInput, match=r"'by-3\.0' must be one of 'Attribution-ShareAlike License'"):
         check_known(["by-3.0"], [BY_SA])
 
 
@@ -43,12 +43,12 @@ def test_without_repeats_keeps_the_first_of_a_url_and_of_a_known_content() -> No
     assert without_repeats([first, same_url, same_content, other]) == ([first, other], 2)
 
 
-def test_without_repeats_does_not_take_a_time_or_a_servers_own_tag_for_content() -> None:
+def test_without_repeats_does_not_treat_times_or_other_tags_as_content_hashes() -> None:
     for version in ("modified:1700000000.0", "etag:5f3-17bd", None):
         pair = [Source(uri=f"/{n}", source_id=n, bytes=3, version=version) for n in "ab"]
         assert without_repeats(pair) == (pair, 0)
 
 
-def test_without_repeats_refuses_one_name_for_two_files() -> None:
-    with pytest.raises(BadInput, match="two videos are called 'a', the second is '/b'"):
+def test_without_repeats_rejects_one_name_for_two_files() -> None:
+    with pytest.raises(BadInput, match="two videos have the source_id 'a', the second is '/b'"):
         without_repeats([Source(uri="/a", source_id="a"), Source(uri="/b", source_id="a")])

@@ -1,4 +1,4 @@
-"""Workers' log lines as key=value."""
+"""Log format of workers: key=value pairs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from cluster import logs
 
 
 @pytest.fixture(autouse=True)
-def _unnamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "_ABOUT", {"run": "", "unit": ""})
+def _no_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_CONTEXT", {"run": "", "unit": ""})
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
 
 
@@ -23,25 +23,25 @@ def pairs(line: str) -> dict[str, str]:
 def test_log_lines_name_the_run_and_the_unit(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "_HANDLER", handler := logging.StreamHandler())  # on the stream that is captured
+    monkeypatch.setattr(logs, "_HANDLER", handler := logging.StreamHandler())  # writes to the captured stream
     handler.setFormatter(logs.KeyValueFormatter())
     logs.work_on("clips", "0af3.g0.1")
-    logs.work_on("clips", "0af3.g0.2")  # the next one; lines must not come twice
+    logs.work_on("clips", "0af3.g0.2")  # the next unit; its lines must not be written twice
     logging.getLogger("cluster.fetch").warning('fetching "%s" failed\nagain', "a b.mp4")
     (line,) = capsys.readouterr().err.splitlines()
-    found = pairs(line)
-    assert (found["run"], found["unit"], found["level"]) == ("clips", "0af3.g0.2", "WARNING")
-    assert (found["logger"], found["message"]) == ("cluster.fetch", 'fetching "a b.mp4" failed\\nagain')
+    fields = pairs(line)
+    assert (fields["run"], fields["unit"], fields["level"]) == ("clips", "0af3.g0.2", "WARNING")
+    assert (fields["logger"], fields["message"]) == ("cluster.fetch", 'fetching "a b.mp4" failed\\nagain')
 
 
 def test_log_lines_keep_a_traceback_on_their_line() -> None:
     try:
         raise OSError("no such bucket")
-    except OSError as fault:
+    except OSError as error:
         record = logging.LogRecord(
-            "a", logging.ERROR, "", 1, "saving failed", (), (OSError, fault, fault.__traceback__)
+            "a", logging.ERROR, "", 1, "saving failed", (), (OSError, error, error.__traceback__)
         )
     line = logs.KeyValueFormatter().format(record)
     assert "\n" not in line
-    assert "run=" not in line, "nothing was said to be worked on"
+    assert "run=" not in line, "no context was set"
     assert pairs(line)["message"].endswith("OSError: no such bucket")

@@ -1,4 +1,4 @@
-"""Work goes to the nodes whose labels the environment names, on a Ray of three nodes; without names, anywhere."""
+"""Placement of work by node labels, on a Ray cluster of three nodes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from vgan.video.encode import write_mp4
 LABELS = {placement.DECODE: "ray-subcluster=data", placement.TRAIN: "scene-role=train"}
 
 
-def test_labels_are_none_where_the_environment_names_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_are_none_if_the_environment_variables_are_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(placement.DECODE, raising=False)
     monkeypatch.setenv(placement.TRAIN, " ")
     assert placement.decode_labels() is None
     assert placement.train_labels() is None
 
 
-def test_labels_are_read_as_ray_start_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_have_the_format_of_ray_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(placement.DECODE, "ray-subcluster=data, example.com/disk=nvme")
     monkeypatch.setenv(placement.TRAIN, "scene-role=train")
     assert placement.decode_labels() == {"ray-subcluster": "data", "example.com/disk": "nvme"}
@@ -36,7 +36,7 @@ def test_labels_are_read_as_ray_start_takes_them(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("text", ["data", "a=b,c", "a==b", "=b", "a=", "a=b;c=d"])
-def test_labels_that_are_none_are_bad_input(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_malformed_labels_are_bad_input(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(placement.DECODE, text)
     with pytest.raises(BadInput, match=placement.DECODE):
         placement.decode_labels()
@@ -44,28 +44,28 @@ def test_labels_that_are_none_are_bad_input(monkeypatch: pytest.MonkeyPatch, tex
 
 @pytest.fixture(scope="module")
 def nodes(ray_token: str) -> Iterator[dict[str, str]]:
-    """Address of a Ray as the manifests make it, and its nodes' ids; every worker node has room for all the work."""
+    """Address and node ids of a Ray cluster as in the manifests; each worker node has resources for all the work."""
     assert os.environ["RAY_AUTH_TOKEN"] == ray_token
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "dashboard_port": port})
-    decode = found.add_node(num_cpus=2, labels={"ray-subcluster": "data"})
-    train = found.add_node(num_cpus=2, labels={"scene-role": "train"})
-    yield {"address": found.address, "decode": decode.node_id, "train": train.node_id}
-    found.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "dashboard_port": port})
+    decode = cluster.add_node(num_cpus=2, labels={"ray-subcluster": "data"})
+    train = cluster.add_node(num_cpus=2, labels={"scene-role": "train"})
+    yield {"address": cluster.address, "decode": decode.node_id, "train": train.node_id}
+    cluster.shutdown()
 
 
 def run_script(text: str, *words: str) -> list[str]:
-    """What a driver of its own prints as JSON after FOUND; words begin with the Ray's address."""
+    """Run a driver in a new process and parse the JSON it prints after FOUND; the first word is Ray's address."""
     command = [sys.executable, "-c", text, *words]
-    here = {"RAY_ADDRESS": words[0]}  # Ray's state API would ask whichever Ray was started last on this machine
-    done = subprocess.run(
-        command, env=os.environ | LABELS | here, capture_output=True, text=True, timeout=900, check=False
+    address = {"RAY_ADDRESS": words[0]}  # else Ray's state API queries the Ray that was started last on this machine
+    result = subprocess.run(
+        command, env=os.environ | LABELS | address, capture_output=True, text=True, timeout=900, check=False
     )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    (found,) = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]  # workers' lines are among them
-    return json.loads(found.removeprefix("FOUND "))
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("FOUND ")]  # among workers' lines
+    return json.loads(line.removeprefix("FOUND "))
 
 
 PREPARE = """
@@ -88,7 +88,7 @@ with ray_session(address):
     prepare(list_folder(videos)[0], out, video, Packing(shard_mb=1))
     assert verify(out) == []
     work = ("commit_or_tell", "write_shard", "check_shard")
-    for _ in range(60):  # nodes tell of their tasks every second or so
+    for _ in range(60):  # nodes report their tasks about every second
         tasks = {(name, t.node_id) for t in list_tasks(limit=1000, detail=True) for name in work if name in t.name}
         if {name for name, _ in tasks} == set(work):
             break
@@ -98,12 +98,12 @@ with ray_session(address):
 
 
 @pytest.mark.slow
-def test_prepare_works_on_decode_nodes_alone(nodes: dict[str, str], tmp_path: Path) -> None:
+def test_prepare_runs_on_decode_nodes_only(nodes: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     for kind in ("Spin", "Bounce", "Grow"):
         write_mp4(draw_clip(kind, num_frames=56, size=(96, 128)).frames, tmp_path / "videos" / f"{kind}.mp4", 25.0)
-    found = run_script(PREPARE, nodes["address"], str(tmp_path / "videos"), str(tmp_path / "clips"))
-    assert {tuple(row) for row in found} == {
+    tasks = run_script(PREPARE, nodes["address"], str(tmp_path / "videos"), str(tmp_path / "clips"))
+    assert {tuple(row) for row in tasks} == {
         (name, nodes["decode"]) for name in ("check_shard", "commit_or_tell", "write_shard")
     }
 
@@ -131,13 +131,13 @@ with ray_session(address):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["2", "1-2"])
-def test_training_works_on_training_nodes_alone(
+def test_training_runs_on_training_nodes_only(
     nodes: dict[str, str], write_dataset: object, tmp_path: Path, workers: str
 ) -> None:
     write_dataset(str(tmp_path / "clips"), 12)  # type: ignore[operator]
     (tmp_path / "runs").mkdir()
-    found = run_script(TRAIN, nodes["address"], str(tmp_path / "clips"), str(tmp_path / "runs"), workers)
-    assert found == [nodes["train"]]
+    worker_nodes = run_script(TRAIN, nodes["address"], str(tmp_path / "clips"), str(tmp_path / "runs"), workers)
+    assert worker_nodes == [nodes["train"]]
 
 
 SWEEP = """
@@ -147,10 +147,10 @@ from cluster import sweep
 from cluster.child import Child
 from cluster.session import ray_session
 
-def here(*_, **__):
+def node_id(*_, **__):
     return ray.get_runtime_context().get_node_id()
 
-sweep.run_child = sweep.run_child_on_workers = here
+sweep.run_child = sweep.run_child_on_workers = node_id
 with ray_session(sys.argv[1]):
     configs = [sweep.SweepConfig(ucf101="x"), sweep.SweepConfig(ucf101="x", workers=2)]
     tasks = [sweep._launch(c, Child(1, "random", 1.0, 0), None, None, "out") for c in configs for _ in range(3)]
@@ -159,5 +159,5 @@ with ray_session(sys.argv[1]):
 
 
 @pytest.mark.slow
-def test_runs_of_a_sweep_work_on_training_nodes_alone(nodes: dict[str, str]) -> None:
+def test_runs_of_a_sweep_run_on_training_nodes_only(nodes: dict[str, str]) -> None:
     assert run_script(SWEEP, nodes["address"]) == [nodes["train"]]

@@ -1,4 +1,4 @@
-"""A run's folder remembers its key and what a restart must share."""
+"""Records of resumable runs: key and settings that a restart must not change."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_claim_with_other_settings_names_each_and_keeps_the_record(
     assert runs.claim(str(tmp_path), "gan", SETTINGS) == key
 
 
-def test_claim_of_a_run_that_began_before_an_option_was_there_takes_the_options_default(tmp_path: Path) -> None:
+def test_claim_of_a_run_older_than_an_option_uses_the_options_default(tmp_path: Path) -> None:
     key = runs.claim(str(tmp_path / "gan"), "gan", SETTINGS)
     newer = SETTINGS | {"model": SETTINGS["model"] | {"norm": "batch"}}
     assert runs.claim(str(tmp_path / "gan"), "gan", newer, {"model": {"norm": "batch", "base": 8}}) == key
@@ -61,7 +61,7 @@ def test_check_name_allows_plain_names(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "..", "-x", "a/b", "a b", "a'b", "caf\u00e9", "a\n"])
-def test_check_name_refuses_what_folders_and_queries_cannot_hold(name: str) -> None:
+def test_check_name_rejects_names_invalid_in_paths_and_queries(name: str) -> None:
     with pytest.raises(ValueError, match="name may hold"):
         runs.check_name(name)
 

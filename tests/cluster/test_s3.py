@@ -1,4 +1,4 @@
-"""Storage on a real S3 server, through the faults that real ones have."""
+"""Storage on a real S3 server (rclone), with injected network and server errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BUCKET = "clips"
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The endpoint of a server with one bucket, and the folder it serves."""
+    """Endpoint of a server with one bucket, and the folder it serves."""
     reason = s3_server.required_in_ci()
     if reason:
         pytest.skip(reason)
@@ -33,8 +33,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Environment variables of a test's own, with which s3fs starts anew."""
-    monkeypatch.setenv("HOME", "/nonexistent")  # nobody's ~/.aws
+    """Monkeypatch for environment variables of this test, with new s3fs connections that read them."""
+    monkeypatch.setenv("HOME", "/nonexistent")  # no ~/.aws
     monkeypatch.setattr(storage, "BACKOFF_S", 0.01)
     forget_connections()
     yield monkeypatch
@@ -43,27 +43,27 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 
 @pytest.fixture
 def environ(served: tuple[str, Path], use: pytest.MonkeyPatch) -> str:
-    """The environment leads to the server, whose endpoint this is."""
+    """Endpoint of the server, with environment variables that direct s3fs to it."""
     for name, value in environment(served[0]).items():
         use.setenv(name, value)
     return served[0]
 
 
 @pytest.fixture
-def folder(environ: str) -> str:  # noqa: ARG001 what the url means
-    """The url of an empty folder on the server."""
+def folder(environ: str) -> str:  # noqa: ARG001 the URL refers to this server
+    """URL of an empty folder on the server."""
     return f"s3://{BUCKET}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture
 def faults(environ: str, use: pytest.MonkeyPatch) -> Iterator[Faults]:
-    """What a proxy does to requests from now on. The libraries try each but once: our trying again is what counts."""
-    made = Faults()
-    with failing_proxy(environ, made) as endpoint:
+    """Faults injected by a proxy; the libraries' own retries are disabled, so that those of `storage` are tested."""
+    injected = Faults()
+    with failing_proxy(environ, injected) as endpoint:
         use.setenv("AWS_ENDPOINT_URL", endpoint)
         use.setenv("AWS_MAX_ATTEMPTS", "1")
         use.setattr(s3fs.S3FileSystem, "retries", 1)
-        yield made
+        yield injected
 
 
 def test_s3_files_are_written_read_listed_and_removed(folder: str, served: tuple[str, Path]) -> None:
@@ -79,7 +79,7 @@ def test_s3_files_are_written_read_listed_and_removed(folder: str, served: tuple
     assert list((served[1] / BUCKET).glob("**/*.json")) == []
 
 
-def test_s3_sees_at_once_what_another_process_wrote(folder: str) -> None:
+def test_s3_reads_files_of_another_process_without_delay(folder: str) -> None:
     storage.write_bytes(storage.join(folder, "a"), b"old")
     assert storage.list_files(folder) == [storage.join(folder, "a")]
     other = fsspec.filesystem("s3", skip_instance_cache=True)
@@ -108,21 +108,21 @@ def test_write_new_on_a_store_with_put_if_absent_has_one_winner(folder: str, fau
         return storage.write_new(storage.join(folder, "a"), bytes([writer]) * 1000)
 
     with ThreadPoolExecutor(8) as pool:
-        won = list(pool.map(claim, range(8)))
-    assert won.count(True) == 1
-    assert storage.read_bytes(storage.join(folder, "a")) == bytes([won.index(True)]) * 1000
+        results = list(pool.map(claim, range(8)))
+    assert results.count(True) == 1
+    assert storage.read_bytes(storage.join(folder, "a")) == bytes([results.index(True)]) * 1000
 
 
-def test_write_new_whose_answer_is_lost_leaves_its_own_content(folder: str, faults: Faults) -> None:
+def test_write_new_whose_response_is_lost_leaves_its_content(folder: str, faults: Faults) -> None:
     faults.put_if_absent = True
-    faults.next.extend([None, None, "drop_after"])  # two requests look whether the file is there
+    faults.next.extend([None, None, "drop_after"])  # the first two requests check that the file is missing
     storage.write_new(storage.join(folder, "a"), b"mine")
     assert faults.done["drop_after"] == 1
     assert storage.read_bytes(storage.join(folder, "a")) == b"mine"
 
 
 @pytest.mark.parametrize(("kind", "times"), [("500", 3), ("503", 2), ("drop_before", 2), ("cut_body", 2)])
-def test_s3_operations_outlast_faults_that_pass(folder: str, faults: Faults, kind: str, times: int) -> None:
+def test_s3_operations_retry_transient_faults(folder: str, faults: Faults, kind: str, times: int) -> None:
     url = storage.join(folder, "a")
     operations = [
         lambda: storage.write_bytes(url, b"0123456789"),
@@ -135,14 +135,14 @@ def test_s3_operations_outlast_faults_that_pass(folder: str, faults: Faults, kin
         lambda: storage.remove(folder),
     ]
     for number, operation in enumerate(operations):
-        if kind != "cut_body" or number in (1, 2, 3):  # else there is no body, or nothing that needs it whole
+        if kind != "cut_body" or number in (1, 2, 3):  # the others have no body, or do not need all of it
             faults.next.extend([kind] * times)
         assert operation() in (None, True), number
         assert not faults.next, number
     assert storage.list_files(folder) == []
 
 
-def test_s3_work_through_a_failing_network_is_complete_and_not_doubled(folder: str, faults: Faults) -> None:
+def test_s3_writes_through_an_unreliable_network_are_complete_and_not_repeated(folder: str, faults: Faults) -> None:
     faults.rate, faults.put_if_absent = 0.05, True
     urls = [storage.join(folder, f"{number:03d}") for number in range(60)]
 
@@ -152,8 +152,8 @@ def test_s3_work_through_a_failing_network_is_complete_and_not_doubled(folder: s
         return storage.read_bytes(url)
 
     with ThreadPoolExecutor(4) as pool:
-        read = list(pool.map(work, urls))
-    assert read == [url.encode() * 100 for url in urls]
+        contents = list(pool.map(work, urls))
+    assert contents == [url.encode() * 100 for url in urls]
     assert storage.list_files(folder) == urls
     storage.remove(folder)
     assert storage.list_files(folder) == []
@@ -165,11 +165,11 @@ def test_read_ranges_of_an_object_gives_each_range(folder: str) -> None:
     storage.write_bytes(storage.join(folder, "a"), data)
     ranges = [(0, 10), (5_000_000, 5_300_000), (7, 7), (len(data) - 3, len(data))]
     assert storage.read_ranges(storage.join(folder, "a"), ranges) == [data[a:b] for a, b in ranges]
-    with pytest.raises(OSError, match="asked for bytes"):
+    with pytest.raises(OSError, match="requested bytes"):
         storage.read_ranges(storage.join(folder, "a"), [(len(data) - 3, len(data) + 1)])
 
 
-def test_listing_version_of_an_object_is_the_same_wherever_asked_and_changes_with_it(folder: str) -> None:
+def test_listing_version_of_an_object_is_equal_in_listings_and_changes_with_content(folder: str) -> None:
     url = storage.join(folder, "a")
     storage.write_bytes(url, b"one")
     fs, path = storage.filesystem(url)
@@ -191,20 +191,20 @@ def test_listing_version_of_an_object_is_the_same_wherever_asked_and_changes_wit
         ("AWS_ACCESS_KEY_ID", None, "refuses the credentials.*PartialCredentialsError|NoCredentialsError"),
         ("AWS_PROFILE", "nobody", "refuses the credentials.*ProfileNotFound"),
         ("AWS_ENDPOINT_URL", "http://127.0.0.1:1", "cannot reach the store.*127.0.0.1:1.*AWS_ENDPOINT_URL"),
-        ("AWS_ENDPOINT_URL", "minio:9000", "AWS_ENDPOINT_URL must be like"),
+        ("AWS_ENDPOINT_URL", "minio:9000", "AWS_ENDPOINT_URL must have the form"),
     ],
 )
-def test_make_folder_tells_what_is_wrong_with_the_environment_and_no_secret(
+def test_make_folder_names_the_wrong_variable_and_no_secret(
     folder: str, use: pytest.MonkeyPatch, variable: str, value: str | None, message: str
 ) -> None:
     use.setenv("AWS_MAX_ATTEMPTS", "1")
     use.setenv(variable, value) if value else use.delenv(variable)
-    with pytest.raises(BadInput, match=message) as told:
+    with pytest.raises(BadInput, match=message) as caught:
         storage.make_folder(folder)
-    assert folder in str(told.value)
-    assert "\n" not in str(told.value)
-    assert SECRET not in str(told.value)
-    assert "wrong-secret" not in str(told.value)
+    assert folder in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert SECRET not in str(caught.value)
+    assert "wrong-secret" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("environ")
@@ -216,7 +216,7 @@ def test_make_folder_never_makes_a_bucket(served: tuple[str, Path]) -> None:
     assert [path.name for path in served[1].iterdir()] == [BUCKET]
 
 
-def test_wrong_credentials_are_told_by_every_operation_without_trying_again(
+def test_wrong_credentials_are_bad_input_for_every_operation_without_retries(
     folder: str, faults: Faults, use: pytest.MonkeyPatch
 ) -> None:
     use.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
@@ -226,17 +226,17 @@ def test_wrong_credentials_are_told_by_every_operation_without_trying_again(
             act(url)
     with pytest.raises(BadInput, match="credentials"):
         storage.write_bytes(url, b"")
-    assert faults.done["passed"] <= 8  # one or two requests each
+    assert faults.done["passed"] <= 8  # one or two requests per operation
 
 
-def test_missing_object_is_not_asked_for_again(folder: str, faults: Faults) -> None:
+def test_missing_object_is_not_retried(folder: str, faults: Faults) -> None:
     with pytest.raises(FileNotFoundError):
         storage.read_bytes(storage.join(folder, "missing"))
     assert faults.done["passed"] <= 3
 
 
-def test_store_in_trouble_for_good_is_told_in_one_line(folder: str, faults: Faults) -> None:
-    faults.rate, faults.kinds = 1.0, ("500",)  # what rclone answers when its disk is full
+def test_permanent_server_error_is_bad_input(folder: str, faults: Faults) -> None:
+    faults.rate, faults.kinds = 1.0, ("500",)  # rclone's answer when its disk is full
     with pytest.raises(BadInput, match=r"keeps answering 500.*disk is full"):
         storage.write_bytes(storage.join(folder, "a"), b"x")
     assert faults.done["500"] == storage.ATTEMPTS

@@ -1,4 +1,4 @@
-"""Ray, as jobs start it."""
+"""Ray sessions of jobs."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ raise SystemExit(command.run(job, Config, "", []))
 
 
 @pytest.mark.ray
-def test_job_that_is_sent_sigterm_ends_as_an_interrupted_one() -> None:
-    """Ray's own handler would abort the process, and its Ray would be left to itself."""
-    outside = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    done = subprocess.run([sys.executable, "-c", STOPPED], capture_output=True, text=True, env=outside, check=False)
-    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+def test_job_that_receives_sigterm_ends_as_interrupted() -> None:
+    """Check Ray's SIGTERM handler is replaced: it would abort the process and leave its Ray running."""
+    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    result = subprocess.run([sys.executable, "-c", STOPPED], capture_output=True, text=True, env=env, check=False)
+    assert (result.returncode, result.stderr) == (130, "interrupted\n")

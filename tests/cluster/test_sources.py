@@ -1,4 +1,4 @@
-"""Whatever names videos becomes one list of sources, or one line that says why not."""
+"""Sources from folders, globs, lists and manifests, and the errors of bad ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOSTILE = ("-i.mp4", "a b\u00e9.mp4", "100%.avi", "a#b?.mov", "x[1].mp4", "a::b.
 
 @pytest.fixture
 def videos(tmp_path: Path) -> Path:
-    """A folder with three videos, one of them deeper, and two files that are none."""
+    """Folder with three videos, one of them in a subfolder, and two other files."""
     folder = tmp_path / "videos"
     for name in ("b.mp4", "a.AVI", "deep/er/c.webm", "notes.txt", "deep/cover.jpg"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -27,9 +27,9 @@ def videos(tmp_path: Path) -> Path:
 
 
 def test_list_folder_finds_videos_below_by_suffix_and_counts_the_rest(videos: Path) -> None:
-    sources, others = list_folder(str(videos))
-    assert others == 2
-    assert all(s.version for s in sources)  # when each was changed
+    sources, num_skipped = list_folder(str(videos))
+    assert num_skipped == 2
+    assert all(s.version for s in sources)  # modification time
     assert [replace(s, version=None) for s in sources] == [
         Source(uri=f"{videos}/{name}", source_id=name, bytes=len(name)) for name in ("a.AVI", "b.mp4", "deep/er/c.webm")
     ]
@@ -80,7 +80,7 @@ def test_read_sources_of_a_list_takes_relative_paths_from_its_own_folder(tmp_pat
     ]
 
 
-def test_read_sources_takes_strips_only_where_a_glob_asks_for_them(tmp_path: Path) -> None:
+def test_read_sources_lists_strips_only_for_a_glob_of_images(tmp_path: Path) -> None:
     for name in ("a.mp4", "0001.jpg"):
         (tmp_path / name).write_bytes(b"x")
     assert [s.source_id for s in read_sources(str(tmp_path))] == ["a.mp4"]
@@ -109,10 +109,10 @@ Write = Callable[[Path], object]
         ("number.csv", lambda path: path.write_text("uri,bytes\n/a.mp4,many\n"), "many"),
         ("empty.txt", lambda path: path.write_text("\n"), "no video in"),
         ("empty", lambda path: path.mkdir(), "no video in"),
-        ("twice.txt", lambda path: path.write_text("/a.mp4\n/b.mp4\n/a.mp4\n"), "1 source_id values .* more than once"),
+        ("twice.txt", lambda path: path.write_text("/a.mp4\n/b.mp4\n/a.mp4\n"), "1 source_id values .* repeat earlier"),
     ],
 )
-def test_read_sources_that_cannot_work_names_the_file_and_the_fault(
+def test_read_sources_of_a_bad_file_names_the_file_and_the_problem(
     tmp_path: Path, name: str, write: Write, message: str
 ) -> None:
     write(tmp_path / name)
@@ -126,7 +126,7 @@ def test_read_sources_csv_from_a_spreadsheet_may_begin_with_a_byte_order_mark(tm
     assert read_sources(str(tmp_path / "list.csv")) == [Source(uri="/v/a.mp4", source_id="/v/a.mp4")]
 
 
-def test_read_sources_of_a_manifest_of_others_fills_in_what_it_lacks(tmp_path: Path) -> None:
+def test_read_sources_of_a_foreign_manifest_fills_in_missing_columns(tmp_path: Path) -> None:
     columns = {
         "uri": ["a.mp4", "s3://b/c.mp4", "/v/d.mp4"],
         "source_id": ["one", None, None],
@@ -147,10 +147,10 @@ def test_read_sources_of_a_manifest_of_others_fills_in_what_it_lacks(tmp_path: P
         ({"uri": ["/a.mp4", None]}, "row 2: a video needs a `uri`"),
         ({"uri": ["/a.mp4"], "bytes": ["many"]}, "many"),
         ({"uri": ["nope://b/a.mp4"]}, "nope://b/a.mp4"),
-        ({"uri": ["/a.mp4", "/a.mp4"]}, "1 source_id values .* more than once"),
+        ({"uri": ["/a.mp4", "/a.mp4"]}, "1 source_id values .* repeat earlier ones"),
     ],
 )
-def test_read_sources_of_a_manifest_that_cannot_work_names_the_fault(
+def test_read_sources_of_a_bad_manifest_names_the_problem(
     tmp_path: Path, columns: dict[str, list[str | None]], message: str
 ) -> None:
     pq.write_table(pa.table(columns), tmp_path / "s.parquet")
@@ -160,8 +160,8 @@ def test_read_sources_of_a_manifest_that_cannot_work_names_the_fault(
 
 def test_sources_are_split_by_any_name_that_a_deletion_list_may_use() -> None:
     listed = [Source(uri=f"/{n}", source_id=f"id{n}", page=f"https://p/{n}") for n in range(5)]
-    kept, gone = Sources.of(listed).split_by({"id0", "/2", "https://p/3", "5"})
-    assert (kept, gone) == ([listed[1], listed[4]], [listed[0], listed[2], listed[3]])
+    others, matches = Sources.of(listed).split_by({"id0", "/2", "https://p/3", "5"})
+    assert (others, matches) == ([listed[1], listed[4]], [listed[0], listed[2], listed[3]])
     assert listed[:3] == Sources.of(listed)[:3]
     assert Sources.of(listed)[::-2] == listed[::-2]
     assert Sources.of(listed)[-1] == listed[-1]

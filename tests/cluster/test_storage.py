@@ -1,4 +1,4 @@
-"""Files by url: whole or not at all, once where once is asked for, the same on every file system."""
+"""Storage on local and in-memory file systems: atomic writes, put-if-absent, listings and errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vgan.errors import BadInput
 
 @pytest.fixture(params=["local", "memory"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The url of an empty folder."""
+    """URL of an empty folder."""
     if request.param == "local":
         yield str(tmp_path / "store")
         return
@@ -68,11 +68,11 @@ def test_write_bytes_readers_never_see_a_part(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         writers = [pool.submit(write) for _ in range(2)]
-        seen = {storage.read_bytes(url) for _ in range(100)}
+        contents_read = {storage.read_bytes(url) for _ in range(100)}
         stop.set()
         for writer in writers:
             writer.result()
-    assert seen <= contents
+    assert contents_read <= contents
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -84,7 +84,7 @@ def test_write_new_keeps_the_first_file(folder: str) -> None:
     assert storage.list_files(storage.join(folder, "commits")) == [url]
 
 
-def test_write_new_of_many_writers_has_one_winner_whose_bytes_stand(tmp_path: Path) -> None:
+def test_write_new_of_many_writers_has_one_winner_whose_bytes_remain(tmp_path: Path) -> None:
     for attempt in range(20):
         url, gate = str(tmp_path / f"{attempt}"), threading.Barrier(8)
 
@@ -113,19 +113,19 @@ def test_json_bytes_are_canonical_and_survive_storage(folder: str) -> None:
     assert storage.read_json(storage.join(folder, "x.json")) == value
 
 
-def test_remove_takes_a_tree_and_forgives_absence(folder: str) -> None:
-    for name in ("gone/a", "gone/b/c", "kept"):
+def test_remove_deletes_a_folder_and_ignores_a_missing_one(folder: str) -> None:
+    for name in ("deleted/a", "deleted/b/c", "kept"):
         storage.write_bytes(storage.join(folder, name), b"")
-    storage.remove(storage.join(folder, "gone"))
-    storage.remove(storage.join(folder, "gone"))
-    assert not storage.exists(storage.join(folder, "gone"))
+    storage.remove(storage.join(folder, "deleted"))
+    storage.remove(storage.join(folder, "deleted"))
+    assert not storage.exists(storage.join(folder, "deleted"))
     assert storage.exists(storage.join(folder, "kept"))
 
 
 @pytest.mark.parametrize(
     "name", ["-i.mp4", "a b\u00e9.mp4", "100%.mp4", "a#b?.mp4", "x[1]*.mp4", "a::b.mp4", "a:b.mp4"]
 )
-def test_local_files_with_hostile_names_are_files_like_others(tmp_path: Path, name: str) -> None:
+def test_local_files_with_special_characters_in_their_names_work(tmp_path: Path, name: str) -> None:
     url = str(tmp_path / name)
     storage.write_bytes(url, b"x")
     assert (tmp_path / name).read_bytes() == storage.read_bytes(url) == b"x"
@@ -147,14 +147,14 @@ def test_relative_path_in_a_submitted_job_is_refused(monkeypatch: pytest.MonkeyP
     assert storage.absolute("s3://bucket/clips") == "s3://bucket/clips"
 
 
-def test_write_that_fails_leaves_no_draft(tmp_path: Path) -> None:
+def test_failed_write_leaves_no_temporary_file(tmp_path: Path) -> None:
     (tmp_path / "taken" / "x").mkdir(parents=True)
     with pytest.raises(OSError, match="taken"):
         storage.write_bytes(str(tmp_path / "taken"), b"data")
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
 
 
-def test_full_disk_is_told_and_what_was_written_stands(mount: Callable[[str], Path]) -> None:
+def test_full_disk_is_bad_input_and_existing_files_remain(mount: Callable[[str], Path]) -> None:
     disk = mount("size=1m")
     storage.make_folder(str(disk))
     storage.write_bytes(str(disk / "file"), b"old")
@@ -168,14 +168,14 @@ def test_full_disk_is_told_and_what_was_written_stands(mount: Callable[[str], Pa
         storage.make_folder(str(disk / "out"))
 
 
-def test_read_only_file_system_is_told(mount: Callable[[str], Path]) -> None:
+def test_read_only_file_system_is_bad_input(mount: Callable[[str], Path]) -> None:
     disk = mount("ro")
     with pytest.raises(BadInput, match=f"cannot write '{disk}/out', its file system is read-only"):
         storage.make_folder(str(disk / "out"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_folder_without_permission_is_told(tmp_path: Path) -> None:
+def test_folder_without_permission_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o500)
     with pytest.raises(BadInput, match="no permission for"):
         storage.make_folder(str(tmp_path / "closed" / "out"))
@@ -190,7 +190,7 @@ def test_make_folder_below_a_file_is_bad_input_and_elsewhere_leaves_nothing(fold
     assert storage.list_files(folder) == []
 
 
-def test_read_ranges_gives_each_range_and_refuses_what_is_not_there(folder: str) -> None:
+def test_read_ranges_returns_each_range_and_rejects_ranges_outside_the_file(folder: str) -> None:
     url = storage.join(folder, "a")
     storage.write_bytes(url, b"0123456789")
     assert storage.read_ranges(url, [(3, 5), (0, 10), (9, 10), (4, 4)]) == [b"34", b"0123456789", b"9", b""]
@@ -199,7 +199,7 @@ def test_read_ranges_gives_each_range_and_refuses_what_is_not_there(folder: str)
         storage.read_ranges(url, [(8, 12)])
 
 
-def test_honours_create_is_true_of_local_folders_and_memory(folder: str) -> None:
+def test_local_and_memory_file_systems_support_put_if_absent(folder: str) -> None:
     assert storage.honours_create(folder)
     assert storage.list_files(folder) == []
 
@@ -208,7 +208,7 @@ def test_file_system_without_hard_links_still_keeps_the_first_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
-        raise PermissionError(errno.EPERM, "Operation not permitted")  # what link(2) answers on FAT
+        raise PermissionError(errno.EPERM, "Operation not permitted")  # as link(2) on FAT
 
     monkeypatch.setattr(os, "link", refuse)
     assert not storage.honours_create(str(tmp_path))
@@ -225,7 +225,7 @@ def test_listing_version_changes_with_the_file_and_not_with_reading(folder: str)
     assert storage.read_bytes(url) == b"one"
     assert first
     assert first == storage.listing_version(fs.find(fs._parent(path), detail=True)[path])
-    time.sleep(0.02)  # a coarse clock of the kernel's ticks stamps files
+    time.sleep(0.02)  # file times have the coarse resolution of kernel ticks
     storage.write_bytes(url, b"two")
     assert storage.listing_version(fs.info(path)) not in (None, first)
 
@@ -242,11 +242,11 @@ def test_listing_version_changes_with_the_file_and_not_with_reading(folder: str)
         ({"size": 3}, None),
     ],
 )
-def test_listing_version_prefers_what_follows_the_content(info: dict[str, object], version: str | None) -> None:
+def test_listing_version_prefers_tags_of_the_content(info: dict[str, object], version: str | None) -> None:
     assert storage.listing_version(info) == version
 
 
-def test_local_faults_are_not_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_local_errors_are_not_retried(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(FileNotFoundError):
         storage.read_bytes(str(tmp_path / "missing"))
     with pytest.raises(IsADirectoryError):

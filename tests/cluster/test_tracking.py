@@ -1,4 +1,4 @@
-"""MLflow runs in a database of the test's own: found again, linked, ended as they ended."""
+"""MLflow runs in a database per test: continuation, links, final status, and unreachable servers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def start(tracker: Tracker, key: str = "gan-1", parent: str = "", **params: obje
 
 
 def stored(run: Run) -> mlflow.entities.Run:
-    """The run as a client of its own sees it."""
+    """Read the run with a new client."""
     return mlflow.MlflowClient(run.tracker.uri).get_run(run.id)
 
 
@@ -47,9 +47,9 @@ def test_start_with_a_known_key_continues_the_run_and_keeps_its_settings(tracker
     again = start(tracker, seed=0, steps=20)
     assert again.id == first.id
     again.metrics({"loss": 0.5}, step=20)
-    found = stored(again)
-    assert found.info.status == "RUNNING"
-    assert found.data.params == {"seed": "0", "steps": "10"}
+    record = stored(again)
+    assert record.info.status == "RUNNING"
+    assert record.data.params == {"seed": "0", "steps": "10"}
     history = tracker.client.get_metric_history(again.id, "loss")
     assert [(m.step, m.value) for m in history] == [(10, 1.0), (20, 0.5)]
 
@@ -66,12 +66,12 @@ def test_start_with_a_parent_links_the_child_as_the_ui_expects(tracker: Tracker)
     children = [start(tracker, key=f"child-{n}", parent=parent.id) for n in range(3)]
     start(tracker, key="child-of-other", parent=other.id)
     query = f"tags.`mlflow.parentRunId` = '{parent.id}'"
-    found = tracker.client.search_runs([tracker.experiment_id()], query)
-    assert {run.info.run_id for run in found} == {child.id for child in children}
+    linked = tracker.client.search_runs([tracker.experiment_id()], query)
+    assert {run.info.run_id for run in linked} == {child.id for child in children}
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/clips", '/data/a "b" \\ c'])
-def test_dataset_is_logged_as_input_with_its_whole_digest(tracker: Tracker, url: str) -> None:
+def test_dataset_is_logged_as_input_with_its_full_digest(tracker: Tracker, url: str) -> None:
     run = start(tracker)
     digest = "0123456789abcdef" * 4
     run.dataset(name="clips", digest=digest, url=url, context="training")
@@ -81,15 +81,15 @@ def test_dataset_is_logged_as_input_with_its_whole_digest(tracker: Tracker, url:
     assert {tag.key: tag.value for tag in logged.tags} == {"mlflow.data.context": "training", "dataset_hash": digest}
 
 
-def test_ending_says_how_the_block_ended(tracker: Tracker) -> None:
+def test_ending_sets_the_status_by_the_end_of_the_block(tracker: Tracker) -> None:
     def fail(run: Run, error: BaseException) -> None:
         with run.ending():
             raise error
 
-    fine = start(tracker, key="fine")
-    with fine.ending():
-        assert stored(fine).info.status == "RUNNING"
-    assert stored(fine).info.status == "FINISHED"
+    run = start(tracker, key="fine")
+    with run.ending():
+        assert stored(run).info.status == "RUNNING"
+    assert stored(run).info.status == "FINISHED"
     for error, status in ((RuntimeError("x"), "FAILED"), (KeyboardInterrupt(), "KILLED")):
         run = start(tracker, key=status)
         with pytest.raises(type(error)):
@@ -98,7 +98,7 @@ def test_ending_says_how_the_block_ended(tracker: Tracker) -> None:
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
-def test_finished_is_true_of_runs_that_ended_well(tracker: Tracker, status: str) -> None:
+def test_finished_is_true_only_for_the_status_finished(tracker: Tracker, status: str) -> None:
     assert not tracker.finished("gan-1")
     run = start(tracker)
     assert not tracker.finished("gan-1")
@@ -133,10 +133,10 @@ def test_artifacts_land_beside_the_database(tracker: Tracker, tmp_path: Path) ->
 
 def test_tracker_sent_to_a_worker_writes_to_the_same_run(tracker: Tracker) -> None:
     run = start(tracker)
-    there = pickle.loads(pickle.dumps(tracker))
-    Run(there, run.id).metrics({"loss/generator": 0.7}, step=3)
+    copy = pickle.loads(pickle.dumps(tracker))
+    Run(copy, run.id).metrics({"loss/generator": 0.7}, step=3)
     assert stored(run).data.metrics == {"loss/generator": 0.7}
-    assert start(there).id == run.id
+    assert start(copy).id == run.id
 
 
 def test_tracker_without_a_uri_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -155,94 +155,94 @@ def test_tracker_that_cannot_be_reached_is_bad_input(monkeypatch: pytest.MonkeyP
         Tracker(uri, "gan").experiment_id()
 
 
-# ---- a server that goes away -------------------------------------------------------------------------------------
+# ---- unreachable server ------------------------------------------------------------------------------------------
 
 
 def failing(run: Run, monkeypatch: pytest.MonkeyPatch, *faults: Exception) -> list[Exception]:
-    """Make the next calls of the run's client fail so; the faults that are left."""
-    left, whole = list(faults), run.client.log_batch
+    """Make the next calls of the run's client raise `faults`; return the list of those not yet raised."""
+    remaining, original = list(faults), run.client.log_batch
 
     def log_batch(*args: Any, **kwargs: Any) -> None:
-        if left:
-            raise left.pop(0)
-        whole(*args, **kwargs)
+        if remaining:
+            raise remaining.pop(0)
+        original(*args, **kwargs)
 
     monkeypatch.setattr(tracking, "RETRY_S", 0.01)
     monkeypatch.setattr(run.client, "log_batch", log_batch)
-    return left
+    return remaining
 
 
-def test_outbox_keeps_what_a_server_does_not_take_and_sends_it_in_order_later(
+def test_outbox_queues_entries_of_an_unreachable_server_and_sends_them_in_order(
     tracker: Tracker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = start(tracker)
-    left = failing(run, monkeypatch, mlflow.MlflowException("no connection"), OSError("reset"), OSError("reset"))
+    remaining = failing(run, monkeypatch, mlflow.MlflowException("no connection"), OSError("reset"), OSError("reset"))
     outbox = Outbox(run)
     for step in (1, 2, 3):
         outbox.metrics({"loss": 1 / step}, step)
     outbox.tag(warned="yes")
     outbox.close()
-    assert not left
+    assert not remaining
     history = tracker.client.get_metric_history(run.id, "loss")
     assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     assert stored(run).data.tags["warned"] == "yes"
     assert caplog.text.count("MLflow does not answer") == caplog.text.count("MLflow answers again") == 1
 
 
-def test_outbox_sends_what_has_gathered_in_few_calls_and_says_what_it_had_to_drop(
+def test_outbox_batches_metrics_and_logs_dropped_entries(
     tracker: Tracker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tracking, "MAX_ENTRIES", 3)
     run = start(tracker)
-    asked, may_go, calls, whole = threading.Event(), threading.Event(), list[int](), run.client.log_batch
+    started, may_continue, calls, original = threading.Event(), threading.Event(), list[int](), run.client.log_batch
 
     def log_batch(run_id: str, metrics: list[Metric]) -> None:
-        asked.set()
-        assert may_go.wait(30)
+        started.set()
+        assert may_continue.wait(30)
         calls.append(len(metrics))
-        whole(run_id, metrics=metrics)
+        original(run_id, metrics=metrics)
 
     monkeypatch.setattr(run.client, "log_batch", log_batch)
     outbox = Outbox(run)
-    for step in range(1, 1701):  # the first waits at the server, 500 gather, 500, 500 and 199, and there are two tags
+    for step in range(1, 1701):  # entries: the first, blocked at the server; 500, 500, 500, 199; two tags
         outbox.metrics({"loss": 1 / step}, step)
-        assert asked.wait(30)
+        assert started.wait(30)
         if step in (10, 600):
-            outbox.tag(**{f"step{step}": "seen"})  # what comes between does not end the gathering
+            outbox.tag(**{f"step{step}": "set"})  # a tag in between does not end a batch of metrics
     assert "the oldest entries of the run are lost" in caplog.text
-    may_go.set()
+    may_continue.set()
     outbox.close()
     assert sorted(calls) == [1, 199, 500]
-    kept = [m.step for m in tracker.client.get_metric_history(run.id, "loss")]
-    assert sorted(kept) == [1, *range(1002, 1701)]
+    logged_steps = [m.step for m in tracker.client.get_metric_history(run.id, "loss")]
+    assert sorted(logged_steps) == [1, *range(1002, 1701)]
     assert "step600" in stored(run).data.tags
 
 
-def test_outbox_drops_what_a_server_refuses_and_goes_on(
+def test_outbox_drops_refused_entries_and_continues(
     tracker: Tracker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = start(tracker)
     refused = mlflow.MlflowException("bad name", error_code=INVALID_PARAMETER_VALUE)
-    left = failing(run, monkeypatch, refused)
+    remaining = failing(run, monkeypatch, refused)
     outbox = Outbox(run)
     outbox.metrics({"loss": 1.0}, 1)
     outbox.metrics({"loss": 0.5}, 2)
     outbox.close()
-    assert not left
+    assert not remaining
     assert "MLflow refuses an entry: " in caplog.text
     assert [m.step for m in tracker.client.get_metric_history(run.id, "loss")] == [2]
 
 
-def test_outbox_waits_for_a_slow_server_as_long_as_it_takes_something(
+def test_outbox_waits_for_a_slow_server_while_it_accepts_entries(
     tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "MAX_POINTS", 1)  # nothing gathers
+    monkeypatch.setattr(tracking, "MAX_POINTS", 1)  # one value per entry
     run = start(tracker)
-    whole = run.client.log_batch
+    original = run.client.log_batch
 
     def slow(*args: Any, **kwargs: Any) -> None:
         time.sleep(0.05)
-        whole(*args, **kwargs)
+        original(*args, **kwargs)
 
     monkeypatch.setattr(run.client, "log_batch", slow)
     outbox = Outbox(run)
@@ -252,7 +252,7 @@ def test_outbox_waits_for_a_slow_server_as_long_as_it_takes_something(
     assert len(tracker.client.get_metric_history(run.id, "loss")) == 40
 
 
-def test_outbox_gives_up_on_a_server_that_stays_away_and_says_what_is_lost(
+def test_outbox_gives_up_on_an_unreachable_server_and_logs_the_loss(
     tracker: Tracker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = start(tracker)
@@ -264,22 +264,22 @@ def test_outbox_gives_up_on_a_server_that_stays_away_and_says_what_is_lost(
     assert "2 entries of the run are lost" in caplog.text
 
 
-def test_finish_without_a_server_is_said_and_does_not_fail_what_was_done(
+def test_finish_without_a_server_logs_a_warning_and_does_not_raise(
     tracker: Tracker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = start(tracker)
 
-    def away(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise mlflow.MlflowException("no connection")
 
-    monkeypatch.setattr(run.client, "set_terminated", away)
+    monkeypatch.setattr(run.client, "set_terminated", fail)
     with run.ending():
         pass
-    assert "MLflow was not told that the run has ended as FINISHED: no connection" in caplog.text
+    assert "MLflow did not record the status FINISHED of the ended run: no connection" in caplog.text
 
 
 def test_system_metrics_and_environment_are_of_this_process() -> None:
-    found = system_metrics()
-    assert 0.05 < found["system/process_memory_gb"] < 100
-    assert 0 < found["system/memory_percent"] <= 100
+    usage = system_metrics()
+    assert 0.05 < usage["system/process_memory_gb"] < 100
+    assert 0 < usage["system/memory_percent"] <= 100
     assert f"torch=={torch.__version__}\n" in environment()

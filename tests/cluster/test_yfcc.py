@@ -1,4 +1,4 @@
-"""YFCC100M's metadata in each of its releases, plain and packed, becomes sources at Multimedia Commons' keys."""
+"""Sources from the metadata of every YFCC100M release, plain and compressed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ALL = allowing(["any"])
 def row(video: str, columns: int, marker: str = "1", license_code: str = "by") -> str:
     url = f"http://creativecommons.org/licenses/{license_code}/2.0/"
     credit = ["1@N00", "Ann+%C3%A9", "2008-01-01", "1200000000", "camera", "a+title", "words%0Ahere", "new+york,sea"]
-    place = ["", "1.0", "2.0", "16", f"http://www.flickr.com/photos/1@N00/{video}/", "http://farm1/x.jpg"]
+    links = ["", "1.0", "2.0", "16", f"http://www.flickr.com/photos/1@N00/{video}/", "http://farm1/x.jpg"]
     rest = [f"{license_code}+License", url, "1", "2", "secret", "original", "jpg", marker]
-    before = {23: [video], 24: [video, HASHES[video]], 25: ["0", video, HASHES[video]]}[columns]
-    return "\t".join([*before, *credit, *place, *rest])
+    id_columns = {23: [video], 24: [video, HASHES[video]], 25: ["0", video, HASHES[video]]}[columns]
+    return "\t".join([*id_columns, *credit, *links, *rest])
 
 
 def metadata(folder: Path, columns: int, suffix: str = "") -> str:
@@ -54,7 +54,7 @@ def test_list_yfcc_reads_every_release(tmp_path: Path, columns: int, suffix: str
     assert left_out == {}
 
 
-def test_list_yfcc_keeps_to_licences_tags_and_limit(tmp_path: Path) -> None:
+def test_list_yfcc_applies_licenses_tags_and_limit(tmp_path: Path) -> None:
     config = YfccConfig(metadata=metadata(tmp_path, 25), tags=["New York"])
     sources, left_out = list_yfcc(config, allowing(["by"]))
     assert ([s.source_id for s in sources], left_out) == (["yfcc/11", "yfcc/14"], {"licence": 1})
@@ -62,14 +62,14 @@ def test_list_yfcc_keeps_to_licences_tags_and_limit(tmp_path: Path) -> None:
     assert list_yfcc(YfccConfig(metadata=config.metadata, tags=["york"]), ALL) == ([], {})
 
 
-def test_list_yfcc_counts_videos_whose_hash_is_not_known(tmp_path: Path) -> None:
+def test_list_yfcc_counts_videos_without_a_hash(tmp_path: Path) -> None:
     path = metadata(tmp_path, 23)
     (tmp_path / "few").write_text(f"11\t{HASHES['11']}\n")
     sources, left_out = list_yfcc(YfccConfig(metadata=path, hashes=f"{tmp_path}/few"), ALL)
     assert ([s.source_id for s in sources], left_out) == (["yfcc/11"], {"no hash": 2})
 
 
-def test_list_yfcc_of_what_is_no_metadata_names_file_and_line(tmp_path: Path) -> None:
+def test_list_yfcc_of_another_format_names_file_and_line(tmp_path: Path) -> None:
     path = metadata(tmp_path, 23)
     with pytest.raises(BadInput, match=r"give yfcc\.hashes="):
         list_yfcc(YfccConfig(metadata=path), ALL)
