@@ -30,8 +30,8 @@ from torch import nn
 
 from cluster import storage
 from vgan import pretrained
-from vgan.config import ModelConfig
 from vgan.errors import BadInput
+from vgan.models.config import ModelConfig
 from vgan.pretrained import MODEL, STATE, WEIGHTS, Model
 
 LIST = re.compile(r"files-(\d+)-of-(\d+)\.json")

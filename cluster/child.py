@@ -19,10 +19,11 @@ from cluster import storage
 from cluster.checkpoints import Checkpoint
 from cluster.placement import train_labels
 from cluster.transfer import LabelledClips
-from vgan.config import FinetuneConfig, ModelConfig
 from vgan.memory import keep_freed_memory
 from vgan.models.classifier import Classifier
+from vgan.models.config import ModelConfig
 from vgan.models.layers import fix_spectrum
+from vgan.transfer.config import FinetuneConfig
 from vgan.transfer.finetune import ALONE, Team, finetune
 from vgan.transfer.fractions import subset
 from vgan.transfer.logistic import features, logistic_probabilities

@@ -14,7 +14,7 @@ from cluster.inspection import funnel_text
 from cluster.runs import flatten
 from cluster.shards import read_clips, read_manifest
 from cluster.sources import CREDITS
-from vgan.config import VideoConfig
+from vgan.video.config import VideoConfig
 from vgan.viz.distributions import card_picture, histogram
 
 SCORES = {

@@ -27,11 +27,12 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vgan.config import ModelConfig, ObjectiveConfig
 from vgan.errors import BadInput
 from vgan.gan import Weighted, make_optimizer
 from vgan.models import make_networks
+from vgan.models.config import ModelConfig
 from vgan.models.layers import lay_weights_out
+from vgan.training.config import ObjectiveConfig
 
 T = TypeVar("T")
 

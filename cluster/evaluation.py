@@ -20,12 +20,12 @@ from cluster.session import ray_session, require_room
 from cluster.shards import MANIFEST, Manifest, read_clips, read_manifest
 from cluster.tracking import Tracker, TrackingConfig
 from vgan import baseline
-from vgan.config import option, section
 from vgan.errors import BadInput
 from vgan.metrics.extractors import open_extractor
 from vgan.metrics.frechet import Interval, mean_interval, protocol_name
 from vgan.metrics.looks import REVISION, Look, distances, from_bytes, to_bytes
 from vgan.metrics.neighbours import copies, pattern
+from vgan.options import option, section
 from vgan.pretrained import Model
 
 EXPERIMENT = "evaluation"

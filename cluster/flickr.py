@@ -25,8 +25,8 @@ from cluster.journal import Journal
 from cluster.licenses import allowing, check_known
 from cluster.progress import progress_bar
 from cluster.sources import Source
-from vgan.config import option
 from vgan.errors import BadInput
+from vgan.options import option
 
 KEY = "FLICKR_API_KEY"
 REST = "https://api.flickr.com/services/rest/"

@@ -51,11 +51,11 @@ from cluster.shards import (
 )
 from cluster.sources import Source, Sources
 from cluster.units import Ledger, Unit, Videos, commit_url
-from vgan.config import DecodeConfig, VideoConfig
 from vgan.errors import BadInput, BadVideo
 from vgan.records import Clip, Reject, clip_id
 from vgan.video.child import Decoder
 from vgan.video.clips import clips_from_video
+from vgan.video.config import DecodeConfig, VideoConfig
 from vgan.video.decode import Probe
 
 SEGMENT_CLIPS = 1_000_000  # offset between the first clip numbers of consecutive segments

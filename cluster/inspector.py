@@ -16,12 +16,12 @@ from cluster.judging import SCORES, candidates
 from cluster.shards import REJECTS, Manifest, frame_bytes, read_clips, read_manifest, work_digest
 from cluster.sources import Source
 from cluster.units import Ledger, read_records
-from vgan.config import VideoConfig
 from vgan.errors import BadInput, BadVideo
 from vgan.records import Evidence
 from vgan.scenes.labels import scene_column
 from vgan.video import letterbox
 from vgan.video.child import Decoder
+from vgan.video.config import VideoConfig
 from vgan.video.gates import strain
 from vgan.video.resample import resample
 from vgan.video.stabilize import unstabilized

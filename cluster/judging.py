@@ -15,8 +15,9 @@ from cluster.records import as_table
 from cluster.scenes import refusals, scene_counts
 from cluster.shards import REJECTS_SCHEMA, clip_schema, one_array
 from cluster.sources import CREDITS, Source, Sources
-from vgan.config import GateConfig, SceneConfig, VideoConfig
 from vgan.records import Evidence
+from vgan.scenes.config import SceneConfig
+from vgan.video.config import FilterConfig, VideoConfig
 from vgan.video.fingerprint import near_duplicates, words
 from vgan.video.gates import broken, verdict
 
@@ -124,7 +125,7 @@ def columns_for(config: VideoConfig) -> list[str]:
     return [*record_columns, *(f"clips.{name}" for name in (*clip_columns, "crc32"))]
 
 
-def judge(clips: pa.Table, config: GateConfig, scene: SceneConfig | None = None) -> list[tuple[str, str] | None]:
+def judge(clips: pa.Table, config: FilterConfig, scene: SceneConfig | None = None) -> list[tuple[str, str] | None]:
     """Return for each candidate (reason, detail) of the gate that rejects it, or None.
 
     Filters are applied in this order, each to the clips that passed those before it: bounds on scores, scene category,

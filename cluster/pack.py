@@ -37,8 +37,8 @@ from cluster.shards import (
     work_digest,
 )
 from cluster.sources import CREDITS, Sources
-from vgan.config import ClipSpec, VideoConfig
 from vgan.errors import BadInput
+from vgan.video.config import ClipSpec, VideoConfig
 from vgan.video.strips import write_strip
 
 MOST_UNDER_WAY = 2048  # shards submitted at a time; the rows of each take 0.4 MB in Ray's object store

@@ -22,8 +22,8 @@ from cluster.inspection import status
 from cluster.shards import MANIFEST, read_manifest
 from cluster.sources import read_sources
 from cluster.units import Ledger, read_records
-from vgan.config import check_choice, option
 from vgan.errors import BadInput
+from vgan.options import check_choice, option
 
 HOUR, GB = 3600.0, 1e9
 CLIP_FRAMES, CLIP_FPS = 32, 25.0  # of the default ClipSpec

@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 
 from cluster import storage
 from cluster.shards import Manifest, small_columns
-from vgan.config import SceneConfig, VideoConfig
 from vgan.errors import BadInput
+from vgan.scenes.config import SceneConfig
 from vgan.scenes.labels import labels_of, scene_column
+from vgan.video.config import VideoConfig
 
 if TYPE_CHECKING:
     from vgan.scenes.scoring import Classifier  # imports torch, which takes seconds and is not needed without a filter

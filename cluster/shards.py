@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 from cluster import storage
 from cluster.progress import progress_bar
 from cluster.sources import CREDITS
-from vgan.config import ClipSpec, VideoConfig
 from vgan.errors import BadInput
 from vgan.records import SCHEMA_VERSION, VIDEO_REVISION, Clip, Evidence
 from vgan.scenes.labels import scene_column
+from vgan.video.config import ClipSpec, VideoConfig
 from vgan.video.strips import read_strip
 
 CODECS = ("raw", "jpeg")

@@ -14,9 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from vgan import gan
-from vgan.config import ModelConfig, ObjectiveConfig
 from vgan.errors import BadInput
 from vgan.models import make_networks
+from vgan.models.config import ModelConfig
+from vgan.training.config import ObjectiveConfig
 
 PROBE = 2  # clips of the step that is looked at
 PROCESS_GB = 0.7  # a worker's interpreter with torch, Ray and DeepSpeed

@@ -21,9 +21,9 @@ from cluster import storage
 from cluster.fetch import local_copy
 from cluster.shards import MANIFEST, read_frames, read_manifest
 from cluster.sources import VIDEO_SUFFIXES, Source
-from vgan.config import DecodeConfig
 from vgan.errors import BadInput, BadVideo
 from vgan.study.trials import SCRAMBLED, STATIC, Clip, Plan, Study, Trial, scrambled_clip, side_by_side, static_clip
+from vgan.video.config import DecodeConfig
 from vgan.video.decode import frames
 from vgan.video.encode import FREE_BOX, padded_mp4, write_mp4
 

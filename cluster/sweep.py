@@ -20,22 +20,14 @@ from cluster.shards import Manifest
 from cluster.sweep_record import log_child, log_finished, log_results, row_of, table
 from cluster.tracking import Tracker, TrackingConfig
 from cluster.transfer import LabelledClips, dataset_url, load_split, prepare_labelled, require_unseen, windows
-from vgan.config import (
-    ClipSpec,
-    FinetuneConfig,
-    GateConfig,
-    ModelConfig,
-    ScreenConfig,
-    StabilizeConfig,
-    VideoConfig,
-    check_choice,
-    option,
-    section,
-)
 from vgan.errors import BadInput
+from vgan.models.config import ModelConfig
+from vgan.options import check_choice, option, section
 from vgan.presets import FINETUNE_PRESETS
+from vgan.transfer.config import FinetuneConfig
 from vgan.transfer.fractions import FRACTIONS
 from vgan.transfer.ucf101 import read_split
+from vgan.video.config import ClipSpec, FilterConfig, PrescreenConfig, StabilizeConfig, VideoConfig
 
 
 def _labelled_video() -> VideoConfig:
@@ -45,9 +37,9 @@ def _labelled_video() -> VideoConfig:
     """
     return VideoConfig(
         clip=ClipSpec(max_per_video=1),
-        screen=ScreenConfig(min_contrast=0, max_frozen=0, min_activity=0),
+        screen=PrescreenConfig(min_contrast=0, max_frozen=0, min_activity=0),
         stabilize=StabilizeConfig(keep_failed=True),
-        gates=GateConfig(off=["still", "restless", "near_duplicate"]),
+        gates=FilterConfig(off=["still", "restless", "near_duplicate"]),
     )
 
 

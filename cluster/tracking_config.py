@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vgan.config import option
+from vgan.options import option
 
 
 @dataclass(frozen=True, kw_only=True)

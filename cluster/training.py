@@ -22,9 +22,11 @@ from cluster.sizing import Sizing, check_memory, matrix_flop_per_s, memory_gb, s
 from cluster.stopping import HeedingConfig, run_stoppable, start_signal
 from cluster.tracking import Run, Tracker, TrackingConfig, environment
 from cluster.worker import Job, Outcome, train_worker
-from vgan.config import ModelConfig, ObjectiveConfig, check_choice, option, section
 from vgan.errors import BadInput
+from vgan.models.config import ModelConfig
+from vgan.options import check_choice, option, section
 from vgan.presets import PRESETS
+from vgan.training.config import ObjectiveConfig
 
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from cluster.ingest import prepare
 from cluster.pack import Packing
 from cluster.shards import Manifest, read_clips, read_frames, read_manifest
 from cluster.sources import Source
-from vgan.config import VideoConfig
 from vgan.errors import BadInput
 from vgan.transfer.fractions import held_out
 from vgan.transfer.scores import protocol_name
 from vgan.transfer.ucf101 import Split, read_split
+from vgan.video.config import VideoConfig
 
 UNKNOWN = "pre-training set not known"
 HELD_OUT_SHARE = 0.2  # of each class's training groups, for choosing settings

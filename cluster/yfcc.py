@@ -17,8 +17,8 @@ from urllib.parse import unquote_plus
 from cluster import storage
 from cluster.progress import progress_bar
 from cluster.sources import Source
-from vgan.config import option
 from vgan.errors import BadInput
+from vgan.options import option
 
 FILES = "https://multimedia-commons.s3-us-west-2.amazonaws.com/data/videos/mp4"
 USER, NICKNAME, TAGS, MACHINE_TAGS, PAGE, LICENSE, LICENSE_URL, MARKER = -22, -21, -15, -14, -10, -8, -7, -1

@@ -13,8 +13,8 @@ from cluster.licenses import allowing, without_repeats
 from cluster.sources import Source, list_folder, list_glob, read_manifest_rows, write_sources
 from cluster.yfcc import YfccConfig, list_yfcc
 from jobs import command
-from vgan.config import check_choice, option, section
 from vgan.errors import BadInput
+from vgan.options import check_choice, option, section
 from vgan.transfer.ucf101 import read_split
 from vgan.video.strips import read_list
 

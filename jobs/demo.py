@@ -18,9 +18,10 @@ from cluster.head import Head, check_port, local_head
 from cluster.overview import overview
 from cluster.sources import read_sources
 from jobs import command
-from vgan.config import FinetuneConfig, option
 from vgan.drawn import draw_action_set
 from vgan.errors import BadInput
+from vgan.options import option
+from vgan.transfer.config import FinetuneConfig
 from vgan.transfer.ucf101 import read_split
 from vgan.viz.report import Stage, duration_text, render_report
 

@@ -10,8 +10,8 @@ from cluster.sweep import SweepConfig, sweep
 from cluster.sweep_record import gather, log_finished, log_results, table, write_figures
 from cluster.tracking import Tracker
 from jobs import command
-from vgan.config import check_choice, option
 from vgan.errors import BadInput
+from vgan.options import check_choice, option
 
 ABOUT = """Train on labelled actions from each init at each label fraction, seed and split, and compare: an MLflow
 parent run, one child run each, the paper's figure 4. Run again after an interruption: finished children are not run

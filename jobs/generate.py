@@ -15,8 +15,8 @@ from cluster.shards import read_manifest
 from jobs import command
 from vgan import baseline
 from vgan.baseline import Mixture
-from vgan.config import check_choice, option
 from vgan.errors import BadInput
+from vgan.options import check_choice, option
 from vgan.pretrained import MIXTURE, Clips, Model
 from vgan.viz.panels import clips_panels, sample_grid, strip
 

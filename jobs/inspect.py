@@ -13,9 +13,9 @@ from cluster.mixtures import require_fit
 from cluster.session import ray_session, require_room
 from cluster.shards import read_manifest
 from jobs import command
-from vgan.config import check_choice, option
 from vgan.errors import BadInput
 from vgan.hidden_units import NETWORKS, probe
+from vgan.options import check_choice, option
 from vgan.viz.panels import unit_panels
 
 ABOUT = """Show hidden units of a discriminator, or of the encoder of a future model or an autoencoder, as the paper's

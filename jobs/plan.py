@@ -22,8 +22,8 @@ from cluster.planner import (
 from cluster.runs import public_settings
 from cluster.shards import CODECS
 from jobs import command
-from vgan.config import check_choice, option, section
 from vgan.errors import BadInput
+from vgan.options import check_choice, option, section
 from vgan.viz.plan import plan_picture
 
 ABOUT = """Plan a corpus: videos, hours, bytes, core-hours, GPU-hours, time, storage, requests, money, and what limits.

@@ -18,13 +18,14 @@ from cluster.progress import progress_bar
 from cluster.shards import Manifest, read_clips, read_manifest, to_frames
 from cluster.sources import VIDEO_SUFFIXES, Source, list_folder
 from jobs import command
-from vgan.config import VideoConfig, check_choice, option, section
 from vgan.errors import BadInput, BadVideo
 from vgan.forecast import copied, error_table, forecast_errors, mean_change, mean_future
+from vgan.options import check_choice, option, section
 from vgan.pretrained import Clips, Model
 from vgan.records import Clip
 from vgan.video.child import Decoder
 from vgan.video.clips import clips_from_video
+from vgan.video.config import VideoConfig
 from vgan.video.gates import verdict
 from vgan.video.strips import is_strip
 from vgan.viz.panels import forecast_panels

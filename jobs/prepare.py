@@ -19,20 +19,18 @@ from cluster.shards import CODECS, MANIFEST, Manifest
 from cluster.sources import read_sources
 from cluster.tracking import Tracker, TrackingConfig
 from jobs import command
-from vgan.config import (
+from vgan.errors import BadInput
+from vgan.options import check_choice, option, section
+from vgan.scenes.config import SceneConfig
+from vgan.video.config import (
     ClipSpec,
     DecodeConfig,
-    GateConfig,
-    SceneConfig,
-    ScreenConfig,
+    FilterConfig,
+    PrescreenConfig,
     ShotConfig,
     StabilizeConfig,
     VideoConfig,
-    check_choice,
-    option,
-    section,
 )
-from vgan.errors import BadInput
 from vgan.viz.inspector import render_inspection
 
 ABOUT = """Decode, cut into shots, stabilize and pack videos into a dataset. Interrupted, run it again: it goes on.
@@ -86,9 +84,9 @@ class PrepareConfig:
     clip: ClipSpec = section(ClipSpec, "shape of a clip")
     decode: DecodeConfig = section(DecodeConfig, "file to frames")
     shots: ShotConfig = section(ShotConfig, "frames to shots")
-    screen: ScreenConfig = section(ScreenConfig, "cheap tests before registration")
+    screen: PrescreenConfig = section(PrescreenConfig, "cheap tests before registration")
     stabilize: StabilizeConfig = section(StabilizeConfig, "camera motion removal")
-    gates: GateConfig = section(GateConfig, "bounds on the stored scores, applied last")
+    gates: FilterConfig = section(FilterConfig, "bounds on the stored scores, applied last")
     scene: SceneConfig = section(SceneConfig, "which scenes clips show")
     tracking: TrackingConfig = section(TrackingConfig, "MLflow")
 

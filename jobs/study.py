@@ -12,8 +12,8 @@ from cluster.tracking_config import TrackingConfig
 from cluster.turk import hits_csv, read_results
 from cluster.votes import VoteStore
 from jobs import command
-from vgan.config import check_choice, option, section
 from vgan.errors import BadInput
+from vgan.options import check_choice, option, section
 from vgan.study.ratings import votes_needed
 from vgan.study.trials import PAIR, REAL, SCRAMBLED, STATIC, Plan, make_study
 from vgan.viz.study import preference_text, render_hit, render_study_report

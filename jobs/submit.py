@@ -27,8 +27,8 @@ from cluster.submission import (
     submitted_jobs,
 )
 from jobs import command
-from vgan.config import option
 from vgan.errors import BadInput
+from vgan.options import option
 
 ABOUT = """Submit a job to a Ray cluster and follow its output. Words before the verb are this command's, those after it
 the job's. It prints the `ray job submit` line that does the same, and becomes it; Ctrl-C leaves the job running.

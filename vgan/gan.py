@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from vgan.augment import NUM_DRAWS, augment, mirror
-from vgan.config import ModelConfig, ObjectiveConfig
 from vgan.losses import (
     discriminator_loss,
     frame_loss,
@@ -28,7 +27,9 @@ from vgan.losses import (
     r1_penalty,
     reconstruction_loss,
 )
+from vgan.models.config import ModelConfig
 from vgan.models.generator import Streams
+from vgan.training.config import ObjectiveConfig
 
 
 class Engine(Protocol):

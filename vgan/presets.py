@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Any
 
-from vgan.config import FinetuneConfig, ModelConfig, ObjectiveConfig
+from vgan.models.config import ModelConfig
+from vgan.training.config import ObjectiveConfig
+from vgan.transfer.config import FinetuneConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper where it says something, its code where the paper is silent: the defaults.

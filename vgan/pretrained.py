@@ -24,10 +24,11 @@ from torch import Tensor, nn
 
 from vgan import baseline
 from vgan.baseline import Mixture
-from vgan.config import ModelConfig, StabilizeConfig
 from vgan.errors import BadInput
 from vgan.models import make_networks
+from vgan.models.config import ModelConfig
 from vgan.models.generator import Streams
+from vgan.video.config import StabilizeConfig
 from vgan.video.pixels import batch_from_model_range, batch_to_model_range
 from vgan.video.register import IDENTITY
 from vgan.video.stabilize import reduced, render

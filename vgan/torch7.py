@@ -21,9 +21,9 @@ import torchfile
 from numpy.lib.array_utils import byte_bounds
 from torch import Tensor, nn
 
-from vgan.config import ModelConfig
 from vgan.errors import BadInput
 from vgan.models import make_networks
+from vgan.models.config import ModelConfig
 
 KINDS: dict[type[nn.Module], str] = {
     nn.Conv2d: "SpatialConvolution",

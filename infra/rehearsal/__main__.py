@@ -19,9 +19,9 @@ from infra.rehearsal.pods import Disk, Failed, kubelet, machine_disk, missing_pr
 from infra.rehearsal.rayjobs import VIDEOS
 from infra.rehearsal.steps import Steps
 from jobs import command
-from vgan.config import option
 from vgan.drawn import DEFAULT_CLASSES, draw_action_set
 from vgan.errors import BadInput
+from vgan.options import option
 
 ABOUT = """Rehearse the Kubernetes manifests of overlay `local` on this machine: no cluster, no registry. Every pod runs
 as its manifest says, in a network of its own that keeps the NetworkPolicies. A user's shell follows the guide

@@ -28,9 +28,9 @@ import numpy as np
 from encoded_videos import KINDS, write_kind
 from moving_pictures import camera, film, make_texture
 
-from vgan.config import DecodeConfig
 from vgan.errors import BadVideo
 from vgan.video.child import Decoder
+from vgan.video.config import DecodeConfig
 from vgan.video.decode import Frame, backend_version, frames
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -36,9 +36,10 @@ from cluster.shards import Manifest, Shard, clip_row, clip_schema, table_bytes
 from cluster.training import TrainConfig
 from cluster.worker import Job, finite, write_checkpoint
 from vgan import gan
-from vgan.config import ClipSpec, ModelConfig
 from vgan.models import make_networks
+from vgan.models.config import ModelConfig
 from vgan.records import Clip, Evidence
+from vgan.video.config import ClipSpec
 from vgan.video.pixels import batch_to_model_range
 from vgan.video.strips import write_strip
 

@@ -23,9 +23,9 @@ import cv2
 import numpy as np
 from moving_pictures import tracked_jitter_px
 
-from vgan.config import ClipSpec, DecodeConfig, GateConfig, StabilizeConfig, VideoConfig
 from vgan.records import Clip, Evidence, Reject
 from vgan.video.clips import clips_from_video
+from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, StabilizeConfig, VideoConfig
 from vgan.video.decode import frames
 from vgan.video.fingerprint import fingerprint
 from vgan.video.gates import verdict
@@ -33,7 +33,7 @@ from vgan.video.gates import verdict
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 # The tracker needs clips of 128 px, also of letterboxed videos: decoded larger, they are reduced after the crop.
 CONFIG = VideoConfig(clip=ClipSpec(size=128, stride=96), decode=DecodeConfig(size=240))
-LOOSE = GateConfig(max_residual_px=1.5, min_inlier_ratio=0.3)  # bounds that hardly ever act
+LOOSE = FilterConfig(max_residual_px=1.5, min_inlier_ratio=0.3)  # bounds that hardly ever act
 BAD_PX = 0.5
 RESIDUALS, INLIERS = (0.85, 0.9, 0.95, 1.0, 1.1, 1.5), (0.3, 0.5, 0.55, 0.6, 0.65)
 CROPS, QUERIES = 60, 4000  # crops of each clip, and how many of all are compared with all
@@ -110,10 +110,10 @@ def print_bounds(clips: list[Judged]) -> None:
 def print_single(clips: list[Judged]) -> None:
     """What each bound refuses that no other of today's does."""
     print("\nRefused by one of today's bounds alone (good/improved/bad)")
-    seen = [clip for clip in clips if verdict(clip.evidence, GateConfig())]
-    reasons = sorted({verdict(clip.evidence, GateConfig())[0] for clip in seen})
+    seen = [clip for clip in clips if verdict(clip.evidence, FilterConfig())]
+    reasons = sorted({verdict(clip.evidence, FilterConfig())[0] for clip in seen})
     for reason in reasons:
-        alone = [clip.label for clip in seen if verdict(clip.evidence, GateConfig(off=[reason])) is None]
+        alone = [clip.label for clip in seen if verdict(clip.evidence, FilterConfig(off=[reason])) is None]
         print(f"{reason:<20}" + "/".join(str(alone.count(label)) for label in ("good", "improved", "bad")))
 
 
@@ -123,7 +123,7 @@ def print_yield(clips: list[Judged], num_rejects: dict[str, int]) -> None:
     for dataset, missing in num_rejects.items():
         seen = [clip for clip in clips if clip.dataset == dataset]
         print(f"{dataset:<12}{len(seen) + missing:>6}", end="")
-        for gates in (LOOSE, GateConfig()):
+        for gates in (LOOSE, FilterConfig()):
             kept = [clip.label for clip in seen if verdict(clip.evidence, gates) is None]
             print(f"{len(kept) / (len(seen) + missing):>8.1%}{kept.count('bad') / max(len(kept), 1):>7.1%}", end="")
         print()
@@ -134,7 +134,7 @@ def print_false_matches(clips: list[Judged]) -> None:
 
     Crops stand in for the many scenes there are not: squares of three quarters to all of a clip, half of them mirrored.
     """
-    kept = [clip for clip in clips if verdict(clip.evidence, GateConfig()) is None]
+    kept = [clip for clip in clips if verdict(clip.evidence, FilterConfig()) is None]
     scene = np.repeat(np.unique([clip.scene for clip in kept], return_inverse=True)[1], CROPS)
     rng = np.random.default_rng(0)
     words = np.stack([_words(crop) for clip in kept for crop in _crops(clip.frames, rng)])

@@ -25,18 +25,20 @@ from torch import nn
 
 from cluster.sizing import sizing
 from vgan import baseline, gan
-from vgan.config import ClipSpec, ModelConfig, ObjectiveConfig, VideoConfig
 from vgan.memory import keep_freed_memory
 from vgan.metrics.frechet import frechet_distance, protocol_name
 from vgan.metrics.i3d import I3D, features, load_i3d
 from vgan.metrics.motion import diversity, mask_motion_correlation, motion
 from vgan.metrics.neighbours import coarse, copies, nearest
 from vgan.models import make_networks
+from vgan.models.config import ModelConfig
 from vgan.presets import PRESETS
 from vgan.pretrained import Clips, Model
 from vgan.records import Clip
+from vgan.training.config import ObjectiveConfig
 from vgan.transfer.ucf101 import read_split
 from vgan.video.clips import clips_from_video
+from vgan.video.config import ClipSpec, VideoConfig
 from vgan.video.decode import frames
 from vgan.video.gates import verdict
 from vgan.video.pixels import batch_to_model_range

@@ -23,13 +23,15 @@ from cluster.batches import ClipReader
 from cluster.pack import write_shard
 from cluster.shards import Manifest, Shard, clip_row, clip_schema, table_bytes
 from vgan import gan
-from vgan.config import ClipSpec, ModelConfig, ObjectiveConfig, StabilizeConfig, VideoConfig
 from vgan.drawn import draw_clip
 from vgan.memory import keep_freed_memory
 from vgan.models import make_networks
+from vgan.models.config import ModelConfig
 from vgan.records import Clip, Evidence
+from vgan.training.config import ObjectiveConfig
 from vgan.video.child import Decoder
 from vgan.video.clips import clips_from_video
+from vgan.video.config import ClipSpec, StabilizeConfig, VideoConfig
 from vgan.video.decode import frames
 from vgan.video.encode import write_avi, write_mp4
 from vgan.video.stabilize import stabilize, unstabilized

@@ -32,11 +32,11 @@ from cluster.ingest import num_segments, prepare, segment_span
 from cluster.pack import Packing
 from cluster.session import ray_session
 from cluster.sources import list_folder
-from vgan.config import GateConfig, VideoConfig
 from vgan.errors import BadVideo
 from vgan.records import Clip
 from vgan.video.child import Decoder
 from vgan.video.clips import clips_from_video
+from vgan.video.config import FilterConfig, VideoConfig
 from vgan.video.gates import verdict
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -208,7 +208,7 @@ def main() -> None:
         return
     config = VideoConfig()
     reject_table(config)
-    whole_job(replace(config, gates=GateConfig(off=["near_duplicate"])))
+    whole_job(replace(config, gates=FilterConfig(off=["near_duplicate"])))
 
 
 if __name__ == "__main__":

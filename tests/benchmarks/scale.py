@@ -35,8 +35,8 @@ from cluster.progress import SourceHours
 from cluster.shards import REJECTS, Manifest, Shard, read_manifest, table_bytes, work_digest, write_manifest
 from cluster.sources import Source, Sources, read_sources, write_sources
 from cluster.units import Ledger, Units, Videos
-from vgan.config import GateConfig, VideoConfig
 from vgan.records import Evidence, Reject
+from vgan.video.config import FilterConfig, VideoConfig
 from vgan.video.fingerprint import near_duplicates
 
 SIZES = "1e4,1e5,2e6"
@@ -45,7 +45,7 @@ KINDS = 64  # records that differ by more than their names
 DONE = 0.95  # committed where a run is resumed
 PACKING = Packing()
 # Near-duplicates have a row of their own: most of the time that judging takes.
-VIDEO = VideoConfig(gates=GateConfig(off=["near_duplicate"]))
+VIDEO = VideoConfig(gates=FilterConfig(off=["near_duplicate"]))
 STAND_INS = ("VIDEO---------------", "CLIP-----------", "SOURCE")  # of a video's name, 15 digits of it, a source's id
 
 

@@ -21,14 +21,15 @@ import cv2
 import numpy as np
 import torch
 
-from vgan.config import DecodeConfig, SceneConfig, VideoConfig
 from vgan.records import Clip
+from vgan.scenes.config import SceneConfig
 from vgan.scenes.labels import PAPER, gather, labels
 from vgan.scenes.networks import open_network
 from vgan.scenes.scoring import Classifier, scored
 from vgan.scenes.view import scene_view
 from vgan.video.child import Decoder
 from vgan.video.clips import clips_from_video
+from vgan.video.config import DecodeConfig, VideoConfig
 
 REPEATS = 8
 PICTURES = (".jpg", ".png")

@@ -20,9 +20,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import cv2
 import numpy as np
 
-from vgan.config import ClipSpec, DecodeConfig, ShotConfig, VideoConfig
 from vgan.records import Clip
 from vgan.video.clips import clips_from_video
+from vgan.video.config import ClipSpec, DecodeConfig, ShotConfig, VideoConfig
 from vgan.video.decode import Frame, frames
 from vgan.video.gates import verdict
 from vgan.video.resample import resample

@@ -20,10 +20,10 @@ import cv2
 import numpy as np
 from moving_pictures import corner_errors_px, shaken, tracked_errors_px, tracked_jitter_px
 
-from vgan.config import DecodeConfig, GateConfig, StabilizeConfig
 from vgan.errors import BadVideo
 from vgan.records import Evidence
 from vgan.video import reference
+from vgan.video.config import DecodeConfig, FilterConfig, StabilizeConfig
 from vgan.video.decode import frames
 from vgan.video.gates import verdict
 from vgan.video.register import register
@@ -157,7 +157,7 @@ def print_shaky() -> None:
         all_windows = windows(path)
         for window in all_windows:
             result = attempt(window, OURS, 128)
-            why = (result.reason,) if isinstance(result, BadVideo) else verdict(result[1], GateConfig())
+            why = (result.reason,) if isinstance(result, BadVideo) else verdict(result[1], FilterConfig())
             if isinstance(result, BadVideo) or why:
                 refused[why[0]] += 1
                 continue

@@ -21,10 +21,11 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from vgan import gan
-from vgan.config import ModelConfig, ObjectiveConfig
 from vgan.memory import keep_freed_memory
 from vgan.models import make_networks
+from vgan.models.config import ModelConfig
 from vgan.models.layers import lay_weights_out
+from vgan.training.config import ObjectiveConfig
 
 BATCH, REPEATS = 8, 5
 METHODS = ("plain", "plain bf16", "ours fp32", "ours bf16")

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from cluster.child import Child, Start, run_child
 from cluster.session import ray_session
 from cluster.transfer import LabelledClips
-from vgan.config import FinetuneConfig, ModelConfig
 from vgan.models.classifier import Classifier
+from vgan.models.config import ModelConfig
+from vgan.transfer.config import FinetuneConfig
 
 CLASSES, TRAIN, TEST, STEPS, REPEATS = 4, 64, 16, 20, 5
 BASES = (16, 32)

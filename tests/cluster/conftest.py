@@ -16,8 +16,8 @@ import pytest
 
 from cluster import storage
 from cluster.shards import Manifest, Shard, clip_row, clip_schema, config_digest, table_bytes, write_manifest
-from vgan.config import ClipSpec, VideoConfig
 from vgan.records import Clip, Evidence
+from vgan.video.config import ClipSpec, VideoConfig
 from vgan.video.strips import write_strip
 
 WriteDataset = Callable[..., Manifest]

@@ -13,9 +13,9 @@ import torch
 
 from cluster.batches import WINDOW, Batch, ClipReader, epoch_order, group_table, prefetched, share
 from cluster.shards import ROWS_PER_GROUP, Manifest, Shard, read_frames
-from vgan.config import ClipSpec
 from vgan.errors import BadInput
 from vgan.gan import Draws
+from vgan.video.config import ClipSpec
 
 NUM_CLIPS = 150  # two shards of 70 clips, so row groups of 64, 6, 64, 6 and 10
 Reader = Callable[..., ClipReader]

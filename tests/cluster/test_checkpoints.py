@@ -19,8 +19,8 @@ import vgan
 from cluster import checkpoints, storage
 from cluster.checkpoints import Checkpoint, latest, load_weights, open_checkpoint, open_model, write_state
 from cluster.saving import Saver
-from vgan.config import ModelConfig
 from vgan.errors import BadInput
+from vgan.models.config import ModelConfig
 from vgan.models.discriminator import Discriminator
 from vgan.models.generator import TwoStreamGenerator
 

@@ -30,12 +30,13 @@ from torch import Tensor, nn
 
 from cluster import engines
 from vgan import gan
-from vgan.config import ModelConfig, ObjectiveConfig
 from vgan.errors import BadInput
 from vgan.losses import discriminator_loss, generator_loss, mask_prior
+from vgan.models.config import ModelConfig
 from vgan.models.discriminator import FAKE, REAL, Discriminator
 from vgan.models.generator import TwoStreamGenerator
 from vgan.pretrained import write_weights
+from vgan.training.config import ObjectiveConfig
 
 MODEL = ModelConfig(base=4, num_frames=16, size=32)
 OBJECTIVE = ObjectiveConfig(learning_rate=3e-3)  # large enough that a wrong gradient shows after four steps

@@ -20,10 +20,10 @@ from cluster.model_card import model_card
 from cluster.shards import Manifest, read_manifest
 from cluster.tracking import TrackingConfig
 from vgan import pretrained
-from vgan.config import ModelConfig
 from vgan.errors import BadInput
 from vgan.metrics.neighbours import coarse, pattern
 from vgan.models import make_networks
+from vgan.models.config import ModelConfig
 
 MODEL = ModelConfig(base=2, z_size=5, num_frames=16, size=32, discriminator_norm="spectral")  # does not pickle
 

@@ -21,9 +21,9 @@ from cluster.pack import Packing
 from cluster.shards import Manifest, read_clips, read_manifest, to_frames
 from cluster.sources import Source, list_folder
 from cluster.units import Ledger, Unit, read_records
-from vgan.config import ClipSpec, DecodeConfig, GateConfig, StabilizeConfig, VideoConfig
 from vgan.drawn import draw_clip
 from vgan.errors import BadInput
+from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, StabilizeConfig, VideoConfig
 from vgan.video.encode import write_mp4
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -33,7 +33,7 @@ VIDEO = VideoConfig(
     clip=ClipSpec(num_frames=16, size=32, stride=4),
     decode=DecodeConfig(size=96),
     stabilize=StabilizeConfig(size=96),
-    gates=GateConfig(off=["near_duplicate"]),  # synthetic videos are similar
+    gates=FilterConfig(off=["near_duplicate"]),  # synthetic videos are similar
 )
 GOOD = ("-i spin.mp4", "b\u00f6unce.mp4")
 

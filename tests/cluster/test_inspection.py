@@ -17,9 +17,9 @@ from cluster.inspector import inspection
 from cluster.pack import Packing
 from cluster.shards import read_clips, read_manifest, to_frames
 from cluster.sources import Source, list_folder, read_sources
-from vgan.config import ClipSpec, DecodeConfig, GateConfig, StabilizeConfig, VideoConfig
 from vgan.drawn import draw_clip
 from vgan.errors import BadInput
+from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, StabilizeConfig, VideoConfig
 from vgan.video.encode import write_mp4
 from vgan.viz.inspector import render_inspection
 
@@ -149,7 +149,7 @@ def test_written_strips_can_be_prepared_again(dataset: Path, tmp_path: Path) -> 
     names = (tmp_path / "tiny" / "list.txt").read_text().split()
     assert sorted(names) == names
     sources = read_sources(str(tmp_path / "tiny" / "list.txt"))
-    config = replace(VIDEO, stabilize=StabilizeConfig(preset="off"), gates=GateConfig(off=["near_duplicate"]))
+    config = replace(VIDEO, stabilize=StabilizeConfig(preset="off"), gates=FilterConfig(off=["near_duplicate"]))
     manifest = prepare(sources, str(tmp_path / "again"), config, Packing(shard_mb=1))
     assert manifest.counts["clips"] == 5
     table = read_clips(str(tmp_path / "again"), manifest, ["source_id", "frames"])

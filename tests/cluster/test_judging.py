@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from cluster.judging import _number_within, candidates, count, judge
 from cluster.sources import CREDITS, Source
-from vgan.config import ClipSpec, GateConfig, VideoConfig
 from vgan.records import Evidence
+from vgan.video.config import ClipSpec, FilterConfig, VideoConfig
 
 VIDEO = VideoConfig(clip=ClipSpec(num_frames=16, size=32))
 FAR_APART = [f"{n:032x}" for n in np.random.default_rng(0).integers(0, 2**62, 40).astype(object) ** 2]
@@ -44,7 +44,7 @@ def good(fingerprint: str, **scores: float) -> Evidence:
 
 def test_judge_applies_bounds_before_duplicates():
     clips = table(record("a", [good(FAR_APART[0], residual_px=50.0)]), record("b", [good(FAR_APART[0])]))
-    first, second = judge(clips, GateConfig())
+    first, second = judge(clips, FilterConfig())
     assert first is not None
     assert first[0] == "large_residual"
     assert second is None
@@ -52,20 +52,20 @@ def test_judge_applies_bounds_before_duplicates():
 
 def test_judge_rejects_near_duplicate_of_another_source_and_names_the_accepted_clip():
     clips = table(record("a", [good(FAR_APART[0])]), record("b", [good(FAR_APART[0]), good(FAR_APART[1])]))
-    verdicts = judge(clips, GateConfig())
+    verdicts = judge(clips, FilterConfig())
     assert [v and v[0] for v in verdicts] == [None, "near_duplicate", None]
     assert "a-0" in verdicts[1][1]
-    assert judge(clips, GateConfig(off=["near_duplicate"])) == [None, None, None]
+    assert judge(clips, FilterConfig(off=["near_duplicate"])) == [None, None, None]
 
 
 def test_judge_accepts_duplicates_within_a_source():
     clips = table(record("a", [good(FAR_APART[0]), good(FAR_APART[0])]))
-    assert judge(clips, GateConfig()) == [None, None]
+    assert judge(clips, FilterConfig()) == [None, None]
 
 
 def test_judge_cap_counts_passing_clips_only():
     evidence = [good(FAR_APART[n], residual_px=50.0 if n == 0 else 0.2) for n in range(4)]
-    verdicts = judge(table(record("a", evidence), record("b", [good(FAR_APART[9])])), GateConfig(max_per_source=2))
+    verdicts = judge(table(record("a", evidence), record("b", [good(FAR_APART[9])])), FilterConfig(max_per_source=2))
     assert [v and v[0] for v in verdicts] == ["large_residual", None, None, "source_cap", None]
 
 

@@ -77,7 +77,7 @@ from cluster.inspection import verify
 from cluster.pack import Packing
 from cluster.session import ray_session
 from cluster.sources import list_folder
-from vgan.config import ClipSpec, DecodeConfig, GateConfig, StabilizeConfig, VideoConfig
+from vgan.options import ClipSpec, DecodeConfig, GateConfig, StabilizeConfig, VideoConfig
 
 address, videos, out = sys.argv[1:]
 video = VideoConfig(
@@ -115,7 +115,7 @@ from ray.util.state import list_actors
 from cluster.session import ray_session
 from cluster.training import TrainConfig, fit
 from cluster.tracking import TrackingConfig
-from vgan.config import ModelConfig
+from vgan.options import ModelConfig
 
 address, data, out, workers = sys.argv[1:]
 config = TrainConfig(

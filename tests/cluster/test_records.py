@@ -14,11 +14,11 @@ from cluster.judging import candidates, choose, columns_for
 from cluster.records import compact, forget, tables
 from cluster.sources import Source, Sources
 from cluster.units import Ledger, Unit, commit_url, queue_again, read_records, video_name
-from vgan.config import ClipSpec, GateConfig, VideoConfig
 from vgan.errors import BadInput
 from vgan.records import Evidence
+from vgan.video.config import ClipSpec, FilterConfig, VideoConfig
 
-VIDEO = VideoConfig(clip=ClipSpec(num_frames=16, size=32), gates=GateConfig(off=["near_duplicate"]))
+VIDEO = VideoConfig(clip=ClipSpec(num_frames=16, size=32), gates=FilterConfig(off=["near_duplicate"]))
 SOURCES = [Source(uri=f"/v/{n}.mp4", source_id=f"{n}.mp4", label="2026-11-29") for n in range(12)]
 VIDEOS = {video_name(s, "settings"): s for s in SOURCES}
 

@@ -20,11 +20,12 @@ from cluster.pack import Packing
 from cluster.scenes import refusals, rows_showing, scene_counts, with_classifier
 from cluster.shards import Manifest, config_digest, read_clips, read_manifest, settings_of, work_digest
 from cluster.sources import list_folder
-from vgan.config import ClipSpec, DecodeConfig, GateConfig, SceneConfig, StabilizeConfig, VideoConfig
 from vgan.drawn import draw_clip
 from vgan.errors import BadInput
+from vgan.scenes.config import SceneConfig
 from vgan.scenes.labels import labels
 from vgan.scenes.networks import ResNet
+from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, StabilizeConfig, VideoConfig
 from vgan.video.encode import write_mp4
 from vgan.viz.inspector import render_inspection
 
@@ -133,7 +134,7 @@ def test_prepare_stores_scene_scores_and_filters_at_packing(weights: Path, tmp_p
         clip=ClipSpec(num_frames=16, size=32, stride=8),
         decode=DecodeConfig(size=96),
         stabilize=StabilizeConfig(preset="off"),
-        gates=GateConfig(off=["near_duplicate"]),
+        gates=FilterConfig(off=["near_duplicate"]),
         scene=SceneConfig(weights=str(weights), categories=["beach", "golf"], threshold=0.0),
     )
     config = with_classifier(config)

@@ -28,9 +28,9 @@ from cluster.shards import (
     work_digest,
     write_manifest,
 )
-from vgan.config import ClipSpec, DecodeConfig, VideoConfig
 from vgan.errors import BadInput
 from vgan.records import Clip, Evidence
+from vgan.video.config import ClipSpec, DecodeConfig, VideoConfig
 from vgan.video.strips import write_strip
 
 SPEC = ClipSpec(num_frames=16, size=32)

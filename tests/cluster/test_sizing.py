@@ -10,9 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cluster.sizing import Sizing, check_memory, matrix_flop_per_s, sizing
 from vgan import gan
-from vgan.config import ModelConfig, ObjectiveConfig
 from vgan.errors import BadInput
 from vgan.models import make_networks
+from vgan.models.config import ModelConfig
+from vgan.training.config import ObjectiveConfig
 
 SMALL = ModelConfig(base=4, num_frames=16, size=32)
 KINDS = ("two_stream", "one_stream", "future", "autoencoder")

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from cluster import checkpoints
 from cluster.tracking import TrackingConfig
 from cluster.training import TrainConfig, fit
-from vgan.config import ModelConfig, ObjectiveConfig
 from vgan.errors import BadInput
+from vgan.models.config import ModelConfig
+from vgan.training.config import ObjectiveConfig
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

@@ -11,9 +11,9 @@ import pytest
 from cluster import storage
 from cluster.shards import Manifest, Shard, clip_row, clip_schema, table_bytes, write_manifest
 from cluster.transfer import leaked, load_split, require_unseen, windows
-from vgan.config import ClipSpec, VideoConfig
 from vgan.errors import BadInput
 from vgan.records import Clip, Evidence
+from vgan.video.config import ClipSpec, VideoConfig
 
 SPEC = ClipSpec(num_frames=16, size=32)
 TRAIN, TEST = (8, 9, 10, 11, 12), (1, 2)  # groups

@@ -110,7 +110,7 @@ def test_gpu_metrics_are_rays() -> None:
 
 
 def test_metrics_of_ours_are_told_by_the_code() -> None:
-    code = "".join(p.read_text() for p in (ROOT / "cluster").glob("*.py") if p.name != "prometheus.py")
+    code = "".join(p.read_text() for p in (ROOT / "cluster").rglob("*.py") if p.name != "prometheus.py")
     assert [name for name in (*prometheus.COUNTERS, *prometheus.GAUGES) if f'"{name}"' not in code] == []
 
 

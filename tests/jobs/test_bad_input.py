@@ -23,11 +23,12 @@ from jobs.finetune import FinetuneJobConfig
 from jobs.generate import GenerateConfig
 from jobs.plan import PlanConfig
 from jobs.prepare import PrepareConfig
-from vgan.config import ClipSpec, ModelConfig
 from vgan.drawn import draw_action_set
 from vgan.models import make_networks
+from vgan.models.config import ModelConfig
 from vgan.models.discriminator import Discriminator
 from vgan.models.generator import TwoStreamGenerator
+from vgan.video.config import ClipSpec
 
 KINDS = {
     acquire: AcquireConfig,

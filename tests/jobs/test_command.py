@@ -21,8 +21,8 @@ from jobs.plan import PlanConfig
 from jobs.predict import PredictConfig
 from jobs.prepare import PrepareConfig
 from jobs.study import StudyConfig
-from vgan.config import option, section
 from vgan.errors import BadInput
+from vgan.options import option, section
 from vgan.presets import PRESETS
 
 JOBS = [

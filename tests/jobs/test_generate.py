@@ -20,9 +20,10 @@ from cluster.shards import Manifest, Shard, clip_row, clip_schema, table_bytes, 
 from jobs import command, generate
 from jobs.generate import GenerateConfig
 from vgan.baseline import read_mixture
-from vgan.config import ClipSpec, ModelConfig
 from vgan.models import make_networks
+from vgan.models.config import ModelConfig
 from vgan.records import Clip, Evidence
+from vgan.video.config import ClipSpec
 
 MODEL = ModelConfig(base=2, z_size=5, num_frames=16, size=32)
 

@@ -9,18 +9,11 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from vgan import config
-from vgan.config import (
-    ClipSpec,
-    DecodeConfig,
-    FinetuneConfig,
-    GateConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    ShotConfig,
-    StabilizeConfig,
-    VideoConfig,
-)
+from vgan.models.config import ModelConfig
+from vgan.options import option
+from vgan.training.config import ObjectiveConfig
+from vgan.transfer.config import FinetuneConfig
+from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, ShotConfig, StabilizeConfig, VideoConfig
 
 CONFIG_CLASSES = (VideoConfig, ModelConfig, ObjectiveConfig, FinetuneConfig)
 
@@ -44,7 +37,7 @@ CONFIG_CLASSES = (VideoConfig, ModelConfig, ObjectiveConfig, FinetuneConfig)
         (StabilizeConfig, "min_matches", 2),
         (StabilizeConfig, "sift_size", 16),
         (DecodeConfig, "segment_s", 0.0),
-        (GateConfig, "max_per_source", 0),
+        (FilterConfig, "max_per_source", 0),
         (ModelConfig, "kind", "one"),
         (ModelConfig, "base", 0),
         (ModelConfig, "num_frames", 40),
@@ -135,7 +128,7 @@ def test_every_option_has_a_help_text(config_class: type) -> None:
 def test_option_creates_a_list_per_instance() -> None:
     @dataclasses.dataclass(frozen=True)
     class Sizes:
-        values: list[int] = config.option([1, 2], "some sizes")
+        values: list[int] = option([1, 2], "some sizes")
 
     first, second = Sizes(), Sizes()
     first.values.append(3)

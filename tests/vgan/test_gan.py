@@ -23,11 +23,12 @@ from torch.nn import functional as F
 
 from vgan import gan
 from vgan.augment import augment
-from vgan.config import ModelConfig, ObjectiveConfig
 from vgan.losses import discriminator_loss, frame_loss, generator_loss, mask_prior, match_loss, r1_penalty
 from vgan.models import make_networks
+from vgan.models.config import ModelConfig
 from vgan.models.discriminator import FAKE, REAL
 from vgan.models.generator import Streams
+from vgan.training.config import ObjectiveConfig
 
 Engines = dict[str, gan.LocalEngine]
 B = 4

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from vgan import gan
 from vgan.augment import NUM_DRAWS
-from vgan.config import ModelConfig, ObjectiveConfig
 from vgan.models import make_networks
+from vgan.models.config import ModelConfig
+from vgan.training.config import ObjectiveConfig
 
 MODEL = ModelConfig(base=2, z_size=6, num_frames=16, size=32)
 

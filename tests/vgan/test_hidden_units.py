@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from vgan.config import ModelConfig
 from vgan.errors import BadInput
 from vgan.hidden_units import Probe, faded, motion_share, probe, segment, top_of
 from vgan.models import make_networks
+from vgan.models.config import ModelConfig
 from vgan.models.layers import down
 from vgan.pretrained import Model
 

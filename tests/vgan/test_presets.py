@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from vgan.config import ModelConfig, ObjectiveConfig
+from vgan.models.config import ModelConfig
 from vgan.presets import PRESETS
+from vgan.training.config import ObjectiveConfig
 
 
 def applied(values: dict[str, Any], **more: Any) -> tuple[ModelConfig, ObjectiveConfig]:

@@ -16,9 +16,9 @@ from torch import nn
 
 import vgan
 from vgan.baseline import Mixture
-from vgan.config import ModelConfig
 from vgan.errors import BadInput
 from vgan.models import make_networks
+from vgan.models.config import ModelConfig
 from vgan.pretrained import write_weights
 from vgan.video.pixels import batch_to_model_range
 

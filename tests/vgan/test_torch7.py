@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 import vgan
-from vgan.config import ModelConfig
 from vgan.errors import BadInput
 from vgan.models import make_networks
+from vgan.models.config import ModelConfig
 from vgan.models.layers import HalvingConv3d
 from vgan.torch7 import read_networks
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from vgan.config import ModelConfig
 from vgan.models.autoencoder import Autoencoder
+from vgan.models.config import ModelConfig
 from vgan.models.discriminator import Discriminator
 from vgan.models.future import FutureGenerator, WideFutureGenerator
 from vgan.models.generator import OneStreamGenerator, TwoStreamGenerator

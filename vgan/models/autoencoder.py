@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from vgan.config import ModelConfig
+from vgan.models.config import ModelConfig
 from vgan.models.generator import Streams, TwoStreamGenerator
 from vgan.models.layers import WIDTHS, down, initialize
 

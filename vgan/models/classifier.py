@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vgan.config import ModelConfig
+from vgan.models.config import ModelConfig
 from vgan.models.discriminator import Discriminator
 from vgan.models.layers import DISCRIMINATOR_BN_EPS, fix_spectrum
 

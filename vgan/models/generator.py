@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vgan.config import ModelConfig
+from vgan.models.config import ModelConfig
 from vgan.models.layers import (
     WIDTHS,
     double,

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from vgan.config import SceneConfig
 from vgan.records import Clip, Reject
+from vgan.scenes.config import SceneConfig
 from vgan.scenes.labels import gather, labels, scene_column
 
 DIGITS = 4  # decimals stored of a probability: further ones differ between processors

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vgan.augment import NUM_DRAWS, augment, mirror
-from vgan.config import FinetuneConfig
+from vgan.transfer.config import FinetuneConfig
 from vgan.video.pixels import batch_to_model_range
 
 

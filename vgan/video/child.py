@@ -33,8 +33,8 @@ from typing import Any
 import numpy as np
 
 import vgan
-from vgan.config import DecodeConfig
 from vgan.errors import BadVideo
+from vgan.video.config import DecodeConfig
 from vgan.video.decode import Frame, Probe, backend_version, frames, probe
 from vgan.video.strips import is_strip, probe_strip, strip_frames
 

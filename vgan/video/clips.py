@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from vgan.config import VideoConfig
 from vgan.errors import BadVideo
 from vgan.records import Clip, Reject
 from vgan.scenes.view import scene_view
 from vgan.video import letterbox, screen
+from vgan.video.config import VideoConfig
 from vgan.video.decode import Frame
 from vgan.video.dissolve import dissolve_score
 from vgan.video.fingerprint import fingerprint

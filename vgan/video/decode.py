@@ -22,8 +22,8 @@ import numpy as np
 import PIL
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
-from vgan.config import DecodeConfig
 from vgan.errors import BadVideo
+from vgan.video.config import DecodeConfig
 from vgan.video.hdr import tone_map
 
 DECORD_CHUNK = 16  # frames per call of decord: 1.4 MB at 128x228, and few calls

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from vgan.config import StabilizeConfig
 from vgan.errors import BadVideo
+from vgan.video.config import StabilizeConfig
 
 EVIDENCE_PX = 128  # short side of the picture that all scores in pixels refer to
 IDENTITY = np.eye(3)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from vgan.config import ScreenConfig
 from vgan.errors import BadVideo
+from vgan.video.config import PrescreenConfig
 
 SIDE = 64  # pixels
 EQUAL = 1.0  # maximum difference of equal thumbnails at any pixel, 0..255: the rounding error
@@ -47,7 +47,7 @@ def look(frames: np.ndarray) -> Look:
     )
 
 
-def check(look: Look, config: ScreenConfig) -> None:
+def check(look: Look, config: PrescreenConfig) -> None:
     """Raise BadVideo if a bound is violated: stage "screen", reason black, static or frozen; 0 disables a bound."""
     if look.contrast < config.min_contrast:
         raise BadVideo("screen", "black", f"contrast {look.contrast:.2f}; at least {config.min_contrast:g}")

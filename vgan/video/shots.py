@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import cv2
 import numpy as np
 
-from vgan.config import ShotConfig
+from vgan.video.config import ShotConfig
 from vgan.video.decode import Frame
 
 SIDE = 64  # pixels: fast and insensitive to detail; the bounds were measured at this size

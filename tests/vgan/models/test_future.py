@@ -10,8 +10,8 @@ import torch
 from networks import GENERATORS, clips, lively
 from torch import nn
 
-from vgan.config import ModelConfig
 from vgan.models import make_generator
+from vgan.models.config import ModelConfig
 from vgan.models.discriminator import Discriminator
 
 

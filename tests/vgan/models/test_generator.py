@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from networks import GENERATORS, given, lively
 from torch import Tensor, nn
 
-from vgan.config import ModelConfig
 from vgan.models import make_generator
+from vgan.models.config import ModelConfig
 from vgan.models.generator import Heads, OneStreamGenerator, TwoStreamGenerator
 from vgan.models.layers import double
 

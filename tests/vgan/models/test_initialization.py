@@ -9,9 +9,9 @@ import torch
 from networks import GENERATORS
 from torch import Tensor, nn
 
-from vgan.config import ModelConfig
 from vgan.models import make_generator
 from vgan.models.classifier import Classifier
+from vgan.models.config import ModelConfig
 from vgan.models.discriminator import Discriminator
 
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -16,9 +16,9 @@ from networks import GENERATORS, count
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from vgan.config import ModelConfig
 from vgan.models import make_generator
 from vgan.models.classifier import Classifier
+from vgan.models.config import ModelConfig
 from vgan.models.discriminator import Discriminator
 from vgan.models.layers import ResizeConv2d, ResizeConv3d
 

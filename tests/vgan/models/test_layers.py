@@ -10,8 +10,8 @@ from networks import lively
 from torch import Tensor
 from torch.nn import functional as F
 
-from vgan.config import ModelConfig
 from vgan.models import make_networks
+from vgan.models.config import ModelConfig
 from vgan.models.layers import HalvingConv3d, double_by_blocks, halve_by_blocks
 
 Layer = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from networks import GENERATORS, assert_shapes, clips, given
 
-from vgan.config import ModelConfig
 from vgan.models import make_generator, make_networks
 from vgan.models.classifier import Classifier
+from vgan.models.config import ModelConfig
 
 # A Latin square: every width meets every length and every size.
 SIZES = [(1 + (i + j) % 3, 16 * (1 + i), 32 * 2**j) for i, j in product(range(3), range(3))]

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vgan.config import SceneConfig
 from vgan.records import Clip, Evidence, Reject
+from vgan.scenes.config import SceneConfig
 from vgan.scenes.labels import gather, labels, labels_of, scene_column
 from vgan.scenes.scoring import scene_columns, scored
 from vgan.scenes.view import scene_view

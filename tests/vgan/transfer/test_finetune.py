@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vgan.config import FinetuneConfig
+from vgan.transfer.config import FinetuneConfig
 from vgan.transfer.finetune import Team, batch_order, finetune, schedule, shown
 from vgan.transfer.scores import probabilities
 from vgan.video.pixels import batch_to_model_range

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from vgan.config import ModelConfig
 from vgan.models.classifier import Classifier
+from vgan.models.config import ModelConfig
 from vgan.transfer.logistic import features, logistic_probabilities
 
 

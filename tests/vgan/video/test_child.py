@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vgan.config import DecodeConfig
 from vgan.errors import BadVideo
 from vgan.video.child import Decoder, isolated_frames
+from vgan.video.config import DecodeConfig
 from vgan.video.decode import frames
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -148,7 +148,7 @@ def test_isolated_frames_closed_early_leave_no_process(make_video):
 
 def test_decoder_child_dies_with_its_parent(make_video):
     code = (
-        "import sys, time\nfrom vgan.config import DecodeConfig\nfrom vgan.video.child import isolated_frames\n"
+        "import sys, time\nfrom vgan.options import DecodeConfig\nfrom vgan.video.child import isolated_frames\n"
         "source = isolated_frames(sys.stdin.readline().strip(), DecodeConfig())\n"
         "next(source)\nprint('ready', flush=True)\ntime.sleep(60)"
     )

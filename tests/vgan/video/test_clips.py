@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from moving_pictures import camera, film, make_texture, shaky_cameras
 
-from vgan.config import ClipSpec, DecodeConfig, GateConfig, ScreenConfig, StabilizeConfig, VideoConfig
 from vgan.errors import BadVideo
 from vgan.records import Clip, Reject
 from vgan.video.clips import clips_from_video
+from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, PrescreenConfig, StabilizeConfig, VideoConfig
 from vgan.video.decode import Frame, frames
 
 SHORT = ClipSpec(num_frames=16, stride=16)
-UNSCREENED = ScreenConfig(min_contrast=0, min_activity=0, max_frozen=0)
+UNSCREENED = PrescreenConfig(min_contrast=0, min_activity=0, max_frozen=0)
 
 
 def timed(images: np.ndarray, fps: float = 25.0) -> list[Frame]:
@@ -169,7 +169,7 @@ def test_clips_repeats_of_a_slower_source_are_no_frozen_frames():
 
 def test_clips_that_fail_a_gate_are_not_stabilized_with_keep_failed():
     source = timed(film([make_texture(3)] * 16, shaky_cameras(3, 16, shift_px=2.0)))
-    strict = GateConfig(max_residual_px=1e-6)
+    strict = FilterConfig(max_residual_px=1e-6)
     keep = StabilizeConfig(keep_failed=True)
     (unstabilized,) = clips_from_video(source, VideoConfig(clip=SHORT, stabilize=keep, gates=strict))
     assert not unstabilized.evidence.stabilized

@@ -16,8 +16,8 @@ from encoded_videos import KINDS, write_kind, write_video
 from moving_pictures import camera, film, make_texture, shaky_cameras
 from PIL import Image, ImageOps
 
-from vgan.config import DecodeConfig
 from vgan.errors import BadVideo
+from vgan.video.config import DecodeConfig
 from vgan.video.decode import Frame, frames, probe, reduced_size, square_pixels
 from vgan.video.hdr import BT2020_LUMINANCE, GAMMA, TO_BT709, WHITE, light_to_pq
 

@@ -8,7 +8,7 @@ import pytest
 from moving_pictures import camera, film, make_texture
 from PIL import Image
 
-from vgan.config import DecodeConfig
+from vgan.video.config import DecodeConfig
 from vgan.video.decode import frames
 from vgan.video.encode import write_avi, write_gif, write_mp4
 

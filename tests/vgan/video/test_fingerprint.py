@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from moving_pictures import camera, film, make_texture
 
-from vgan.config import DecodeConfig, GateConfig
 from vgan.video import fingerprint as module
+from vgan.video.config import DecodeConfig, FilterConfig
 from vgan.video.decode import frames
 from vgan.video.encode import write_mp4
 from vgan.video.fingerprint import fingerprint, near_duplicates
 
-BOUND = GateConfig().duplicate_bits
+BOUND = FilterConfig().duplicate_bits
 
 
 def distance(a: str, b: str) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vgan.config import GATE_REASONS, GateConfig
 from vgan.records import Evidence
+from vgan.video.config import FILTER_REASONS, FilterConfig
 from vgan.video.gates import broken, strain, verdict
 
 GOOD = {"residual_px": 0.3, "inlier_ratio": 0.9, "num_matches": 80, "photometric": 5.0, "motion": 3.0}
@@ -25,56 +25,56 @@ BROKEN = {
 
 
 def test_gates_good_clip_passes():
-    assert verdict(Evidence(**GOOD), GateConfig()) is None
-    assert strain(Evidence(**GOOD), GateConfig()) < 1
+    assert verdict(Evidence(**GOOD), FilterConfig()) is None
+    assert strain(Evidence(**GOOD), FilterConfig()) < 1
 
 
 def test_gates_every_reason_on_a_score_is_tested():
-    assert set(BROKEN) | {"source_cap", "near_duplicate"} == set(GATE_REASONS)
+    assert set(BROKEN) | {"source_cap", "near_duplicate"} == set(FILTER_REASONS)
 
 
 @pytest.mark.parametrize("reason", BROKEN)
 def test_gates_violated_bound_returns_its_reason_and_value(reason):
     evidence = Evidence(**GOOD | BROKEN[reason])
-    violation = verdict(evidence, GateConfig())
+    violation = verdict(evidence, FilterConfig())
     assert violation is not None
     assert violation[0] == reason
     (value,) = BROKEN[reason].values()
     assert f"{value:.3g}" in violation[1]
-    assert strain(evidence, GateConfig()) > 1
+    assert strain(evidence, FilterConfig()) > 1
 
 
 @pytest.mark.parametrize("reason", BROKEN)
 def test_gates_disabled_bound_accepts_the_clip(reason):
-    assert verdict(Evidence(**GOOD | BROKEN[reason]), GateConfig(off=[reason])) is None
+    assert verdict(Evidence(**GOOD | BROKEN[reason]), FilterConfig(off=[reason])) is None
 
 
 def test_gates_clip_that_was_not_registered_is_filtered_by_motion_only():
-    assert verdict(Evidence(motion=3.0, stabilized=False), GateConfig()) is None
-    assert verdict(Evidence(motion=0.0, stabilized=False), GateConfig())[0] == "still"
+    assert verdict(Evidence(motion=3.0, stabilized=False), FilterConfig()) is None
+    assert verdict(Evidence(motion=0.0, stabilized=False), FilterConfig())[0] == "still"
 
 
 def test_strain_increases_toward_the_bound():
-    bound = GateConfig().max_residual_px
-    strains = [strain(Evidence(**GOOD | {"residual_px": share * bound}), GateConfig()) for share in (0.5, 0.8, 1.0)]
+    bound = FilterConfig().max_residual_px
+    strains = [strain(Evidence(**GOOD | {"residual_px": share * bound}), FilterConfig()) for share in (0.5, 0.8, 1.0)]
     assert strains == sorted(strains)
     assert strains[-1] == pytest.approx(1.0)
 
 
 def test_gates_unknown_reason_is_refused():
     with pytest.raises(ValueError, match=r"gates\.off.*too_blue"):
-        GateConfig(off=["too_blue"])
+        FilterConfig(off=["too_blue"])
 
 
 @pytest.mark.parametrize("score", ["residual_px", "inlier_ratio", "drift_px", "dissolve", "motion"])
 def test_gates_nan_score_is_rejected(score):
-    assert verdict(Evidence(**GOOD | {score: float("nan")}), GateConfig()) is not None
+    assert verdict(Evidence(**GOOD | {score: float("nan")}), FilterConfig()) is not None
 
 
 def test_gates_of_many_clips_equal_those_of_single_clips():
     clips = [Evidence(**GOOD | scores) for scores in ({}, *BROKEN.values(), {"motion": float("nan")})]
     columns = {name: np.array([vars(clip)[name] for clip in clips]) for name in vars(clips[0])}
-    for config in (GateConfig(), GateConfig(off=["still", "photometric"])):
+    for config in (FilterConfig(), FilterConfig(off=["still", "photometric"])):
         one_by_one = [verdict(clip, config) is not None for clip in clips]
         assert broken(Evidence(**columns), config).tolist() == one_by_one
         assert 0 < sum(one_by_one) < len(clips)

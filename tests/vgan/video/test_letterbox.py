@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from moving_pictures import camera, film, make_texture
 
-from vgan.config import DecodeConfig
+from vgan.video.config import DecodeConfig
 from vgan.video.decode import frames
 from vgan.video.letterbox import bars, crop
 

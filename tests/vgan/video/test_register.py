@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from moving_pictures import HEIGHT, WIDTH, camera, corner_errors_px, film, make_texture, shaken, shaky_cameras
 
-from vgan.config import DecodeConfig, StabilizeConfig
 from vgan.errors import BadVideo
+from vgan.video.config import DecodeConfig, StabilizeConfig
 from vgan.video.decode import frames
 from vgan.video.register import IDENTITY, Features, align, make_template, match, register
 

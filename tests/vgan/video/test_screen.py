@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from moving_pictures import camera, film, make_texture
 
-from vgan.config import DecodeConfig, ScreenConfig
 from vgan.errors import BadVideo
+from vgan.video.config import DecodeConfig, PrescreenConfig
 from vgan.video.decode import frames
 from vgan.video.screen import Look, check, look
 
-OFF = ScreenConfig(min_contrast=0, min_activity=0, max_frozen=0)
+OFF = PrescreenConfig(min_contrast=0, min_activity=0, max_frozen=0)
 
 
 def pan(num_frames: int = 32) -> np.ndarray:
@@ -23,7 +23,7 @@ def pan(num_frames: int = 32) -> np.ndarray:
 
 def refusal(clip: np.ndarray) -> str:
     with pytest.raises(BadVideo) as caught:
-        check(look(clip), ScreenConfig())
+        check(look(clip), PrescreenConfig())
     assert caught.value.stage == "screen"
     check(look(clip), OFF)  # each test can be disabled
     return caught.value.reason
@@ -35,7 +35,7 @@ def with_sensor_noise(clip: np.ndarray) -> np.ndarray:
 
 
 def test_check_moving_picture_is_accepted():
-    check(look(pan()), ScreenConfig())
+    check(look(pan()), PrescreenConfig())
 
 
 @pytest.mark.parametrize("level", [0, 16, 255])
@@ -75,7 +75,7 @@ def test_look_single_frame_has_no_change():
 @pytest.mark.parametrize("bounds", [{"min_contrast": -1.0}, {"max_frozen": 1.5}])
 def test_screen_config_impossible_bound_is_refused(bounds):
     with pytest.raises(ValueError, match="screen"):
-        replace(ScreenConfig(), **bounds)
+        replace(PrescreenConfig(), **bounds)
 
 
 @pytest.mark.parametrize(("name", "reason"), [("mp4parse/white.mp4", "black"), ("torchcodec/nasa_13013.mp4", "static")])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from moving_pictures import camera, film, make_texture
 
-from vgan.config import DecodeConfig, ShotConfig
+from vgan.video.config import DecodeConfig, ShotConfig
 from vgan.video.decode import Frame, frames
 from vgan.video.shots import likeness, split_shots
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from moving_pictures import camera, film, make_texture, shaky_cameras
 
-from vgan.config import StabilizeConfig
 from vgan.errors import BadVideo
 from vgan.records import Evidence
 from vgan.video import reference
+from vgan.video.config import StabilizeConfig
 from vgan.video.stabilize import motion, reduced, render, stabilize, unstabilized
 
 T = 16

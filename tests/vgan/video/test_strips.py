@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vgan.config import DecodeConfig
 from vgan.errors import BadVideo
 from vgan.video import decode, strips
 from vgan.video.child import Decoder
+from vgan.video.config import DecodeConfig
 
 
 @pytest.fixture(scope="module")

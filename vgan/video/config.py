@@ -1,39 +1,11 @@
-"""Settings of video processing, models, losses and fine-tuning. `--help` prints the meaning and unit of each field.
-
-Shape legend of the whole project: B batch, C channel, T time, H height, W width.
-"""
+"""Settings of everything between a video file and its clips."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from vgan.scenes.labels import PAPER, labels_of
-
-
-def option(default: Any, meaning: str) -> Any:
-    """Make a dataclass field with a default and the help text, including the unit, that `--help` prints."""
-    if isinstance(default, list | dict | set):
-        return field(default_factory=lambda: type(default)(default), metadata={"help": meaning})
-    return field(default=default, metadata={"help": meaning})
-
-
-def section(kind: Callable[[], Any], meaning: str) -> Any:
-    """Make a field that holds a nested group of options.
-
-    Args:
-        kind: dataclass of the group, or a function that returns an instance with other defaults.
-        meaning: help text of the group.
-    """
-    return field(default_factory=kind, metadata={"help": meaning})
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise ValueError, naming the option `name` and `value`, unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+from vgan.options import check_choice, option, section
+from vgan.scenes.config import SceneConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +86,7 @@ class ShotConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScreenConfig:
+class PrescreenConfig:
     """Low-cost tests of a window of frames before its camera motion is estimated; 0 disables a test.
 
     Rejected windows are not registered, so these settings are part of the record of how a dataset's clips were made.
@@ -172,14 +144,14 @@ class StabilizeConfig:
             raise ValueError(f"stabilize.min_matches must be at least 3, got {self.min_matches}")
 
 
-GATE_REASONS = (
+FILTER_REASONS = (
     *("low_inlier_ratio", "large_residual", "scale_jump", "photometric", "dissolve", "large_zoom", "drift"),
     *("too_much_fill", "still", "restless", "source_cap", "near_duplicate"),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class GateConfig:
+class FilterConfig:
     """Bounds on the scores stored with every clip, applied when a dataset is packed; new bounds need no decoding."""
 
     off: list[str] = option([], "reject reasons to disable, e.g. [too_much_fill,still]; empty: none")
@@ -232,51 +204,10 @@ class GateConfig:
 
     def __post_init__(self) -> None:
         for reason in self.off:
-            check_choice("gates.off", reason, GATE_REASONS)
+            check_choice("gates.off", reason, FILTER_REASONS)
         if self.max_per_source < 1 or not 0 <= self.duplicate_bits <= 32:
             got = f"got {self.max_per_source} and {self.duplicate_bits}"
             raise ValueError(f"gates.max_per_source must be at least 1 and gates.duplicate_bits in 0..32, {got}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SceneConfig:
-    """Scene classification of clips by a Places365 classifier; disabled without `weights`."""
-
-    weights: str = option("", "URL of the classifier's file, a Places365 ResNet or SqueezeNet; empty: no scene filter")
-    sha256: str = option(
-        "", "SHA-256 digest of the classifier's file, hex; other files are refused; empty: computed from the file"
-    )
-    categories: list[str] = option(
-        list(PAPER), "scene categories scored for every clip: golf, beach, train, baby, or Places365 labels"
-    )
-    frames: int = option(3, "maximum number of classified frames per interval of a shot")
-    stretch_s: float = option(10.0, "length of the intervals of a shot whose clips are classified together, seconds")
-    gpus: float = option(0.0, "GPUs per task, e.g. 0.05; 0: classification on the CPU")
-    keep: list[str] = option(
-        [], "categories whose clips are kept, a subset of categories, applied when packing; empty: all categories"
-    )
-    threshold: float = option(
-        0.2,
-        "minimum probability of a kept category, applied when packing (reject reason other_scene); 0: no minimum",
-    )
-
-    def __post_init__(self) -> None:
-        for category in self.categories:
-            labels_of(category)
-        if not self.categories or len(set(self.categories)) < len(self.categories):
-            raise ValueError(f"scene.categories must list at least one category, each once; got {self.categories}")
-        for category in self.keep:
-            check_choice("scene.keep", category, tuple(self.categories))
-        if self.frames < 1 or self.stretch_s <= 0 or self.gpus < 0:
-            got = f"got {self.frames}, {self.stretch_s} and {self.gpus}"
-            raise ValueError(f"scene.frames must be at least 1, stretch_s above 0 and gpus 0 or more, {got}")
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"scene.threshold must be in 0..1, got {self.threshold}")
-
-    @property
-    def looked_for(self) -> list[str]:
-        """Categories scored for every clip; empty without a classifier."""
-        return self.categories if self.sha256 else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,156 +217,7 @@ class VideoConfig:
     clip: ClipSpec = section(ClipSpec, "shape, frame rate and number of clips")
     decode: DecodeConfig = section(DecodeConfig, "decoding of video files into frames")
     shots: ShotConfig = section(ShotConfig, "detection of cuts between shots")
-    screen: ScreenConfig = section(ScreenConfig, "low-cost tests before registration")
+    screen: PrescreenConfig = section(PrescreenConfig, "low-cost tests before registration")
     stabilize: StabilizeConfig = section(StabilizeConfig, "camera motion removal")
-    gates: GateConfig = section(GateConfig, "bounds on the stored scores, applied when packing")
+    gates: FilterConfig = section(FilterConfig, "bounds on the stored scores, applied when packing")
     scene: SceneConfig = section(SceneConfig, "scene classification of clips")
-
-
-KINDS = ("two_stream", "one_stream", "future", "autoencoder")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Network architectures: the layer tables of the paper at any width (paper section 2)."""
-
-    kind: str = option(
-        "two_stream",
-        "network: two_stream (paper equation 2) or one_stream, which generate clips from noise; future, from an image "
-        "(section 3.4); or autoencoder, the baseline (section 3.2)",
-    )
-    base: int = option(64, "channels of the hidden layer with the highest resolution; 64 in the paper")
-    z_size: int = option(100, "length of the latent code z (Z)")
-    num_frames: int = option(32, "frames per clip (T); must equal that of the dataset")
-    size: int = option(64, "height and width of a clip, pixels; must equal that of the dataset")
-    future: str = option(
-        "paper",
-        "image encoder of kind=future: paper (five layers to z) or reference (four layers to a map, twice the width)",
-    )
-    upsample: str = option(
-        "transpose",
-        "upsampling layers: transpose (transposed convolutions, as in the paper) or resize (resize, then convolve)",
-    )
-    discriminator_norm: str = option(
-        "batch",
-        "normalization in D: batch (batch norm, as in the paper) or spectral (spectral norm of weights, no batch norm)",
-    )
-
-    def __post_init__(self) -> None:
-        check_choice("model.kind", self.kind, KINDS)
-        check_choice("model.future", self.future, ("paper", "reference"))
-        check_choice("model.upsample", self.upsample, ("transpose", "resize"))
-        check_choice("model.discriminator_norm", self.discriminator_norm, ("batch", "spectral"))
-        if self.base < 1 or self.z_size < 1:
-            raise ValueError(f"model.base and model.z_size must be at least 1, got {self.base} and {self.z_size}")
-        if self.num_frames < 16 or self.num_frames % 16:
-            raise ValueError(f"model.num_frames must be a multiple of 16, got {self.num_frames}")
-        if self.size not in (32, 64, 128):
-            raise ValueError(f"model.size must be 32, 64 or 128, got {self.size}")
-
-    @property
-    def code_shape(self) -> tuple[int, int, int]:
-        """Shape (T, H, W) of the smallest feature map, 1/16 of the clip in each dimension: (2, 4, 4) in the paper."""
-        return self.num_frames // 16, self.size // 16, self.size // 16
-
-    @property
-    def wide(self) -> bool:
-        """True if G and D have the doubled widths of the published future model."""
-        return self.kind == "future" and self.future == "reference"
-
-
-AUGMENTATIONS = ("color", "translation", "cutout")  # see vgan.augment
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig:
-    """Losses and optimizer (paper section 2.4)."""
-
-    loss: str = option(
-        "softmax",
-        "adversarial loss: softmax (cross entropy, as in the paper) or hinge (https://arxiv.org/abs/1705.02894)",
-    )
-    mask_weight: float = option(
-        0.1,
-        "weight (lambda) of the prior on the mask's mean; future=reference needs mask_target, autoencoder ignores it",
-    )
-    mask_target: float = option(0.0, "target of the mask's mean, 0..1; 0: sparse mask, as in the paper")
-    frame_loss: str = option(
-        "l2",
-        "loss of kind=future between input and first generated frame: l2 (paper equation 3) or l1 (published code)",
-    )
-    frame_weight: float = option(10.0, "weight (lambda) of the frame loss, a mean over pixels; 0 disables it")
-    background_weight: float = option(
-        0.0,
-        "weight of the frame loss between input and background, kind=future only; 0 disables it, as in the paper",
-    )
-    match_weight: float = option(
-        0.0,
-        "weight of the error of real clips to the nearest generated clip per worker, GANs without input; 0 disables it",
-    )
-    r1_weight: float = option(0.0, "weight (gamma/2) of R1, D's gradient penalty on real clips; 0 disables it")
-    augment: list[str] = option(
-        [], "augmentations of D's inputs, real and generated: color, translation, cutout; empty: none"
-    )
-    flip: bool = option(False, "horizontal flip of real clips with probability 1/2")
-    learning_rate: float = option(2e-4, "learning rate of Adam")
-    learning_rate_ratio: float = option(1.0, "ratio of D's learning rate to learning_rate")
-    beta1: float = option(0.5, "first moment decay of Adam (the momentum term of the paper)")
-    beta2: float = option(0.999, "second moment decay of Adam")
-
-    def __post_init__(self) -> None:
-        check_choice("objective.loss", self.loss, ("softmax", "hinge"))
-        check_choice("objective.frame_loss", self.frame_loss, ("l1", "l2"))
-        for name in self.augment:
-            check_choice("objective.augment", name, AUGMENTATIONS)
-        for key in ("learning_rate", "learning_rate_ratio"):
-            if not 0 < getattr(self, key) < math.inf:
-                raise ValueError(f"objective.{key} must be above 0, got {getattr(self, key)}")
-        for key in ("mask_weight", "frame_weight", "background_weight", "match_weight", "r1_weight"):
-            if not 0 <= getattr(self, key) < math.inf:
-                raise ValueError(f"objective.{key} must be 0 or more, got {getattr(self, key)}")
-        if not 0 <= self.mask_target <= 1:
-            raise ValueError(f"objective.mask_target must be in 0..1, got {self.mask_target}")
-        for key in ("beta1", "beta2"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ValueError(f"objective.{key} must be at least 0 and below 1, got {getattr(self, key)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneConfig:
-    """Fine-tuning of the discriminator's trunk with a newly initialized softmax head (paper section 3.3)."""
-
-    iterations: int = option(200, "number of optimizer steps, the same for every label fraction")
-    batch_size: int = option(32, "clips per step")
-    learning_rate: float = option(2e-4, "learning rate of Adam for all layers")
-    beta1: float = option(0.5, "first moment decay of Adam")
-    dropout: float = option(0.5, "probability of dropping a channel before the head; 0 disables dropout")
-    weight_decay: float = option(0.0, "weight decay of AdamW for all layers; 0 disables it")
-    precision: str = option("fp32", "floating-point precision: fp32, or bf16 (autocast)")
-    # Accuracy in percent on four classes of UCF101 (17 held-out videos in each of three folds, 60 steps of 16 clips),
-    # of random weights and of a GAN's at 1/8 and at all of the labels: constant rate without augmentation 78, 76 and
-    # 70, 88; flip and cosine 78, 86 and 74, 90; with translation too 80, 82 and 82, 90.
-    schedule: str = option("cosine", "learning rate schedule: constant, or cosine (0 at the last step)")
-    flip: bool = option(
-        True, "horizontal flip of training clips with probability 1/2; disable if left and right distinguish classes"
-    )
-    augment: list[str] = option(
-        ["translation"],
-        "augmentations of training clips, drawn per clip and step: color, translation, cutout; empty: none",
-    )
-    logistic_penalty: float = option(1000.0, "strength of the L2 penalty of init=logistic, on standardized features")
-
-    def __post_init__(self) -> None:
-        if self.iterations < 1 or self.batch_size < 2:  # batch norm needs two clips
-            got = f"got {self.iterations} and {self.batch_size}"
-            raise ValueError(f"finetune.iterations must be at least 1 and finetune.batch_size at least 2, {got}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"finetune.dropout must be at least 0 and below 1, got {self.dropout}")
-        check_choice("finetune.precision", self.precision, ("fp32", "bf16"))
-        check_choice("finetune.schedule", self.schedule, ("constant", "cosine"))
-        for name in self.augment:
-            check_choice("finetune.augment", name, AUGMENTATIONS)
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"finetune.weight_decay must be 0 or more, got {self.weight_decay}")
-        if self.logistic_penalty <= 0:
-            raise ValueError(f"finetune.logistic_penalty must be above 0, got {self.logistic_penalty}")
