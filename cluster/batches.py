@@ -29,7 +29,7 @@ from torch import Tensor
 from cluster import storage
 from cluster.deletion import deleted_rows, without
 from cluster.shards import ROWS_PER_GROUP, Manifest, one_array, to_frames
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 WINDOW = 8  # row groups: 512 clips, 200 MB raw
 AHEAD = WINDOW  # row groups to read ahead: a window needs all of its row groups from its first clip on
@@ -105,10 +105,10 @@ class ClipReader:
             only: bool (clips,) in stored order, True for the clips to read; None reads all.
 
         Raises:
-            BadInput: `batch_size` is below `world_size`.
+            InputError: `batch_size` is below `world_size`.
         """
         if batch_size < world_size:
-            raise BadInput(f"batch_size={batch_size} must be at least workers={world_size}: each worker needs a clip")
+            raise InputError(f"batch_size={batch_size} must be at least workers={world_size}: each worker needs a clip")
         self.url, self.manifest, self.seed = url, manifest, seed
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.groups = group_table(manifest)

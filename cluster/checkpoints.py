@@ -30,7 +30,7 @@ from torch import nn
 
 from cluster import storage
 from vgan import pretrained
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.models.config import ModelConfig
 from vgan.pretrained import MODEL, STATE, WEIGHTS, Model
 
@@ -134,7 +134,7 @@ def fetch_newest(run_url: str, folder: Path) -> str | None:
     What is passed over on the way is said.
 
     Raises:
-        BadInput: there are checkpoints, and all of them are damaged.
+        InputError: there are checkpoints, and all of them are damaged.
     """
     damaged = []
     for name, complete in _folders(run_url):
@@ -150,7 +150,7 @@ def fetch_newest(run_url: str, folder: Path) -> str | None:
             continue
         return url
     if damaged:
-        raise BadInput(f"every checkpoint in {run_url!r} is damaged ({'; '.join(damaged)}): choose another name=")
+        raise InputError(f"every checkpoint in {run_url!r} is damaged ({'; '.join(damaged)}): choose another name=")
     return None
 
 
@@ -205,18 +205,20 @@ def open_checkpoint(url: str) -> Checkpoint:
     """The checkpoint at a url, which may also be a run's folder (its newest one).
 
     Raises:
-        BadInput: nothing there, or nothing that this version can read.
+        InputError: nothing there, or nothing that this version can read.
     """
     if not storage.exists(storage.join(url, STATE)):
         newest = latest(url)
         if newest is None:
-            raise BadInput(f"no checkpoint at {url!r}: give a run's folder (<out>/<name>) or one of its step_* folders")
+            raise InputError(
+                f"no checkpoint at {url!r}: give a run's folder (<out>/<name>) or one of its step_* folders"
+            )
         url = newest
     try:
         state = storage.read_json(storage.join(url, STATE))
         fields = {k: state[k] for k in ("step", "clips_seen", "dataset_url", "dataset_digest", "mlflow_run_id")}
     except (ValueError, KeyError, TypeError) as fault:
-        raise BadInput(f"{STATE} at {url!r} does not describe a checkpoint: {fault}") from fault
+        raise InputError(f"{STATE} at {url!r} does not describe a checkpoint: {fault}") from fault
     return Checkpoint(url=url, model=pretrained.make_config(state["model"], url), **fields)
 
 
@@ -228,11 +230,11 @@ def open_model(url: str, *, ema: bool = True) -> tuple[Model, Checkpoint | None]
         ema: take the generator's moving average where there is one.
 
     Raises:
-        BadInput: nothing there, or weights that do not fit the settings beside them.
+        InputError: nothing there, or weights that do not fit the settings beside them.
     """
     if url.endswith(".t7"):
         if "://" in url:
-            raise BadInput(f"{url!r}: .t7 files are read from local paths only, so copy it here first")
+            raise InputError(f"{url!r}: .t7 files are read from local paths only, so copy it here first")
         return pretrained.load(url), None
     found = None if storage.exists(storage.join(url, MODEL)) else open_checkpoint(url)
     folder = found.url if found else url
@@ -249,11 +251,11 @@ def load_weights(checkpoint: Checkpoint, name: str, network: nn.Module) -> None:
         network: where to; its state dict must equal the file's.
 
     Raises:
-        BadInput: the file is missing or broken, or a tensor's name or shape differs.
+        InputError: the file is missing or broken, or a tensor's name or shape differs.
     """
     path = storage.join(checkpoint.url, WEIGHTS, f"{name}.safetensors")
     try:
         data = storage.read_bytes(path)
     except FileNotFoundError as fault:
-        raise BadInput(f"cannot read weights from {path!r}: {fault}") from fault
+        raise InputError(f"cannot read weights from {path!r}: {fault}") from fault
     pretrained.fill(network, pretrained.read_tensors(data, path), path)

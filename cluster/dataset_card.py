@@ -30,7 +30,7 @@ def card(url: str) -> dict[str, Any]:
     """Summarize a dataset's manifest and the small columns of its shards, JSON-serializable.
 
     Raises:
-        BadInput: no finished dataset at `url`.
+        InputError: no finished dataset at `url`.
     """
     manifest = read_manifest(url)
     # Includes clips on the deletion list: the files still contain them.

@@ -16,7 +16,7 @@ from cluster.records import forget, tables
 from cluster.shards import MANIFEST, Manifest, read_manifest, small_columns
 from cluster.sources import MEANT, meant_by
 from cluster.units import Ledger
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 DELETED = "deleted.json"
 NAMES = ("source_id", "source_uri", "page")  # shard columns that names are matched against
@@ -76,12 +76,12 @@ def without(order: np.ndarray, places: np.ndarray, rows: np.ndarray) -> np.ndarr
         rows: positions of deleted clips in stored order.
 
     Raises:
-        BadInput: every clip is deleted.
+        InputError: every clip is deleted.
     """
     is_deleted = np.isin(places, rows)
     remaining = np.flatnonzero(~is_deleted)
     if not len(remaining):
-        raise BadInput("every clip of the dataset is on its deletion list: prepare it again with other sources")
+        raise InputError("every clip of the dataset is on its deletion list: prepare it again with other sources")
     deleted = np.flatnonzero(is_deleted)
     replacements = remaining[(np.searchsorted(remaining, deleted) + HALF_WINDOW) % len(remaining)]
     result = order.copy()

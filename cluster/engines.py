@@ -27,7 +27,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.gan import Weighted, make_optimizer
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
@@ -185,7 +185,7 @@ def prepare_ops(use_gpu: bool = False) -> None:
     process would wait for ever: one older than any build is removed.
 
     Raises:
-        BadInput: no C++ compiler.
+        InputError: no C++ compiler.
     """
     if use_gpu:
         return
@@ -208,9 +208,9 @@ def has_installed_op() -> bool:
 
 
 def check_compiler() -> None:
-    """Raise BadInput where DeepSpeed could not build its CPU communication and would have to."""
+    """Raise InputError where DeepSpeed could not build its CPU communication and would have to."""
     if not has_installed_op() and shutil.which(os.environ.get("CXX", "c++")) is None:
-        raise BadInput("no C++ compiler found; DeepSpeed builds its CPU communication with one: install g++")
+        raise InputError("no C++ compiler found; DeepSpeed builds its CPU communication with one: install g++")
 
 
 def build_ops() -> None:

@@ -20,7 +20,7 @@ from cluster.session import ray_session, require_room
 from cluster.shards import MANIFEST, Manifest, read_clips, read_manifest
 from cluster.tracking import Tracker, TrackingConfig
 from vgan import baseline
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.metrics.extractors import open_extractor
 from vgan.metrics.frechet import Interval, mean_interval, protocol_name
 from vgan.metrics.looks import REVISION, Look, distances, from_bytes, to_bytes
@@ -142,12 +142,12 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     """Judge every model and set.
 
     Raises:
-        BadInput: something to judge or to compare with is missing, too small or of another shape.
+        InputError: something to judge or to compare with is missing, too small or of another shape.
     """
     manifest = read_manifest(config.data)
     frames = config.frames or manifest.clip.num_frames
     if frames > manifest.clip.num_frames:
-        raise BadInput(f"frames={frames} are more than the {manifest.clip.num_frames} of {config.data!r}")
+        raise InputError(f"frames={frames} are more than the {manifest.clip.num_frames} of {config.data!r}")
     name = config.reference or f"{re.sub(r'[^A-Za-z0-9.-]+', '-', Path(config.data).name)}-{manifest.digest[:8]}"
     protocol_name("fvd", num=1, extractor="x", resolution=1, reference=name, num_frames=1)  # refuses names that blur
     extractor = None
@@ -273,15 +273,15 @@ def _subject(url: str, config: EvaluateConfig, manifest: Manifest) -> Subject:
     """A model that is ready to draw, and its training set if that is still there."""
     model, source = checkpoints.open_model(url, ema=config.ema)
     if model.config.kind == "future":
-        raise BadInput(
+        raise InputError(
             f"checkpoint={url!r} draws from images, not from noise: `python -m jobs.predict` gives its errors"
         )
     if model.generator is None:
-        raise BadInput(f"checkpoint={url!r} holds a discriminator alone: give the generator's file")
+        raise InputError(f"checkpoint={url!r} holds a discriminator alone: give the generator's file")
     require_fit(model, config.data, manifest, "give another data=")
     if model.config.kind == "autoencoder" and model.mixture is None:
         if source is None:
-            raise BadInput(f"checkpoint={url!r} is an autoencoder without a mixture: give its run's folder")
+            raise InputError(f"checkpoint={url!r} is an autoencoder without a mixture: give its run's folder")
         codes = codes_of(model, source.dataset_url, training_set(model, source), MIXTURE_CLIPS, config.seed)
         model = replace(model, mixture=baseline.fit_mixture(codes, seed=config.seed))
     training_url, training = _training(source, config.training)
@@ -316,7 +316,7 @@ def _other(url: str, config: EvaluateConfig, manifest: Manifest) -> RealSet:
     other = read_manifest(url)
     if (other.clip.num_frames, other.clip.size) != (manifest.clip.num_frames, manifest.clip.size):
         shapes = [f"{m.clip.num_frames} frames of {m.clip.size} px" for m in (other, manifest)]
-        raise BadInput(f"the clips of samples={url!r} have {shapes[0]}, those of data= {shapes[1]}")
+        raise InputError(f"the clips of samples={url!r} have {shapes[0]}, those of data= {shapes[1]}")
     return choose(url, other, config.num, config.seed)
 
 
@@ -329,7 +329,7 @@ def _controls(config: EvaluateConfig, reference: RealSet, subjects: Sequence[Sub
                 "real, training" if len(known) == 1 else f"real, training {digest[:8]}",
                 choose(url, manifest, config.num, config.seed, reference.ids),
             )
-        except BadInput as fault:
+        except InputError as fault:
             print(f"no control by training clips: {fault}", flush=True)
 
 

@@ -31,7 +31,7 @@ def write_strips(out: str, strips: str) -> int:
         Number of clips written.
 
     Raises:
-        BadInput: no finished dataset at `out`.
+        InputError: no finished dataset at `out`.
     """
     manifest = read_manifest(out)
     write = ray.remote(num_cpus=1, max_retries=2, label_selector=decode_labels())(write_shard_strips)

@@ -16,7 +16,7 @@ from fsspec import AbstractFileSystem
 
 from cluster import storage
 from cluster.sources import Source
-from vgan.errors import BadVideo
+from vgan.errors import VideoError
 
 FETCH_ATTEMPTS, BACKOFF_S = 3, 1.0
 HTTP_FINAL = frozenset({403, 404, 410, 451})  # forbidden, missing, gone, unavailable for legal reasons
@@ -35,26 +35,26 @@ def local_copy(source: Source) -> Iterator[Path]:
         Path of the local file.
 
     Raises:
-        BadVideo: The file is missing, not readable, or has changed since it was listed (stage fetch, reasons missing,
+        VideoError: The file is missing, not readable, or has changed since it was listed (stage fetch, reasons missing,
             unreadable, changed, and http_403 or similar). The failure is final: the video is rejected.
-        BadInput, OSError: Any other error, after FETCH_ATTEMPTS attempts. It ends the job and leaves the video
+        InputError, OSError: Any other error, after FETCH_ATTEMPTS attempts. It ends the job and leaves the video
             uncommitted, so that expired credentials or a network failure do not reject a corpus.
     """
     fs, path = storage.filesystem(source.uri)
     if "file" in fs.protocol:
         try:
             if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a pipe would block forever
-                raise BadVideo("fetch", "unreadable", "not a regular file")
+                raise VideoError("fetch", "unreadable", "not a regular file")
             with open(path, "rb"):
                 pass
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise BadVideo("fetch", "missing", str(error)) from error
+            raise VideoError("fetch", "missing", str(error)) from error
         except (PermissionError, ValueError) as error:  # ValueError: a NUL in the name
-            raise BadVideo("fetch", "unreadable", str(error)) from error
+            raise VideoError("fetch", "unreadable", str(error)) from error
         except OSError as error:
             if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
                 raise
-            raise BadVideo("fetch", "unreadable", str(error)) from error
+            raise VideoError("fetch", "unreadable", str(error)) from error
         _check_unchanged(source, Path(path).stat().st_size, storage.listing_version(fs.info(path)))
         yield Path(path)
         return
@@ -68,11 +68,11 @@ def local_copy(source: Source) -> Iterator[Path]:
 
 
 def _check_unchanged(source: Source, size: int, version: str | None) -> None:
-    """Raise BadVideo if size or version differ from those in the manifest; values missing there are not compared."""
+    """Raise VideoError if size or version differ from those in the manifest; values missing there are not compared."""
     if source.bytes is not None and source.bytes != size:
-        raise BadVideo("fetch", "changed", f"{source.bytes} bytes when listed, {size} now: list the sources again")
+        raise VideoError("fetch", "changed", f"{source.bytes} bytes when listed, {size} now: list the sources again")
     if source.version and version and source.version != version:
-        raise BadVideo(
+        raise VideoError(
             "fetch", "changed", f"version {source.version} when listed, {version} now: list the sources again"
         )
 
@@ -85,12 +85,12 @@ def _download(fs: AbstractFileSystem, path: str, local: Path, uri: str) -> None:
             fs.get_file(path, str(local))
             return
         except FileNotFoundError as error:
-            raise BadVideo("fetch", "missing", str(error)) from error
+            raise VideoError("fetch", "missing", str(error)) from error
         except PermissionError as error:  # of an object store: concerns the job's credentials, not this video
             raise (storage.explained(error, uri) or error) from error
         except storage.faults() as error:
             if isinstance(error, aiohttp.ClientResponseError) and error.status in HTTP_FINAL:
-                raise BadVideo("fetch", f"http_{error.status}", error.message) from error
+                raise VideoError("fetch", f"http_{error.status}", error.message) from error
             last_error = error
         log.warning("download of %s failed (%s), attempt %d of %d", name, last_error, attempt, FETCH_ATTEMPTS)
         if attempt < FETCH_ATTEMPTS:

@@ -25,7 +25,7 @@ from cluster.journal import Journal
 from cluster.licenses import allowing, check_known
 from cluster.progress import progress_bar
 from cluster.sources import Source
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.options import option
 
 KEY = "FLICKR_API_KEY"
@@ -96,13 +96,13 @@ class Flickr:
         config: The API's URL and the maximum rate of calls.
 
     Raises:
-        BadInput: The environment variable FLICKR_API_KEY is not set.
+        InputError: The environment variable FLICKR_API_KEY is not set.
     """
 
     def __init__(self, config: FlickrConfig) -> None:
         self._key = os.environ.get(KEY, "")
         if not self._key:
-            raise BadInput(f"{KEY} is not set: put your key of https://www.flickr.com/services/apps/ into it")
+            raise InputError(f"{KEY} is not set: put your key of https://www.flickr.com/services/apps/ into it")
         self._url, self._pause_s, self._next = config.url, HOUR_S / config.calls_per_hour, 0.0
 
     def call(self, method: str, **arguments: str | int) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class Flickr:
 
         Raises:
             Refused: The response has stat=fail for a permanent reason.
-            BadInput: The key is not valid, the HTTP status is final, or ATTEMPTS attempts failed.
+            InputError: The key is not valid, the HTTP status is final, or ATTEMPTS attempts failed.
         """
         reason = ""
         for attempt in range(1, ATTEMPTS + 1):
@@ -126,13 +126,13 @@ class Flickr:
                 code = int(response.get("code", 0))
                 reason = self._redact_key(str(response.get("message", "no reason given")))
                 if code == 100:
-                    raise BadInput(f"Flickr does not accept the key in {KEY} ({reason}): correct it")
+                    raise InputError(f"Flickr does not accept the key in {KEY} ({reason}): correct it")
                 if code not in AWAY:
                     raise Refused(code, reason)
             except urllib.error.HTTPError as error:
                 reason = f"status {error.code}"
                 if error.code not in (408, 429) and error.code < 500:
-                    raise BadInput(
+                    raise InputError(
                         f"{self._url} answers {method} with status {error.code}: check flickr.url"
                     ) from error
                 retry_after = error.headers.get("Retry-After", "")
@@ -142,7 +142,7 @@ class Flickr:
             log.warning("%s failed (%s), attempt %d of %d", method, reason, attempt, ATTEMPTS)
             if attempt < ATTEMPTS:
                 time.sleep(max(wait_s, BACKOFF_S * 2 ** (attempt - 1)))
-        raise BadInput(f"{method} failed {ATTEMPTS} times, last with {reason}: run the same command later to resume")
+        raise InputError(f"{method} failed {ATTEMPTS} times, last with {reason}: run the same command later to resume")
 
     def _post(self, method: str, arguments: dict[str, str | int]) -> dict[str, Any]:
         """Send a request, after a pause that keeps to the maximum rate, and parse its JSON response."""
@@ -243,18 +243,18 @@ def crawl(config: FlickrConfig, licenses: Sequence[str], journal: Journal, limit
         limit: Maximum number of videos; 0 takes all.
 
     Raises:
-        BadInput: The key is missing or not valid, Flickr does not have a license, it refuses the search, or the service
+        InputError: The key is missing or not valid, Flickr does not have a license, it refuses the search, or the service
             does not answer.
     """
     client = Flickr(config)
     try:
         return _crawl(client, config, licenses, journal, limit)
     except Refused as error:
-        raise BadInput(f"Flickr refuses the search: {error}") from error
+        raise InputError(f"Flickr refuses the search: {error}") from error
 
 
 def _crawl(client: Flickr, config: FlickrConfig, licenses: Sequence[str], journal: Journal, limit: int) -> Crawl:
-    """Run a crawl with a client; raises Refused where `crawl` raises BadInput."""
+    """Run a crawl with a client; raises Refused where `crawl` raises InputError."""
     flickr_licenses = client.licenses()
     check_known(licenses, flickr_licenses.values())
     allowed = allowing(licenses)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.submission import RAY, client_environment, submit_command, submitted_jobs
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 START_TIMEOUT_S, STOP_TIMEOUT_S = 90.0, 20.0
 
@@ -108,7 +108,7 @@ def local_head(folder: Path, *, num_cpus: int, dashboard_port: int = 0) -> Itera
         The running head.
 
     Raises:
-        BadInput: The port is taken, or the head does not start.
+        InputError: The port is taken, or the head does not start.
     """
     check_port(dashboard_port)
     folder.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ def local_head(folder: Path, *, num_cpus: int, dashboard_port: int = 0) -> Itera
 
 
 def _wait_until_up(process: subprocess.Popen[Any], head: Head, log: Path) -> None:
-    """Wait until the jobs API answers; raise BadInput if the process ends or START_TIMEOUT_S pass before."""
+    """Wait until the jobs API answers; raise InputError if the process ends or START_TIMEOUT_S pass before."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -165,7 +165,7 @@ def _wait_until_up(process: subprocess.Popen[Any], head: Head, log: Path) -> Non
         if process.poll() is not None
         else f"it did not answer within {START_TIMEOUT_S:.0f} s"
     )
-    raise BadInput(f"the local Ray head did not start: {reason}; its log is {log}")
+    raise InputError(f"the local Ray head did not start: {reason}; its log is {log}")
 
 
 def _terminate(process: subprocess.Popen[Any]) -> None:
@@ -184,14 +184,14 @@ def _terminate(process: subprocess.Popen[Any]) -> None:
 
 
 def check_port(port: int) -> None:
-    """Raise BadInput unless `port` is 0 (a free one is picked) or a free port of this host."""
+    """Raise InputError unless `port` is 0 (a free one is picked) or a free port of this host."""
     if not 0 <= port < 65536:
-        raise BadInput(f"dashboard_port={port} is no port: give 1 to 65535, or 0 to pick a free one")
+        raise InputError(f"dashboard_port={port} is no port: give 1 to 65535, or 0 to pick a free one")
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise BadInput(f"dashboard_port={port} is taken: give a free one, or 0 to pick one") from error
+            raise InputError(f"dashboard_port={port} is taken: give a free one, or 0 to pick one") from error
 
 
 def _free_ports(count: int) -> list[int]:

@@ -12,7 +12,7 @@ from cluster.batches import group_table
 from cluster.looking import PART, run_parts
 from cluster.progress import progress_bar
 from cluster.shards import Manifest, read_frames, to_frames
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.hidden_units import Probe, Top, faded, motion_share, segment, top_of
 
 
@@ -44,7 +44,7 @@ def find_top(probe: Probe, url: str, manifest: Manifest, *, num: int, cpus: floa
             found = part if found is None else found.join(part)
             bar.update(int(group[3]))
     if found is None:
-        raise BadInput(f"no clip in {url!r}")
+        raise InputError(f"no clip in {url!r}")
     return found
 
 

@@ -51,7 +51,7 @@ from cluster.shards import (
 )
 from cluster.sources import Source, Sources
 from cluster.units import Ledger, Unit, Videos, commit_url
-from vgan.errors import BadInput, BadVideo
+from vgan.errors import InputError, VideoError
 from vgan.records import Clip, Reject, clip_id
 from vgan.video.child import Decoder
 from vgan.video.clips import clips_from_video
@@ -78,7 +78,7 @@ def prepare(
         replace: pack again even if `out` holds a finished dataset, of the same or other sources, gates or packing.
 
     Raises:
-        BadInput: no video yields a clip, or `out` holds another dataset or is not shared by all nodes.
+        InputError: no video yields a clip, or `out` holds another dataset or is not shared by all nodes.
     """
     if finished := already_prepared(sources, out, config, packing, replace=replace):
         return finished
@@ -95,7 +95,7 @@ def prepare(
                 compact(out)
             ledger = Ledger.read(out)
             if ledger.open_units(videos) == units:
-                raise BadInput(
+                raise InputError(
                     f"the workers' files do not appear at {out!r}: out= must be a folder that all nodes share"
                 )
     inputs = _inputs_digest(listed, deleted, ledger, config, packing)
@@ -126,7 +126,7 @@ def already_prepared(
     """Return the manifest at `out` if the same arguments of `prepare` made it, or None if there is work to do.
 
     Raises:
-        BadInput: `out` holds another dataset, made with other settings or not to be replaced.
+        InputError: `out` holds another dataset, made with other settings or not to be replaced.
     """
     if not storage.exists(storage.join(out, MANIFEST)):
         return None
@@ -136,9 +136,9 @@ def already_prepared(
         print(f"already prepared: {out}", flush=True)
         return manifest
     if manifest.config["work_digest"] != work_digest(config):
-        raise BadInput(f"{out!r} holds a dataset made with other settings: choose another out= or remove it")
+        raise InputError(f"{out!r} holds a dataset made with other settings: choose another out= or remove it")
     if not replace:
-        raise BadInput(
+        raise InputError(
             f"{out!r} holds a dataset of other sources, gates, seed, shard size, codec or deletion list: "
             "choose another out= or set replace=true"
         )
@@ -190,7 +190,7 @@ def _run_units(units: list[Unit], out: str, config: VideoConfig, progress: Sourc
     """Commit every unit in Ray Data tasks, with a progress bar.
 
     Raises:
-        BadInput: a task failed with an error that the user can correct.
+        InputError: a task failed with an error that the user can correct.
     """
     quiet_ray_data()
     ray.data.DataContext.get_current().execution_options.label_selector = decode_labels()
@@ -208,7 +208,7 @@ def _run_units(units: list[Unit], out: str, config: VideoConfig, progress: Sourc
         results = rows.map(commit_or_tell, fn_args=(out, config), **share, max_retries=2)
     for row in results.iter_rows():
         if row["fault"]:
-            raise BadInput(row["fault"])
+            raise InputError(row["fault"])
         progress.update(row)
 
 
@@ -236,7 +236,7 @@ def commit_or_tell(row: dict[str, Any], out: str, config: VideoConfig) -> dict[s
     """
     try:
         return commit_unit(row, out, config) | {"fault": ""}
-    except BadInput as error:
+    except InputError as error:
         return {"clips": 0, "windows": 0, "source_s": 0.0, "bytes": 0.0, "fault": str(error)}
 
 
@@ -252,7 +252,7 @@ def commit_unit(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str,
         Counts for the progress bar: clips, windows, source_s, bytes.
 
     Raises:
-        BadInput: an error of storage that the user can correct.
+        InputError: an error of storage that the user can correct.
     """
     started = time.monotonic()
     unit = Unit(**row | {"source": Source(**row["source"])})
@@ -264,7 +264,7 @@ def commit_unit(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str,
                 result = decode_unit(path, unit, out, config)
                 if not result.lost_for(frozenset({"killed"})):
                     break
-    except BadVideo as error:
+    except VideoError as error:
         result = Found(rejects=[_whole_video_reject(error)], segments=unit.segments or 1)
     url = commit_url(out, unit, result.segments)
     if not result.committed:
@@ -298,7 +298,7 @@ def decode_unit(path: Path, unit: Unit, out: str, config: VideoConfig) -> Found:
     decoder = worker_decoder(config.decode)
     try:
         probe = decoder.probe(path)
-    except BadVideo as error:
+    except VideoError as error:
         return Found(rejects=[_whole_video_reject(error)], segments=unit.segments or 1)
     segments = unit.segments or num_segments(probe.duration_s, config.decode.segment_s)
     start_s, end_s, source_s = segment_span(probe.duration_s, unit.segment, segments)
@@ -327,7 +327,7 @@ def _with_scene_scores(items: Iterable[Clip | Reject], config: VideoConfig) -> I
     return scored(items, worker_classifier(config.scene.weights, config.scene.sha256), config.scene)
 
 
-def _whole_video_reject(error: BadVideo) -> Reject:
+def _whole_video_reject(error: VideoError) -> Reject:
     """Build the reject of a whole video or segment from the error that ended it."""
     return Reject(start_s=None, stage=error.stage, reason=error.reason, detail=error.detail)
 

@@ -20,7 +20,7 @@ from cluster.records import tables
 from cluster.shards import MANIFEST, Manifest, Shard, read_manifest
 from cluster.sources import Source
 from cluster.units import Ledger, queue_again, read_records
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +42,12 @@ def status(out: str, videos: Mapping[str, Source] | None = None) -> Status:
     """Summarize the commit records of a dataset's folder, of `videos` (by name) only if given.
 
     Raises:
-        BadInput: neither commit records nor a manifest exist at `out`.
+        InputError: neither commit records nor a manifest exist at `out`.
     """
     ledger = Ledger.read(out)
     finished = storage.exists(storage.join(out, MANIFEST))
     if not ledger.units.num_rows and not finished:
-        raise BadInput(f"nothing was prepared at {out!r}: it holds neither commit records nor a manifest")
+        raise InputError(f"nothing was prepared at {out!r}: it holds neither commit records nor a manifest")
     requested = ledger.all_videos() if videos is None else videos
     committed, segments = ledger.progress(requested)
     complete = int(((segments > 0) & (committed == segments)).sum())
@@ -98,7 +98,7 @@ def requeue(out: str, reason: str, videos: Mapping[str, Source]) -> int:
         Number of requeued videos; 0 if there are none while an earlier retry is still unfinished.
 
     Raises:
-        BadInput: no video was rejected for `reason`; the message lists the reasons that occur.
+        InputError: no video was rejected for `reason`; the message lists the reasons that occur.
     """
     ledger = Ledger.read(out)
     records = read_records(ledger.commit_urls(videos))
@@ -114,7 +114,7 @@ def requeue(out: str, reason: str, videos: Mapping[str, Source]) -> int:
         return 0
     if not rejected_videos:
         listing = ", ".join(f"{name} ({n})" for name, n in reasons.most_common()) or "none"
-        raise BadInput(f"no video in {out!r} was rejected for reason={reason!r}; reasons that occur: {listing}")
+        raise InputError(f"no video in {out!r} was rejected for reason={reason!r}; reasons that occur: {listing}")
     queue_again(out, ledger, sorted(rejected_videos))
     return len(rejected_videos)
 
@@ -126,7 +126,7 @@ def verify(out: str) -> list[str]:
     the counts must add up. Needs a Ray session.
 
     Raises:
-        BadInput: no finished dataset at `out`.
+        InputError: no finished dataset at `out`.
     """
     manifest = read_manifest(out)
     check = ray.remote(num_cpus=1, max_retries=2, label_selector=decode_labels())(check_shard)

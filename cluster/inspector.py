@@ -16,8 +16,8 @@ from cluster.judging import SCORES, candidates
 from cluster.shards import REJECTS, Manifest, frame_bytes, read_clips, read_manifest, work_digest
 from cluster.sources import Source
 from cluster.units import Ledger, read_records
-from vgan.errors import BadInput, BadVideo
-from vgan.records import Evidence
+from vgan.errors import InputError, VideoError
+from vgan.records import ClipScores
 from vgan.scenes.labels import scene_column
 from vgan.video import letterbox
 from vgan.video.child import Decoder
@@ -35,7 +35,7 @@ def inspection(out: str, num: int) -> Inspection:
     """Collect `num` clips per group; the sources are decoded again to show the clips before stabilization.
 
     Raises:
-        BadInput: no finished dataset at `out`, its commit records or pixels in work/ are missing, or a source cannot
+        InputError: no finished dataset at `out`, its commit records or pixels in work/ are missing, or a source cannot
             be read.
     """
     manifest = read_manifest(out)
@@ -45,13 +45,13 @@ def inspection(out: str, num: int) -> Inspection:
     sources = {r["source"]["source_id"]: Source(**r["source"]) for r in records}
     clips = candidates(records, list(sources.values()), config)
     rows = clips.select(["clip_id", "source_id", "start_s", "data", "row"]).to_pylist()
-    scores = [Evidence(**row) for row in clips.select(SCORES).to_pylist()]
+    scores = [ClipScores(**row) for row in clips.select(SCORES).to_pylist()]
     strains = [strain(evidence, config.gates) for evidence in scores]
     packed = set(read_clips(out, manifest, ["clip_id"])["clip_id"].to_pylist())
     refusals = _refusals(out)
     accepted = [i for i, row in enumerate(rows) if row["clip_id"] in packed]
     if not accepted:
-        raise BadInput(f"{out!r} holds no commit records of its clips: prepare it again")
+        raise InputError(f"{out!r} holds no commit records of its clips: prepare it again")
     by_strain = sorted(accepted, key=lambda i: strains[i])
     by_jitter = sorted(accepted, key=lambda i: -scores[i].jitter_px)
     reasons: dict[str, list[int]] = {}
@@ -123,12 +123,12 @@ def clip_before(source: Source, start_s: float, config: VideoConfig) -> np.ndarr
         uint8 (T, size, size, 3).
 
     Raises:
-        BadInput: the source can no longer be read.
+        InputError: the source can no longer be read.
     """
     try:
         pixels = _frames_at(source, start_s, config)
-    except BadVideo as error:
-        raise BadInput(
+    except VideoError as error:
+        raise InputError(
             f"cannot decode {source.source_id!r} again to show the clip before stabilization: {error}"
         ) from error
     if config.screen.crop_letterbox:
@@ -156,7 +156,7 @@ def _pixels(out: str, row: dict[str, Any], config: VideoConfig) -> np.ndarray:
     try:
         (data,) = storage.read_ranges(storage.join(out, row["data"]), [span])
     except FileNotFoundError as error:
-        raise BadInput(f"the pixels of unpacked clips are missing from {out!r}/work/units") from error
+        raise InputError(f"the pixels of unpacked clips are missing from {out!r}/work/units") from error
     spec = config.clip
     return np.frombuffer(data, np.uint8).reshape(spec.num_frames, spec.size, spec.size, 3)
 

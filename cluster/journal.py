@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster import storage
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 LINES = 500  # responses per part
 
@@ -23,7 +23,7 @@ class Journal:
         url: Folder of the cache; its responses are loaded.
 
     Raises:
-        BadInput: A part is damaged.
+        InputError: A part is damaged.
     """
 
     def __init__(self, url: str) -> None:
@@ -42,7 +42,7 @@ class Journal:
         try:
             key, value = json.loads(line)
         except ValueError as error:
-            raise BadInput(f"{part!r} is not a journal of this job: remove it and run the command again") from error
+            raise InputError(f"{part!r} is not a journal of this job: remove it and run the command again") from error
         self._responses[key] = json.dumps(value).encode()
 
     def remember(self, key: str, ask: Callable[[], Any]) -> Any:

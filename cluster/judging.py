@@ -15,14 +15,14 @@ from cluster.records import as_table
 from cluster.scenes import refusals, scene_counts
 from cluster.shards import REJECTS_SCHEMA, clip_schema, one_array
 from cluster.sources import CREDITS, Source, Sources
-from vgan.records import Evidence
+from vgan.records import ClipScores
 from vgan.scenes.config import SceneConfig
 from vgan.video.config import FilterConfig, VideoConfig
 from vgan.video.fingerprint import near_duplicates, words
 from vgan.video.gates import broken, verdict
 
 STAGES = ("fetch", "decode", "shots", "screen", "stabilize", "gates")  # in the order of processing
-SCORES = [f.name for f in fields(Evidence)]
+SCORES = [f.name for f in fields(ClipScores)]
 OF_SOURCES = {name: name for name in ("source_id", "label", "split", *CREDITS)} | {"source_uri": "uri"}
 BLOCK = 65536  # clips whose scores are held as Python or NumPy objects at a time
 
@@ -134,9 +134,9 @@ def judge(clips: pa.Table, config: FilterConfig, scene: SceneConfig | None = Non
     verdicts: list[tuple[str, str] | None] = [None] * clips.num_rows
     for start in range(0, clips.num_rows, BLOCK):
         scores = clips.select(SCORES).slice(start, BLOCK)
-        failing = np.flatnonzero(broken(Evidence(**{name: scores[name].to_numpy() for name in SCORES}), config))
+        failing = np.flatnonzero(broken(ClipScores(**{name: scores[name].to_numpy() for name in SCORES}), config))
         for i, row in zip(failing.tolist(), scores.take(pa.array(failing)).to_pylist(), strict=True):
-            verdicts[start + i] = verdict(Evidence(**row), config)
+            verdicts[start + i] = verdict(ClipScores(**row), config)
     for i, refusal in enumerate(refusals(clips, scene) if scene else []):
         if refusal and verdicts[i] is None:
             verdicts[i] = "other_scene", refusal

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from cluster.sources import Source
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 ANY = "any"
 _DEDICATIONS = {"zero": "cc0", "mark": "pdm"}
@@ -42,13 +42,13 @@ def allowing(licenses: Sequence[str]) -> Callable[[str | None, str | None], bool
 
 
 def check_known(licenses: Sequence[str], known: Iterable[tuple[str, str]]) -> None:
-    """Raise BadInput if an entry of an allow-list matches none of the licenses (name, URL) in `known`."""
+    """Raise InputError if an entry of an allow-list matches none of the licenses (name, URL) in `known`."""
     known = list(known)
     names = set().union(*(license_names(*license_) for license_ in known), {ANY})
     for entry in licenses:
         if entry.strip().lower() not in names:
             valid = ", ".join(f"{name!r}" for name, _ in known)
-            raise BadInput(f"licenses: {entry!r} must be one of {valid}, or a code like by-sa, cc0 or pdm")
+            raise InputError(f"licenses: {entry!r} must be one of {valid}, or a code like by-sa, cc0 or pdm")
 
 
 def without_repeats(sources: Sequence[Source]) -> tuple[list[Source], int]:
@@ -60,7 +60,7 @@ def without_repeats(sources: Sequence[Source]) -> tuple[list[Source], int]:
         The remaining sources in order, and the number of removed ones.
 
     Raises:
-        BadInput: Two different files have the same source_id.
+        InputError: Two different files have the same source_id.
     """
     unique: list[Source] = []
     uris, contents, names = set[str](), set[tuple[int | None, str]](), set[str]()
@@ -70,7 +70,7 @@ def without_repeats(sources: Sequence[Source]) -> tuple[list[Source], int]:
         if source.uri in uris or (is_hash and content in contents):
             continue
         if source.source_id in names:
-            raise BadInput(
+            raise InputError(
                 f"two videos have the source_id {source.source_id!r}, the second is {source.uri!r}: rename one"
             )
         uris.add(source.uri)

@@ -14,7 +14,7 @@ from cluster import storage
 from cluster.placement import train_labels
 from cluster.progress import progress_bar
 from cluster.shards import Manifest, read_clips, read_frames, to_frames
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.memory import keep_freed_memory
 from vgan.metrics.extractors import Extractor
 from vgan.metrics.looks import Look, join, look
@@ -47,7 +47,7 @@ def choose(url: str, manifest: Manifest, num: int, seed: int, without: Collectio
     """`num` clips of a dataset by `balanced_order`, leaving out those whose ids are in `without`.
 
     Raises:
-        BadInput: there are fewer.
+        InputError: there are fewer.
     """
     columns = ["clip_id", "source_id", "label"]
     table = {key: np.array(values, object) for key, values in read_clips(url, manifest, columns).to_pydict().items()}
@@ -55,7 +55,7 @@ def choose(url: str, manifest: Manifest, num: int, seed: int, without: Collectio
     barred = set(without)
     rows = np.sort([row for row in order if table["clip_id"][row] not in barred][:num]).astype(np.int64)
     if len(rows) < num:
-        raise BadInput(f"num={num} clips of {url!r} are asked for, and it has {len(rows)}: give a smaller num=")
+        raise InputError(f"num={num} clips of {url!r} are asked for, and it has {len(rows)}: give a smaller num=")
     sources = table["source_id"][rows].astype(str)
     return RealSet(
         url=url,

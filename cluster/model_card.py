@@ -17,7 +17,7 @@ from cluster.evaluation_record import LINES, cells, names_by_word, notes
 from cluster.shards import read_frames
 from cluster.sweep_record import results_of
 from vgan import health
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.transfer.curves import accuracies, gains
 from vgan.video.encode import write_mp4
 from vgan.viz.card import Card, CardModel, Metric, render_card
@@ -32,7 +32,7 @@ def model_card(found: Evaluation, config: EvaluateConfig) -> str:
     """The card of every model of an evaluation, as html.
 
     Raises:
-        BadInput: transfer= names no results of a sweep.
+        InputError: transfer= names no results of a sweep.
     """
     (_, *rows), *lines = cells(found)
     metrics = tuple(
@@ -111,7 +111,7 @@ def _video(frames: np.ndarray, fps: float, alt: str) -> Media:
 def _with_transfer(card: Card, url: str) -> Card:
     """The card with the figure of a sweep."""
     if not storage.exists(url):
-        raise BadInput(f"no results of a sweep at transfer={url!r}: give results.json of jobs.finetune")
+        raise InputError(f"no results of a sweep at transfer={url!r}: give results.json of jobs.finetune")
     rows = storage.read_json(url)
     told = {"protocol": rows[0]["protocol"], "chance": rows[0]["chance"]}
     own = results_of([row for row in rows if row["protocol"] == told["protocol"]])

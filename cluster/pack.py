@@ -37,7 +37,7 @@ from cluster.shards import (
     work_digest,
 )
 from cluster.sources import CREDITS, Sources
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.video.config import ClipSpec, VideoConfig
 from vgan.video.strips import write_strip
 
@@ -76,13 +76,15 @@ def pack(
         inputs: digest of all inputs, stored in the manifest so that a repeated call finds the work done.
 
     Raises:
-        BadInput: no clip passes the gates, or the pixels of a clip are missing.
+        InputError: no clip passes the gates, or the pixels of a clip are missing.
     """
     chosen = choose(records, sources, config)
     accepted, counts = chosen.accepted, chosen.counts
     if not accepted.num_rows:
         reasons = ", ".join(f"{n} {reason}" for reason, n in counts["rejected_by_reason"].items())
-        raise BadInput(f"none of the {counts['sources']} videos yields a clip ({reasons}): nothing to write to {out!r}")
+        raise InputError(
+            f"none of the {counts['sources']} videos yields a clip ({reasons}): nothing to write to {out!r}"
+        )
     _check_pixels_exist(accepted, out)
     for reason, num in chosen.refused.items():
         labels = {"run": prometheus.run_of(out), "stage": "gates", "reason": reason}
@@ -105,13 +107,13 @@ def pack(
 
 
 def _check_pixels_exist(clips: pa.Table, out: str) -> None:
-    """Raise BadInput if the pixels of a clip are missing; called before an older dataset is removed."""
+    """Raise InputError if the pixels of a clip are missing; called before an older dataset is removed."""
     existing = pa.array(storage.list_names(storage.join(out, "work", "units")), pa.string())
     paths = pc.unique(clips["data"].cast(pa.string()))
     names = pc.struct_field(pc.extract_regex(paths, "(?P<name>[^/]*)$"), "name")
     missing = names.filter(pc.invert(pc.is_in(names, value_set=existing)))
     if len(missing):
-        raise BadInput(
+        raise InputError(
             f"{len(missing)} files of pixels are missing from {out!r}/work/units, the first is {pc.min(missing)}: "
             f"remove {out!r} and prepare it again"
         )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 DECODE, TRAIN = "SCENE_DECODE_LABELS", "SCENE_TRAIN_LABELS"
 
@@ -29,11 +29,11 @@ def train_labels() -> dict[str, str] | None:
 
 
 def _parse_labels(variable: str) -> dict[str, str] | None:
-    """Parse the labels in an environment variable; None if it is unset or empty, BadInput if it is malformed."""
+    """Parse the labels in an environment variable; None if it is unset or empty, InputError if it is malformed."""
     text = os.environ.get(variable, "").strip()
     if not text:
         return None
     matches = [re.fullmatch(r"\s*([\w./-]+)=([\w.-]+)\s*", pair) for pair in text.split(",")]
     if not all(matches):
-        raise BadInput(f"environment variable {variable}={text!r} must have the form key=value,key=value")
+        raise InputError(f"environment variable {variable}={text!r} must have the form key=value,key=value")
     return {match[1]: match[2] for match in matches if match}

@@ -22,7 +22,7 @@ from cluster.inspection import status
 from cluster.shards import MANIFEST, read_manifest
 from cluster.sources import read_sources
 from cluster.units import Ledger, read_records
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.options import check_choice, option
 
 HOUR, GB = 3600.0, 1e9
@@ -154,17 +154,17 @@ def read_rates(url: str) -> Rates:
     """Rates from a JSON file; those it does not name are the README's.
 
     Raises:
-        BadInput: no such file, not JSON, an unknown name, or without date and machine.
+        InputError: no such file, not JSON, an unknown name, or without date and machine.
     """
     if not storage.exists(url):
-        raise BadInput(f"no rates at {url!r}")
+        raise InputError(f"no rates at {url!r}")
     try:
         values = storage.read_json(url)
         if not isinstance(values, dict) or not {"date", "machine"} <= set(values):
             raise ValueError("rates are an object with `date` and `machine`, for rates of nowhere mean nothing")
         return Rates(**values)
     except (ValueError, TypeError) as fault:
-        raise BadInput(f"{url!r} does not hold rates: {fault}; names are {', '.join(asdict(Rates()))}") from fault
+        raise InputError(f"{url!r} does not hold rates: {fault}; names are {', '.join(asdict(Rates()))}") from fault
 
 
 def wanted(hours: float, config: CorpusConfig, rates: Rates) -> Corpus:
@@ -191,7 +191,7 @@ def listed(url: str, config: CorpusConfig) -> Corpus:
         table = pa.Table.from_pylist(rows, pa.schema([("bytes", pa.int64()), ("duration_s", pa.float64())]))
     videos = table.num_rows
     if not videos:
-        raise BadInput(f"no video in {url!r}")
+        raise InputError(f"no video in {url!r}")
     sized, timed = videos - table["bytes"].null_count, videos - table["duration_s"].null_count
     total = (pc.sum(table["bytes"]).as_py() or 0) * videos / max(1, sized)
     if timed:
@@ -323,7 +323,7 @@ def _packing(clips: int, rates: Rates, cpu: NodeConfig, moved_gb: float) -> list
 
 def _training(steps: int, batch_size: int, rates: Rates, gpu: NodeConfig, codec: str, clip_bytes: float) -> Stage:
     if not gpu.gpus:
-        raise BadInput(f"steps={steps} needs gpu.gpus= of at least 1; training on CPUs is not planned")
+        raise InputError(f"steps={steps} needs gpu.gpus= of at least 1; training on CPUs is not planned")
     workers, clips = gpu.count * gpu.gpus, steps * batch_size
     speed = rates.gpu_clips_per_s or gpu.tflops * 1000 * rates.gpu_share_of_peak / rates.gflop_per_clip
     feed = rates.feed_clips_per_s if codec == "raw" else rates.feed_jpeg_clips_per_s
@@ -366,7 +366,7 @@ def check(out: str, rates: Rates) -> Checked:
     ledger = Ledger.read(out)
     records = [r for r in read_records(ledger.commit_urls(ledger.all_videos())) if r["probe"] and r["source_s"]]
     if not records:
-        raise BadInput(f"no video of {out!r} was decoded: it tells no rates")
+        raise InputError(f"no video of {out!r} was decoded: it tells no rates")
     planned_s = sum(_planned(record, rates) for record in records)
     windows = sum(map(_windows, records))
     clips = sum(len(r["clips"].get("clip_id", ())) for r in records)

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from cluster import storage
 from cluster.sources import SCHEMA
 from cluster.units import NAMED, READERS, Ledger, commit_names, named_units, unmoved
-from vgan.records import Evidence
+from vgan.records import ClipScores
 
 MOST_LOOSE = 16384  # up to so many individual record files are not compacted
 BLOCK = 8192  # records per Parquet file, and in memory during compaction
@@ -33,7 +33,7 @@ REJECT = {"start_s": NUMBER, "stage": TEXT, "reason": TEXT, "detail": TEXT}
 PROBE = {"duration_s": NUMBER, "width": WHOLE, "height": WHOLE, "fps": NUMBER}
 PROBE |= {"codec": TEXT, "container": TEXT, "rotation": WHOLE}
 CLIP = {"clip_id": TEXT, "source_id": TEXT, "source_uri": TEXT, "start_s": NUMBER, "shot": WHOLE, "label": TEXT}
-CLIP |= {"split": TEXT, "decoder": TEXT, "crc32": WHOLE} | {f.name: KINDS[str(f.type)] for f in fields(Evidence)}
+CLIP |= {"split": TEXT, "decoder": TEXT, "crc32": WHOLE} | {f.name: KINDS[str(f.type)] for f in fields(ClipScores)}
 RECORD = pa.schema(  # as `ingest.commit_unit` writes it; scene columns are added with inferred types
     {
         "video": TEXT,
@@ -139,7 +139,7 @@ def tables(ledger: Ledger, videos: Iterable[str] | None = None, columns: list[st
         columns: columns of RECORD, dotted for fields of a struct; None reads all. Individual files are read completely.
 
     Raises:
-        BadInput: a running job has moved records since the ledger was read.
+        InputError: a running job has moved records since the ledger was read.
     """
     units = ledger.units if videos is None else ledger.records_of(videos)
     units = units.append_column("place", pa.array(np.arange(units.num_rows)))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import storage
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 RECORD = "run.json"
 
@@ -29,7 +29,7 @@ def claim(url: str, name: str, settings: dict[str, Any], defaults: dict[str, Any
         The key, the same at every start.
 
     Raises:
-        BadInput: The run was started with other settings, which the message lists.
+        InputError: The run was started with other settings, which the message lists.
     """
     record_url = storage.join(url, RECORD)
     storage.write_new(record_url, storage.json_bytes({"key": f"{name}-{uuid.uuid4().hex}", "settings": settings}))
@@ -37,7 +37,7 @@ def claim(url: str, name: str, settings: dict[str, Any], defaults: dict[str, Any
     old, new = flatten(defaults or {}) | flatten(record["settings"]), flatten(settings)
     changed = [f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
     if changed:
-        raise BadInput(
+        raise InputError(
             f"{name!r} in {url!r} was started with other settings ({'; '.join(changed)}): choose another name="
         )
     return record["key"]

@@ -36,7 +36,7 @@ class Saver:
             wait: come back when they are on storage.
 
         Raises:
-            BadInput, OSError: the upload that was waited for failed, after several attempts.
+            InputError, OSError: the upload that was waited for failed, after several attempts.
         """
         began = time.perf_counter()
         wait |= not self._finished()

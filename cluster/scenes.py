@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from cluster import storage
 from cluster.shards import Manifest, small_columns
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.scenes.config import SceneConfig
 from vgan.scenes.labels import labels_of, scene_column
 from vgan.video.config import VideoConfig
@@ -29,12 +29,12 @@ def with_classifier(config: VideoConfig) -> VideoConfig:
     The digest identifies the classifier in the dataset's settings, independent of the file's path.
 
     Raises:
-        BadInput: the file does not exist, is no supported classifier, or does not match `scene.sha256`.
+        InputError: the file does not exist, is no supported classifier, or does not match `scene.sha256`.
     """
     scene = config.scene
     if not scene.weights:
         if scene.sha256:
-            raise BadInput("scene.sha256 is set without a classifier: give its file in scene.weights=")
+            raise InputError("scene.sha256 is set without a classifier: give its file in scene.weights=")
         return config
     return replace(config, scene=replace(scene, sha256=_checked_digest(scene.weights, scene.sha256)))
 
@@ -47,7 +47,7 @@ def _checked_digest(weights: str, sha256: str) -> str:
     content = _read(weights)
     digest = hashlib.sha256(content).hexdigest()
     if sha256 and digest != sha256.lower():
-        raise BadInput(
+        raise InputError(
             f"scene.weights={weights!r} has SHA-256 {digest}, not scene.sha256={sha256}: give the right file"
         )
     open_network(content, weights)
@@ -55,10 +55,10 @@ def _checked_digest(weights: str, sha256: str) -> str:
 
 
 def _read(weights: str) -> bytes:
-    """Read the classifier's file; raises BadInput if it does not exist."""
+    """Read the classifier's file; raises InputError if it does not exist."""
     url = storage.absolute(weights)
     if not storage.exists(url):
-        raise BadInput(f"no file at scene.weights={weights!r}: give the file of a Places365 classifier")
+        raise InputError(f"no file at scene.weights={weights!r}: give the file of a Places365 classifier")
     return storage.read_bytes(url)
 
 
@@ -67,7 +67,7 @@ def worker_classifier(weights: str, sha256: str) -> Classifier:
     """Load this process's classifier, cached across videos; on the GPU if the Ray task has a share of one.
 
     Raises:
-        BadInput: the file does not exist, or differs from the one the job started with.
+        InputError: the file does not exist, or differs from the one the job started with.
     """
     import torch
 
@@ -76,7 +76,9 @@ def worker_classifier(weights: str, sha256: str) -> Classifier:
 
     content = _read(weights)
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise BadInput(f"scene.weights={weights!r} differs between nodes or has changed: use a file on shared storage")
+        raise InputError(
+            f"scene.weights={weights!r} differs between nodes or has changed: use a file on shared storage"
+        )
     return Classifier(open_network(content, weights), "cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -123,16 +125,16 @@ def rows_showing(url: str, manifest: Manifest, categories: Sequence[str], thresh
     """Mark the clips of a dataset, in stored order, that show one of these categories: bool (clips,).
 
     Raises:
-        BadInput: an unknown category, one without scores in the dataset, or no clip reaches `threshold`.
+        InputError: an unknown category, one without scores in the dataset, or no clip reaches `threshold`.
     """
     for category in categories:
         try:
             labels_of(category)
         except ValueError as error:
-            raise BadInput(str(error)) from error
+            raise InputError(str(error)) from error
         if category not in manifest.scenes:
             available = ", ".join(manifest.scenes) or "none (prepare it with scene.weights=)"
-            raise BadInput(f"{url!r} holds no scores of category {category!r}; scored categories: {available}")
+            raise InputError(f"{url!r} holds no scores of category {category!r}; scored categories: {available}")
     columns = [scene_column(category) for category in categories]
     masks = [
         np.max([table[name].to_numpy() for name in columns], axis=0) >= threshold
@@ -140,7 +142,7 @@ def rows_showing(url: str, manifest: Manifest, categories: Sequence[str], thresh
     ]
     showing = np.concatenate(masks) if masks else np.empty(0, bool)
     if not showing.any():
-        raise BadInput(
+        raise InputError(
             f"no clip of {url!r} reaches probability {threshold:g} of {' or '.join(categories)}: lower scene_threshold="
         )
     return showing

@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def ray_session(address: str = "") -> Iterator[bool]:
         True for a new local Ray, which cannot grow by nodes.
 
     Raises:
-        BadInput: No cluster answers at the address.
+        InputError: No cluster answers at the address.
     """
     if ray.is_initialized():  # the caller's session, which the caller ends
         yield False
@@ -38,7 +38,7 @@ def ray_session(address: str = "") -> Iterator[bool]:
         try:
             _init_ray(address=address)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise BadInput(f"no Ray cluster answers at address={address!r}: {error}") from error
+            raise InputError(f"no Ray cluster answers at address={address!r}: {error}") from error
     else:
         # Ray enables token authentication by default; a token for this job alone avoids the one that Ray would store,
         # readable by everyone, in the home folder.
@@ -75,23 +75,23 @@ def require_room(what: str, way_out: str = "", *, cpus: float, gpus: float = 0.0
         gpus: Required GPUs.
 
     Raises:
-        BadInput: There are fewer CPUs or GPUs.
+        InputError: There are fewer CPUs or GPUs.
     """
     available = ray.cluster_resources()
     for key, resource, needed in (("cpus", "CPU", cpus), ("gpus", "GPU", gpus)):
         if needed > available.get(resource, 0):
-            raise BadInput(
+            raise InputError(
                 f"{what} needs {needed:g} {resource}s, and there are {available.get(resource, 0):g}: "
                 f"lower {key}={way_out}"
             )
 
 
 def _check_reachable(address: str) -> None:
-    """Raise BadInput unless a server listens at "host:port": Ray itself would retry for minutes."""
+    """Raise InputError unless a server listens at "host:port": Ray itself would retry for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
         return  # "auto" and similar: Ray decides without a delay
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
-        raise BadInput(f"no Ray cluster answers at address={address!r}: {error}") from error
+        raise InputError(f"no Ray cluster answers at address={address!r}: {error}") from error

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from cluster import storage
 from cluster.progress import progress_bar
 from cluster.sources import CREDITS
-from vgan.errors import BadInput
-from vgan.records import SCHEMA_VERSION, VIDEO_REVISION, Clip, Evidence
+from vgan.errors import InputError
+from vgan.records import SCHEMA_VERSION, VIDEO_REVISION, Clip, ClipScores
 from vgan.scenes.labels import scene_column
 from vgan.video.config import ClipSpec, VideoConfig
 from vgan.video.strips import read_strip
@@ -73,7 +73,7 @@ def clip_schema(spec: ClipSpec, codec: str = "raw", *, credited: bool = False, s
             pa.field("split", pa.string()),
             pa.field("decoder", pa.string(), nullable=False),
             *(pa.field(name, pa.string()) for name in CREDITS if credited),
-            *(pa.field(f.name, arrow_types[str(f.type)], nullable=False) for f in fields(Evidence)),
+            *(pa.field(f.name, arrow_types[str(f.type)], nullable=False) for f in fields(ClipScores)),
             *([pa.field("scene", pa.string()), pa.field("scene_score", pa.float64())] if scenes else []),
             *(pa.field(scene_column(category), pa.float64()) for category in scenes),
             pa.field("frames", pa.binary(frame_bytes(spec)) if codec == "raw" else pa.binary(), nullable=False),
@@ -97,7 +97,7 @@ def to_frames(column: pa.ChunkedArray | pa.Array, spec: ClipSpec) -> np.ndarray:
     """Decode a `frames` column to uint8 (N, T, H, W, 3); a single chunk of raw pixels is not copied.
 
     Raises:
-        BadVideo: a JPEG strip is corrupt.
+        VideoError: a JPEG strip is corrupt.
     """
     array = one_array(column) if isinstance(column, pa.ChunkedArray) else column
     if not pa.types.is_fixed_size_binary(array.type):
@@ -224,17 +224,17 @@ def read_manifest(url: str) -> Manifest:
     """Read the manifest of the dataset at a folder's url.
 
     Raises:
-        BadInput: no manifest (unfinished or no dataset), or a manifest of another schema version.
+        InputError: no manifest (unfinished or no dataset), or a manifest of another schema version.
     """
     path = storage.join(url, MANIFEST)
     if not storage.exists(path):
-        raise BadInput(
+        raise InputError(
             f"no dataset at {url!r}: {MANIFEST} is missing; create or complete it with `python -m jobs.prepare`"
         )
     value = storage.read_json(path)
     if value.get("schema_version") != SCHEMA_VERSION:
         version = value.get("schema_version")
-        raise BadInput(f"{path!r} has schema version {version}, this code reads {SCHEMA_VERSION}: prepare it again")
+        raise InputError(f"{path!r} has schema version {version}, this code reads {SCHEMA_VERSION}: prepare it again")
     return Manifest(**value | {"clip": ClipSpec(**value["clip"]), "shards": [Shard(**s) for s in value["shards"]]})
 
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from vgan import gan
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.training.config import ObjectiveConfig
@@ -99,10 +99,10 @@ def sizing(
 
 
 def check_memory(size: Sizing, workers: int, there_gb: float) -> None:
-    """Raise BadInput unless so many workers can hold what they must in a machine's memory."""
+    """Raise InputError unless so many workers can hold what they must in a machine's memory."""
     needed_gb = workers * size.worker_gb(workers)
     if needed_gb > there_gb:
-        raise BadInput(
+        raise InputError(
             f"{workers} workers need about {needed_gb:.0f} GB with batch_size={size.batch_size}, and this machine has "
             f"{there_gb:.0f}: raise pieces=, or lower batch_size=, model.base= or workers="
         )

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from cluster import storage
 from cluster.rows import Rows
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.video.strips import read_list
 
 VIDEO_KINDS = "3gp asf avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mxf ogv ts webm wmv"
@@ -138,11 +138,11 @@ def list_folder(url: str, suffixes: frozenset[str] = VIDEO_SUFFIXES) -> tuple[li
         UTF-8, which a manifest cannot hold.
 
     Raises:
-        BadInput: There is no such folder.
+        InputError: There is no such folder.
     """
     files = storage.find(url)
     if files is None:
-        raise BadInput(f"no folder at {url!r}: give an existing folder of videos")
+        raise InputError(f"no folder at {url!r}: give an existing folder of videos")
     _, root = storage.filesystem(url)
     sources = []
     for path in sorted(files):
@@ -185,7 +185,7 @@ def read_sources(url: str) -> Sources:
     Relative paths in a list are relative to the list's folder, as in the lists of the original code.
 
     Raises:
-        BadInput: The URL is missing or holds no video, a file has another format than its suffix, source ids are not
+        InputError: The URL is missing or holds no video, a file has another format than its suffix, source ids are not
             unique, or no installed package supports the protocol of a URI.
     """
     if "*" in url:
@@ -195,9 +195,9 @@ def read_sources(url: str) -> Sources:
     else:
         sources = Sources.of(list_folder(url)[0])
     if not sources:
-        raise BadInput(f"no video in {url!r}: supported suffixes are {VIDEO_KINDS}")
+        raise InputError(f"no video in {url!r}: supported suffixes are {VIDEO_KINDS}")
     if num_repeated := _count_repeated(sources.table["source_id"]):
-        raise BadInput(
+        raise InputError(
             f"{num_repeated} source_id values in {url!r} repeat earlier ones: they identify videos and must be unique"
         )
     uris = sources.table["uri"]
@@ -227,10 +227,10 @@ def read_manifest_rows(url: str) -> Sources:
     """Read all rows of a manifest or list in order, repeated source ids included.
 
     Raises:
-        BadInput: The file is missing, has another format than its suffix, has no column `uri`, or has a bad value.
+        InputError: The file is missing, has another format than its suffix, has no column `uri`, or has a bad value.
     """
     if not storage.exists(url):
-        raise BadInput(f"no sources manifest at {url!r}: make one with `python -m jobs.acquire`")
+        raise InputError(f"no sources manifest at {url!r}: make one with `python -m jobs.acquire`")
     data, folder = storage.read_bytes(url), url.rpartition("/")[0]
     if url.endswith(".parquet"):
         return _from_parquet(data, folder, url)
@@ -245,9 +245,9 @@ def read_manifest_rows(url: str) -> Sources:
 
 
 def _require_uri(columns: list[str], url: str) -> None:
-    """Raise BadInput unless the columns of a list or manifest include `uri`."""
+    """Raise InputError unless the columns of a list or manifest include `uri`."""
     if "uri" not in columns:
-        raise BadInput(f"{url!r} has no column `uri`; its columns are {', '.join(map(str, columns))}")
+        raise InputError(f"{url!r} has no column `uri`; its columns are {', '.join(map(str, columns))}")
 
 
 def _from_parquet(data: bytes, folder: str, url: str) -> Sources:
@@ -255,7 +255,7 @@ def _from_parquet(data: bytes, folder: str, url: str) -> Sources:
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
     except pa.ArrowInvalid as error:
-        raise BadInput(f"{url!r} is not a Parquet file: {error}") from error
+        raise InputError(f"{url!r} is not a Parquet file: {error}") from error
     _require_uri(file.schema_arrow.names, url)
     table = file.read(columns=_nonempty_columns(file))
     columns = {}
@@ -264,10 +264,10 @@ def _from_parquet(data: bytes, folder: str, url: str) -> Sources:
         try:
             columns[name] = table[name].cast(type_)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise BadInput(f"{url!r}: column `{name}` must be {type_}, got {table[name].type}: {error}") from error
+            raise InputError(f"{url!r}: column `{name}` must be {type_}, got {table[name].type}: {error}") from error
     uris = columns["uri"]
     if uris.null_count:
-        raise BadInput(f"{url!r}, row {pc.index(uris.is_null(), True).as_py() + 1}: a video needs a `uri`")
+        raise InputError(f"{url!r}, row {pc.index(uris.is_null(), True).as_py() + 1}: a video needs a `uri`")
     columns["source_id"] = pc.coalesce(columns["source_id"], uris) if "source_id" in columns else uris
     is_absolute = pc.match_substring_regex(uris, "://|^/|^~/")
     if not pc.all(is_absolute).as_py():  # a join without effect would still copy the column
@@ -295,7 +295,7 @@ def _source(row: dict[str, Any], folder: str, where: str) -> Source:
         where: File and row, for error messages.
 
     Raises:
-        BadInput: There is no `uri`, or a number is malformed.
+        InputError: There is no `uri`, or a number is malformed.
     """
     values = {name: row[name] for name in SCHEMA.names if row.get(name) is not None}
     try:
@@ -305,6 +305,6 @@ def _source(row: dict[str, Any], folder: str, where: str) -> Source:
         absolute_uri = uri if "://" in uri or uri.startswith(("/", "~/")) else storage.join(folder, uri)
         return Source(**{"source_id": uri, **typed, "uri": absolute_uri})
     except (KeyError, ValueError) as error:
-        raise BadInput(
+        raise InputError(
             f"{where}: a video needs a `uri`, `bytes` is a whole number and `duration_s` a number; got {values}"
         ) from error

@@ -39,7 +39,7 @@ from botocore.parsers import ResponseParserError
 from fsspec.core import url_to_fs
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -79,13 +79,13 @@ def absolute(url: str) -> str:
     """Return a URL unchanged and a local path made absolute: workers run in other folders than the driver.
 
     Raises:
-        BadInput: The path is relative and this is a submitted job, which runs in a copy of the code that Ray deletes.
+        InputError: The path is relative and this is a submitted job, which runs in a copy of the code that Ray deletes.
     """
     if "://" in url:
         return url
     path = Path(url).expanduser() if url.startswith("~/") else Path(url)
     if not path.is_absolute() and in_submitted_job():
-        raise BadInput(
+        raise InputError(
             f"{url!r} is relative, and the working folder of a submitted job is deleted: give an absolute path or a url"
         )
     return str(path.absolute())
@@ -113,14 +113,14 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Resolve a URL to its fsspec file system and the path inside it.
 
     Raises:
-        BadInput: No installed package supports the protocol.
+        InputError: No installed package supports the protocol.
     """
     if "://" not in url:  # fsspec would read "::" in a file name as a chain of file systems
         return fsspec.filesystem("file"), absolute(url)
     try:
         return url_to_fs(url)
     except (ValueError, ImportError) as error:
-        raise BadInput(f"cannot use the url {redact(url)!r}: {redact(str(error))}") from error
+        raise InputError(f"cannot use the url {redact(url)!r}: {redact(str(error))}") from error
 
 
 def arrow_filesystem(url: str) -> tuple[PyFileSystem, str]:
@@ -148,7 +148,7 @@ def may_pass(fault: BaseException) -> bool:
     return isinstance(fault, (*CONNECTION_FAULTS, ResponseParserError)) or getattr(fault, "errno", 0) in PASSING_ERRNOS
 
 
-def explained(fault: BaseException, url: str) -> BadInput | None:
+def explained(fault: BaseException, url: str) -> InputError | None:
     """Translate an error of a store into one the user can fix, in one line without secrets.
 
     Args:
@@ -161,38 +161,38 @@ def explained(fault: BaseException, url: str) -> BadInput | None:
     name, (status, code) = repr(redact(url)), _response_status(fault)
     number = fault.errno if isinstance(fault, OSError) and status is None else None  # s3fs invents errno values
     if number in (errno.ENOSPC, errno.EDQUOT) or code in FULL_CODES or status == 507:
-        return BadInput(f"no space left to write {name}: free some space and run the same command again")
+        return InputError(f"no space left to write {name}: free some space and run the same command again")
     if number == errno.EROFS:
-        return BadInput(
+        return InputError(
             f"cannot write {name}, its file system is read-only: choose another folder or mount it writable"
         )
     if code in KEY_CODES or isinstance(
         fault, boto.NoCredentialsError | boto.PartialCredentialsError | boto.ProfileNotFound
     ):
-        return BadInput(
+        return InputError(
             f"the store refuses the credentials for {name} ({code or type(fault).__name__}): "
             "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the profile or the role"
         )
     if isinstance(fault, PermissionError) or status in (401, 403):
         reason = code or status or getattr(fault, "strerror", None) or "refused"
         fix = "choose another folder" if _is_local(url) else "correct the credentials"
-        return BadInput(f"no permission for {name} ({reason}): {fix}, or request access to it")
+        return InputError(f"no permission for {name} ({reason}): {fix}, or request access to it")
     if code == "NoSuchBucket":
-        return BadInput(f"no bucket for {name}: create it, or correct the name or AWS_ENDPOINT_URL")
+        return InputError(f"no bucket for {name}: create it, or correct the name or AWS_ENDPOINT_URL")
     if isinstance(fault, boto.FlexibleChecksumError):
-        return BadInput(
+        return InputError(
             f"wrong checksum in a response of the store of {name}: if it sends the checksum of the full file with a "
             "range of it, set AWS_RESPONSE_CHECKSUM_VALIDATION=when_required"
         )
     if isinstance(fault, CONNECTION_FAULTS):
         reason = redact(_first_line(fault))
-        return BadInput(
+        return InputError(
             f"cannot reach the store of {name} ({reason}): check AWS_ENDPOINT_URL or the host, and the network"
         )
     if isinstance(fault, ValueError) and "Invalid endpoint" in str(fault):
-        return BadInput(f"cannot use {name}: AWS_ENDPOINT_URL must have the form http://host:port")
+        return InputError(f"cannot use {name}: AWS_ENDPOINT_URL must have the form http://host:port")
     if status is not None and status >= 500:  # rclone answers 500 when its disk is full
-        return BadInput(
+        return InputError(
             f"the store of {name} keeps answering {status} ({code or 'no reason given'}): "
             "check whether its disk is full or it is overloaded, and run the same command again"
         )
@@ -230,7 +230,7 @@ def _first_line(error: BaseException) -> str:
 def _with_retries(operation: Callable[Concatenate[str, P], R]) -> Callable[Concatenate[str, P], R]:
     """Retry an idempotent operation on a URL after transient errors.
 
-    The operation also raises BadInput, for errors that the user can fix.
+    The operation also raises InputError, for errors that the user can fix.
     """
 
     @functools.wraps(operation)
@@ -261,7 +261,7 @@ def make_folder(url: str) -> None:
     """Create an output folder and check that it is usable, instead of failing hours later. Never creates a bucket.
 
     Raises:
-        BadInput: The folder cannot be created, or files in it cannot be written, read or removed.
+        InputError: The folder cannot be created, or files in it cannot be written, read or removed.
     """
     probe = join(url, f".writable-{uuid.uuid4().hex}")
     try:
@@ -272,7 +272,7 @@ def make_folder(url: str) -> None:
         fs.rm_file(path)
     except faults() as error:
         user_error = explained(error, url)
-        raise user_error or BadInput(f"cannot write to {redact(url)!r}: {redact(_first_line(error))}") from error
+        raise user_error or InputError(f"cannot write to {redact(url)!r}: {redact(_first_line(error))}") from error
     finally:
         if _is_local(url):
             with suppress(OSError):  # a file that did not fit on the disk still has its name
@@ -554,10 +554,10 @@ def read_lines(url: str) -> list[str]:
     """Read the stripped lines of a text file, without the byte order mark that spreadsheet programs write.
 
     Raises:
-        BadInput: The file is missing.
+        InputError: The file is missing.
     """
     if not exists(url):
-        raise BadInput(f"no list at {url!r}")
+        raise InputError(f"no list at {url!r}")
     return [line.strip() for line in read_bytes(url).decode("utf-8-sig", errors="replace").splitlines()]
 
 

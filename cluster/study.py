@@ -21,7 +21,7 @@ from cluster import storage
 from cluster.fetch import local_copy
 from cluster.shards import MANIFEST, read_frames, read_manifest
 from cluster.sources import VIDEO_SUFFIXES, Source
-from vgan.errors import BadInput, BadVideo
+from vgan.errors import InputError, VideoError
 from vgan.study.trials import SCRAMBLED, STATIC, Clip, Plan, Study, Trial, scrambled_clip, side_by_side, static_clip
 from vgan.video.config import DecodeConfig
 from vgan.video.decode import frames
@@ -45,13 +45,15 @@ def list_clips(folder: str, categories: Sequence[str]) -> dict[str, list[str]]:
     """Sources of the clips in a folder of videos, or a dataset, or of those in FOLDER/CATEGORY of each category.
 
     Raises:
-        BadInput: nothing there.
+        InputError: nothing there.
     """
     places = {name: storage.join(folder, name) for name in categories} or {"all": folder}
     found = {name: _sources(url) for name, url in places.items()}
     for name, sources in found.items():
         if not sources:
-            raise BadInput(f"no clips in {places[name]!r}: give videos, or a dataset made by `python -m jobs.prepare`")
+            raise InputError(
+                f"no clips in {places[name]!r}: give videos, or a dataset made by `python -m jobs.prepare`"
+            )
     return found
 
 
@@ -67,7 +69,7 @@ def write_study(study: Study, url: str, *, num_frames: int, fps: float) -> Store
     """Encode every trial and write the folder; study.json comes last and makes it a study.
 
     Raises:
-        BadInput: a clip that cannot be read, is too short, or of another size than the others.
+        InputError: a clip that cannot be read, is too short, or of another size than the others.
     """
     reader = _Reader(num_frames, fps)
     with tempfile.TemporaryDirectory(prefix="study-") as scratch:
@@ -88,16 +90,16 @@ def read_study(url: str) -> StoredStudy:
     """The study in a folder.
 
     Raises:
-        BadInput: none, or one of another version.
+        InputError: none, or one of another version.
     """
     path = storage.join(url, STUDY)
     if not storage.exists(path):
-        raise BadInput(f"no study at {url!r}: {STUDY} is missing; make it with `python -m jobs.study action=make`")
+        raise InputError(f"no study at {url!r}: {STUDY} is missing; make it with `python -m jobs.study action=make`")
     data = storage.read_bytes(path)
     value = json.loads(data)
     if value.get("schema_version") != SCHEMA_VERSION:
         found = value.get("schema_version")
-        raise BadInput(f"{path!r} has schema version {found}, this code reads {SCHEMA_VERSION}: make it again")
+        raise InputError(f"{path!r} has schema version {found}, this code reads {SCHEMA_VERSION}: make it again")
     study = Study(
         methods=tuple(value["methods"]),
         categories=tuple(value["categories"]),
@@ -129,14 +131,14 @@ class _Reader:
         """Frames (T, H, W, 3) uint8 of one side."""
         found = self._stored(clip.source) if "#" in clip.source else _decoded(clip.source)
         if len(found) < self.num_frames:
-            raise BadInput(f"{clip.source!r} has {len(found)} frames, fewer than num_frames={self.num_frames}")
+            raise InputError(f"{clip.source!r} has {len(found)} frames, fewer than num_frames={self.num_frames}")
         found = found[: self.num_frames]
         if self.shape is None:
             self.shape, self.first = found.shape, clip.source
         if found.shape != self.shape or found.shape[1] % BLOCK or found.shape[2] % BLOCK:
             size = f"{found.shape[2]}x{found.shape[1]}"
             message = f"{clip.source!r} is {size} pixels: all clips must be of one size, a multiple of {BLOCK}"
-            raise BadInput(f"{message}, as {self.first!r} is {self.shape[2]}x{self.shape[1]}")
+            raise InputError(f"{message}, as {self.first!r} is {self.shape[2]}x{self.shape[1]}")
         if clip.method == STATIC:
             return static_clip(found)
         return scrambled_clip(found, clip.index, BLOCK) if clip.method == SCRAMBLED else found
@@ -155,5 +157,5 @@ def _decoded(url: str) -> np.ndarray:
     try:
         with local_copy(Source(source_id=url, uri=url)) as path:
             return np.stack([frame.image for frame in frames(path, DecodeConfig(), native=True)])
-    except BadVideo as fault:
-        raise BadInput(f"cannot read {url!r}: {fault}") from fault
+    except VideoError as fault:
+        raise InputError(f"cannot read {url!r}: {fault}") from fault

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.runs import git_commit
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 RAY = str(Path(sys.executable).with_name("ray"))
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,13 +73,13 @@ def free_id(jobs: Sequence[Mapping[str, Any]], name: str) -> str:
         name: Name of the run.
 
     Raises:
-        BadInput: An earlier job of the run has not ended; two concurrent jobs would overwrite each other's files.
+        InputError: An earlier job of the run has not ended; two concurrent jobs would overwrite each other's files.
     """
     status = {job["submission_id"]: job["status"] for job in jobs}
     candidate, number = name, 1
     while candidate in status:
         if status[candidate] not in ENDED:
-            raise BadInput(
+            raise InputError(
                 f"job {candidate!r} is {status[candidate]}: wait, `ray job stop {candidate}`, or give another id="
             )
         number += 1
@@ -88,12 +88,12 @@ def free_id(jobs: Sequence[Mapping[str, Any]], name: str) -> str:
 
 
 def check_upload(folder: Path = ROOT) -> None:
-    """Raise BadInput if the packages in `folder` exceed MAX_UPLOAD_MIB, the upload limit of Ray's jobs API."""
+    """Raise InputError if the packages in `folder` exceed MAX_UPLOAD_MIB, the upload limit of Ray's jobs API."""
     files = [f for package in PACKAGES for f in (folder / package).rglob("*") if f.is_file()]
     files = [f for f in files if "__pycache__" not in f.parts]
     mib = sum(f.stat().st_size for f in files) / 2**20
     if mib > MAX_UPLOAD_MIB:
         largest = max(files, key=lambda f: f.stat().st_size)
-        raise BadInput(
+        raise InputError(
             f"{', '.join(PACKAGES)} hold {mib:.0f} MiB, Ray's limit is {MAX_UPLOAD_MIB}: move {largest} elsewhere"
         )

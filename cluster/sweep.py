@@ -20,7 +20,7 @@ from cluster.shards import Manifest
 from cluster.sweep_record import log_child, log_finished, log_results, row_of, table
 from cluster.tracking import Tracker, TrackingConfig
 from cluster.transfer import LabelledClips, dataset_url, load_split, prepare_labelled, require_unseen, windows
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.models.config import ModelConfig
 from vgan.options import check_choice, option, section
 from vgan.presets import FINETUNE_PRESETS
@@ -117,7 +117,7 @@ def sweep(config: SweepConfig) -> list[dict[str, Any]]:
     """Run every child that has no result yet, and return all results as rows.
 
     Raises:
-        BadInput: missing data, no checkpoint for an init that needs one, one whose shape does not fit the clips, or one
+        InputError: missing data, no checkpoint for an init that needs one, one whose shape does not fit the clips, or one
             that has seen test videos.
         RuntimeError: children failed; the others' results are kept.
     """
@@ -271,11 +271,11 @@ def _starts(config: SweepConfig) -> dict[str, Start]:
     """What every init starts with, after a look that weights load and networks fit the clips.
 
     Raises:
-        BadInput: a checkpoint is missing or does not fit.
+        InputError: a checkpoint is missing or does not fit.
     """
     needing = sorted(set(config.inits) & PRETRAINED)
     if needing and not config.checkpoint:
-        raise BadInput(f"inits names {needing[0]}, so checkpoint= is required; or give inits=[random]")
+        raise InputError(f"inits names {needing[0]}, so checkpoint= is required; or give inits=[random]")
     trained = {url: _trained(url) for url in {config.checkpoint, *config.others.values()} if url}
     fresh = Start(trained[config.checkpoint].model if config.checkpoint else config.model)
     starts = {init: trained[config.checkpoint] if init in PRETRAINED else fresh for init in config.inits}
@@ -284,7 +284,9 @@ def _starts(config: SweepConfig) -> dict[str, Start]:
         for key in ("num_frames", "size"):
             ours, theirs = getattr(config.video.clip, key), getattr(start.model, key)
             if ours != theirs:
-                raise BadInput(f"the network takes clips of {key}={theirs}: set video.clip.{key}={theirs}, got {ours}")
+                raise InputError(
+                    f"the network takes clips of {key}={theirs}: set video.clip.{key}={theirs}, got {ours}"
+                )
         if start.trunk is not None:
             told = f"all {len(start.trunk)} tensors of the trunk from {start.url}"
             print(f"init {init}: {told}; the head starts anew", flush=True)
@@ -295,7 +297,7 @@ def _trained(url: str) -> Start:
     """The discriminator's trunk of a run, a checkpoint, an exported folder or a .t7 file."""
     model, checkpoint = checkpoints.open_model(url)
     if model.discriminator is None:
-        raise BadInput(f"{url!r} holds no discriminator (kind={model.config.kind}): give a GAN's")
+        raise InputError(f"{url!r} holds no discriminator (kind={model.config.kind}): give a GAN's")
     trunk = model.discriminator.get_submodule("trunk").state_dict()
     return Start(model.config, trunk, checkpoint.url if checkpoint else url, checkpoint)
 
@@ -306,7 +308,7 @@ def _claim(config: SweepConfig, digest: str, starts: dict[str, Start]) -> str:
     Inits stand for themselves, so that more of them can join a sweep.
 
     Raises:
-        BadInput: they were made with other settings, or an init began with other weights.
+        InputError: they were made with other settings, or an init began with other weights.
     """
     url = storage.join(config.out, config.name)
     pinned = {"finetune": asdict(config.finetune), "data": digest}

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from cluster.child import Child
 from cluster.tracking import Run, Tracker
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.transfer.curves import BASELINE, EVERY, Point, Result, accuracies, differences, gains
 from vgan.transfer.fractions import ids_digest
 from vgan.transfer.scores import Scores
@@ -205,18 +205,18 @@ def gather(tracker: Tracker, names: Sequence[str]) -> tuple[Run, list[dict[str, 
     """A sweep's parent run and its results, from MLflow alone; of several sweeps, every init under its sweep's name.
 
     Raises:
-        BadInput: there is no sweep of a name, or it has no finished child.
+        InputError: there is no sweep of a name, or it has no finished child.
     """
     parents, rows = [], list[dict[str, Any]]()
     for name in names:
         parent = tracker.newest(kind="sweep", name=name)
         if parent is None:
-            raise BadInput(
+            raise InputError(
                 f"no sweep {name!r} in MLflow's experiment {tracker.experiment!r}: see sweep= and tracking.*"
             )
         found = [_row_from(tracker, run_id, tags) for run_id, tags in tracker.children(parent.id)]
         if not found:
-            raise BadInput(f"the sweep {name!r} has no finished run yet")
+            raise InputError(f"the sweep {name!r} has no finished run yet")
         if len(names) > 1:
             found = [row | {"init": f"{name}: {row['init']}"} for row in found]
         parents.append(parent)

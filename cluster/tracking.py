@@ -34,7 +34,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cluster import storage
 from cluster.tracking_config import TrackingConfig as TrackingConfig
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,7 +78,7 @@ class Tracker:
         """Return the experiment's id, creating the experiment if it is new.
 
         Raises:
-            BadInput: The tracking server does not answer, or it refuses the request.
+            InputError: The tracking server does not answer, or it refuses the request.
         """
         if not self._experiment_id:  # cached: requested several times per run, and constant
             self._experiment_id = self._find_experiment()
@@ -97,7 +97,7 @@ class Tracker:
             tags = {"mlflow.experimentKind": "custom_model_development"}
             return self.client.create_experiment(self.experiment, artifact_location=folder, tags=tags)
         except FAULTS as error:
-            raise BadInput(f"cannot use MLflow at tracking.uri={storage.redact(self.uri)!r}: {error}") from error
+            raise InputError(f"cannot use MLflow at tracking.uri={storage.redact(self.uri)!r}: {error}") from error
 
     def start(
         self, key: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str], parent: str = ""

@@ -22,7 +22,7 @@ from cluster.sizing import Sizing, check_memory, matrix_flop_per_s, memory_gb, s
 from cluster.stopping import HeedingConfig, run_stoppable, start_signal
 from cluster.tracking import Run, Tracker, TrackingConfig, environment
 from cluster.worker import Job, Outcome, train_worker
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.models.config import ModelConfig
 from vgan.options import check_choice, option, section
 from vgan.presets import PRESETS
@@ -147,7 +147,7 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
     """Train to `config.steps`, continuing the run of that name if there is one. An interrupt saves first.
 
     Raises:
-        BadInput: no dataset, a model that does not fit it, settings that differ from the run's, no sound checkpoint
+        InputError: no dataset, a model that does not fit it, settings that differ from the run's, no sound checkpoint
             where there are some, or a loss that is not finite.
         KeyboardInterrupt: after an interrupt, when the workers have saved.
         TrainingFailedError: workers failed more than `config.max_failures` times without getting on.
@@ -187,7 +187,7 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
             run.text(environment(), "environment.txt")
             outcome = _train(config, manifest, only, tracker, run)
             if outcome.failed:
-                raise BadInput(outcome.failed)
+                raise InputError(outcome.failed)
             checkpoints.prune(run_url, config.checkpoints_kept, config.keep_best)  # the last one has pushed another out
             result = checkpoints.open_checkpoint(run_url)
             run.tag(checkpoint_uri=result.url)
@@ -200,19 +200,19 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
 
 
 def _check_room(config: TrainConfig, size: Sizing) -> None:
-    """Raise BadInput if a Ray that cannot grow lacks CPUs, GPUs, memory or disk; else tell how fast it may be.
+    """Raise InputError if a Ray that cannot grow lacks CPUs, GPUs, memory or disk; else tell how fast it may be.
 
     Too few CPUs or GPUs it would wait for, for ever.
     """
     kind = "GPU" if config.use_gpu else "CPU"
     there, (least, most) = int(ray.cluster_resources().get(kind, 0)), config.worker_range
     if there < least:
-        raise BadInput(f"workers={config.workers} need a {kind} each, and there are {there}: lower workers=")
+        raise InputError(f"workers={config.workers} need a {kind} each, and there are {there}: lower workers=")
     check_memory(size, min(most, there), memory_gb())
     free_gb = storage.free_bytes(config.out) / 1e9
     needed_gb = (config.checkpoints_kept + 1 + bool(config.keep_best)) * size.checkpoint_gb
     if free_gb < needed_gb:
-        raise BadInput(
+        raise InputError(
             f"{config.checkpoints_kept} checkpoints of {size.checkpoint_gb:.2f} GB and the next do not fit into the "
             f"{free_gb:.2f} GB free at {config.out!r}: lower checkpoints_kept= or choose another out="
         )
@@ -274,7 +274,7 @@ def _check_fits(config: TrainConfig, manifest: Manifest) -> None:
     for key in ("num_frames", "size"):
         ours, theirs = getattr(config.model, key), getattr(manifest.clip, key)
         if ours != theirs:
-            raise BadInput(
+            raise InputError(
                 f"model.{key}={ours} but the clips of {config.data!r} have {theirs}: set model.{key}={theirs}"
             )
 

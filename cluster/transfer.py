@@ -13,7 +13,7 @@ from cluster.ingest import prepare
 from cluster.pack import Packing
 from cluster.shards import Manifest, read_clips, read_frames, read_manifest
 from cluster.sources import Source
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.transfer.fractions import held_out
 from vgan.transfer.scores import protocol_name
 from vgan.transfer.ucf101 import Split, read_split
@@ -102,7 +102,9 @@ def load_split(
         train = ~held_out(labels, [v.group for v in found], HELD_OUT_SHARE, seed=fold)
     if train.all() or not train.any():
         side = "test" if train.all() else "training"
-        raise BadInput(f"split {number} of {root!r} has no {side} video with a clip: give more videos, or choose=false")
+        raise InputError(
+            f"split {number} of {root!r} has no {side} video with a clip: give more videos, or choose=false"
+        )
     stored = np.zeros((len(found), test_clips), np.int64)
     for place, video in enumerate(found):
         own = by_video[_source_id(video.path)]
@@ -147,7 +149,7 @@ def leaked(root: str, splits: list[int], pretraining_url: str) -> list[str]:
     Known by their names, as UCF101's files are called (v_<Class>_gGG_cCC): a copy under another name is not found.
 
     Raises:
-        BadInput: the pre-training set cannot be read.
+        InputError: the pre-training set cannot be read.
     """
     tested = {
         _group(v.path.name) for number in splits for v in read_split(Path(root), number).videos if v.side == "test"
@@ -171,29 +173,29 @@ def require_unseen(root: str, splits: list[int], pretraining_url: str, digest: s
         digest: that it had.
 
     Raises:
-        BadInput: it holds test videos, and that is not allowed; or nobody can tell.
+        InputError: it holds test videos, and that is not allowed; or nobody can tell.
     """
     way_out = "or give allow_leak=true, and every figure will say so"
     if not pretraining_url:
         if allowed:
             return UNKNOWN
-        raise BadInput(
+        raise InputError(
             "whether the checkpoint has seen test videos cannot be told: an exported or .t7 model does not say what it "
             f"was trained on. Give its run's folder, {way_out}"
         )
     try:
         if read_manifest(pretraining_url).digest != digest:
-            raise BadInput("another dataset stands there now")
+            raise InputError("another dataset stands there now")
         found = leaked(root, splits, pretraining_url)
-    except (BadInput, FileNotFoundError) as fault:
+    except (InputError, FileNotFoundError) as fault:
         if allowed:
             return UNKNOWN
-        raise BadInput(
+        raise InputError(
             f"whether the checkpoint has seen test videos cannot be told, because its dataset {pretraining_url!r} "
             f"cannot be read ({fault}): put it back, {way_out}"
         ) from fault
     if found and not allowed:
-        raise BadInput(
+        raise InputError(
             f"{len(found)} videos of the checkpoint's dataset {pretraining_url!r} are test videos or of their groups, "
             f"{found[0]} first: train on the training list alone, {way_out}"
         )

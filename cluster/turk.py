@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from cluster.study import clip_name
 from cluster.votes import Vote
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.study.trials import GOLD, PAIR, Study
 
 _WORKER, _STATUS = "WorkerId", "AssignmentStatus"
@@ -35,7 +35,7 @@ class Imported:
 def hits_csv(study: Study, media: str, per_hit: int) -> str:
     """A row for each HIT: trials and the addresses of their clips, gold trials spread evenly among the others."""
     if per_hit < 1:
-        raise BadInput(f"per_hit must be at least 1, got {per_hit}")
+        raise InputError(f"per_hit must be at least 1, got {per_hit}")
     pairs, gold = study.numbers(PAIR), study.numbers(GOLD)
     mixed = sorted(
         [((k + 0.5) / len(pairs), n) for k, n in enumerate(pairs)]
@@ -59,12 +59,12 @@ def read_results(text: str, study: Study, secret: bytes) -> Imported:
     Each worker counts for as many trials as the study allows a rater, the first ones of the file.
 
     Raises:
-        BadInput: it is none, or of another study.
+        InputError: it is none, or of another study.
     """
     rows = csv.DictReader(io.StringIO(text))
     asked = [name for name in rows.fieldnames or [] if name.startswith("Input.trial_")]
     if not asked or _WORKER not in (rows.fieldnames or []):
-        raise BadInput(
+        raise InputError(
             "results= is no results file of a batch made from hits.csv: no columns WorkerId and Input.trial_1"
         )
     votes: dict[tuple[str, int], Vote] = {}
@@ -90,9 +90,9 @@ def _row_votes(row: dict[str, str], asked: Sequence[str], rater: str, study: Stu
     for name in asked:
         number, choice = row[name], row.get(f"Answer.choice_{name.rpartition('_')[2]}", "")
         if choice not in ("left", "right"):
-            raise BadInput(f"results= line {line}: {name} has the answer {choice!r}, not left or right")
+            raise InputError(f"results= line {line}: {name} has the answer {choice!r}, not left or right")
         if not number.isdecimal() or int(number) not in range(len(study.trials)):
-            raise BadInput(f"results= line {line}: {name} is {number!r}, no trial of this study")
+            raise InputError(f"results= line {line}: {name} is {number!r}, no trial of this study")
         found.append(Vote(rater=rater, trial=int(number), left=choice == "left"))
     return found
 

@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 from cluster import storage
 from cluster.rows import BLOCK, Rows
 from cluster.sources import Source, Sources
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 READERS = 32  # threads; they mostly wait for an object store
 NAME = r"^(?P<video>[0-9a-f]{20})\.g(?P<generation>\d+)\.(?P<segment>\d+)of(?P<segments>\d+)\.json$"
@@ -289,7 +289,7 @@ def read_records(urls: list[str]) -> list[dict[str, Any]]:
     """Read commit records at the locations of `Ledger.commit_urls`, in parallel, in the order given.
 
     Raises:
-        BadInput: a running job has moved records since the ledger was read.
+        InputError: a running job has moved records since the ledger was read.
     """
     rows: dict[str, dict[int, dict[str, Any]]] = {url.rpartition("#")[0]: {} for url in urls if ".parquet#" in url}
     for file in rows:
@@ -305,18 +305,18 @@ def read_records(urls: list[str]) -> list[dict[str, Any]]:
 
 @contextmanager
 def unmoved(place: str) -> Iterator[None]:
-    """Convert FileNotFoundError inside the context, raised for a record that has moved, into BadInput.
+    """Convert FileNotFoundError inside the context, raised for a record that has moved, into InputError.
 
     Args:
         place: dataset folder, for the message.
 
     Raises:
-        BadInput: a file in the ledger no longer exists.
+        InputError: a file in the ledger no longer exists.
     """
     try:
         yield
     except FileNotFoundError as error:
-        raise BadInput(f"a running job has moved records of {place!r} in the meantime: run this again") from error
+        raise InputError(f"a running job has moved records of {place!r} in the meantime: run this again") from error
 
 
 def _record(row: dict[str, Any]) -> dict[str, Any]:

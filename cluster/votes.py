@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from cluster import storage
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.study.ratings import Votes
 
 _tables = sa.MetaData()
@@ -57,15 +57,15 @@ class VoteStore:
             study: the study's digest.
 
         Raises:
-            BadInput: a database that cannot be opened, or of another kind.
+            InputError: a database that cannot be opened, or of another kind.
         """
         self.study = study
         try:
             self.engine = sa.create_engine(url)
         except (SQLAlchemyError, ImportError) as fault:
-            raise BadInput(f"cannot use db={storage.redact(url)!r}: {fault}") from fault
+            raise InputError(f"cannot use db={storage.redact(url)!r}: {fault}") from fault
         if self.engine.dialect.name not in _INSERT:
-            raise BadInput(f"db= must begin with sqlite:/// or postgresql+psycopg://, got {storage.redact(url)!r}")
+            raise InputError(f"db= must begin with sqlite:/// or postgresql+psycopg://, got {storage.redact(url)!r}")
         self._insert = _INSERT[self.engine.dialect.name]
         if self.engine.dialect.name == "sqlite":
             sa.event.listen(self.engine, "connect", _make_durable)
@@ -75,7 +75,7 @@ class VoteStore:
             self._make_tables()
             self.secret = self._find_secret()
         except (SQLAlchemyError, OSError) as fault:
-            raise BadInput(f"cannot use db={storage.redact(url)!r}: {str(fault).splitlines()[0]}") from fault
+            raise InputError(f"cannot use db={storage.redact(url)!r}: {str(fault).splitlines()[0]}") from fault
 
     def _make_tables(self) -> None:
         """Make what is missing. PostgreSQL fails where another process does so at that moment: then once more."""

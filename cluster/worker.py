@@ -25,7 +25,7 @@ from cluster.shards import Manifest
 from cluster.stopping import StopWatch, must_go_on
 from cluster.tracking import Outbox, Run, Tracker, system_metrics
 from vgan import gan
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.health import health, warnings
 from vgan.memory import keep_freed_memory
 from vgan.video.pixels import batch_from_model_range, batch_to_model_range
@@ -98,7 +98,7 @@ def train_worker(loop: dict[str, Any]) -> Outcome:
     try:
         with must_go_on(config.hang_timeout_s):
             start = resume(nets, job.run_url)
-    except BadInput as fault:
+    except InputError as fault:
         return Outcome(step=0, failed=str(fault))
     if start >= config.steps:
         return Outcome(step=start)
@@ -215,12 +215,12 @@ def resume(nets: engines.Engines, run_url: str) -> int:
     """Restore the newest sound checkpoint, if any; the step it was taken at. Every rank must call it.
 
     Raises:
-        BadInput: there are checkpoints, and all of them are damaged.
+        InputError: there are checkpoints, and all of them are damaged.
     """
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
         url, fault = engines.of_rank_zero(_newest(run_url, Path(scratch)) if engines.is_rank_zero() else ("", ""))
         if fault:
-            raise BadInput(fault)
+            raise InputError(fault)
         if not url:
             return 0
         folder = Path(scratch) / url.rpartition("/")[2]
@@ -237,7 +237,7 @@ def _newest(run_url: str, scratch: Path) -> tuple[str, str]:
     """Url of the checkpoint to resume from, fetched, or ""; and what is wrong, or ""."""
     try:
         return checkpoints.fetch_newest(run_url, scratch) or "", ""
-    except BadInput as fault:
+    except InputError as fault:
         return "", str(fault)
 
 

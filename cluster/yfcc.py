@@ -17,7 +17,7 @@ from urllib.parse import unquote_plus
 from cluster import storage
 from cluster.progress import progress_bar
 from cluster.sources import Source
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.options import option
 
 FILES = "https://multimedia-commons.s3-us-west-2.amazonaws.com/data/videos/mp4"
@@ -61,7 +61,7 @@ def list_yfcc(
         Sources in the order of the metadata, and the number of omitted videos by reason.
 
     Raises:
-        BadInput: A file is missing or has another format, or media hashes are needed and none were given.
+        InputError: A file is missing or has another format, or media hashes are needed and none were given.
     """
     required_tags = {tag.strip().lower() for tag in config.tags}
     left_out: dict[str, int] = {}
@@ -108,12 +108,12 @@ def _parse_id(row: list[str], where: str) -> tuple[str, str]:
         where: File and line, for error messages.
 
     Raises:
-        BadInput: The values are not of this format.
+        InputError: The values are not of this format.
     """
     id_columns = row[: len(row) + USER]  # id; id, hash; line, id, hash
     video_id, media_hash = (id_columns[-1], "") if len(id_columns) == 1 else (id_columns[-2], id_columns[-1])
     if not video_id.isdigit() or (media_hash and not HASH.fullmatch(media_hash)):
-        raise BadInput(f"{where}: {video_id!r} and {media_hash!r} are no id and media hash of YFCC100M")
+        raise InputError(f"{where}: {video_id!r} and {media_hash!r} are no id and media hash of YFCC100M")
     return video_id, media_hash
 
 
@@ -122,13 +122,13 @@ def _read_hashes(url: str, video_ids: set[str]) -> dict[str, str]:
     if not video_ids:
         return {}
     if not url:
-        raise BadInput("this metadata has no media hashes: give yfcc.hashes=, the url of yfcc100m_hash.bz2")
+        raise InputError("this metadata has no media hashes: give yfcc.hashes=, the url of yfcc100m_hash.bz2")
     hashes = {}
     for number, row in _rows(url, num_columns=(2, 2)):
         video_id, media_hash = (value.decode("ascii", errors="replace").strip() for value in row)
         if video_id in video_ids:
             if not HASH.fullmatch(media_hash):
-                raise BadInput(f"{url!r}, line {number}: {media_hash!r} is no media hash")
+                raise InputError(f"{url!r}, line {number}: {media_hash!r} is no media hash")
             hashes[video_id] = media_hash
             if len(hashes) == len(video_ids):
                 break
@@ -143,10 +143,10 @@ def _rows(url: str, num_columns: tuple[int, int] = (23, 25)) -> Iterator[tuple[i
         num_columns: Minimum and maximum number of columns.
 
     Raises:
-        BadInput: The file is missing, cannot be read, or has another number of columns.
+        InputError: The file is missing, cannot be read, or has another number of columns.
     """
     if not storage.exists(url):
-        raise BadInput(f"no file at {storage.redact(url)!r}: give a copy of YFCC100M's metadata")
+        raise InputError(f"no file at {storage.redact(url)!r}: give a copy of YFCC100M's metadata")
     fs, path = storage.filesystem(url)
     size = fs.info(path).get("size") or 0
     with (
@@ -160,9 +160,11 @@ def _rows(url: str, num_columns: tuple[int, int] = (23, 25)) -> Iterator[tuple[i
                     bar.update(file.tell() / MEGABYTE - bar.n)
                 row = line.rstrip(b"\r\n").split(b"\t")
                 if not num_columns[0] <= len(row) <= num_columns[1]:
-                    raise BadInput(
+                    raise InputError(
                         f"{url!r}, line {number}: {len(row)} columns, YFCC100M has {num_columns[0]} to {num_columns[1]}"
                     )
                 yield number, row
         except (OSError, EOFError) as error:
-            raise BadInput(f"{url!r} cannot be read as {'bz2' if url.endswith('.bz2') else 'text'}: {error}") from error
+            raise InputError(
+                f"{url!r} cannot be read as {'bz2' if url.endswith('.bz2') else 'text'}: {error}"
+            ) from error

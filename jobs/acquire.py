@@ -13,7 +13,7 @@ from cluster.licenses import allowing, without_repeats
 from cluster.sources import Source, list_folder, list_glob, read_manifest_rows, write_sources
 from cluster.yfcc import YfccConfig, list_yfcc
 from jobs import command
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.options import check_choice, option, section
 from vgan.transfer.ucf101 import read_split
 from vgan.video.strips import read_list
@@ -70,7 +70,7 @@ def main(config: AcquireConfig) -> None:
     }
     given = [name for name, (value, _) in origins.items() if value]
     if len(given) != 1:
-        raise BadInput(f"give exactly one of {', '.join(origins)}; got {' and '.join(given) or 'none'}")
+        raise InputError(f"give exactly one of {', '.join(origins)}; got {' and '.join(given) or 'none'}")
     origin, list_videos = origins[given[0]]
     deleted = set(_lines(config.deleted)) if config.deleted else set()
     found = list_videos(config)
@@ -83,7 +83,7 @@ def main(config: AcquireConfig) -> None:
     _say(repeats, "left out: listed before, by url or content")
     sources = sources[: config.limit or None]
     if not sources:
-        raise BadInput(
+        raise InputError(
             f"no video found in {origin!r}" if not found else f"none of {len(found)} videos in {origin!r} is left"
         )
     out = storage.absolute(config.out)
@@ -121,7 +121,7 @@ def _from_tinyvideo(config: AcquireConfig) -> list[Source]:
     names = read_list("\n".join(_lines(url)))
     outside = [name for name in names if name.startswith(("/", "~")) or "://" in name or ".." in name.split("/")]
     if outside:
-        raise BadInput(f"{url!r}: {outside[0]!r} lies outside of the folder of the strips")
+        raise InputError(f"{url!r}: {outside[0]!r} lies outside of the folder of the strips")
     return [Source(uri=storage.join(root, name), source_id=name) for name in names]
 
 
@@ -170,7 +170,7 @@ def _from_yfcc(config: AcquireConfig) -> list[Source]:
 def _need_licenses(config: AcquireConfig) -> None:
     """What may be done with a clip is the user's to say: some licences forbid changed copies, some any at all."""
     if not config.licenses:
-        raise BadInput("licenses= is required: e.g. licenses=[by,by-sa,cc0,pdm], or licenses=any for all there are")
+        raise InputError("licenses= is required: e.g. licenses=[by,by-sa,cc0,pdm], or licenses=any for all there are")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cluster import storage
 from cluster.runs import flatten, public_settings
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.presets import settings_of
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ def run(job: Callable[[T], None], kind: type[T], about: str, argv: Sequence[str]
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         return INTERRUPTED
-    except Exception as fault:  # noqa: BLE001 - a remote worker's BadInput arrives wrapped, and Ray's is a BadInput too
+    except Exception as fault:  # noqa: BLE001 - a remote worker's InputError arrives wrapped, and Ray's is a InputError too
         cause = _bad_input_inside(fault)
         if cause is None:
             traceback.print_exc()
@@ -65,7 +65,7 @@ def load(kind: type[T], words: Sequence[str]) -> T:
     """Settings from `config=FILE` (first, optional) and `key=value` words over the defaults.
 
     Raises:
-        BadInput: an unknown key, a value of the wrong kind or out of bounds, an unreadable file.
+        InputError: an unknown key, a value of the wrong kind or out of bounds, an unreadable file.
     """
     config = OmegaConf.structured(kind)
     OmegaConf.set_readonly(config, False)  # frozen dataclasses make read-only configs
@@ -77,7 +77,7 @@ def load(kind: type[T], words: Sequence[str]) -> T:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            raise BadInput(f"{word!r} is not key=value; see --help")
+            raise InputError(f"{word!r} is not key=value; see --help")
         given[key] = value if kinds.get(key) is str else _parse(value)
     if "preset" in kinds:
         stored, given = _apply_presets(stored, given, kinds)
@@ -85,18 +85,18 @@ def load(kind: type[T], words: Sequence[str]) -> T:
     for key, value in values.items():
         if key not in kinds:
             close = difflib.get_close_matches(key, kinds, n=1, cutoff=0.5)
-            raise BadInput(
+            raise InputError(
                 f"unknown key {key!r}{f'; did you mean {close[0]!r}?' if close else ''} (--help lists them all)"
             )
         alone = get_origin(kinds[key]) is list and not isinstance(value, list)
         try:
             OmegaConf.update(config, key, [value] if alone else value)  # seeds=3 means seeds=[3]
         except OmegaConfBaseException as fault:
-            raise BadInput(f"{key}={value!r}: {str(fault).splitlines()[0]}") from fault
+            raise InputError(f"{key}={value!r}: {str(fault).splitlines()[0]}") from fault
     try:
         return OmegaConf.to_object(config)
     except (ValueError, OmegaConfBaseException) as fault:
-        raise BadInput(str(fault).splitlines()[0]) from fault
+        raise InputError(str(fault).splitlines()[0]) from fault
 
 
 def _by_option(stored: dict[str, Any], kinds: dict[str, Any]) -> dict[str, Any]:
@@ -121,10 +121,10 @@ def _apply_presets(
 
 
 def require(config: Any, *keys: str) -> None:
-    """Raise BadInput unless each of these options was given."""
+    """Raise InputError unless each of these options was given."""
     for key in keys:
         if not getattr(config, key):
-            raise BadInput(f"{key}= is required; see --help")
+            raise InputError(f"{key}= is required; see --help")
 
 
 def save(config: Any, url: str) -> None:
@@ -153,13 +153,13 @@ def help_text(kind: type, about: str) -> str:
     return "\n".join([about.strip(), "", "options, given as key=value after an optional config=FILE.yaml:", *lines])
 
 
-def _bad_input_inside(fault: BaseException | None) -> BadInput | None:
-    """The BadInput that a Ray error carries, if that is what went wrong on the worker."""
+def _bad_input_inside(fault: BaseException | None) -> InputError | None:
+    """The InputError that a Ray error carries, if that is what went wrong on the worker."""
     seen = 0
     while fault is not None and seen < 10:
         for inner in (fault, *getattr(fault, "worker_failures", {}).values(), getattr(fault, "cause", None)):
-            if isinstance(inner, BadInput):
-                return BadInput(inner.args[0] if inner.args else str(inner))
+            if isinstance(inner, InputError):
+                return InputError(inner.args[0] if inner.args else str(inner))
         fault, seen = fault.__cause__ or getattr(fault, "cause", None), seen + 1
     return None
 
@@ -168,11 +168,11 @@ def _read_yaml(path: str) -> dict[str, Any]:
     try:
         value = yaml.safe_load(Path(path).read_text())
     except OSError as fault:
-        raise BadInput(f"cannot read config={path!r}: {fault.strerror}") from fault
+        raise InputError(f"cannot read config={path!r}: {fault.strerror}") from fault
     except (yaml.YAMLError, UnicodeDecodeError) as fault:
-        raise BadInput(f"config={path!r} is not YAML: {fault}") from fault
+        raise InputError(f"config={path!r} is not YAML: {fault}") from fault
     if not isinstance(value, dict):
-        raise BadInput(f"config={path!r} must hold `key: value` lines")
+        raise InputError(f"config={path!r} must hold `key: value` lines")
     return value
 
 

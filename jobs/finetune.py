@@ -10,7 +10,7 @@ from cluster.sweep import SweepConfig, sweep
 from cluster.sweep_record import gather, log_finished, log_results, table, write_figures
 from cluster.tracking import Tracker
 from jobs import command
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.options import check_choice, option
 
 ABOUT = """Train on labelled actions from each init at each label fraction, seed and split, and compare: an MLflow
@@ -70,7 +70,7 @@ def report(config: FinetuneJobConfig) -> None:
     """Draw a sweep, or several, from what MLflow holds; figures go into out=, of one sweep also onto its parent run."""
     command.require(config, "sweep", "out")
     if "://" in config.out:
-        raise BadInput(f"out={config.out!r} must be a local folder with action=report")
+        raise InputError(f"out={config.out!r} must be a local folder with action=report")
     out = Path(storage.absolute(config.out)) / "-".join(config.sweep)
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "transfer")
     parent, rows = gather(tracker, config.sweep)

@@ -15,7 +15,7 @@ from cluster.shards import read_manifest
 from jobs import command
 from vgan import baseline
 from vgan.baseline import Mixture
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.options import check_choice, option
 from vgan.pretrained import MIXTURE, Clips, Model
 from vgan.viz.panels import clips_panels, sample_grid, strip
@@ -68,11 +68,11 @@ def main(config: GenerateConfig) -> None:
     command.require(config, "checkpoint", "out")
     model, source = checkpoints.open_model(storage.absolute(config.checkpoint), ema=config.ema)
     if model.config.kind == "future":
-        raise BadInput(
+        raise InputError(
             f"checkpoint={config.checkpoint!r} draws from images, not from noise: use `python -m jobs.predict`"
         )
     if model.generator is None:
-        raise BadInput(f"checkpoint={config.checkpoint!r} holds a discriminator alone: give the generator's file")
+        raise InputError(f"checkpoint={config.checkpoint!r} holds a discriminator alone: give the generator's file")
     if torch.cuda.is_available():
         model.generator.cuda()
     if model.config.kind == "autoencoder":
@@ -118,7 +118,7 @@ def _mixture(config: GenerateConfig, model: Model, source: Checkpoint | None) ->
         url = storage.absolute(config.mixture)
         url = url if url.endswith(".safetensors") else storage.join(url, MIXTURE)
         if not storage.exists(url):
-            raise BadInput(f"no mixture at mixture={config.mixture!r}: leave it empty to fit one")
+            raise InputError(f"no mixture at mixture={config.mixture!r}: leave it empty to fit one")
         return baseline.read_mixture(storage.read_bytes(url), url)
     if model.mixture is not None and not config.data:
         return model.mixture
@@ -127,7 +127,9 @@ def _mixture(config: GenerateConfig, model: Model, source: Checkpoint | None) ->
         manifest = read_manifest(url)
         require_fit(model, url, manifest, "give another data=")
     elif source is None:
-        raise BadInput(f"checkpoint={config.checkpoint!r} does not say what it was trained on: give data= or mixture=")
+        raise InputError(
+            f"checkpoint={config.checkpoint!r} does not say what it was trained on: give data= or mixture="
+        )
     else:
         url, manifest = source.dataset_url, training_set(model, source)
     codes = codes_of(model, url, manifest, config.mixture_clips, config.seed)

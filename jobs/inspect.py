@@ -13,7 +13,7 @@ from cluster.mixtures import require_fit
 from cluster.session import ray_session, require_room
 from cluster.shards import read_manifest
 from jobs import command
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.hidden_units import NETWORKS, probe
 from vgan.options import check_choice, option
 from vgan.viz.panels import unit_panels
@@ -62,7 +62,7 @@ def main(config: InspectConfig) -> None:
     require_fit(model, url, manifest, "give another data=")
     seen = probe(model, config.network, config.layer)
     if beyond := [unit for unit in config.units if not 0 <= unit < seen.num_units]:
-        raise BadInput(f"units: layer {config.layer} has units 0 to {seen.num_units - 1}, got {beyond[0]}")
+        raise InputError(f"units: layer {config.layer} has units 0 to {seen.num_units - 1}, got {beyond[0]}")
     storage.make_folder(out)
     with ray_session(config.address) as alone:
         if alone:
@@ -71,7 +71,7 @@ def main(config: InspectConfig) -> None:
     chosen = config.units or np.argsort(-top.stands_out, kind="stable")[: config.num].tolist()
     units = show(seen, top, url, manifest, chosen)
     if not units:
-        raise BadInput("none of these units fires for any clip: choose another layer= or units=")
+        raise InputError("none of these units fires for any clip: choose another layer= or units=")
     sheets = []
     for unit in units:
         title = f"unit {unit.number}, layer {config.layer}: {told(unit)}"

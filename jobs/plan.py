@@ -22,7 +22,7 @@ from cluster.planner import (
 from cluster.runs import public_settings
 from cluster.shards import CODECS
 from jobs import command
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.options import check_choice, option, section
 from vgan.viz.plan import plan_picture
 
@@ -65,7 +65,7 @@ class PlanConfig:
 def main(config: PlanConfig) -> None:
     """Plan, print the table, write JSON and picture."""
     if bool(config.hours) == bool(config.sources):
-        raise BadInput("give exactly one of hours= and sources=")
+        raise InputError("give exactly one of hours= and sources=")
     rates = read_rates(storage.absolute(config.rates)) if config.rates else Rates()
     checked = check(storage.absolute(config.measured), rates) if config.measured else None
     if checked:

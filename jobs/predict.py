@@ -18,7 +18,7 @@ from cluster.progress import progress_bar
 from cluster.shards import Manifest, read_clips, read_manifest, to_frames
 from cluster.sources import VIDEO_SUFFIXES, Source, list_folder
 from jobs import command
-from vgan.errors import BadInput, BadVideo
+from vgan.errors import InputError, VideoError
 from vgan.forecast import copied, error_table, forecast_errors, mean_change, mean_future
 from vgan.options import check_choice, option, section
 from vgan.pretrained import Clips, Model
@@ -79,10 +79,10 @@ def main(config: PredictConfig) -> None:
     """Predict, write the videos, and print the table of errors."""
     command.require(config, "checkpoint", "out")
     if not config.images and not config.data:
-        raise BadInput("nothing to predict: give images= or data=")
+        raise InputError("nothing to predict: give images= or data=")
     model, source = checkpoints.open_model(storage.absolute(config.checkpoint))
     if model.config.kind != "future" or model.generator is None:
-        raise BadInput(
+        raise InputError(
             f"checkpoint={config.checkpoint!r} is of kind={model.config.kind}: train one with model.kind=future"
         )
     if torch.cuda.is_available():
@@ -114,7 +114,7 @@ def _predict_images(config: PredictConfig, model: Model, out: str) -> None:
             known.append((given.truth, clips.video[0]))
         print(f"  future-{number:04d}  {given.name}{'' if given.truth is None else ', with what happened'}", flush=True)
     if not rows:
-        raise BadInput(f"none of images={config.images} could be read")
+        raise InputError(f"none of images={config.images} could be read")
     width = max(row.shape[2] for row in rows)
     wide = [np.pad(row, ((0, 0), (0, 0), (0, width - row.shape[2]), (0, 0)), constant_values=255) for row in rows]
     together = np.concatenate(wide, axis=1)
@@ -134,7 +134,7 @@ def _read_all(words: list[str], video: VideoConfig) -> Iterator[Given]:
             try:
                 with local_copy(source) as path:
                     yield _read(path, source.source_id, video, decoder)
-            except BadVideo as fault:
+            except VideoError as fault:
                 print(f"  {source.source_id}: left out, {fault.reason} ({fault.detail})", flush=True)
 
 
@@ -147,7 +147,7 @@ def _sources(words: list[str]) -> list[Source]:
         else:
             sources += list_folder(url, IMAGES | VIDEO_SUFFIXES)[0]
     if not sources:
-        raise BadInput(f"no image or video in images={words}")
+        raise InputError(f"no image or video in images={words}")
     return sources
 
 
@@ -155,7 +155,7 @@ def _read(path: Path, name: str, video: VideoConfig, decoder: Decoder) -> Given:
     """The first clip of a video that training would take, prepared as for it; else the first frame.
 
     Raises:
-        BadVideo: nothing can be decoded.
+        VideoError: nothing can be decoded.
     """
     if Path(name).suffix.lower() not in IMAGES or is_strip(path):
         for item in clips_from_video(decoder.frames(path), video):
@@ -163,7 +163,7 @@ def _read(path: Path, name: str, video: VideoConfig, decoder: Decoder) -> Given:
                 return Given(name, item.frames[0], item.frames)
     first = next(iter(decoder.frames(path)), None)
     if first is None:
-        raise BadVideo("decode", "no_frames", "not one frame could be decoded")
+        raise VideoError("decode", "no_frames", "not one frame could be decoded")
     return Given(name, first.image, None)
 
 
@@ -210,7 +210,7 @@ def _clips(url: str, manifest: Manifest, model: Model, num: int) -> tuple[np.nda
     """The first `num` clips of a (shuffled) dataset, (N, T, H, W, 3) uint8, and the videos of all its clips."""
     if (manifest.clip.num_frames, manifest.clip.size) != (model.config.num_frames, model.config.size):
         shape = f"{manifest.clip.num_frames} frames of {manifest.clip.size} px"
-        raise BadInput(
+        raise InputError(
             f"the clips of {url!r} have {shape}, the model's {model.config.num_frames} of {model.config.size}"
         )
     sources = set(read_clips(url, manifest, columns=["source_id"])["source_id"].to_pylist())

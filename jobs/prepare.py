@@ -19,7 +19,7 @@ from cluster.shards import CODECS, MANIFEST, Manifest
 from cluster.sources import read_sources
 from cluster.tracking import Tracker, TrackingConfig
 from jobs import command
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.options import check_choice, option, section
 from vgan.scenes.config import SceneConfig
 from vgan.video.config import (
@@ -156,7 +156,7 @@ def make_dataset(config: PrepareConfig, out: str) -> None:
     print(summary(manifest, out))
     rejected = manifest.counts["rejected"] / manifest.counts["sources"]
     if rejected > config.max_reject_fraction:
-        raise BadInput(
+        raise InputError(
             f"{rejected:.0%} of the videos were rejected, more than max_reject_fraction={config.max_reject_fraction}"
         )
 
@@ -176,7 +176,7 @@ def mark_deleted(config: PrepareConfig, out: str) -> None:
     if config.names.endswith(".txt"):
         names = storage.read_lines(storage.absolute(config.names))
     if not storage.exists(storage.join(out, "work")) and not storage.exists(storage.join(out, MANIFEST)):
-        raise BadInput(f"nothing was prepared at {out!r}")
+        raise InputError(f"nothing was prepared at {out!r}")
     clips = delete(out, names)
     print(f"{clips} clips are left out from the next epoch on; prepare with replace=true removes them for good")
 
@@ -185,14 +185,14 @@ def check(config: PrepareConfig, out: str) -> None:
     """Verify the dataset.
 
     Raises:
-        BadInput: something is wrong with it; every fault is printed before.
+        InputError: something is wrong with it; every fault is printed before.
     """
     with ray_session(config.address):
         faults = verify(out)
     for fault in faults:
         print(fault)
     if faults:
-        raise BadInput(f"{out!r} is not whole: {len(faults)} faults; prepare it again with replace=true")
+        raise InputError(f"{out!r} is not whole: {len(faults)} faults; prepare it again with replace=true")
     print(f"whole: {out}")
 
 

@@ -12,7 +12,7 @@ from cluster.tracking_config import TrackingConfig
 from cluster.turk import hits_csv, read_results
 from cluster.votes import VoteStore
 from jobs import command
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.options import check_choice, option, section
 from vgan.study.ratings import votes_needed
 from vgan.study.trials import PAIR, REAL, SCRAMBLED, STATIC, Plan, make_study
@@ -106,7 +106,7 @@ def make(config: StudyConfig) -> None:
     command.require(config, "methods", "real")
     out = storage.absolute(config.out)
     if storage.exists(storage.join(out, STUDY)):
-        raise BadInput(f"out={config.out!r} already holds a study: choose another folder")
+        raise InputError(f"out={config.out!r} already holds a study: choose another folder")
     folders = {**config.methods, REAL: config.real}
     clips = {name: list_clips(storage.absolute(url), config.categories) for name, url in folders.items()}
     study = make_study(clips, config.plan())
@@ -139,7 +139,7 @@ def serve(config: StudyConfig) -> None:
             rating_server.serve(server, config.host, config.port, lambda port: print(f"{say}:{port}", flush=True))
         )
     except OSError as fault:
-        raise BadInput(f"cannot listen on host={config.host!r} port={config.port}: {fault.strerror}") from fault
+        raise InputError(f"cannot listen on host={config.host!r} port={config.port}: {fault.strerror}") from fault
     finally:
         store.close()
     raise KeyboardInterrupt  # it ends by being stopped, and says so as every job does
@@ -153,7 +153,7 @@ def report(config: StudyConfig) -> None:
     stored, store = _open(config)
     votes = store.all()
     if not len(votes):
-        raise BadInput(f"no votes on the study in out={config.out!r} yet: see db= and action=serve")
+        raise InputError(f"no votes on the study in out={config.out!r} yet: see db= and action=serve")
     tables = study_report.tables_of(votes, stored, config.bad_share)
     found = study_report.make_report(votes, stored, tables, config.name)
     lines = [line for table in tables.values() for line in (table.title, preference_text(table.cells), "")]
@@ -182,7 +182,7 @@ def read(config: StudyConfig) -> None:
     stored, store = _open(config)
     url = storage.absolute(config.results)
     if not storage.exists(url):
-        raise BadInput(f"no file at results={config.results!r}")
+        raise InputError(f"no file at results={config.results!r}")
     found = read_results(storage.read_bytes(url).decode("utf-8-sig", "replace"), stored.study, store.secret)
     before = len(store.all())
     for start in range(0, len(found.votes), 100):
@@ -199,7 +199,7 @@ def _open(config: StudyConfig) -> tuple[StoredStudy, VoteStore]:
     out = storage.absolute(config.out)
     stored = read_study(out)
     if not config.db and "://" in out:
-        raise BadInput(f"out={config.out!r} is no local folder: give db=")
+        raise InputError(f"out={config.out!r} is no local folder: give db=")
     return stored, VoteStore(config.db or f"sqlite:///{out}/votes.db", stored.digest)
 
 

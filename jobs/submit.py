@@ -27,7 +27,7 @@ from cluster.submission import (
     submitted_jobs,
 )
 from jobs import command
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.options import option
 
 ABOUT = """Submit a job to a Ray cluster and follow its output. Words before the verb are this command's, those after it
@@ -68,14 +68,14 @@ def main(job: Sequence[str], config: SubmitConfig) -> None:
     """
     if not job or job[0] not in VERBS:
         close = difflib.get_close_matches(job[0] if job else "", VERBS, n=1)
-        raise BadInput(f"name one of {', '.join(VERBS)}" + (f"; did you mean {close[0]!r}?" if close else ""))
+        raise InputError(f"name one of {', '.join(VERBS)}" + (f"; did you mean {close[0]!r}?" if close else ""))
     if {"-h", "--help", "help"} & set(job):
-        raise BadInput(f"python -m jobs.{job[0]} --help lists its options")
+        raise InputError(f"python -m jobs.{job[0]} --help lists its options")
     name = run_name(job)
     check_upload()
     address = (config.address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS).rstrip("/")
     if not address.startswith(("http://", "https://")):
-        raise BadInput(f"address={address!r} must be the jobs API's url, like {DEFAULT_ADDRESS}")
+        raise InputError(f"address={address!r} must be the jobs API's url, like {DEFAULT_ADDRESS}")
     if config.dry_run:
         identity, access = config.id or name, {"RAY_AUTH_MODE": "token"}
     else:
@@ -101,7 +101,7 @@ def run_name(job: Sequence[str]) -> str:
     """What the job's run is called: `name=`, of its words or its file, else the verb.
 
     Raises:
-        BadInput: its file is not among what is uploaded.
+        InputError: its file is not among what is uploaded.
     """
     named = [word.removeprefix("name=") for word in job[1:] if word.startswith("name=")]
     stored: object = None
@@ -109,7 +109,7 @@ def run_name(job: Sequence[str]) -> str:
         path = job[1].removeprefix("config=")
         inside = Path(path).parts[:1] and Path(path).parts[0] in PACKAGES and ".." not in Path(path).parts
         if not inside or not (ROOT / path).is_file():
-            raise BadInput(f"config={path!r} is not uploaded: put it below jobs/configs and name it from there")
+            raise InputError(f"config={path!r} is not uploaded: put it below jobs/configs and name it from there")
         content = yaml.safe_load((ROOT / path).read_text())
         stored = content.get("name") if isinstance(content, dict) else None
     return named[-1] if named else str(stored or job[0])
@@ -119,13 +119,13 @@ def token_access(token_file: str) -> dict[str, str]:
     """The variables that let Ray's client in, from the setting, else from this environment.
 
     Raises:
-        BadInput: there is no token.
+        InputError: there is no token.
     """
     if not token_file and os.environ.get("RAY_AUTH_TOKEN"):
         return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.environ["RAY_AUTH_TOKEN"]}
     path = Path(token_file or os.environ.get("RAY_AUTH_TOKEN_PATH") or DEFAULT_TOKEN_FILE).expanduser().absolute()
     if not path.is_file():
-        raise BadInput(f"no token at {str(path)!r}: give token_file=, or set RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN")
+        raise InputError(f"no token at {str(path)!r}: give token_file=, or set RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN")
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
 
 
@@ -135,9 +135,9 @@ def _jobs(address: str, access: Mapping[str, str]) -> list[dict[str, object]]:
         return submitted_jobs(address, token.strip())
     except urllib.error.HTTPError as fault:
         why = "the token is refused" if fault.code in (401, 403) else f"HTTP {fault.code}"
-        raise BadInput(f"the jobs API at address={address!r} does not serve us: {why}") from fault
+        raise InputError(f"the jobs API at address={address!r} does not serve us: {why}") from fault
     except (OSError, ValueError) as fault:
-        raise BadInput(f"no jobs API answers at address={address!r}: {getattr(fault, 'reason', fault)}") from fault
+        raise InputError(f"no jobs API answers at address={address!r}: {getattr(fault, 'reason', fault)}") from fault
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:

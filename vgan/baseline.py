@@ -8,7 +8,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 # Variance a component keeps at least, over that of all codes: a component of one clip still draws others than that one.
 MIN_VARIANCE = 0.01
@@ -71,13 +71,13 @@ def read_mixture(data: bytes, origin: str) -> Mixture:
     """A mixture out of a safetensors file's bytes.
 
     Raises:
-        BadInput: it holds none.
+        InputError: it holds none.
     """
     try:
         mixture = Mixture(**safetensors.numpy.load(data))
     except (safetensors.SafetensorError, TypeError) as fault:
-        raise BadInput(f"cannot read a mixture from {origin!r}: {fault}") from fault
+        raise InputError(f"cannot read a mixture from {origin!r}: {fault}") from fault
     shapes = [array.shape for array in (mixture.weights, mixture.reaches, mixture.axes)]
     if shapes != [mixture.means.shape[:1], mixture.means.shape, 2 * mixture.means.shape[-1:]]:
-        raise BadInput(f"cannot read a mixture from {origin!r}: its arrays do not fit each other")
+        raise InputError(f"cannot read a mixture from {origin!r}: its arrays do not fit each other")
     return mixture

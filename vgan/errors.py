@@ -1,7 +1,7 @@
 """The two expected errors, reported to the user; any other exception is a bug and ends in a traceback."""
 
 
-class BadVideo(Exception):
+class VideoError(Exception):
     """A video, or a part of one, that cannot be turned into clips. Recorded as a reject; never ends the program.
 
     Args:
@@ -20,5 +20,5 @@ class BadVideo(Exception):
         return f"{self.stage}: {self.reason} ({self.detail})"
 
 
-class BadInput(Exception):
+class InputError(Exception):
     """Invalid user input. Printed as one line with the value and the fix; exit code 2."""

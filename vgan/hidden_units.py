@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.models.layers import fix_spectrum
 from vgan.pretrained import Model
 from vgan.video.pixels import batch_to_model_range
@@ -64,7 +64,7 @@ def probe(model: Model, network: str, layer: int) -> Probe:
     """The first `layer` layers of a model's discriminator or encoder.
 
     Raises:
-        BadInput: the model has no such network, or that has not so many layers.
+        InputError: the model has no such network, or that has not so many layers.
     """
     trunk: Any = None
     if network == "discriminator" and model.discriminator is not None:
@@ -73,9 +73,11 @@ def probe(model: Model, network: str, layer: int) -> Probe:
         encoder: Any = model.generator.get_submodule("encoder")
         trunk = encoder if model.config.wide else encoder[0]  # without the code itself
     if trunk is None:
-        raise BadInput(f"a model of kind={model.config.kind} without {network} weights was given: network={network!r}")
+        raise InputError(
+            f"a model of kind={model.config.kind} without {network} weights was given: network={network!r}"
+        )
     if not 1 <= layer <= len(trunk):
-        raise BadInput(f"layer must be in 1..{len(trunk)} of this {network}, got {layer}")
+        raise InputError(f"layer must be in 1..{len(trunk)} of this {network}, got {layer}")
     fix_spectrum(trunk)
     return Probe(trunk[:layer].eval())
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from vgan import baseline
 from vgan.baseline import Mixture
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.models.generator import Streams
@@ -59,7 +59,7 @@ class Model:
         """Draw `num` clips from noise, an autoencoder's from its mixture.
 
         Raises:
-            BadInput: a future model, an autoencoder without a mixture, no generator, or num below 1.
+            InputError: a future model, an autoencoder without a mixture, no generator, or num below 1.
         """
         return self.decode(self.codes(num, seed))
 
@@ -67,13 +67,15 @@ class Model:
         """What `sample` draws from: codes (num, Z) float32, noise or of an autoencoder's mixture.
 
         Raises:
-            BadInput: an autoencoder without a mixture, or num below 1.
+            InputError: an autoencoder without a mixture, or num below 1.
         """
         if num < 1:
-            raise BadInput(f"num must be at least 1, got {num}")
+            raise InputError(f"num must be at least 1, got {num}")
         if self.config.kind == "autoencoder":
             if self.mixture is None:
-                raise BadInput("an autoencoder draws from a mixture: fit one to its codes (vgan.baseline.fit_mixture)")
+                raise InputError(
+                    "an autoencoder draws from a mixture: fit one to its codes (vgan.baseline.fit_mixture)"
+                )
             return baseline.sample(self.mixture, num, seed)
         return torch.randn(num, self.config.z_size, generator=torch.Generator().manual_seed(seed)).numpy()
 
@@ -81,10 +83,10 @@ class Model:
         """Draw clips from codes (N, Z) float32: noise, or what `encode` gave.
 
         Raises:
-            BadInput: codes of another shape, a future model, or no generator.
+            InputError: codes of another shape, a future model, or no generator.
         """
         if self.config.kind == "future":
-            raise BadInput("a model of kind=future draws from images: use predict")
+            raise InputError("a model of kind=future draws from images: use predict")
         _check("codes", codes, np.float32, (self.config.z_size,))
         G = self._generator()
         return _draw(G.get_submodule("decoder") if self.config.kind == "autoencoder" else G, torch.tensor(codes))
@@ -93,10 +95,10 @@ class Model:
         """Codes (N, Z) float32 of clips (N, T, H, W, 3) uint8, by an autoencoder.
 
         Raises:
-            BadInput: clips of another shape, or not an autoencoder.
+            InputError: clips of another shape, or not an autoencoder.
         """
         if self.config.kind != "autoencoder":
-            raise BadInput(f"only an autoencoder encodes, and this model is of kind={self.config.kind}")
+            raise InputError(f"only an autoencoder encodes, and this model is of kind={self.config.kind}")
         size = self.config.size
         _check("frames", frames, np.uint8, (self.config.num_frames, size, size, 3))
         A: Any = self._generator()
@@ -111,14 +113,14 @@ class Model:
         square in their centre.
 
         Raises:
-            BadInput: images of another shape or type, another kind of model, or no generator.
+            InputError: images of another shape or type, another kind of model, or no generator.
         """
         if self.config.kind != "future":
-            raise BadInput(
+            raise InputError(
                 f"only a model of kind=future predicts, and this one is of kind={self.config.kind}: use sample"
             )
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
-            raise BadInput(f"images must be (N, H, W, 3) uint8, got {images.shape} {images.dtype}")
+            raise InputError(f"images must be (N, H, W, 3) uint8, got {images.shape} {images.dtype}")
         size = self.config.size
         working = reduced(images, max(StabilizeConfig().size, size))
         squares, _ = render(working, np.tile(IDENTITY, (len(images), 1, 1)), size)
@@ -126,7 +128,7 @@ class Model:
 
     def _generator(self) -> nn.Module:
         if self.generator is None:
-            raise BadInput("there is no generator among these weights, only a discriminator")
+            raise InputError("there is no generator among these weights, only a discriminator")
         return self.generator
 
 
@@ -139,7 +141,7 @@ def load(path: str | Path, *, ema: bool = True, device: torch.device | str = "cp
         device: where the networks shall run.
 
     Raises:
-        BadInput: nothing of the kind there, or weights that do not fit the settings beside them.
+        InputError: nothing of the kind there, or weights that do not fit the settings beside them.
     """
     path = Path(path)
     if path.suffix == ".t7":
@@ -164,7 +166,7 @@ def open_model(read: Callable[[str], bytes], origin: str, *, ema: bool = True) -
         ema: take the generator's moving average where there is one.
 
     Raises:
-        BadInput: as `load`.
+        InputError: as `load`.
     """
 
     def find(name: str) -> bytes | None:
@@ -176,7 +178,7 @@ def open_model(read: Callable[[str], bytes], origin: str, *, ema: bool = True) -
     exported = find(MODEL)
     settings, below = (find(STATE), f"{WEIGHTS}/") if exported is None else (exported, "")
     if settings is None:
-        raise BadInput(f"no model at {origin!r}: give a step_* folder of a run, an exported folder or a .t7 file")
+        raise InputError(f"no model at {origin!r}: give a step_* folder of a run, an exported folder or a .t7 file")
     config = _read_config(settings, origin)
     networks: dict[str, nn.Module] = {}
     for name, network in make_networks(config).items():
@@ -188,7 +190,7 @@ def open_model(read: Callable[[str], bytes], origin: str, *, ema: bool = True) -
                 networks[name] = network.eval()
                 break
     if not networks:
-        raise BadInput(f"no weights at {origin!r}: {below}generator.safetensors is missing")
+        raise InputError(f"no weights at {origin!r}: {below}generator.safetensors is missing")
     kept = find(MIXTURE)
     mixture = None if kept is None else baseline.read_mixture(kept, f"{origin}/{MIXTURE}")
     return Model(config, networks.get("generator"), networks.get("discriminator"), mixture)
@@ -220,25 +222,25 @@ def read_tensors(data: bytes, origin: str) -> dict[str, Tensor]:
     """Tensors by name out of a safetensors file's bytes.
 
     Raises:
-        BadInput: it is none.
+        InputError: it is none.
     """
     try:
         return safetensors.torch.load(data)
     except safetensors.SafetensorError as fault:
-        raise BadInput(f"cannot read weights from {origin!r}: {fault}") from fault
+        raise InputError(f"cannot read weights from {origin!r}: {fault}") from fault
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
     """Copy tensors into a network, whose state dict they must equal in names and shapes.
 
     Raises:
-        BadInput: they do not; names the first one that differs.
+        InputError: they do not; names the first one that differs.
     """
     wanted = {k: v.shape for k, v in network.state_dict().items()}
     found = {k: v.shape for k, v in tensors.items()}
     if wanted != found:
         odd = next(k for k in sorted(wanted.keys() | found.keys()) if wanted.get(k) != found.get(k))
-        raise BadInput(
+        raise InputError(
             f"{origin!r} does not fit the network: "
             f"{odd} is {_shape(found.get(odd))} in the file, {_shape(wanted.get(odd))} here"
         )
@@ -249,19 +251,19 @@ def make_config(values: Mapping[str, Any], origin: str) -> ModelConfig:
     """The networks' settings as they were stored at `origin`.
 
     Raises:
-        BadInput: an unknown one, or one out of bounds.
+        InputError: an unknown one, or one out of bounds.
     """
     try:
         return ModelConfig(**values)
     except (TypeError, ValueError) as fault:
-        raise BadInput(f"{origin!r} describes a model that this version cannot make: {fault}") from fault
+        raise InputError(f"{origin!r} describes a model that this version cannot make: {fault}") from fault
 
 
 def _read_config(data: bytes, origin: str) -> ModelConfig:
     try:
         values = json.loads(data)["model"]
     except (ValueError, KeyError, TypeError) as fault:
-        raise BadInput(f"{origin!r} does not describe a model: {fault}") from fault
+        raise InputError(f"{origin!r} does not describe a model: {fault}") from fault
     return make_config(values, origin)
 
 
@@ -297,4 +299,4 @@ def _device(network: nn.Module) -> torch.device:
 def _check(name: str, array: np.ndarray, dtype: type, shape: tuple[int, ...]) -> None:
     if array.dtype != dtype or array.shape[1:] != shape or not len(array):
         wanted = ", ".join(map(str, ("N", *shape)))
-        raise BadInput(f"{name} must be ({wanted}) {np.dtype(dtype)}, got {array.shape} {array.dtype}")
+        raise InputError(f"{name} must be ({wanted}) {np.dtype(dtype)}, got {array.shape} {array.dtype}")

@@ -13,7 +13,7 @@ VIDEO_REVISION = 2  # increased when equal videos and settings give other pixels
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class ClipScores:
     """Quality scores of a clip, worst over its frames; stored with it, so that bounds can be applied later."""
 
     residual_px: float = 0.0  # RMS reprojection error of the inliers of the worst pair, pixels at 128 px
@@ -42,7 +42,7 @@ class Clip:
     start_s: float  # time of the first frame on the source's clock, seconds
     shot: int  # shot index, from 0 within the source or, of a long source, within the segment
     frames: np.ndarray
-    evidence: Evidence
+    evidence: ClipScores
     view: np.ndarray | None = None  # (224, 224, 3) uint8: the window's middle frame, input of the scene classifier
     scenes: dict[str, Any] = field(
         default_factory=dict

@@ -21,7 +21,7 @@ import torchfile
 from numpy.lib.array_utils import byte_bounds
 from torch import Tensor, nn
 
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 
@@ -55,13 +55,13 @@ def read_networks(path: str | Path) -> tuple[ModelConfig, dict[str, nn.Module]]:
     """The network in a .t7 file, in eval mode, as generator or discriminator, and the settings its shapes tell.
 
     Raises:
-        BadInput: no such file, or no network of main.lua or main_conditional.lua; names the first layer that is odd.
+        InputError: no such file, or no network of main.lua or main_conditional.lua; names the first layer that is odd.
     """
     layers = _read_layers(Path(path))
     try:
         name, config = _recognize(layers)
     except (IndexError, ValueError) as fault:
-        raise BadInput(f"{str(path)!r} is not one of the published networks: {fault}") from fault
+        raise InputError(f"{str(path)!r} is not one of the published networks: {fault}") from fault
     network = make_networks(config)[name]
     _assign(network, layers, str(path))
     return config, {name: network.eval()}
@@ -75,7 +75,9 @@ def _read_layers(path: Path) -> list[Layer]:
             root = torchfile.T7Reader(file, use_list_heuristic=False).read_obj()
         return [_layer(module) for module in _modules(root, set())]
     except READER_FAULTS as fault:
-        raise BadInput(f"cannot read {str(path)!r} as a network of Torch7: {fault or type(fault).__name__}") from fault
+        raise InputError(
+            f"cannot read {str(path)!r} as a network of Torch7: {fault or type(fault).__name__}"
+        ) from fault
 
 
 def _modules(module: Any, seen: set[int]) -> Iterator[torchfile.TorchObject]:
@@ -151,14 +153,14 @@ def _assign(network: nn.Module, layers: list[Layer], path: str) -> None:
     for number, found in enumerate(layers, 1):
         fitting = [place for place in free if _fits(found, place[1])]
         if not fitting:
-            raise BadInput(
+            raise InputError(
                 f"{path!r} is not one of the published networks: layer {number}, {found}, has no place in it"
             )
         fitting[0][1].load_state_dict(found.tensors, strict=False)  # a batch norm's counter is PyTorch's alone
         free.remove(fitting[0])
     if free:
         name, layer = free[0]
-        raise BadInput(f"{path!r} is not one of the published networks: no {_kind(layer)} for {name}")
+        raise InputError(f"{path!r} is not one of the published networks: no {_kind(layer)} for {name}")
 
 
 def _fits(found: Layer, layer: nn.Module) -> bool:

@@ -20,7 +20,7 @@ from infra.rehearsal.rayjobs import VIDEOS
 from infra.rehearsal.steps import Steps
 from jobs import command
 from vgan.drawn import DEFAULT_CLASSES, draw_action_set
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.options import option
 
 ABOUT = """Rehearse the Kubernetes manifests of overlay `local` on this machine: no cluster, no registry. Every pod runs
@@ -66,17 +66,17 @@ def main(steps: Steps, config: RehearsalConfig) -> None:
 
 
 def check_machine(config: RehearsalConfig) -> None:
-    """Raise BadInput where something is missing that can be told before anything is started."""
+    """Raise InputError where something is missing that can be told before anything is started."""
     if os.geteuid():
-        raise BadInput("pods get users and networks of their own, which takes root: sudo make rehearse")
+        raise InputError("pods get users and networks of their own, which takes root: sudo make rehearse")
     if missing := missing_programs():
-        raise BadInput(
+        raise InputError(
             f"{', '.join(missing)} not found: install iproute2, nftables, util-linux and bubblewrap with your packages"
         )
     if not config.mlflow or not (Path(config.mlflow) / "bin/mlflow").exists():
-        raise BadInput(f"mlflow={config.mlflow!r} is no environment with an MLflow server: make rehearse makes one")
+        raise InputError(f"mlflow={config.mlflow!r} is no environment with an MLflow server: make rehearse makes one")
     if not list(Path("/usr/lib/postgresql").glob("*/bin/postgres")):
-        raise BadInput("no PostgreSQL below /usr/lib/postgresql: install the package postgresql")
+        raise InputError("no PostgreSQL below /usr/lib/postgresql: install the package postgresql")
 
 
 def rehearse(config: RehearsalConfig, out: Path, steps: Steps, stack: ExitStack) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from infra.rehearsal.pods import Disk, image_disk
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 
 @contextmanager
@@ -18,10 +18,10 @@ def image_disks(*images: str) -> Iterator[dict[str, Disk]]:
     """Disks of images like `scene-dynamics-cpu:0.1.0` by name, mounted for the length of the block.
 
     Raises:
-        BadInput: there is no buildah, or no such image.
+        InputError: there is no buildah, or no such image.
     """
     if shutil.which("buildah") is None:
-        raise BadInput("buildah not found, which holds the images: install it and run make image BUILDER=buildah")
+        raise InputError("buildah not found, which holds the images: install it and run make image BUILDER=buildah")
     made: list[str] = []
     try:
         disks = {}
@@ -29,7 +29,7 @@ def image_disks(*images: str) -> Iterator[dict[str, Disk]]:
             try:
                 made.append(_buildah("from", "--pull-never", f"localhost/{image}"))
             except subprocess.CalledProcessError as fault:
-                raise BadInput(f"no image {image}: make image BUILDER=buildah ({fault.stderr.strip()})") from fault
+                raise InputError(f"no image {image}: make image BUILDER=buildah ({fault.stderr.strip()})") from fault
             stated = json.loads(_buildah("inspect", "--type", "image", f"localhost/{image}"))["OCIv1"]["config"]
             environment = dict(entry.split("=", 1) for entry in stated.get("Env", []))
             disks[image.rpartition(":")[0]] = image_disk(Path(_buildah("mount", made[-1])), environment)

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 K8S = ROOT / "infra/k8s"
@@ -23,14 +23,14 @@ def build(overlay: str) -> list[Manifest]:
     """Every manifest of an overlay. Needs no cluster.
 
     Raises:
-        BadInput: no kubectl, or it refuses.
+        InputError: no kubectl, or it refuses.
     """
     if shutil.which("kubectl") is None:
-        raise BadInput("kubectl not found, which builds the overlays: install it (no cluster is needed)")
+        raise InputError("kubectl not found, which builds the overlays: install it (no cluster is needed)")
     command = ["kubectl", "kustomize", str(K8S / "overlays" / overlay)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode:
-        raise BadInput(f"overlay {overlay!r} cannot be built: {done.stderr.strip()}")
+        raise InputError(f"overlay {overlay!r} cannot be built: {done.stderr.strip()}")
     return list(yaml.safe_load_all(done.stdout))
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from infra.rehearsal.policies import Labels, Manifest, open_ports
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 GATEWAY = "169.254.1.1"  # the router's end of every pod's link
 FIRST = "10.77.0.0"
@@ -97,13 +97,13 @@ def network(policies: Sequence[Manifest]) -> Iterator[Network]:
     """A router that keeps `policies`, for the length of the block.
 
     Raises:
-        BadInput: this process may not make network namespaces.
+        InputError: this process may not make network namespaces.
     """
     router = f"scene-{os.getpid()}"
     try:
         _run(f"ip netns add {router}")
     except (subprocess.CalledProcessError, FileNotFoundError) as fault:
-        raise BadInput(
+        raise InputError(
             "pods need network namespaces, which this user may not make: run it as root, with iproute2 installed"
         ) from fault
     try:

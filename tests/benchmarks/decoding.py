@@ -28,7 +28,7 @@ import numpy as np
 from encoded_videos import KINDS, write_kind
 from moving_pictures import camera, film, make_texture
 
-from vgan.errors import BadVideo
+from vgan.errors import VideoError
 from vgan.video.child import Decoder
 from vgan.video.config import DecodeConfig
 from vgan.video.decode import Frame, backend_version, frames
@@ -74,7 +74,7 @@ def reading(run: Callable[[], Iterator[Frame]]) -> tuple[list[Frame], str]:
     got: list[Frame] = []
     try:
         got.extend(run())
-    except BadVideo as fault:
+    except VideoError as fault:
         return got, fault.reason
     except Exception as fault:  # noqa: BLE001 - a table names what a foreign decoder raises
         return got, type(fault).__name__

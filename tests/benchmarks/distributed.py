@@ -38,7 +38,7 @@ from cluster.worker import Job, finite, write_checkpoint
 from vgan import gan
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
-from vgan.records import Clip, Evidence
+from vgan.records import Clip, ClipScores
 from vgan.video.config import ClipSpec
 from vgan.video.pixels import batch_to_model_range
 from vgan.video.strips import write_strip
@@ -56,7 +56,7 @@ def write_dataset(folder: Path, clips: int, rows: int, spec: ClipSpec, codec: st
     table = []
     for number in range(rows):
         frames = rng.integers(0, 256, (spec.num_frames, spec.size, spec.size, 3), np.uint8)
-        clip = Clip(start_s=0, shot=0, frames=frames, evidence=Evidence())
+        clip = Clip(start_s=0, shot=0, frames=frames, evidence=ClipScores())
         table.append(clip_row(clip, clip_id=str(number), **lineage))
         if codec == "jpeg":
             smooth = np.stack([cv2.GaussianBlur(frame, (0, 0), 1.2) for frame in frames])

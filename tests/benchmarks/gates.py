@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from moving_pictures import tracked_jitter_px
 
-from vgan.records import Clip, Evidence, Reject
+from vgan.records import Clip, ClipScores, Reject
 from vgan.video.clips import clips_from_video
 from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, StabilizeConfig, VideoConfig
 from vgan.video.decode import frames
@@ -46,7 +46,7 @@ class Judged:
 
     dataset: str
     source: str  # path below DATA
-    evidence: Evidence
+    evidence: ClipScores
     label: str  # good, improved, bad
     frames: np.ndarray  # (T, 128, 128, 3) uint8
 

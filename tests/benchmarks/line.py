@@ -27,7 +27,7 @@ from vgan.drawn import draw_clip
 from vgan.memory import keep_freed_memory
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
-from vgan.records import Clip, Evidence
+from vgan.records import Clip, ClipScores
 from vgan.training.config import ObjectiveConfig
 from vgan.video.child import Decoder
 from vgan.video.clips import clips_from_video
@@ -88,7 +88,7 @@ def reader_rows(folder: Path) -> list[tuple[str, str, tuple[float, float, float]
     """The training feed against a bare read of the same row groups."""
     spec = ClipSpec()
     rng = np.random.default_rng(0)
-    clip = Clip(start_s=0, shot=0, frames=rng.integers(0, 256, (32, 64, 64, 3), np.uint8), evidence=Evidence())
+    clip = Clip(start_s=0, shot=0, frames=rng.integers(0, 256, (32, 64, 64, 3), np.uint8), evidence=ClipScores())
     rows = [clip_row(clip, clip_id=str(i), **IDS) for i in range(256)]
     data = table_bytes(pa.Table.from_pylist(rows, clip_schema(spec)))
     (folder / "shard.parquet").write_bytes(data)
@@ -117,7 +117,7 @@ def pack_rows(folder: Path) -> list[tuple[str, str, tuple[float, float, float]]]
     noisy = np.clip(clip + np.random.default_rng(0).normal(0, 4, clip.shape), 0, 255).astype(np.uint8)
     for n in range(files):
         (folder / f"{n}.frames").write_bytes(noisy.tobytes() * 8)
-    made = Clip(start_s=0, shot=0, frames=noisy, evidence=Evidence())
+    made = Clip(start_s=0, shot=0, frames=noisy, evidence=ClipScores())
     place = [{"data": f"{n // 8}.frames", "row": n % 8, "crc32": zlib.crc32(noisy.tobytes())} for n in range(8 * files)]
     clips = [clip_row(made, clip_id=str(n), **IDS) | at for n, at in enumerate(place)]
     for row in clips:

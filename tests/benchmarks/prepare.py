@@ -32,7 +32,7 @@ from cluster.ingest import num_segments, prepare, segment_span
 from cluster.pack import Packing
 from cluster.session import ray_session
 from cluster.sources import list_folder
-from vgan.errors import BadVideo
+from vgan.errors import VideoError
 from vgan.records import Clip
 from vgan.video.child import Decoder
 from vgan.video.clips import clips_from_video
@@ -73,7 +73,7 @@ def one_video(path: str, config: VideoConfig, decoder: Decoder) -> Yield:
                 rejects.update([f"gates: {found[0]}"] if found else [])
             else:
                 rejects[f"{item.stage}: {item.reason}"] += 1
-    except BadVideo as fault:
+    except VideoError as fault:
         rejects[f"{fault.stage}: {fault.reason}"] += 1
     return Yield(num_frames, time.perf_counter() - start, num_clips, rejects)
 

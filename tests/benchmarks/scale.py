@@ -35,7 +35,7 @@ from cluster.progress import SourceHours
 from cluster.shards import REJECTS, Manifest, Shard, read_manifest, table_bytes, work_digest, write_manifest
 from cluster.sources import Source, Sources, read_sources, write_sources
 from cluster.units import Ledger, Units, Videos
-from vgan.records import Evidence, Reject
+from vgan.records import ClipScores, Reject
 from vgan.video.config import FilterConfig, VideoConfig
 from vgan.video.fingerprint import near_duplicates
 
@@ -64,7 +64,7 @@ def record(kind: int) -> str:
     rows = []
     for k in range(0 if whole else CLIPS):
         residual_px, noise = (50.0 if rng.random() < 0.2 else 0.3), rng.random(4).tolist()
-        scores = Evidence(
+        scores = ClipScores(
             residual_px=residual_px,
             inlier_ratio=0.8 + 0.1 * noise[0],
             num_matches=80,

@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 from moving_pictures import corner_errors_px, shaken, tracked_errors_px, tracked_jitter_px
 
-from vgan.errors import BadVideo
-from vgan.records import Evidence
+from vgan.errors import VideoError
+from vgan.records import ClipScores
 from vgan.video import reference
 from vgan.video.config import DecodeConfig, FilterConfig, StabilizeConfig
 from vgan.video.decode import frames
@@ -81,11 +81,11 @@ def present(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
-def attempt(window: np.ndarray, config: StabilizeConfig, size: int) -> tuple[np.ndarray, Evidence] | BadVideo:
+def attempt(window: np.ndarray, config: StabilizeConfig, size: int) -> tuple[np.ndarray, ClipScores] | VideoError:
     """What `stabilize` gives, or why it does not."""
     try:
         return stabilize(window, config, size)
-    except BadVideo as fault:
+    except VideoError as fault:
         return fault
 
 
@@ -117,7 +117,7 @@ def print_speed() -> None:
             print(f"{name} {path.stem[:14]:<15}{literal:>9.2f}{ours:>8.0f}{ours / literal:>7.1f}", end="")
             print(f"{at_128:>8.0f}{at_128 / literal:>7.1f}", end="")
             results = [attempt(native, config, 128) for config in (LITERAL, OURS)]
-            fault = next((result for result in results if isinstance(result, BadVideo)), None)
+            fault = next((result for result in results if isinstance(result, VideoError)), None)
             if fault is not None:
                 print(f"   {fault}")
                 continue
@@ -157,8 +157,8 @@ def print_shaky() -> None:
         all_windows = windows(path)
         for window in all_windows:
             result = attempt(window, OURS, 128)
-            why = (result.reason,) if isinstance(result, BadVideo) else verdict(result[1], FilterConfig())
-            if isinstance(result, BadVideo) or why:
+            why = (result.reason,) if isinstance(result, VideoError) else verdict(result[1], FilterConfig())
+            if isinstance(result, VideoError) or why:
                 refused[why[0]] += 1
                 continue
             before, after = tracked_jitter_px(unstabilized(window, 128)[0]), tracked_jitter_px(result[0])

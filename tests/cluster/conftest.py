@@ -16,7 +16,7 @@ import pytest
 
 from cluster import storage
 from cluster.shards import Manifest, Shard, clip_row, clip_schema, config_digest, table_bytes, write_manifest
-from vgan.records import Clip, Evidence
+from vgan.records import Clip, ClipScores
 from vgan.video.config import ClipSpec, VideoConfig
 from vgan.video.strips import write_strip
 
@@ -59,7 +59,7 @@ def _row(number: int) -> dict[str, Any]:
     """Make the dataset row of clip `number`."""
     frames = np.full((16, 32, 32, 3), number % 251, np.uint8)
     frames[0, 0, 0] = number // 65536, number // 256 % 256, number % 256
-    clip = Clip(start_s=number / 2, shot=0, frames=frames, evidence=Evidence(motion=float(number)))
+    clip = Clip(start_s=number / 2, shot=0, frames=frames, evidence=ClipScores(motion=float(number)))
     lineage = {"source_id": f"video-{number // 2}.mp4", "source_uri": f"/videos/video-{number // 2}.mp4"}
     return clip_row(clip, clip_id=f"clip-{number}", label=None, split=None, decoder="", **lineage)
 

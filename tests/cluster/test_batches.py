@@ -13,7 +13,7 @@ import torch
 
 from cluster.batches import WINDOW, Batch, ClipReader, epoch_order, group_table, prefetched, share
 from cluster.shards import ROWS_PER_GROUP, Manifest, Shard, read_frames
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.gan import Draws
 from vgan.video.config import ClipSpec
 
@@ -177,7 +177,7 @@ def test_batches_larger_than_the_dataset_wrap_into_the_next_epoch(
 
 
 def test_reader_refuses_a_batch_with_no_clip_for_some_worker(reader: Reader) -> None:
-    with pytest.raises(BadInput, match=r"batch_size=3 must be at least workers=4"):
+    with pytest.raises(InputError, match=r"batch_size=3 must be at least workers=4"):
         reader(0, 4, 3)
 
 

@@ -19,7 +19,7 @@ import vgan
 from cluster import checkpoints, storage
 from cluster.checkpoints import Checkpoint, latest, load_weights, open_checkpoint, open_model, write_state
 from cluster.saving import Saver
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.models.config import ModelConfig
 from vgan.models.discriminator import Discriminator
 from vgan.models.generator import TwoStreamGenerator
@@ -78,14 +78,14 @@ def test_load_weights_of_another_shape_names_tensor_and_shapes(
 ) -> None:
     network = TwoStreamGenerator(replace(MODEL, **change))
     before = {k: v.clone() for k, v in network.state_dict().items()}
-    with pytest.raises(BadInput, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         load_weights(open_checkpoint(str(write())), "generator", network)
     assert "generator.safetensors" in str(caught.value)
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
 def test_load_weights_of_another_network_names_the_tensor_that_is_missing(write: Write) -> None:
-    with pytest.raises(BadInput, match=r"(head|background)\S+ is missing in the file|missing here"):
+    with pytest.raises(InputError, match=r"(head|background)\S+ is missing in the file|missing here"):
         load_weights(open_checkpoint(str(write())), "generator", Discriminator(MODEL))
 
 
@@ -93,12 +93,12 @@ def test_load_weights_of_another_network_names_the_tensor_that_is_missing(write:
 def test_load_weights_from_what_is_no_safetensors_file_is_bad_input(write: Write, content: bytes) -> None:
     folder = write()
     (folder / "weights" / "generator.safetensors").write_bytes(content)
-    with pytest.raises(BadInput, match=r"cannot read weights from .*generator\.safetensors"):
+    with pytest.raises(InputError, match=r"cannot read weights from .*generator\.safetensors"):
         load_weights(open_checkpoint(str(folder)), "generator", TwoStreamGenerator(MODEL))
 
 
 def test_load_weights_that_are_missing_is_bad_input(write: Write) -> None:
-    with pytest.raises(BadInput, match=r"generator_ema\.safetensors"):
+    with pytest.raises(InputError, match=r"generator_ema\.safetensors"):
         load_weights(open_checkpoint(str(write())), "generator_ema", TwoStreamGenerator(MODEL))
 
 
@@ -116,7 +116,7 @@ def test_open_checkpoint_where_there_is_none_says_what_to_give(tmp_path: Path, w
     (unfinished / "files-0-of-1.json").unlink()  # its writing was cut off
     (tmp_path / "started").mkdir()
     for url in (tmp_path / "nowhere", tmp_path / "started", unfinished.parent):
-        with pytest.raises(BadInput, match=f"no checkpoint at '{url}': give a run's folder"):
+        with pytest.raises(InputError, match=f"no checkpoint at '{url}': give a run's folder"):
             open_checkpoint(str(url))
 
 
@@ -202,7 +202,7 @@ def test_fetch_newest_of_a_run_whose_checkpoints_are_all_damaged_does_not_start_
 ) -> None:
     for step in (3, 12):
         truncate(write(step=step) / "state.json")
-    with pytest.raises(BadInput, match=r"every checkpoint in .* is damaged \(step_00000012: .*step_00000003: "):
+    with pytest.raises(InputError, match=r"every checkpoint in .* is damaged \(step_00000012: .*step_00000003: "):
         checkpoints.fetch_newest(str(tmp_path / "runs" / "gan"), tmp_path / "fetched")
 
 
@@ -336,11 +336,11 @@ def test_open_model_takes_the_moving_average_unless_told_not_to(write: Write) ->
 
 
 def test_open_model_where_there_is_none_is_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="no checkpoint at"):
+    with pytest.raises(InputError, match="no checkpoint at"):
         open_model(str(tmp_path))
-    with pytest.raises(BadInput, match="No such file"):
+    with pytest.raises(InputError, match="No such file"):
         open_model(str(tmp_path / "golf.t7"))
-    with pytest.raises(BadInput, match="read from local paths only"):
+    with pytest.raises(InputError, match="read from local paths only"):
         open_model("s3://models/golf.t7")
 
 
@@ -349,5 +349,5 @@ def test_open_checkpoint_of_settings_this_version_does_not_know_is_bad_input(wri
     state = storage.read_json(str(folder / "state.json"))
     state["model"]["depth"] = 9
     storage.write_json(str(folder / "state.json"), state)
-    with pytest.raises(BadInput, match=r"cannot make: .*depth"):
+    with pytest.raises(InputError, match=r"cannot make: .*depth"):
         open_checkpoint(str(folder))

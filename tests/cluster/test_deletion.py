@@ -13,7 +13,7 @@ from cluster import storage
 from cluster.batches import ClipReader
 from cluster.deletion import DELETED, delete, deleted_rows, read_deleted, without
 from cluster.shards import read_manifest
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 
 def epochs(url: str, num: int, world_size: int = 1, consumed: int = 0) -> list[str]:
@@ -70,7 +70,7 @@ def test_deletion_list_grows_and_applies_after_another_pack(url: str, write_data
 
 def test_reader_of_a_completely_deleted_dataset_raises(url: str) -> None:
     delete(url, [f"video-{n}.mp4" for n in range(12)])
-    with pytest.raises(BadInput, match="every clip of the dataset is on its deletion list"):
+    with pytest.raises(InputError, match="every clip of the dataset is on its deletion list"):
         epochs(url, 4)
 
 

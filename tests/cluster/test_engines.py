@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from cluster import engines
 from vgan import gan
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.losses import discriminator_loss, generator_loss, mask_prior
 from vgan.models.config import ModelConfig
 from vgan.models.discriminator import FAKE, REAL, Discriminator
@@ -586,5 +586,5 @@ def test_compiler_is_asked_for_only_where_the_extension_is_not_installed(
     monkeypatch.delitem(sys.modules, "deepspeed", raising=False)
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert engines.has_installed_op() == installed
-    with nullcontext() if installed else pytest.raises(BadInput, match="no C\\+\\+ compiler"):
+    with nullcontext() if installed else pytest.raises(InputError, match="no C\\+\\+ compiler"):
         engines.check_compiler()

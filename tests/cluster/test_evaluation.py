@@ -20,7 +20,7 @@ from cluster.model_card import model_card
 from cluster.shards import Manifest, read_manifest
 from cluster.tracking import TrackingConfig
 from vgan import pretrained
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.metrics.neighbours import coarse, pattern
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
@@ -59,7 +59,7 @@ def test_choose_takes_each_video_before_any_twice_and_follows_its_seed(tmp_path:
     assert found.digest != choose(f"{tmp_path}/clips", dataset, 75, seed=1).digest
     rest = choose(f"{tmp_path}/clips", dataset, 75, 0, without=found.ids)
     assert not set(rest.ids) & set(found.ids)
-    with pytest.raises(BadInput, match="num=76 clips"):
+    with pytest.raises(InputError, match="num=76 clips"):
         choose(f"{tmp_path}/clips", dataset, 76, 0, without=found.ids)
 
 
@@ -204,7 +204,7 @@ def test_evaluation_says_what_cannot_work_before_it_begins(
 ) -> None:
     assert read_manifest(f"{tmp_path}/clips") == dataset
     given = {"data": f"{tmp_path}/clips", "samples": [f"{tmp_path}/clips"], "out": f"{tmp_path}/out", "num": 8}
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(InputError, match=said):
         evaluate(EvaluateConfig(**given | settings))
     assert not (tmp_path / "out").exists()
 
@@ -215,6 +215,6 @@ def test_evaluation_of_a_model_that_cannot_draw_from_noise_says_why(
 ) -> None:
     config = replace(MODEL, kind=kind)
     pretrained.save(tmp_path / kind, config, make_networks(config))
-    with pytest.raises(BadInput, match={"future": "draws from images", "autoencoder": "without a mixture"}[kind]):
+    with pytest.raises(InputError, match={"future": "draws from images", "autoencoder": "without a mixture"}[kind]):
         evaluate(EvaluateConfig(data=f"{tmp_path}/clips", checkpoint=[f"{tmp_path}/{kind}"], num=8))
     del dataset  # only has to be there

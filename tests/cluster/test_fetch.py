@@ -12,7 +12,7 @@ import pytest
 from cluster import fetch
 from cluster.fetch import local_copy
 from cluster.sources import Source
-from vgan.errors import BadInput, BadVideo
+from vgan.errors import InputError, VideoError
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
@@ -68,7 +68,7 @@ def test_fetch_retries_a_transient_error(url: str) -> None:
 
 @pytest.mark.parametrize(("status", "reason"), [(404, "missing"), (403, "http_403"), (410, "http_410")])
 def test_fetch_with_a_final_status_rejects_the_video(url: str, status: int, reason: str) -> None:
-    with pytest.raises(BadVideo) as caught, local_copy(source(f"{url}/{status}.mp4")):
+    with pytest.raises(VideoError) as caught, local_copy(source(f"{url}/{status}.mp4")):
         pass
     assert (caught.value.stage, caught.value.reason) == ("fetch", reason)
 
@@ -76,7 +76,7 @@ def test_fetch_with_a_final_status_rejects_the_video(url: str, status: int, reas
 @pytest.mark.parametrize("status", [401, 500, 503])
 def test_fetch_with_other_errors_ends_the_job_instead_of_rejecting(url: str, status: int) -> None:
     with (
-        pytest.raises((OSError, BadInput), match=f"failed 3 times|{status}"),
+        pytest.raises((OSError, InputError), match=f"failed 3 times|{status}"),
         local_copy(source(f"{url}/{status}.mp4")),
     ):
         pass
@@ -88,7 +88,7 @@ def test_fetch_of_a_missing_or_unreadable_local_file_rejects_it(tmp_path: Path) 
         (str(tmp_path), "unreadable"),
         ("/a\0b", "unreadable"),
     ):
-        with pytest.raises(BadVideo) as caught, local_copy(source(path)):
+        with pytest.raises(VideoError) as caught, local_copy(source(path)):
             pass
         assert caught.value.reason == reason
 

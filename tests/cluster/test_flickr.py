@@ -20,7 +20,7 @@ from cluster.flickr import Crawl, FlickrConfig, crawl, terms
 from cluster.journal import Journal
 from cluster.sources import read_sources
 from tests.cluster.flickr_server import KEY, Library, serving
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 FAST = 10_000_000  # calls per hour
 
@@ -77,7 +77,7 @@ def test_crawl_requests_allowed_licenses_by_flickrs_present_ids(
         "Public Domain Dedication (CC0)",
     }
     assert {request["license"] for request in library.calls("search")} == {"4,5,9"}
-    with pytest.raises(BadInput, match="'by-nc' must be one of 'All Rights Reserved'"):
+    with pytest.raises(InputError, match="'by-nc' must be one of 'All Rights Reserved'"):
         run_crawl(config, tmp_path, ("by-nc",))
 
 
@@ -121,7 +121,7 @@ def test_crawl_continues_after_a_burst_of_errors(
 
 def test_interrupted_crawl_repeats_no_request(config: FlickrConfig, library: Library, tmp_path: Path) -> None:
     library.faults = [None] * 12 + [(99, "of another kind")]
-    with pytest.raises(BadInput, match="of another kind"):
+    with pytest.raises(InputError, match="of another kind"):
         run_crawl(config, tmp_path)
     result = run_crawl(config, tmp_path)
     assert ids(result) == list(range(30))
@@ -142,11 +142,11 @@ def test_crawl_without_or_with_a_wrong_key_names_the_variable_and_not_the_key(
     config: FlickrConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLICKR_API_KEY", "wrong-key")
-    with pytest.raises(BadInput, match="FLICKR_API_KEY") as caught:
+    with pytest.raises(InputError, match="FLICKR_API_KEY") as caught:
         run_crawl(config, tmp_path)
     assert "wrong-key" not in str(caught.value)
     monkeypatch.delenv("FLICKR_API_KEY")
-    with pytest.raises(BadInput, match="FLICKR_API_KEY is not set"):
+    with pytest.raises(InputError, match="FLICKR_API_KEY is not set"):
         run_crawl(config, tmp_path)
 
 
@@ -154,7 +154,7 @@ def test_crawl_of_an_unavailable_service_ends_and_can_be_resumed(
     config: FlickrConfig, library: Library, tmp_path: Path
 ) -> None:
     library.faults = [None, None, *[503] * flickr.ATTEMPTS]
-    with pytest.raises(BadInput, match="failed 7 times, last with status 503"):
+    with pytest.raises(InputError, match="failed 7 times, last with status 503"):
         run_crawl(config, tmp_path)
     assert ids(run_crawl(config, tmp_path)) == list(range(30))
 
@@ -211,5 +211,5 @@ def test_journal_of_many_parts_returns_every_response(tmp_path: Path, monkeypatc
             assert journal.remember(key, lambda: next(count)) == "abcdefgh".index(key)
     assert len(list(tmp_path.iterdir())) == 3
     (tmp_path / "part-000009.jsonl").write_text("half a li")
-    with pytest.raises(BadInput, match="is not a journal"):
+    with pytest.raises(InputError, match="is not a journal"):
         Journal(str(tmp_path))

@@ -16,7 +16,7 @@ import pytest
 from cluster import storage
 from cluster.shards import read_manifest
 from vgan.drawn import draw_clip
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.video.encode import write_mp4
 
 gcsfs_retry = pytest.importorskip("gcsfs.retry")
@@ -75,7 +75,7 @@ def test_gs_errors_are_transient_or_bad_input() -> None:
 
 
 def test_gs_missing_bucket_for_output_is_bad_input(bucket: str) -> None:
-    with pytest.raises(BadInput, match="cannot write to 'gs://nobody-made-this/x'"):
+    with pytest.raises(InputError, match="cannot write to 'gs://nobody-made-this/x'"):
         storage.make_folder("gs://nobody-made-this/x")
     assert storage.list_files(bucket) == []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.head import Head, local_head
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_head_on_a_taken_port_is_bad_input_and_writes_nothing(tmp_path: Path) ->
         taken.listen()
         port = taken.getsockname()[1]
         with (
-            pytest.raises(BadInput, match=f"dashboard_port={port} is taken"),
+            pytest.raises(InputError, match=f"dashboard_port={port} is taken"),
             local_head(tmp_path / "head", num_cpus=1, dashboard_port=port),
         ):
             pass
@@ -67,5 +67,5 @@ def test_head_on_a_taken_port_is_bad_input_and_writes_nothing(tmp_path: Path) ->
 
 @pytest.mark.parametrize("port", [-1, 70000])
 def test_head_on_an_invalid_port_is_bad_input(tmp_path: Path, port: int) -> None:
-    with pytest.raises(BadInput, match="is no port"), local_head(tmp_path / "head", num_cpus=1, dashboard_port=port):
+    with pytest.raises(InputError, match="is no port"), local_head(tmp_path / "head", num_cpus=1, dashboard_port=port):
         pass

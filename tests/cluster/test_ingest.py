@@ -22,7 +22,7 @@ from cluster.shards import Manifest, read_clips, read_manifest, to_frames
 from cluster.sources import Source, list_folder
 from cluster.units import Ledger, Unit, read_records
 from vgan.drawn import draw_clip
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, StabilizeConfig, VideoConfig
 from vgan.video.encode import write_mp4
 
@@ -164,7 +164,7 @@ def test_prepare_with_another_seed_packs_again_without_decoding(copy: Path, sour
 
 def test_prepare_of_other_sources_into_a_finished_dataset_is_refused(copy: Path, sources: list[Source]) -> None:
     before = {p: p.stat().st_mtime_ns for p in copy.rglob("*")}
-    with pytest.raises(BadInput, match="replace=true"):
+    with pytest.raises(InputError, match="replace=true"):
         run(sources[:1], copy)
     assert {p: p.stat().st_mtime_ns for p in copy.rglob("*")} == before
 
@@ -172,7 +172,7 @@ def test_prepare_of_other_sources_into_a_finished_dataset_is_refused(copy: Path,
 def test_prepare_with_codec_jpeg_packs_again_without_decoding(copy: Path, sources: list[Source]) -> None:
     before, raw = decoded(copy), read_manifest(str(copy))
     pixels = read_clips(str(copy), raw)
-    with pytest.raises(BadInput, match="codec"):
+    with pytest.raises(InputError, match="codec"):
         run(sources, copy, codec="jpeg")
     packed = run(sources, copy, codec="jpeg", replace_old=True)
     assert decoded(copy) == before
@@ -203,13 +203,13 @@ def test_prepare_with_removed_or_added_source_decodes_only_the_new_one(copy: Pat
 
 def test_prepare_with_other_settings_into_the_same_folder_is_refused(copy: Path, sources: list[Source]) -> None:
     before = {p: p.stat().st_mtime_ns for p in copy.rglob("*")}
-    with pytest.raises(BadInput, match="made with other settings"):
+    with pytest.raises(InputError, match="made with other settings"):
         run(sources, copy, config=replace(VIDEO, clip=replace(VIDEO.clip, stride=8)))
     assert {p: p.stat().st_mtime_ns for p in copy.rglob("*")} == before
 
 
 def test_prepare_without_any_clip_raises_and_writes_no_dataset(sources: list[Source], tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"none of the 3 videos yields a clip \(.*missing"):
+    with pytest.raises(InputError, match=r"none of the 3 videos yields a clip \(.*missing"):
         run([s for s in sources if s.source_id not in GOOD], tmp_path)
     assert not (tmp_path / "manifest.json").exists()
 
@@ -217,7 +217,7 @@ def test_prepare_without_any_clip_raises_and_writes_no_dataset(sources: list[Sou
 def test_prepare_with_other_gates_packs_again_without_decoding(copy: Path, sources: list[Source]) -> None:
     before, manifest = decoded(copy), read_manifest(str(copy))
     strict = replace(VIDEO, gates=replace(VIDEO.gates, max_per_source=3))
-    with pytest.raises(BadInput, match="replace=true"):
+    with pytest.raises(InputError, match="replace=true"):
         run(sources, copy, config=strict)
     fewer = run(sources, copy, config=strict, replace_old=True)
     assert (fewer.counts["clips"], fewer.counts["windows"]) == (6, manifest.counts["windows"])
@@ -234,7 +234,7 @@ def test_prepare_after_a_deletion_removes_the_video_and_counts_it_as_rejected(
 ) -> None:
     before = read_manifest(str(copy))
     assert delete(str(copy), [GOOD[0]]) == 11
-    with pytest.raises(BadInput, match="deletion list"):
+    with pytest.raises(InputError, match="deletion list"):
         run(sources, copy)
     (name,) = videos_by_name([s for s in sources if s.source_id == GOOD[0]], VIDEO)
     assert any(name in path for path in decoded(copy))
@@ -253,7 +253,7 @@ def test_prepare_copies_attribution_to_every_clip_and_to_the_card(sources: list[
         replace(s, license="Attribution License", author="A|nn", page=f"https://p/{s.source_id}") for s in sources[:2]
     ]
     plain = read_manifest(str(copy))
-    with pytest.raises(BadInput, match="replace=true"):
+    with pytest.raises(InputError, match="replace=true"):
         run([*attributed, *sources[2:]], copy)
     manifest = run([*attributed, *sources[2:]], copy, replace_old=True)
     assert manifest.counts == plain.counts
@@ -330,7 +330,7 @@ def test_commit_unit_of_a_segment_past_the_end_commits_no_clips(sources: list[So
 def test_prepare_into_a_folder_not_shared_by_workers_raises(
     sources: list[Source],
 ) -> None:
-    with pytest.raises(BadInput, match="a folder that all nodes share"):
+    with pytest.raises(InputError, match="a folder that all nodes share"):
         prepare(sources[:1], "memory://nowhere", VIDEO, Packing(shard_mb=1))
 
 

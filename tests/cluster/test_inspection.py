@@ -18,7 +18,7 @@ from cluster.pack import Packing
 from cluster.shards import read_clips, read_manifest, to_frames
 from cluster.sources import Source, list_folder, read_sources
 from vgan.drawn import draw_clip
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, StabilizeConfig, VideoConfig
 from vgan.video.encode import write_mp4
 from vgan.viz.inspector import render_inspection
@@ -86,13 +86,13 @@ def test_replace_repairs_a_damaged_dataset(dataset: Path, sources: list[Source])
 def test_replace_without_pixels_changes_nothing(dataset: Path, sources: list[Source]) -> None:
     (pixels,) = (dataset / "work" / "units").iterdir()
     pixels.unlink()
-    with pytest.raises(BadInput, match=r"1 files of pixels are missing"):
+    with pytest.raises(InputError, match=r"1 files of pixels are missing"):
         prepare(sources, str(dataset), VIDEO, Packing(seed=1, shard_mb=1), replace=True)
     assert verify(str(dataset)) == []
 
 
 def test_status_of_a_missing_folder_raises(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="nothing was prepared"):
+    with pytest.raises(InputError, match="nothing was prepared"):
         status(str(tmp_path / "nowhere"))
 
 
@@ -108,7 +108,7 @@ def test_verify_detects_an_altered_manifest(dataset: Path) -> None:
 def test_requeue_repeats_only_the_rejected_video(dataset: Path, sources: list[Source]) -> None:
     before = {p: p.stat().st_mtime_ns for p in commits(dataset)}
     videos = videos_by_name(sources, VIDEO)
-    with pytest.raises(BadInput, match=r"reason='timeout'.*cannot_open \(1\)"):
+    with pytest.raises(InputError, match=r"reason='timeout'.*cannot_open \(1\)"):
         requeue(str(dataset), "timeout", videos)
     assert requeue(str(dataset), "cannot_open", videos) == 1
     assert requeue(str(dataset), "cannot_open", videos) == 0  # killed before it finished: it resumes

@@ -10,17 +10,17 @@ import pyarrow as pa
 
 from cluster.judging import _number_within, candidates, count, judge
 from cluster.sources import CREDITS, Source
-from vgan.records import Evidence
+from vgan.records import ClipScores
 from vgan.video.config import ClipSpec, FilterConfig, VideoConfig
 
 VIDEO = VideoConfig(clip=ClipSpec(num_frames=16, size=32))
 FAR_APART = [f"{n:032x}" for n in np.random.default_rng(0).integers(0, 2**62, 40).astype(object) ** 2]
 
 
-def record(source: str, evidence: list[Evidence], rejects: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
+def record(source: str, evidence: list[ClipScores], rejects: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
     """Make a commit record of one video with these clips."""
     names = [f"{source}-{n}" for n in range(len(evidence))]
-    scores = {key: [asdict(e)[key] for e in evidence] for key in asdict(Evidence())}
+    scores = {key: [asdict(e)[key] for e in evidence] for key in asdict(ClipScores())}
     lineage = {"source_id": [source] * len(names), "source_uri": [f"/v/{source}"] * len(names)}
     columns = {"clip_id": names, "start_s": [float(n) for n in range(len(names))], "shot": [0] * len(names), **lineage}
     return {
@@ -38,8 +38,8 @@ def table(*records: dict[str, Any]) -> pa.Table:
     return candidates(list(records), sources, VIDEO)
 
 
-def good(fingerprint: str, **scores: float) -> Evidence:
-    return Evidence(**{"inlier_ratio": 0.9, "motion": 3.0, "fingerprint": fingerprint} | scores)
+def good(fingerprint: str, **scores: float) -> ClipScores:
+    return ClipScores(**{"inlier_ratio": 0.9, "motion": 3.0, "fingerprint": fingerprint} | scores)
 
 
 def test_judge_applies_bounds_before_duplicates():

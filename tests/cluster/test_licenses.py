@@ -6,7 +6,7 @@ import pytest
 
 from cluster.licenses import allowing, check_known, license_names, without_repeats
 from cluster.sources import Source
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 BY_SA = ("Attribution-ShareAlike License", "https://creativecommons.org/licenses/by-sa/2.0/")
 CC0 = ("Public Domain Dedication (CC0)", "https://creativecommons.org/publicdomain/zero/1.0/")
@@ -29,7 +29,7 @@ def test_allowing_with_an_empty_list_or_any_takes_all() -> None:
 
 def test_check_known_lists_the_valid_licenses() -> None:
     check_known(["cc0", "all rights reserved"], [CC0, RESERVED])
-    with pytest.raises(BadInput, match=r"'by-3\.0' must be one of 'Attribution-ShareAlike License'"):
+    with pytest.raises(InputError, match=r"'by-3\.0' must be one of 'Attribution-ShareAlike License'"):
         check_known(["by-3.0"], [BY_SA])
 
 
@@ -50,5 +50,5 @@ def test_without_repeats_does_not_treat_times_or_other_tags_as_content_hashes() 
 
 
 def test_without_repeats_rejects_one_name_for_two_files() -> None:
-    with pytest.raises(BadInput, match="two videos have the source_id 'a', the second is '/b'"):
+    with pytest.raises(InputError, match="two videos have the source_id 'a', the second is '/b'"):
         without_repeats([Source(uri="/a", source_id="a"), Source(uri="/b", source_id="a")])

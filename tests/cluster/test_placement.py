@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 
 from cluster import placement
 from vgan.drawn import draw_clip
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.video.encode import write_mp4
 
 LABELS = {placement.DECODE: "ray-subcluster=data", placement.TRAIN: "scene-role=train"}
@@ -38,7 +38,7 @@ def test_labels_have_the_format_of_ray_start(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("text", ["data", "a=b,c", "a==b", "=b", "a=", "a=b;c=d"])
 def test_malformed_labels_are_bad_input(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(placement.DECODE, text)
-    with pytest.raises(BadInput, match=placement.DECODE):
+    with pytest.raises(InputError, match=placement.DECODE):
         placement.decode_labels()
 
 

@@ -25,7 +25,7 @@ from cluster.planner import (
     wanted,
 )
 from cluster.sources import Source, write_sources
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 # One hour of 100x100 at 25 frames/s: 900 M pixels, 90,000 frames.
 RATES = Rates(
@@ -135,12 +135,12 @@ def test_read_rates_takes_a_file_of_some_and_refuses_others(tmp_path: Path) -> N
         ({"date": "d", "machine": "m", "clip_yield": "x"}, "clip_yield must be a number"),
     ):
         path.write_text(json.dumps(content))
-        with pytest.raises(BadInput, match=message):
+        with pytest.raises(InputError, match=message):
             read_rates(str(path))
 
 
 def test_plan_of_training_without_gpus_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"needs gpu\.gpus="):
+    with pytest.raises(InputError, match=r"needs gpu\.gpus="):
         planned(steps=1, gpu=NodeConfig())
 
 

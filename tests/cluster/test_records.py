@@ -14,8 +14,8 @@ from cluster.judging import candidates, choose, columns_for
 from cluster.records import compact, forget, tables
 from cluster.sources import Source, Sources
 from cluster.units import Ledger, Unit, commit_url, queue_again, read_records, video_name
-from vgan.errors import BadInput
-from vgan.records import Evidence
+from vgan.errors import InputError
+from vgan.records import ClipScores
 from vgan.video.config import ClipSpec, FilterConfig, VideoConfig
 
 VIDEO = VideoConfig(clip=ClipSpec(num_frames=16, size=32), gates=FilterConfig(off=["near_duplicate"]))
@@ -24,7 +24,7 @@ VIDEOS = {video_name(s, "settings"): s for s in SOURCES}
 
 
 def record(unit: Unit, segments: int, num_clips: int) -> dict:
-    scores = {key: [value] * num_clips for key, value in asdict(Evidence(motion=3.0, fingerprint="0" * 32)).items()}
+    scores = {key: [value] * num_clips for key, value in asdict(ClipScores(motion=3.0, fingerprint="0" * 32)).items()}
     scores["residual_px"] = [50.0, 0.1 + 0.2, *[1e-7] * num_clips][:num_clips]
     lineage = {"source_id": [unit.source.source_id] * num_clips, "source_uri": [unit.source.uri] * num_clips}
     clips = {"clip_id": [f"{unit.name}-{n}" for n in range(num_clips)], "start_s": [1.28 * n for n in range(num_clips)]}
@@ -141,9 +141,9 @@ def test_compacted_and_individual_records_are_read_together(out: str) -> None:
 def test_records_moved_during_reading_raise(out: str) -> None:
     ledger = Ledger.read(out)
     compact(out)
-    with pytest.raises(BadInput, match="run this again"):
+    with pytest.raises(InputError, match="run this again"):
         list(tables(ledger))
-    with pytest.raises(BadInput, match="run this again"):
+    with pytest.raises(InputError, match="run this again"):
         read_records(ledger.commit_urls(VIDEOS))
 
 

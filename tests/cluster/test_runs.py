@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster import runs
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 SETTINGS: dict[str, Any] = {"model": {"base": 64, "kind": "two_stream"}, "seed": 0, "inits": ["vgan"], "rate": 2e-4}
 
@@ -35,7 +35,7 @@ def test_claim_with_other_settings_names_each_and_keeps_the_record(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     key = runs.claim(str(tmp_path), "gan", SETTINGS)
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(InputError, match=message):
         runs.claim(str(tmp_path), "gan", SETTINGS | change)
     assert runs.claim(str(tmp_path), "gan", SETTINGS) == key
 
@@ -45,7 +45,7 @@ def test_claim_of_a_run_older_than_an_option_uses_the_options_default(tmp_path: 
     newer = SETTINGS | {"model": SETTINGS["model"] | {"norm": "batch"}}
     assert runs.claim(str(tmp_path / "gan"), "gan", newer, {"model": {"norm": "batch", "base": 8}}) == key
     newer = SETTINGS | {"model": SETTINGS["model"] | {"norm": "spectral"}}
-    with pytest.raises(BadInput, match=r"model\.norm was 'batch', now 'spectral'"):
+    with pytest.raises(InputError, match=r"model\.norm was 'batch', now 'spectral'"):
         runs.claim(str(tmp_path / "gan"), "gan", newer, {"model": {"norm": "batch", "base": 8}})
 
 

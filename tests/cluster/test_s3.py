@@ -15,7 +15,7 @@ import s3fs
 from s3_server import SECRET, Faults, environment, failing_proxy, forget_connections
 
 from cluster import storage
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 BUCKET = "clips"
 
@@ -199,7 +199,7 @@ def test_make_folder_names_the_wrong_variable_and_no_secret(
 ) -> None:
     use.setenv("AWS_MAX_ATTEMPTS", "1")
     use.setenv(variable, value) if value else use.delenv(variable)
-    with pytest.raises(BadInput, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         storage.make_folder(folder)
     assert folder in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -210,7 +210,7 @@ def test_make_folder_names_the_wrong_variable_and_no_secret(
 @pytest.mark.usefixtures("environ")
 def test_make_folder_never_makes_a_bucket(served: tuple[str, Path]) -> None:
     for act in (storage.make_folder, lambda url: storage.write_bytes(storage.join(url, "a"), b"x")):
-        with pytest.raises(BadInput, match="no bucket for 's3://nosuch/"):
+        with pytest.raises(InputError, match="no bucket for 's3://nosuch/"):
             act("s3://nosuch/clips")
     assert not storage.exists("s3://nosuch/clips")
     assert [path.name for path in served[1].iterdir()] == [BUCKET]
@@ -222,9 +222,9 @@ def test_wrong_credentials_are_bad_input_for_every_operation_without_retries(
     use.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     url = storage.join(folder, "a")
     for act in (storage.exists, storage.read_bytes, storage.list_files, storage.remove, storage.read_json):
-        with pytest.raises(BadInput, match="credentials"):
+        with pytest.raises(InputError, match="credentials"):
             act(url)
-    with pytest.raises(BadInput, match="credentials"):
+    with pytest.raises(InputError, match="credentials"):
         storage.write_bytes(url, b"")
     assert faults.done["passed"] <= 8  # one or two requests per operation
 
@@ -237,6 +237,6 @@ def test_missing_object_is_not_retried(folder: str, faults: Faults) -> None:
 
 def test_permanent_server_error_is_bad_input(folder: str, faults: Faults) -> None:
     faults.rate, faults.kinds = 1.0, ("500",)  # rclone's answer when its disk is full
-    with pytest.raises(BadInput, match=r"keeps answering 500.*disk is full"):
+    with pytest.raises(InputError, match=r"keeps answering 500.*disk is full"):
         storage.write_bytes(storage.join(folder, "a"), b"x")
     assert faults.done["500"] == storage.ATTEMPTS

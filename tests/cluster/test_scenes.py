@@ -21,7 +21,7 @@ from cluster.scenes import refusals, rows_showing, scene_counts, with_classifier
 from cluster.shards import Manifest, config_digest, read_clips, read_manifest, settings_of, work_digest
 from cluster.sources import list_folder
 from vgan.drawn import draw_clip
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.scenes.config import SceneConfig
 from vgan.scenes.labels import labels
 from vgan.scenes.networks import ResNet
@@ -81,9 +81,9 @@ def test_work_digest_depends_on_classifier_and_scoring_not_on_selection_or_path(
 
 
 def test_rows_showing_needs_scores(write_dataset: Callable[..., Manifest], tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="holds no scores of category 'beach'"):
+    with pytest.raises(InputError, match="holds no scores of category 'beach'"):
         rows_showing(str(tmp_path), write_dataset(str(tmp_path)), ["beach"], 0.5)
-    with pytest.raises(BadInput, match="did you mean 'beach'"):
+    with pytest.raises(InputError, match="did you mean 'beach'"):
         rows_showing(str(tmp_path), write_dataset(str(tmp_path)), ["beech"], 0.5)
 
 
@@ -112,11 +112,11 @@ def test_with_classifier_sets_and_checks_the_digest(weights: Path) -> None:
     config = with_classifier(VideoConfig(scene=SceneConfig(weights=str(weights))))
     assert len(config.scene.sha256) == 64
     assert with_classifier(config) == config
-    with pytest.raises(BadInput, match="has SHA-256"):
+    with pytest.raises(InputError, match="has SHA-256"):
         with_classifier(replace(config, scene=replace(config.scene, sha256="0" * 64)))
-    with pytest.raises(BadInput, match="no file at"):
+    with pytest.raises(InputError, match="no file at"):
         with_classifier(VideoConfig(scene=SceneConfig(weights=f"{weights}.gone")))
-    with pytest.raises(BadInput, match=r"give its file in scene\.weights"):
+    with pytest.raises(InputError, match=r"give its file in scene\.weights"):
         with_classifier(VideoConfig(scene=SceneConfig(sha256="ab")))
 
 

@@ -28,8 +28,8 @@ from cluster.shards import (
     work_digest,
     write_manifest,
 )
-from vgan.errors import BadInput
-from vgan.records import Clip, Evidence
+from vgan.errors import InputError
+from vgan.records import Clip, ClipScores
 from vgan.video.config import ClipSpec, DecodeConfig, VideoConfig
 from vgan.video.strips import write_strip
 
@@ -42,7 +42,7 @@ def table(num: int, seed: int = 0) -> tuple[pa.Table, np.ndarray]:
     rows = [
         clip_row(
             Clip(
-                start_s=n / 8, shot=n, frames=f, evidence=Evidence(residual_px=n / 3, num_matches=n, stabilized=n > 1)
+                start_s=n / 8, shot=n, frames=f, evidence=ClipScores(residual_px=n / 3, num_matches=n, stabilized=n > 1)
             ),
             clip_id=f"c{n}",
             source_id="a b\u00e9.mp4",
@@ -68,7 +68,7 @@ def test_shard_round_trip_is_exact() -> None:
     assert read.to_pylist()[2] | {"frames": b""} == {
         "clip_id": "c2", "source_id": "a b\u00e9.mp4", "source_uri": "/v", "start_s": 0.25, "shot": 2, "label": None,
         "split": "train", "decoder": "pyav", "frames": b"",
-        **asdict(Evidence(residual_px=2 / 3, num_matches=2, stabilized=True)),
+        **asdict(ClipScores(residual_px=2 / 3, num_matches=2, stabilized=True)),
     }  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def test_jpeg_shard_round_trip_is_close() -> None:
 
 def test_clip_row_takes_frames_in_any_memory_layout() -> None:
     frames = np.arange(16 * 32 * 32 * 3, dtype=np.uint8).reshape(3, 32, 32, 16).transpose(3, 1, 2, 0)
-    row = clip_row(Clip(start_s=0.0, shot=0, frames=frames, evidence=Evidence()))
+    row = clip_row(Clip(start_s=0.0, shot=0, frames=frames, evidence=ClipScores()))
     assert row["frames"] == frames.copy(order="C").tobytes()
 
 
@@ -152,7 +152,7 @@ def test_manifest_round_trip(tmp_path: Path) -> None:
 
 
 def test_read_manifest_without_dataset_names_the_fix(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"no dataset at .*nowhere.*jobs\.prepare"):
+    with pytest.raises(InputError, match=r"no dataset at .*nowhere.*jobs\.prepare"):
         read_manifest(str(tmp_path / "nowhere"))
 
 
@@ -161,7 +161,7 @@ def test_read_manifest_of_another_version_names_both(tmp_path: Path, version: in
     write_manifest(manifest(), str(tmp_path))
     value = json.loads((tmp_path / "manifest.json").read_text()) | {"schema_version": version}
     storage.write_json(str(tmp_path / "manifest.json"), value)
-    with pytest.raises(BadInput, match=rf"schema version {version}, this code reads 2"):
+    with pytest.raises(InputError, match=rf"schema version {version}, this code reads 2"):
         read_manifest(str(tmp_path))
 
 

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cluster.sizing import Sizing, check_memory, matrix_flop_per_s, sizing
 from vgan import gan
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.training.config import ObjectiveConfig
@@ -97,7 +97,7 @@ def test_check_memory_refuses_what_cannot_fit_and_names_the_ways_out() -> None:
     size = size_of(ModelConfig(base=64), batch_size=4096)
     check_memory(size, 2, there_gb=1000)
     with pytest.raises(
-        BadInput,
+        InputError,
         match=r"2 workers need about \d+ GB with batch_size=4096, and this machine has 24: raise pieces=, or low",
     ):
         check_memory(size, 2, there_gb=24)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.sources import Source, Sources, list_folder, read_sources, write_sources
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 HOSTILE = ("-i.mp4", "a b\u00e9.mp4", "100%.avi", "a#b?.mov", "x[1].mp4", "a::b.mp4", "$(touch x).mkv", "UPPER.MP4")
 
@@ -45,14 +45,14 @@ def test_list_folder_takes_names_as_they_are(tmp_path: Path) -> None:
 
 def test_list_folder_that_is_missing_or_a_file_is_bad_input(videos: Path) -> None:
     for url in (videos / "nowhere", videos / "b.mp4"):
-        with pytest.raises(BadInput, match=f"no folder at '{url}'"):
+        with pytest.raises(InputError, match=f"no folder at '{url}'"):
             list_folder(str(url))
 
 
 def test_read_sources_takes_a_folder_or_a_glob(videos: Path) -> None:
     assert [s.source_id for s in read_sources(str(videos))] == ["a.AVI", "b.mp4", "deep/er/c.webm"]
     assert [s.source_id for s in read_sources(f"{videos}/*.mp4")] == ["b.mp4"]
-    with pytest.raises(BadInput, match=r"no video in .*\*\.mkv"):
+    with pytest.raises(InputError, match=r"no video in .*\*\.mkv"):
         read_sources(f"{videos}/*.mkv")
 
 
@@ -116,7 +116,7 @@ def test_read_sources_of_a_bad_file_names_the_file_and_the_problem(
     tmp_path: Path, name: str, write: Write, message: str
 ) -> None:
     write(tmp_path / name)
-    with pytest.raises(BadInput, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         read_sources(str(tmp_path / name))
     assert name in str(caught.value)
 
@@ -154,7 +154,7 @@ def test_read_sources_of_a_bad_manifest_names_the_problem(
     tmp_path: Path, columns: dict[str, list[str | None]], message: str
 ) -> None:
     pq.write_table(pa.table(columns), tmp_path / "s.parquet")
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(InputError, match=message):
         read_sources(str(tmp_path / "s.parquet"))
 
 

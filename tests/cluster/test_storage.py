@@ -15,7 +15,7 @@ import fsspec
 import pytest
 
 from cluster import storage
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -44,7 +44,7 @@ def test_join_puts_exactly_one_slash() -> None:
 
 
 def test_filesystem_of_an_unknown_protocol_is_bad_input() -> None:
-    with pytest.raises(BadInput, match="nosuch://x/y"):
+    with pytest.raises(InputError, match="nosuch://x/y"):
         storage.filesystem("nosuch://x/y")
 
 
@@ -141,7 +141,7 @@ def test_redact_blanks_the_password_and_leaves_the_rest() -> None:
 
 def test_relative_path_in_a_submitted_job_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    with pytest.raises(BadInput, match="'out/clips' is relative"):
+    with pytest.raises(InputError, match="'out/clips' is relative"):
         storage.absolute("out/clips")
     assert storage.absolute("/out/clips") == "/out/clips"
     assert storage.absolute("s3://bucket/clips") == "s3://bucket/clips"
@@ -159,31 +159,31 @@ def test_full_disk_is_bad_input_and_existing_files_remain(mount: Callable[[str],
     storage.make_folder(str(disk))
     storage.write_bytes(str(disk / "file"), b"old")
     for write in (storage.write_bytes, storage.write_new):
-        with pytest.raises(BadInput, match=f"no space left to write '{disk}/.*free some"):
+        with pytest.raises(InputError, match=f"no space left to write '{disk}/.*free some"):
             write(str(disk / ("file" if write is storage.write_bytes else "other")), bytes(2_000_000))
     assert storage.read_bytes(str(disk / "file")) == b"old"
     assert [path.name for path in disk.iterdir()] == ["file"]
     storage.write_bytes(str(disk / "filler"), bytes(1_000_000))
-    with pytest.raises(BadInput, match="no space left"):
+    with pytest.raises(InputError, match="no space left"):
         storage.make_folder(str(disk / "out"))
 
 
 def test_read_only_file_system_is_bad_input(mount: Callable[[str], Path]) -> None:
     disk = mount("ro")
-    with pytest.raises(BadInput, match=f"cannot write '{disk}/out', its file system is read-only"):
+    with pytest.raises(InputError, match=f"cannot write '{disk}/out', its file system is read-only"):
         storage.make_folder(str(disk / "out"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_folder_without_permission_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o500)
-    with pytest.raises(BadInput, match="no permission for"):
+    with pytest.raises(InputError, match="no permission for"):
         storage.make_folder(str(tmp_path / "closed" / "out"))
 
 
 def test_make_folder_below_a_file_is_bad_input_and_elsewhere_leaves_nothing(folder: str, tmp_path: Path) -> None:
     (tmp_path / "taken").write_bytes(b"")
-    with pytest.raises(BadInput, match="taken"):
+    with pytest.raises(InputError, match="taken"):
         storage.make_folder(str(tmp_path / "taken" / "out"))
     storage.make_folder(folder)
     storage.make_folder(folder)

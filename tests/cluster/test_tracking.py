@@ -19,7 +19,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from cluster import tracking
 from cluster.tracking import Outbox, Run, Tracker, environment, system_metrics
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_tracker_without_a_uri_follows_the_environment(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "nosuch://server"])
 def test_tracker_that_cannot_be_reached_is_bad_input(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(BadInput, match=rf"tracking\.uri='{uri}'"):
+    with pytest.raises(InputError, match=rf"tracking\.uri='{uri}'"):
         Tracker(uri, "gan").experiment_id()
 
 

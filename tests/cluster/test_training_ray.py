@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from cluster import checkpoints
 from cluster.tracking import TrackingConfig
 from cluster.training import TrainConfig, fit
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.models.config import ModelConfig
 from vgan.training.config import ObjectiveConfig
 
@@ -48,7 +48,9 @@ def test_training_that_diverges_stops_at_that_step_and_keeps_the_checkpoint_befo
 ) -> None:
     model = ModelConfig(kind="autoencoder", base=4, num_frames=16, size=32)
     wild = config(steps=9, checkpoint_every=1, model=model, objective=ObjectiveConfig(learning_rate=1e30))
-    with pytest.raises(BadInput, match=r"loss/reconstruction.* not finite at step 2: stopped, and the checkpoint befo"):
+    with pytest.raises(
+        InputError, match=r"loss/reconstruction.* not finite at step 2: stopped, and the checkpoint befo"
+    ):
         fit(wild)
     found = checkpoints.open_checkpoint(str(tmp_path / "runs" / "gan"))
     assert found.step == 1
@@ -80,6 +82,8 @@ def test_training_whose_checkpoints_are_all_damaged_is_refused_and_loses_none(
 ) -> None:
     found = fit(config(steps=1))
     (Path(found.url) / "state.json").write_text("{}")
-    with pytest.raises(BadInput, match=r"every checkpoint in .* is damaged \(step_00000001\S+: state.json is not what"):
+    with pytest.raises(
+        InputError, match=r"every checkpoint in .* is damaged \(step_00000001\S+: state.json is not what"
+    ):
         fit(config(steps=2))
     assert Path(found.url).is_dir()

@@ -11,8 +11,8 @@ import pytest
 from cluster import storage
 from cluster.shards import Manifest, Shard, clip_row, clip_schema, table_bytes, write_manifest
 from cluster.transfer import leaked, load_split, require_unseen, windows
-from vgan.errors import BadInput
-from vgan.records import Clip, Evidence
+from vgan.errors import InputError
+from vgan.records import Clip, ClipScores
 from vgan.video.config import ClipSpec, VideoConfig
 
 SPEC = ClipSpec(num_frames=16, size=32)
@@ -45,7 +45,7 @@ def write(url: Path, clips: list[tuple[str, float]]) -> Manifest:
     rows = []
     for number, (source, start_s) in enumerate(clips):
         frames = np.full((16, 32, 32, 3), number, np.uint8)
-        clip = Clip(start_s=start_s, shot=0, frames=frames, evidence=Evidence())
+        clip = Clip(start_s=start_s, shot=0, frames=frames, evidence=ClipScores())
         lineage = {"source_id": source, "source_uri": source, "label": None, "split": None, "decoder": ""}
         rows.append(clip_row(clip, clip_id=f"c{number}", **lineage))
     data = table_bytes(pa.Table.from_pylist(rows, clip_schema(SPEC)))
@@ -127,26 +127,26 @@ def test_leaked_finds_test_videos_and_their_groups_whatever_folder_case_or_endin
 def test_a_checkpoint_that_has_seen_test_videos_is_refused_unless_allowed(ucf101: Path, tmp_path: Path) -> None:
     seen = str(tmp_path / "seen")
     write(tmp_path / "seen", [("v_Spin_g01_c01.avi", 0.0), ("v_Spin_g09_c01.avi", 0.0)])
-    with pytest.raises(BadInput, match=r"1 videos of .* v_Spin_g01_c01.avi first.*allow_leak=true"):
+    with pytest.raises(InputError, match=r"1 videos of .* v_Spin_g01_c01.avi first.*allow_leak=true"):
         require_unseen(str(ucf101), [1], seen, "d", allowed=False)
     assert require_unseen(str(ucf101), [1], seen, "d", allowed=True) == "pre-training saw 1 test videos"
 
 
 def test_a_checkpoint_whose_dataset_is_gone_is_refused_unless_allowed(ucf101: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="cannot be told"):
+    with pytest.raises(InputError, match="cannot be told"):
         require_unseen(str(ucf101), [1], str(tmp_path / "gone"), "d", allowed=False)
     assert require_unseen(str(ucf101), [1], str(tmp_path / "gone"), "d", allowed=True) == "pre-training set not known"
 
 
 def test_weights_that_do_not_say_what_they_saw_are_refused_unless_allowed(ucf101: Path) -> None:
-    with pytest.raises(BadInput, match=r"does not say what it was trained on.*allow_leak=true"):
+    with pytest.raises(InputError, match=r"does not say what it was trained on.*allow_leak=true"):
         require_unseen(str(ucf101), [1], "", "", allowed=False)
     assert require_unseen(str(ucf101), [1], "", "", allowed=True) == "pre-training set not known"
 
 
 def test_a_checkpoint_whose_dataset_was_made_anew_is_refused_unless_allowed(ucf101: Path, tmp_path: Path) -> None:
     write(tmp_path / "seen", [("golf.mp4", 0.0)])
-    with pytest.raises(BadInput, match="another dataset stands there now"):
+    with pytest.raises(InputError, match="another dataset stands there now"):
         require_unseen(str(ucf101), [1], str(tmp_path / "seen"), "e", allowed=False)
 
 

@@ -8,7 +8,7 @@ import io
 import pytest
 
 from cluster.turk import hits_csv, read_results
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.study.trials import GOLD, PAIR, Plan, Study, make_study
 from vgan.viz.study import render_hit
 
@@ -88,7 +88,7 @@ def test_results_beyond_the_cap_and_rejected_ones_do_not_count() -> None:
 )
 def test_results_that_do_not_fit_name_the_line(change: dict[str, str], said: str) -> None:
     study = small_study()
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(InputError, match=said):
         read_results(results(study, ["A"], **change), study, SECRET)
-    with pytest.raises(BadInput, match=r"no results file"):
+    with pytest.raises(InputError, match=r"no results file"):
         read_results("a,b\n1,2\n", study, SECRET)

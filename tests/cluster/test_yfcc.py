@@ -9,7 +9,7 @@ import pytest
 
 from cluster.licenses import allowing
 from cluster.yfcc import FILES, YfccConfig, list_yfcc, video_url
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 HASHES = {"11": "a" * 32, "12": "b" * 31, "13": "c" * 30, "14": "d" * 32}
 ALL = allowing(["any"])
@@ -71,7 +71,7 @@ def test_list_yfcc_counts_videos_without_a_hash(tmp_path: Path) -> None:
 
 def test_list_yfcc_of_another_format_names_file_and_line(tmp_path: Path) -> None:
     path = metadata(tmp_path, 23)
-    with pytest.raises(BadInput, match=r"give yfcc\.hashes="):
+    with pytest.raises(InputError, match=r"give yfcc\.hashes="):
         list_yfcc(YfccConfig(metadata=path), ALL)
     (tmp_path / "other").write_text("a\tb\n")
     for name, message in (
@@ -80,11 +80,11 @@ def test_list_yfcc_of_another_format_names_file_and_line(tmp_path: Path) -> None
         ("junk.bz2", "cannot be read as bz2"),
     ):
         (tmp_path / "junk.bz2").write_bytes(b"no bz2")
-        with pytest.raises(BadInput, match=message):
+        with pytest.raises(InputError, match=message):
             list_yfcc(YfccConfig(metadata=str(tmp_path / name)), ALL)
     hostile = row("11", 25).replace("a" * 32, "../../../etc/x")
     (tmp_path / "hostile").write_text(hostile + "\n")
-    with pytest.raises(BadInput, match="no id and media hash"):
+    with pytest.raises(InputError, match="no id and media hash"):
         list_yfcc(YfccConfig(metadata=str(tmp_path / "hostile")), ALL)
 
 

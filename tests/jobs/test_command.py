@@ -21,7 +21,7 @@ from jobs.plan import PlanConfig
 from jobs.predict import PredictConfig
 from jobs.prepare import PrepareConfig
 from jobs.study import StudyConfig
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.options import option, section
 from vgan.presets import PRESETS
 
@@ -132,7 +132,7 @@ def test_load_takes_presets_of_the_job_at_hand() -> None:
     assert (found.finetune.iterations, found.finetune.batch_size, found.finetune.dropout) == (1000, 256, 0.2)
     assert found.model == FinetuneJobConfig().model
     assert command.load(FinetuneJobConfig, ["preset=modern"]) == FinetuneJobConfig()
-    with pytest.raises(BadInput, match="preset must be one of reference, modern; got 'stable'"):
+    with pytest.raises(InputError, match="preset must be one of reference, modern; got 'stable'"):
         command.load(FinetuneJobConfig, ["preset=stable"])
 
 
@@ -146,7 +146,7 @@ def test_load_takes_a_mapping_of_names_from_a_file_and_from_what_save_kept(tmp_p
 
 def test_load_of_a_preset_that_is_no_name_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("preset: [stable]\n")
-    with pytest.raises(BadInput, match="preset"):
+    with pytest.raises(InputError, match="preset"):
         command.load(TrainConfig, [f"config={tmp_path}/run.yaml"])
 
 
@@ -251,7 +251,7 @@ def test_run_prints_settings_that_can_be_given_back(capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize(
     ("fault", "code", "lines"),
-    [(BadInput("no\nsuch\nfile"), 2, 1), (KeyboardInterrupt(), 130, 1), (RuntimeError("a bug"), 1, 4)],
+    [(InputError("no\nsuch\nfile"), 2, 1), (KeyboardInterrupt(), 130, 1), (RuntimeError("a bug"), 1, 4)],
 )
 def test_run_exit_code_and_stderr_say_who_is_to_blame(
     capsys: pytest.CaptureFixture[str], fault: BaseException, code: int, lines: int

@@ -33,7 +33,7 @@ from jobs.inspect import InspectConfig
 from jobs.predict import PredictConfig
 from jobs.prepare import PrepareConfig
 from vgan.drawn import draw_action_set, draw_clip
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.pretrained import save
 from vgan.video.encode import write_mp4
 
@@ -597,7 +597,7 @@ def test_evaluate_leaves_table_results_card_and_runs_with_named_numbers(
 def test_run_prints_a_workers_bad_input_as_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     @ray.remote
     def refuse() -> None:
-        raise BadInput("the clips of 's3://x' are gone")
+        raise InputError("the clips of 's3://x' are gone")
 
     def job(_: GenerateConfig) -> None:
         ray.get(refuse.remote())

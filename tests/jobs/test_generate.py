@@ -22,7 +22,7 @@ from jobs.generate import GenerateConfig
 from vgan.baseline import read_mixture
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
-from vgan.records import Clip, Evidence
+from vgan.records import Clip, ClipScores
 from vgan.video.config import ClipSpec
 
 MODEL = ModelConfig(base=2, z_size=5, num_frames=16, size=32)
@@ -54,7 +54,7 @@ def dataset(tmp_path: Path) -> Manifest:
     for number, start in enumerate(range(0, 20, 8)):
         rows = []
         for n in range(start, min(start + 8, 20)):
-            clip = Clip(start_s=0.0, shot=0, frames=np.full((16, 32, 32, 3), 12 * n, np.uint8), evidence=Evidence())
+            clip = Clip(start_s=0.0, shot=0, frames=np.full((16, 32, 32, 3), 12 * n, np.uint8), evidence=ClipScores())
             lineage = {"source_id": "v", "source_uri": "/v", "label": None, "split": None, "decoder": ""}
             rows.append(clip_row(clip, clip_id=f"clip-{n}", **lineage))
         data = table_bytes(pa.Table.from_pylist(rows, clip_schema(spec)))

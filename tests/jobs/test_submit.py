@@ -15,7 +15,7 @@ import pytest
 from cluster.head import Head, local_head
 from cluster.submission import MAX_UPLOAD_MIB, PACKAGES, check_upload, free_id
 from jobs import submit
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -88,7 +88,7 @@ def test_another_start_gets_a_number(status: dict[str, str], expected: str) -> N
 @pytest.mark.parametrize("status", ["PENDING", "RUNNING"])
 def test_a_run_is_not_started_beside_itself(status: str) -> None:
     earlier = [{"submission_id": "gan", "status": "FAILED"}, {"submission_id": "gan-2", "status": status}]
-    with pytest.raises(BadInput, match=f"'gan-2' is {status}"):
+    with pytest.raises(InputError, match=f"'gan-2' is {status}"):
         free_id(earlier, "gan")
 
 
@@ -100,7 +100,7 @@ def test_upload_that_ray_would_refuse_is_told_with_its_largest_file(tmp_path: Pa
         file.truncate(MAX_UPLOAD_MIB * 2**20)
     check_upload(tmp_path)
     (tmp_path / "vgan/more.py").write_text("x")
-    with pytest.raises(BadInput, match=r"weights\.bin"):
+    with pytest.raises(InputError, match=r"weights\.bin"):
         check_upload(tmp_path)
 
 
@@ -121,7 +121,7 @@ def test_upload_that_ray_would_refuse_is_told_with_its_largest_file(tmp_path: Pa
 def test_what_cannot_work_is_told_before_anything_is_sent(
     job: list[str], settings: dict[str, object], told: str
 ) -> None:
-    with pytest.raises(BadInput, match=told):
+    with pytest.raises(InputError, match=told):
         submit.main(job, submit.SubmitConfig(**{"dry_run": True, **settings}))  # type: ignore[arg-type]
 
 

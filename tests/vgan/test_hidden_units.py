@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.hidden_units import Probe, faded, motion_share, probe, segment, top_of
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
@@ -72,7 +72,7 @@ def test_probe_of_an_encoder_sees_the_first_frame_or_the_clip(kind: str, images:
     ],
 )
 def test_probe_of_what_is_not_there_is_bad_input(kind: str, network: str, layer: int, told: str) -> None:
-    with pytest.raises(BadInput, match=told):
+    with pytest.raises(InputError, match=told):
         probe(model_of(kind=kind), network, layer)
 
 

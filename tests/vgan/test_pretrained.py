@@ -16,7 +16,7 @@ from torch import nn
 
 import vgan
 from vgan.baseline import Mixture
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.pretrained import write_weights
@@ -161,22 +161,22 @@ def test_models_refuse_what_they_cannot_do(tmp_path: Path) -> None:
     models = {kind: vgan.load(export(tmp_path / kind, config)) for kind, config in MODELS.items()}
     image, clip = np.zeros((1, 40, 50, 3), np.uint8), np.zeros((1, 16, 32, 32, 3), np.uint8)
     code = np.zeros((1, 5), np.float32)
-    with pytest.raises(BadInput, match="kind=future draws from images: use predict"):
+    with pytest.raises(InputError, match="kind=future draws from images: use predict"):
         models["future"].sample(1)
-    with pytest.raises(BadInput, match="this one is of kind=one_stream: use sample"):
+    with pytest.raises(InputError, match="this one is of kind=one_stream: use sample"):
         models["one_stream"].predict(image)
-    with pytest.raises(BadInput, match="only an autoencoder encodes"):
+    with pytest.raises(InputError, match="only an autoencoder encodes"):
         models["two_stream"].encode(clip)
-    with pytest.raises(BadInput, match="num must be at least 1, got 0"):
+    with pytest.raises(InputError, match="num must be at least 1, got 0"):
         models["two_stream"].sample(0)
-    with pytest.raises(BadInput, match=r"images must be \(N, H, W, 3\) uint8, got \(40, 50, 3\)"):
+    with pytest.raises(InputError, match=r"images must be \(N, H, W, 3\) uint8, got \(40, 50, 3\)"):
         models["future"].predict(image[0])
-    with pytest.raises(BadInput, match=r"frames must be \(N, 16, 32, 32, 3\) uint8, got .* float64"):
+    with pytest.raises(InputError, match=r"frames must be \(N, 16, 32, 32, 3\) uint8, got .* float64"):
         models["autoencoder"].encode(clip.astype(float))
-    with pytest.raises(BadInput, match=r"codes must be \(N, 5\) float32, got \(1, 4\)"):
+    with pytest.raises(InputError, match=r"codes must be \(N, 5\) float32, got \(1, 4\)"):
         models["two_stream"].decode(code[:, :4])
     vgan.save(tmp_path / "bare", MODELS["autoencoder"], make(MODELS["autoencoder"]))
-    with pytest.raises(BadInput, match="fit_mixture"):
+    with pytest.raises(InputError, match="fit_mixture"):
         vgan.load(tmp_path / "bare").sample(1)
 
 
@@ -187,7 +187,7 @@ def test_load_where_there_is_no_model_says_what_to_give(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("no model")
     for path in (tmp_path, tmp_path / "nowhere", file):
-        with pytest.raises(BadInput, match=f"no model at '{path}': give a step_"):
+        with pytest.raises(InputError, match=f"no model at '{path}': give a step_"):
             vgan.load(path)
 
 
@@ -204,7 +204,7 @@ def test_load_where_there_is_no_model_says_what_to_give(tmp_path: Path) -> None:
 def test_load_with_broken_settings_names_the_folder(tmp_path: Path, settings: str, message: str) -> None:
     export(tmp_path, MODELS["two_stream"])
     (tmp_path / "model.json").write_text(settings)
-    with pytest.raises(BadInput, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         vgan.load(tmp_path)
     assert str(tmp_path) in str(caught.value)
 
@@ -213,7 +213,7 @@ def test_load_with_weights_of_another_model_names_the_tensor(tmp_path: Path) -> 
     export(tmp_path, MODELS["two_stream"])
     (tmp_path / "model.json").write_text(json.dumps({"model": SMALL | {"base": 4}}))
     with pytest.raises(
-        BadInput, match=r"generator\.safetensors' does not fit .*background\S+ is 16 in the file, 32 here"
+        InputError, match=r"generator\.safetensors' does not fit .*background\S+ is 16 in the file, 32 here"
     ):
         vgan.load(tmp_path)
 
@@ -221,9 +221,9 @@ def test_load_with_weights_of_another_model_names_the_tensor(tmp_path: Path) -> 
 def test_load_without_weights_or_with_broken_ones_names_the_file(tmp_path: Path) -> None:
     folder = export(tmp_path, MODELS["one_stream"])
     (folder / "generator.safetensors").write_bytes(pickle.dumps({"weight": torch.zeros(1)}))
-    with pytest.raises(BadInput, match=r"cannot read weights from .*generator\.safetensors"):
+    with pytest.raises(InputError, match=r"cannot read weights from .*generator\.safetensors"):
         vgan.load(folder)
     for path in folder.glob("*.safetensors"):
         path.unlink()
-    with pytest.raises(BadInput, match=r"generator\.safetensors is missing"):
+    with pytest.raises(InputError, match=r"generator\.safetensors is missing"):
         vgan.load(folder)

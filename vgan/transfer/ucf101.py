@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from vgan.errors import BadInput
+from vgan.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +59,13 @@ def read_classes(lists: Path) -> dict[str, int]:
     """Read `lists`/classInd.txt as class name -> label, numbered from 0.
 
     Raises:
-        BadInput: the file is missing, or a line is not "<number from 1> <ClassName>".
+        InputError: the file is missing, or a line is not "<number from 1> <ClassName>".
     """
     classes: dict[str, int] = {}
     for location, line in _lines(lists / "classInd.txt"):
         number, _, name = line.partition(" ")
         if not number.isdigit() or int(number) < 1 or not name.strip():
-            raise BadInput(f"{location}: expected '<number from 1> <ClassName>', got {line!r}")
+            raise InputError(f"{location}: expected '<number from 1> <ClassName>', got {line!r}")
         classes[name.strip()] = int(number) - 1
     return classes
 
@@ -78,10 +78,10 @@ def read_lists(lists: Path, split: int) -> tuple[Video, ...]:
         split: 1, 2 or 3.
 
     Raises:
-        BadInput: the split does not exist, a list file is missing, or a line does not match the class index.
+        InputError: the split does not exist, a list file is missing, or a line does not match the class index.
     """
     if split not in (1, 2, 3):
-        raise BadInput(f"UCF101 has splits 1, 2 and 3; got {split}")
+        raise InputError(f"UCF101 has splits 1, 2 and 3; got {split}")
     classes = {name.casefold(): (name, label) for name, label in read_classes(lists).items()}
     sides: tuple[Side, ...] = ("train", "test")
     return tuple(
@@ -101,12 +101,12 @@ def read_split(root: Path, split: int) -> Split:
         split: 1, 2 or 3.
 
     Raises:
-        BadInput: a folder or list is missing, or one side of the split has no video on disk.
+        InputError: a folder or list is missing, or one side of the split has no video on disk.
     """
     videos_dir, lists = root / "UCF-101", root / "ucfTrainTestlist"
     for folder in (root, videos_dir, lists):
         if not folder.is_dir():
-            raise BadInput(f"no folder {folder}: {_EXPECTED}")
+            raise InputError(f"no folder {folder}: {_EXPECTED}")
     on_disk = {folder.name.casefold(): _files_by_name(folder) for folder in videos_dir.iterdir() if folder.is_dir()}
     videos: list[Video] = []
     missing: list[str] = []
@@ -119,7 +119,7 @@ def read_split(root: Path, split: int) -> Split:
             videos.append(replace(video, path=path))
     for side in ("train", "test"):
         if not any(video.side == side for video in videos):
-            raise BadInput(f"{videos_dir} contains none of the {side} videos of split {split}: {_EXPECTED}")
+            raise InputError(f"{videos_dir} contains none of the {side} videos of split {split}: {_EXPECTED}")
     if missing:
         log.info("split %d: %d videos on disk, %d listed videos missing", split, len(videos), len(missing))
     return Split(number=split, videos=tuple(videos), missing=tuple(missing))
@@ -132,10 +132,12 @@ def _listed_video(location: str, line: str, side: Side, classes: dict[str, tuple
     match = _NAME.fullmatch(name)
     class_entry = classes.get(directory.casefold())
     if match is None or class_entry is None:
-        raise BadInput(f"{location}: expected '<Class>/v_<Class>_gGG_cCC.avi' of a class in classInd.txt, got {line!r}")
+        raise InputError(
+            f"{location}: expected '<Class>/v_<Class>_gGG_cCC.avi' of a class in classInd.txt, got {line!r}"
+        )
     class_name, label = class_entry
     if side == "train" and number.strip() != str(label + 1):
-        raise BadInput(
+        raise InputError(
             f"{location}: classInd.txt gives {class_name} the number {label + 1}, but the list has {number.strip()!r}"
         )
     return Video(path=Path(listed), label=label, class_name=class_name, group=int(match["group"]), side=side)
@@ -146,7 +148,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise BadInput(f"no list file {path}: {_EXPECTED}") from None
+        raise InputError(f"no list file {path}: {_EXPECTED}") from None
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             yield f"{path}:{number}", line.strip()

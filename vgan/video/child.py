@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 import vgan
-from vgan.errors import BadVideo
+from vgan.errors import VideoError
 from vgan.video.config import DecodeConfig
 from vgan.video.decode import Frame, Probe, backend_version, frames, probe
 from vgan.video.strips import is_strip, probe_strip, strip_frames
@@ -88,7 +88,7 @@ class Decoder:
         """Read the header and the first frame of a file (`decode.probe`).
 
         Raises:
-            BadVideo: as `frames`.
+            VideoError: as `frames`.
         """
         # Read to the end, which keeps the child usable.
         replies = list(self._replies({"do": "probe", "path": os.fspath(path)}))
@@ -107,7 +107,7 @@ class Decoder:
         memory or fails before its first frame, decord is tried once.
 
         Raises:
-            BadVideo: as `decode.frames`; also stage "decode" with reason timeout, crashed (the child died, or sent an
+            VideoError: as `decode.frames`; also stage "decode" with reason timeout, crashed (the child died, or sent an
                 invalid message), out_of_memory or killed (by another process, so the video may be retried). If both
                 backends fail, stage and reason are those of PyAV.
             RuntimeError: the child ended with a Python traceback, which is a bug, not a bad video.
@@ -120,7 +120,7 @@ class Decoder:
                 started = True
                 yield frame
             return
-        except BadVideo as error:
+        except VideoError as error:
             if started or not others or error.reason in FINAL_REASONS:
                 raise
             first_error = error
@@ -128,11 +128,11 @@ class Decoder:
             for frame in self._frames(request | {"backend": others[0]}):
                 started = True
                 yield frame
-        except BadVideo as error:
+        except VideoError as error:
             if started:
                 raise
             detail = f"{first_error.detail}; {others[0]}: {error.reason} ({error.detail})"
-            raise BadVideo(first_error.stage, first_error.reason, detail) from error
+            raise VideoError(first_error.stage, first_error.reason, detail) from error
 
     def _frames(self, request: dict[str, Any]) -> Iterator[Frame]:
         """Yield the frames of one request to one backend."""
@@ -174,7 +174,7 @@ def isolated_frames(path: str | Path, config: DecodeConfig, command: list[str] |
 class _Reported(Exception):
     """Error that the child itself reported; the child remains usable."""
 
-    def __init__(self, error: BadVideo) -> None:
+    def __init__(self, error: VideoError) -> None:
         super().__init__(error)
         self.error = error
 
@@ -231,7 +231,7 @@ class _Child:
 
         Raises:
             _Reported: the child reported an error and remains usable.
-            BadVideo: the child failed and must be stopped.
+            VideoError: the child failed and must be stopped.
         """
         self._busy = True
         self._served += 1
@@ -250,7 +250,7 @@ class _Child:
                     break
                 if type_ == b"E":
                     self._busy = False
-                    raise _Reported(BadVideo(*body))
+                    raise _Reported(VideoError(*body))
                 if type_ in b"FS":
                     if not math.isfinite(time_s) or (latest_s is not None and time_s <= latest_s):
                         raise _protocol_error(f"a frame at {time_s} s after one at {latest_s} s")
@@ -291,7 +291,7 @@ class _Child:
         return type_, time_s, None
 
     def _read(self, num_bytes: int) -> bytearray:
-        """Read exactly `num_bytes`. Raises EOFError if the child ended, BadVideo at either deadline."""
+        """Read exactly `num_bytes`. Raises EOFError if the child ended, VideoError at either deadline."""
         buffer = bytearray(num_bytes)
         view = memoryview(buffer)
         while view:
@@ -308,29 +308,29 @@ class _Child:
             self._request_remaining_s -= elapsed_s
         return buffer
 
-    def _timeout_error(self) -> BadVideo:
+    def _timeout_error(self) -> VideoError:
         """Build the error of a child that missed a deadline."""
         timeout_s, factor = self._config.timeout_s, self._config.time_factor
         if self._message_remaining_s <= self._request_remaining_s:
-            return BadVideo("decode", "timeout", f"no frame within {timeout_s:g} s")
-        return BadVideo("decode", "timeout", f"slower than {timeout_s:g} s and {factor:g} s per second of video")
+            return VideoError("decode", "timeout", f"no frame within {timeout_s:g} s")
+        return VideoError("decode", "timeout", f"slower than {timeout_s:g} s and {factor:g} s per second of video")
 
     def _exit_error(self) -> Exception:
         """Build the error of a child that closed its pipe before the end of the answer, from its exit status."""
         try:
             status = self._process.wait(timeout=max(0.1, min(self._message_remaining_s, self._request_remaining_s)))
         except subprocess.TimeoutExpired:
-            return BadVideo("decode", "timeout", "closed its pipe but did not exit")
+            return VideoError("decode", "timeout", "closed its pipe but did not exit")
         if status == -signal.SIGKILL:
-            return BadVideo("decode", "killed", "by another process, or because the machine ran out of memory")
+            return VideoError("decode", "killed", "by another process, or because the machine ran out of memory")
         if status < 0:
-            return BadVideo("decode", "crashed", f"signal {-status}")
+            return VideoError("decode", "crashed", f"signal {-status}")
         self._stderr.seek(0)
         text = self._stderr.read(MAX_STDERR_BYTES).decode(errors="replace").strip()
         if "MemoryError" in text.rpartition("\n")[2]:  # raised outside the decoder, for example by an import
-            return BadVideo("decode", "out_of_memory", f"above {self._config.memory_gb:g} GB")
+            return VideoError("decode", "out_of_memory", f"above {self._config.memory_gb:g} GB")
         if self._ready and "Traceback (most recent call last)" not in text:
-            return BadVideo("decode", "crashed", f"exited with status {status}")
+            return VideoError("decode", "crashed", f"exited with status {status}")
         return RuntimeError(f"the decoding child exited with status {status}:\n{text[-2000:]}")
 
 
@@ -351,9 +351,9 @@ def _child_environment() -> dict[str, str]:
     return variables | {"PYTHONPATH": search_path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
-def _protocol_error(message: str) -> BadVideo:
+def _protocol_error(message: str) -> VideoError:
     """Build the error of a child that sent an invalid message: its memory may be corrupted, so it must be stopped."""
-    return BadVideo("decode", "crashed", f"the decoding child sent {message}")
+    return VideoError("decode", "crashed", f"the decoding child sent {message}")
 
 
 def _checked_text(type_: bytes, text: bytearray) -> Any:
@@ -416,7 +416,7 @@ def _serve(out: int, request: dict[str, Any], config: DecodeConfig) -> None:
             _write_text(out, b"P", asdict(probe_strip(path, config.strip_fps) if is_strip(path) else probe(path)))
         else:
             _serve_frames(out, request, replace(config, backend=request["backend"]))
-    except BadVideo as error:
+    except VideoError as error:
         _write_text(out, b"E", [error.stage, error.reason, error.detail])
     else:
         _write(out, b".")

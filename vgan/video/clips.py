@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vgan.errors import BadVideo
+from vgan.errors import VideoError
 from vgan.records import Clip, Reject
 from vgan.scenes.view import scene_view
 from vgan.video import letterbox, screen
@@ -26,7 +26,7 @@ def clips_from_video(frames: Iterable[Frame], config: VideoConfig) -> Iterator[C
     """Yield the clips of one video in order, with all scores, and a Reject for every window or shot without a clip.
 
     The bounds of `config.gates` are applied later, when the dataset is packed. Stops after `config.clip.max_per_video`
-    clips. Closes `frames` if it is a generator. A BadVideo raised by `frames` is not propagated: it ends the iteration
+    clips. Closes `frames` if it is a generator. A VideoError raised by `frames` is not propagated: it ends the iteration
     with one Reject.
     """
     num_clips = 0
@@ -37,7 +37,7 @@ def clips_from_video(frames: Iterable[Frame], config: VideoConfig) -> Iterator[C
             num_clips += isinstance(result, Clip)
             if num_clips == config.clip.max_per_video:
                 return
-    except BadVideo as error:
+    except VideoError as error:
         yield Reject(start_s=None, stage=error.stage, reason=error.reason, detail=error.detail)
     finally:
         close = getattr(frames, "close", None)
@@ -85,7 +85,7 @@ def _clip_from_window(shot: int, window: list[Frame], config: VideoConfig) -> Cl
         height, width = pixels.shape[1:3]
         if min(height, width) < config.clip.size:
             minimum = f"at least {config.clip.size} on the short side"
-            raise BadVideo("screen", "too_small", f"{width}x{height} pixels; {minimum}")
+            raise VideoError("screen", "too_small", f"{width}x{height} pixels; {minimum}")
         # Repeats from resampling a slower source do not count as frozen: each source frame is measured once.
         source_frames = [t for t, frame in enumerate(window) if t == 0 or frame is not window[t - 1]]
         statistics = screen.look(pixels[source_frames])
@@ -102,15 +102,15 @@ def _clip_from_window(shot: int, window: list[Frame], config: VideoConfig) -> Cl
         if config.stabilize.keep_failed and evidence.stabilized and verdict(evidence, config.gates):
             clip, plain = unstabilized(pixels, config.clip.size)
             evidence = replace(plain, **scores)
-    except BadVideo as error:
+    except VideoError as error:
         return Reject(start_s=start_s, stage=error.stage, reason=error.reason, detail=error.detail)
     view = scene_view(pixels[len(pixels) // 2]) if config.scene.sha256 else None
     return Clip(start_s=start_s, shot=shot, frames=clip, evidence=evidence, view=view)
 
 
 def _check_rate(window: list[Frame], config: VideoConfig) -> None:
-    """Raise BadVideo for a window with too many repeated frames, from a part of the source with a low frame rate."""
+    """Raise VideoError for a window with too many repeated frames, from a part of the source with a low frame rate."""
     distinct_fps = config.clip.fps * len({frame.pts_s for frame in window}) / len(window)
     lowest_fps = min(config.decode.min_fps, config.clip.fps) * RATE_TOLERANCE - config.clip.fps / len(window)
     if distinct_fps < lowest_fps:  # lowest_fps allows for one frame lost at the window's edges
-        raise BadVideo("screen", "low_frame_rate", f"{distinct_fps:.1f} distinct frames per second in this window")
+        raise VideoError("screen", "low_frame_rate", f"{distinct_fps:.1f} distinct frames per second in this window")

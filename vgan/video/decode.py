@@ -22,7 +22,7 @@ import numpy as np
 import PIL
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
-from vgan.errors import BadVideo
+from vgan.errors import VideoError
 from vgan.video.config import DecodeConfig
 from vgan.video.hdr import tone_map
 
@@ -61,12 +61,12 @@ def probe(path: str | Path) -> Probe:
     """Read the header and the first frame of a file.
 
     Raises:
-        BadVideo: as `frames`.
+        VideoError: as `frames`.
     """
     with _open_video(path) as video:
         first = next(_timed(video), None)
         if first is None:
-            raise BadVideo("decode", "no_frames", "the decoder reached the end without a timed frame")
+            raise VideoError("decode", "no_frames", "the decoder reached the end without a timed frame")
         layout = _Layout(first[1], video.stream.sample_aspect_ratio)
         container, stream = video.container, video.stream
         duration_s = None
@@ -115,7 +115,7 @@ def frames(
         on_skip: called with the PTS of each frame that is decoded before the segment.
 
     Raises:
-        BadVideo: stage "decode", reason no_video_stream, cannot_open, no_frames (none in the file; a segment after its
+        VideoError: stage "decode", reason no_video_stream, cannot_open, no_frames (none in the file; a segment after its
             end is empty without an error), corrupt (the decoder failed after the first frame; frames yielded before are
             valid) or out_of_memory.
     """
@@ -155,7 +155,7 @@ class _Video:
 
 @contextmanager
 def _open_video(path: str | Path) -> Iterator[_Video]:
-    """Open the main video stream of a file; errors of opening, and of decoding in the block, become BadVideo."""
+    """Open the main video stream of a file; errors of opening, and of decoding in the block, become VideoError."""
     opened = False
     try:
         with av.open(
@@ -167,9 +167,9 @@ def _open_video(path: str | Path) -> Iterator[_Video]:
             opened = True
             yield _Video(container, stream)
     except MemoryError as error:
-        raise BadVideo("decode", "out_of_memory", str(error)) from error
+        raise VideoError("decode", "out_of_memory", str(error)) from error
     except (av.FFmpegError, ValueError) as error:  # PyAV raises ValueError for pixel formats it cannot convert
-        raise BadVideo("decode", "no_frames" if opened else "cannot_open", _first_line(error)) from error
+        raise VideoError("decode", "no_frames" if opened else "cannot_open", _first_line(error)) from error
 
 
 def _main_stream(container: av.container.InputContainer) -> av.VideoStream:
@@ -177,11 +177,11 @@ def _main_stream(container: av.container.InputContainer) -> av.VideoStream:
     cover = av.stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not streams:
-        raise BadVideo("decode", "no_video_stream", f"{len(container.streams)} other streams")
+        raise VideoError("decode", "no_video_stream", f"{len(container.streams)} other streams")
     best = container.streams.best("video")
     stream = best if best in streams else streams[0]
     if stream.codec_context is None:
-        raise BadVideo("decode", "cannot_open", "no decoder for this codec")
+        raise VideoError("decode", "cannot_open", "no decoder for this codec")
     stream.thread_type = "NONE"  # many decoders share a machine, one per core
     stream.codec_context.thread_count = 1
     return stream
@@ -197,7 +197,7 @@ def _pyav_frames(
             decoded_frames = _timed(video)
             first = next(decoded_frames, None)
             if first is None:
-                raise BadVideo("decode", "no_frames", "the decoder reached the end without a timed frame")
+                raise VideoError("decode", "no_frames", "the decoder reached the end without a timed frame")
             first_s = first[0]
             convert = _Layout(first[1], video.stream.sample_aspect_ratio).converter(short_side)
             timed: Iterator[tuple[float, av.VideoFrame]] = itertools.chain([first], decoded_frames)
@@ -211,9 +211,9 @@ def _pyav_frames(
                     on_skip(pts_s)
                     continue
                 yield Frame(pts_s, convert(decoded))
-    except BadVideo as error:
+    except VideoError as error:
         if first is not None and error.reason == "no_frames":
-            raise BadVideo("decode", "corrupt", error.detail) from error
+            raise VideoError("decode", "corrupt", error.detail) from error
         raise
 
 
@@ -389,13 +389,13 @@ def _decord_frames(
                 started = True
                 yield Frame(pts_s, image)
     except MemoryError as error:
-        raise BadVideo("decode", "out_of_memory", str(error)) from error
+        raise VideoError("decode", "out_of_memory", str(error)) from error
     except UnicodeEncodeError as error:
-        raise BadVideo("decode", "cannot_open", "decord cannot open a file name that is not UTF-8") from error
+        raise VideoError("decode", "cannot_open", "decord cannot open a file name that is not UTF-8") from error
     except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, IndexError) as error:
-        raise BadVideo("decode", "corrupt" if started else "cannot_open", _first_line(error)) from error
+        raise VideoError("decode", "corrupt" if started else "cannot_open", _first_line(error)) from error
     if first_s is None:
-        raise BadVideo("decode", "no_frames", "decord returned no frame")
+        raise VideoError("decode", "no_frames", "decord returned no frame")
 
 
 def _upright_pixel_aspect(path: str | Path, upright_width: int) -> Fraction | None:
@@ -403,7 +403,7 @@ def _upright_pixel_aspect(path: str | Path, upright_width: int) -> Fraction | No
     try:
         with _open_video(path) as video:
             pixel_aspect, rotated = video.stream.sample_aspect_ratio, video.stream.width != upright_width
-    except BadVideo:
+    except VideoError:
         return None
     return 1 / pixel_aspect if pixel_aspect and rotated else pixel_aspect
 

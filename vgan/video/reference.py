@@ -10,7 +10,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from vgan.errors import BadVideo
+from vgan.errors import VideoError
 from vgan.video.register import EVIDENCE_PX, IDENTITY, Pair, Registration
 
 FLANN_TREES, FLANN_CHECKS, FLANN_KDTREE = 5, 50, 1
@@ -25,7 +25,7 @@ def register(frames: np.ndarray) -> Registration:
     measured (0), because this algorithm cannot correct it.
 
     Raises:
-        BadVideo: stage "stabilize", reason too_few_matches: fewer than ten good matches (as in the original), or no
+        VideoError: stage "stabilize", reason too_few_matches: fewer than ten good matches (as in the original), or no
             homography (where the original crashed).
     """
     height, width = frames.shape[1:3]
@@ -39,11 +39,11 @@ def register(frames: np.ndarray) -> Registration:
         index_after, index_before = _flann_matches(descriptors, descriptors_before)
         num_matches = len(index_after)
         if num_matches < MIN_MATCHES:
-            raise BadVideo("stabilize", "too_few_matches", f"{num_matches} matches; at least {MIN_MATCHES}")
+            raise VideoError("stabilize", "too_few_matches", f"{num_matches} matches; at least {MIN_MATCHES}")
         source, target = points[index_after], points_before[index_before]
         step, inliers = cv2.findHomography(source, target, cv2.RANSAC, RANSAC_PX)
         if step is None:
-            raise BadVideo("stabilize", "too_few_matches", f"no homography fits any of {num_matches} matches")
+            raise VideoError("stabilize", "too_few_matches", f"no homography fits any of {num_matches} matches")
         is_inlier = inliers.ravel() == 1
         errors = _project(step, source[is_inlier]) - target[is_inlier]
         pairs.append(
@@ -69,7 +69,7 @@ def render(frames: np.ndarray, transforms: np.ndarray, size: int) -> tuple[np.nd
         Clip (T, size, size, 3) uint8, and the share (T,) of filled pixels in each center square, 0..1.
 
     Raises:
-        BadVideo: stage "stabilize", reason collapsed: a warped frame is completely out of view; the original ended its
+        VideoError: stage "stabilize", reason collapsed: a warped frame is completely out of view; the original ended its
             clip there.
     """
     height, width = frames.shape[1:3]
@@ -82,7 +82,7 @@ def render(frames: np.ndarray, transforms: np.ndarray, size: int) -> tuple[np.nd
         warped = cv2.warpPerspective(frames[t], transforms[t], (width, height))
         covered = cv2.erode(cv2.warpPerspective(inside, transforms[t], (width, height)), np.ones((5, 5), np.uint8)) > 0
         if not covered.any():
-            raise BadVideo("stabilize", "collapsed", f"no pixel of frame {t} remains in view")
+            raise VideoError("stabilize", "collapsed", f"no pixel of frame {t} remains in view")
         composite = np.where(covered[..., None], warped, composite)
         clip.append(_cropped(composite, size))
         filled.append(1 - float(covered[top : top + square, left : left + square].mean()))

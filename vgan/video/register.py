@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from vgan.errors import BadVideo
+from vgan.errors import VideoError
 from vgan.video.config import StabilizeConfig
 
 EVIDENCE_PX = 128  # short side of the picture that all scores in pixels refer to
@@ -101,7 +101,7 @@ def register(grays: np.ndarray, config: StabilizeConfig) -> Registration:
     Deterministic for any number of threads: matching is exact, RANSAC has a fixed seed, sums have a fixed order.
 
     Raises:
-        BadVideo: stage "stabilize", reason too_few_matches if two adjacent frames cannot be registered (there is no
+        VideoError: stage "stabilize", reason too_few_matches if two adjacent frames cannot be registered (there is no
             fallback to the identity), or collapsed if the picture is scaled by more than a factor of MAX_ZOOM, up or
             down, so that a warp is meaningless.
     """
@@ -124,14 +124,14 @@ def register(grays: np.ndarray, config: StabilizeConfig) -> Registration:
             matches = match_pair(large_before, large_after, config, unit)
         if matches is None:
             minimum = f"at least {config.min_matches} that fit one similarity"
-            raise BadVideo(
+            raise VideoError(
                 "stabilize", "too_few_matches", f"frame {t} has too few matches to the one before; {minimum}"
             )
         matches = refine(grays[t - 1], grays[t], matches, scale, config.ransac_px / unit)
         step = fit_similarity(matches.after, matches.before, FIT_SOFTNESS_PX / unit)
         transform = hold(template, smalls[t], transforms[-1] @ step, unit)
         if not 1 / MAX_ZOOM < scale_of(transform) < MAX_ZOOM:
-            raise BadVideo(
+            raise VideoError(
                 "stabilize", "collapsed", f"zoom {scale_of(transform):.3g} of frame {t} relative to the first"
             )
         step = np.linalg.inv(transforms[-1]) @ transform

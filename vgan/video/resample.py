@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from vgan.errors import BadVideo
+from vgan.errors import VideoError
 from vgan.video.decode import Frame
 
 PROBE = 25  # number of frames that the source's rate is measured on: one second of most videos
@@ -23,7 +23,7 @@ def resample(source: Iterable[Frame], fps: float, max_gap_s: float, min_fps: flo
     new time grid.
 
     Raises:
-        BadVideo: stage "decode", reason low_frame_rate if the median rate of the first frames is below `min_fps`,
+        VideoError: stage "decode", reason low_frame_rate if the median rate of the first frames is below `min_fps`,
             before the first frame is yielded; and errors of `source`, after its preceding frames were yielded.
     """
     run, index, start_s = 0, 0, 0.0  # of the next target time
@@ -48,19 +48,19 @@ def resample(source: Iterable[Frame], fps: float, max_gap_s: float, min_fps: flo
 def _rate_checked(source: Iterator[Frame], min_fps: float) -> Iterator[Frame]:
     """Yield the frames of `source` after a check that the rate of the first PROBE is at least `min_fps`."""
     probe: list[Frame] = []
-    error: BadVideo | None = None
+    error: VideoError | None = None
     try:
         for frame in source:
             probe.append(frame)
             if len(probe) == PROBE:
                 break
-    except BadVideo as early_error:
+    except VideoError as early_error:
         error = early_error  # the frames before it are valid
     if len(probe) > 1:
         interval_s = statistics.median(later.pts_s - earlier.pts_s for earlier, later in pairwise(probe))
         if interval_s * min_fps * RATE_TOLERANCE > 1:
             detail = f"{1 / interval_s:.2f} frames per second; at least {min_fps:g}"
-            raise BadVideo("decode", "low_frame_rate", detail)
+            raise VideoError("decode", "low_frame_rate", detail)
     yield from probe
     if error is not None:
         raise error

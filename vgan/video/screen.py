@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from vgan.errors import BadVideo
+from vgan.errors import VideoError
 from vgan.video.config import PrescreenConfig
 
 SIDE = 64  # pixels
@@ -48,10 +48,10 @@ def look(frames: np.ndarray) -> Look:
 
 
 def check(look: Look, config: PrescreenConfig) -> None:
-    """Raise BadVideo if a bound is violated: stage "screen", reason black, static or frozen; 0 disables a bound."""
+    """Raise VideoError if a bound is violated: stage "screen", reason black, static or frozen; 0 disables a bound."""
     if look.contrast < config.min_contrast:
-        raise BadVideo("screen", "black", f"contrast {look.contrast:.2f}; at least {config.min_contrast:g}")
+        raise VideoError("screen", "black", f"contrast {look.contrast:.2f}; at least {config.min_contrast:g}")
     if look.activity < config.min_activity:
-        raise BadVideo("screen", "static", f"activity {look.activity:.3f}; at least {config.min_activity:g}")
+        raise VideoError("screen", "static", f"activity {look.activity:.3f}; at least {config.min_activity:g}")
     if config.max_frozen and look.frozen_fraction > config.max_frozen:
-        raise BadVideo("screen", "frozen", f"{look.frozen_fraction:.2f} of the frames; at most {config.max_frozen:g}")
+        raise VideoError("screen", "frozen", f"{look.frozen_fraction:.2f} of the frames; at most {config.max_frozen:g}")

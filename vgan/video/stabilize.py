@@ -8,8 +8,8 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from vgan.errors import BadVideo
-from vgan.records import Evidence
+from vgan.errors import VideoError
+from vgan.records import ClipScores
 from vgan.video import reference
 from vgan.video.config import StabilizeConfig
 from vgan.video.register import EVIDENCE_PX, IDENTITY, Registration, corner_distance, register, scale_of
@@ -17,7 +17,7 @@ from vgan.video.register import EVIDENCE_PX, IDENTITY, Registration, corner_dist
 MOVING = 12  # minimum change of a moving pixel, gray values: well above compression noise
 
 
-def stabilize(frames: np.ndarray, config: StabilizeConfig, size: int) -> tuple[np.ndarray, Evidence]:
+def stabilize(frames: np.ndarray, config: StabilizeConfig, size: int) -> tuple[np.ndarray, ClipScores]:
     """Remove camera motion from `frames` (T, H, W, 3) uint8.
 
     Every frame is mapped to the first one (paper section 3.1). With preset "off", or if registration fails and
@@ -28,7 +28,7 @@ def stabilize(frames: np.ndarray, config: StabilizeConfig, size: int) -> tuple[n
         Clip (T, size, size, 3) uint8, and its scores.
 
     Raises:
-        BadVideo: stage "stabilize": as `register`, or for preset "reference" as `reference.register` and
+        VideoError: stage "stabilize": as `register`, or for preset "reference" as `reference.register` and
             `reference.render`; also reason collapsed for a homography without an inverse.
     """
     if config.preset == "off":
@@ -37,19 +37,19 @@ def stabilize(frames: np.ndarray, config: StabilizeConfig, size: int) -> tuple[n
         if config.preset == "reference":
             return _by_reference(frames, size)
         return _by_paper(frames, config, size)
-    except BadVideo:
+    except VideoError:
         if config.keep_failed:
             return unstabilized(frames, size)
         raise
 
 
-def unstabilized(frames: np.ndarray, size: int) -> tuple[np.ndarray, Evidence]:
+def unstabilized(frames: np.ndarray, size: int) -> tuple[np.ndarray, ClipScores]:
     """Crop each frame to its center square and downscale it; the scores have default values for registration."""
     clip, _ = render(frames, np.tile(IDENTITY, (len(frames), 1, 1)), size)
-    return clip, Evidence(motion=motion(clip), moving_fraction=moving_fraction(clip), stabilized=False)
+    return clip, ClipScores(motion=motion(clip), moving_fraction=moving_fraction(clip), stabilized=False)
 
 
-def _by_paper(frames: np.ndarray, config: StabilizeConfig, size: int) -> tuple[np.ndarray, Evidence]:
+def _by_paper(frames: np.ndarray, config: StabilizeConfig, size: int) -> tuple[np.ndarray, ClipScores]:
     """Stabilize `frames` with preset "paper"."""
     frames = reduced(frames, max(config.size, size))
     registration = register(np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]), config)
@@ -57,17 +57,19 @@ def _by_paper(frames: np.ndarray, config: StabilizeConfig, size: int) -> tuple[n
     return clip, evidence_of(registration, frames.shape[1], frames.shape[2], clip, filled)
 
 
-def _by_reference(frames: np.ndarray, size: int) -> tuple[np.ndarray, Evidence]:
+def _by_reference(frames: np.ndarray, size: int) -> tuple[np.ndarray, ClipScores]:
     """Stabilize `frames` with preset "reference"."""
     registration = reference.register(frames)
     clip, filled = reference.render(frames, registration.transforms, size)
     try:
         return clip, evidence_of(registration, frames.shape[1], frames.shape[2], clip, filled)
     except np.linalg.LinAlgError as error:
-        raise BadVideo("stabilize", "collapsed", "the composed homography has no inverse") from error
+        raise VideoError("stabilize", "collapsed", "the composed homography has no inverse") from error
 
 
-def evidence_of(registration: Registration, height: int, width: int, clip: np.ndarray, filled: np.ndarray) -> Evidence:
+def evidence_of(
+    registration: Registration, height: int, width: int, clip: np.ndarray, filled: np.ndarray
+) -> ClipScores:
     """Compute the scores of a registered window and its clip.
 
     Args:
@@ -79,7 +81,7 @@ def evidence_of(registration: Registration, height: int, width: int, clip: np.nd
     """
     pairs = registration.pairs
     zooms = [scale_of(transform) for transform in registration.transforms]
-    return Evidence(
+    return ClipScores(
         residual_px=max((pair.residual_px for pair in pairs), default=0.0),
         inlier_ratio=min((pair.inlier_ratio for pair in pairs), default=1.0),
         num_matches=min((pair.num_matches for pair in pairs), default=0),

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vgan.errors import BadVideo
+from vgan.errors import VideoError
 from vgan.video.decode import Frame, Probe, reduced_size
 
 FORMATS = ("JPEG", "PNG")  # MoCoGAN's strips have the extension .jpg and are PNG
@@ -46,14 +46,14 @@ def probe_strip(path: str | Path, fps: float) -> Probe:
     """Read the header of a strip that plays at `fps` frames per second.
 
     Raises:
-        BadVideo: stage "decode", reason cannot_open.
+        VideoError: stage "decode", reason cannot_open.
     """
     try:
         with Image.open(path, formats=FORMATS) as picture:
             side, long = sorted(picture.size)
             codec = str(picture.format).lower()
     except PICTURE_FAULTS as error:
-        raise BadVideo("decode", "cannot_open", _first_line(error)) from error
+        raise VideoError("decode", "cannot_open", _first_line(error)) from error
     duration_s = long // side / fps
     return Probe(duration_s=duration_s, width=side, height=side, fps=fps, codec=codec, container="strip", rotation=0)
 
@@ -65,25 +65,25 @@ def read_strip(data: bytes) -> np.ndarray:
     if the width is a multiple of the height. Any picture of such a shape is accepted as a strip.
 
     Raises:
-        BadVideo: stage "decode", reason not_a_strip, cannot_open (not a JPEG or PNG, or too large), corrupt (truncated
+        VideoError: stage "decode", reason not_a_strip, cannot_open (not a JPEG or PNG, or too large), corrupt (truncated
             or damaged; damage in a JPEG that still decodes is not detected) or out_of_memory.
     """
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except PICTURE_FAULTS as error:
-        raise BadVideo("decode", "cannot_open", _first_line(error)) from error
+        raise VideoError("decode", "cannot_open", _first_line(error)) from error
     width, height = picture.size
     if width * height > MAX_PIXELS:
-        raise BadVideo("decode", "cannot_open", f"{width}x{height} pixels; at most {MAX_PIXELS} in total")
+        raise VideoError("decode", "cannot_open", f"{width}x{height} pixels; at most {MAX_PIXELS} in total")
     side = min(width, height)
     if max(width, height) % side:
-        raise BadVideo("decode", "not_a_strip", f"{width}x{height} pixels are not a row or column of squares")
+        raise VideoError("decode", "not_a_strip", f"{width}x{height} pixels are not a row or column of squares")
     try:
         strip = np.asarray(picture.convert("RGB"))  # (T * side, side, 3) or (side, T * side, 3)
     except MemoryError as error:
-        raise BadVideo("decode", "out_of_memory", str(error)) from error
+        raise VideoError("decode", "out_of_memory", str(error)) from error
     except PICTURE_FAULTS as error:
-        raise BadVideo("decode", "corrupt", _first_line(error)) from error
+        raise VideoError("decode", "corrupt", _first_line(error)) from error
     if height >= width:
         return strip.reshape(-1, side, side, 3)
     return np.ascontiguousarray(strip.reshape(side, -1, side, 3).swapaxes(0, 1))
@@ -116,15 +116,15 @@ def strip_frames(path: str | Path, fps: float, short_side: int | None = None) ->
     A strip stores no frame rate: the original took frames at the rate of the video and played them at 25 per second.
 
     Raises:
-        BadVideo: as `read_strip`; cannot_open also if the file is larger than MAX_BYTES or cannot be read.
+        VideoError: as `read_strip`; cannot_open also if the file is larger than MAX_BYTES or cannot be read.
     """
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise BadVideo("decode", "cannot_open", _first_line(error)) from error
+        raise VideoError("decode", "cannot_open", _first_line(error)) from error
     if len(data) > MAX_BYTES:
-        raise BadVideo("decode", "cannot_open", f"more than {MAX_BYTES} bytes")
+        raise VideoError("decode", "cannot_open", f"more than {MAX_BYTES} bytes")
     for index, image in enumerate(read_strip(data)):
         side, _ = reduced_size(image.shape[0], image.shape[1], short_side)
         if side != image.shape[0]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vgan.records import Evidence
+from vgan.records import ClipScores
 from vgan.video.encode import write_mp4
 from vgan.viz.panels import sample_grid, strip
 from vgan.viz.report import Media, RejectCount, page_environment
@@ -26,7 +26,7 @@ class InspectedClip:
     title: str  # source and start time
     before: np.ndarray  # (T, H, W, 3) uint8, cropped and not stabilized
     after: np.ndarray  # (T, H, W, 3) uint8, stabilized
-    evidence: Evidence
+    evidence: ClipScores
     verdict: str  # reason and detail of the rejection; empty for an accepted clip
     strain: float  # largest fraction of any threshold that the scores use; above 1 the clip is rejected
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.metrics.frechet import (
     frechet_bias,
     frechet_distance,
@@ -55,9 +55,9 @@ def test_distances_refuse_one_clip_and_nan(rng):
     features = rng.normal(size=(8, 4))
     spoilt = np.where(features == features[3, 2], np.nan, features)
     for distance in (frechet_distance, kernel_distance):
-        with pytest.raises(BadInput, match="at least 2"):
+        with pytest.raises(InputError, match="at least 2"):
             distance(features, features[:1])
-        with pytest.raises(BadInput, match="NaN"):
+        with pytest.raises(InputError, match="NaN"):
             distance(features, spoilt)
 
 
@@ -103,7 +103,7 @@ def test_protocol_name_states_all_that_changes_the_value():
 
 @pytest.mark.parametrize("reference", ["", "golf course", "ucf_101", "s3://bucket"])
 def test_protocol_name_refuses_words_that_blur_it(reference):
-    with pytest.raises(BadInput, match="reference"):
+    with pytest.raises(InputError, match="reference"):
         protocol_name("fvd", num=2, extractor="i3d400", resolution=224, reference=reference, num_frames=16)
 
 

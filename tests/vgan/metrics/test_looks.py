@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.metrics.extractors import Extractor, open_extractor
 from vgan.metrics.looks import Look, distances, from_bytes, join, look, to_bytes
 from vgan.pretrained import Clips
@@ -81,10 +81,10 @@ def test_a_torchscript_program_is_an_extractor(tmp_path: Path) -> None:
 
 def test_an_extractor_that_is_none_or_gives_nonsense_is_refused(tmp_path: Path) -> None:
     (tmp_path / "junk.pt").write_bytes(b"junk")
-    with pytest.raises(BadInput, match="no TorchScript program"):
+    with pytest.raises(InputError, match="no TorchScript program"):
         open_extractor(str(tmp_path / "junk.pt"))
-    with pytest.raises(BadInput, match="no file of I3D weights"):
+    with pytest.raises(InputError, match="no file of I3D weights"):
         open_extractor(str(tmp_path / "nowhere"))
     broken = Extractor("broken", "0", 16, lambda clips, _: np.full((len(clips), 3), np.nan))
-    with pytest.raises(BadInput, match="finite"):
+    with pytest.raises(InputError, match="finite"):
         broken.features(drawn(2).video)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.scenes.labels import labels
 from vgan.scenes.networks import ResNet, SqueezeNet, open_network
 from vgan.scenes.scoring import Classifier
@@ -157,7 +157,7 @@ def test_open_network_rejects_pickled_code_without_running_it(file_format: str, 
         if file_format == "arrays"
         else saved({"state_dict": trap}, old=file_format == "old")
     )
-    with pytest.raises(BadInput, match=r"scene\.weights='w\.pth'"):
+    with pytest.raises(InputError, match=r"scene\.weights='w\.pth'"):
         open_network(content, "w.pth")
     assert not list(tmp_path.iterdir())
 
@@ -173,7 +173,7 @@ def test_open_network_errors_name_the_problem() -> None:
         "not the 152 float32 arrays": pickle.dumps([np.ones(3, np.float32)]),
     }
     for message, content in broken.items():
-        with pytest.raises(BadInput, match=message):
+        with pytest.raises(InputError, match=message):
             open_network(content, "w")
 
 

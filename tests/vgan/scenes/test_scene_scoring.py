@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vgan.records import Clip, Evidence, Reject
+from vgan.records import Clip, ClipScores, Reject
 from vgan.scenes.config import SceneConfig
 from vgan.scenes.labels import gather, labels, labels_of, scene_column
 from vgan.scenes.scoring import scene_columns, scored
@@ -20,7 +20,7 @@ BEACH, GOLF = labels().index("beach"), labels().index("golf_course")
 def clip(number: int, start_s: float, shot: int = 0) -> Clip:
     """Return a clip whose view has the constant value `number`."""
     view = np.full((224, 224, 3), number, np.uint8)
-    return Clip(start_s=start_s, shot=shot, frames=np.zeros((1, 1, 1, 3), np.uint8), evidence=Evidence(), view=view)
+    return Clip(start_s=start_s, shot=shot, frames=np.zeros((1, 1, 1, 3), np.uint8), evidence=ClipScores(), view=view)
 
 
 class Recorder:

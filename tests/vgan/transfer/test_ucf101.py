@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vgan.errors import BadInput
+from vgan.errors import InputError
 from vgan.transfer.ucf101 import read_classes, read_lists, read_split
 
 
@@ -103,25 +103,25 @@ def test_read_split_partial_copy_keeps_official_labels_and_counts_missing(partia
 
 
 def test_read_split_missing_folder_error_names_it_and_its_contents(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"nowhere.*UCF-101.*ucfTrainTestlist"):
+    with pytest.raises(InputError, match=r"nowhere.*UCF-101.*ucfTrainTestlist"):
         read_split(tmp_path / "nowhere", 1)
 
 
 def test_read_split_without_lists_names_the_list_folder(partial_copy: Path) -> None:
     (partial_copy / "ucfTrainTestlist").rename(partial_copy / "elsewhere")
-    with pytest.raises(BadInput, match=r"no folder .*ucfTrainTestlist"):
+    with pytest.raises(InputError, match=r"no folder .*ucfTrainTestlist"):
         read_split(partial_copy, 1)
 
 
 def test_read_split_absent_split_names_the_list_file(partial_copy: Path) -> None:
-    with pytest.raises(BadInput, match=r"trainlist02\.txt"):
+    with pytest.raises(InputError, match=r"trainlist02\.txt"):
         read_split(partial_copy, 2)
 
 
 def test_read_split_side_without_videos_is_named(partial_copy: Path) -> None:
     for path in (partial_copy / "UCF-101").glob("*/*_g0[17]_*.avi"):
         path.unlink()
-    with pytest.raises(BadInput, match="none of the test videos of split 1"):
+    with pytest.raises(InputError, match="none of the test videos of split 1"):
         read_split(partial_copy, 1)
 
 
@@ -136,10 +136,10 @@ def test_read_split_side_without_videos_is_named(partial_copy: Path) -> None:
 )
 def test_read_lists_wrong_line_is_named(tmp_path: Path, train: str, message: str) -> None:
     root = make_copy(tmp_path, classes="1 Archery\n", train=train, test="", files=())
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises(InputError, match=message):
         read_lists(root / "ucfTrainTestlist", 1)
 
 
 def test_read_lists_unknown_split_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="got 4"):
+    with pytest.raises(InputError, match="got 4"):
         read_lists(tmp_path, 4)

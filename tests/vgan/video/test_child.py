@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vgan.errors import BadVideo
+from vgan.errors import VideoError
 from vgan.video.child import Decoder, isolated_frames
 from vgan.video.config import DecodeConfig
 from vgan.video.decode import frames
@@ -51,10 +51,10 @@ def children_of(parent_id: int) -> list[int]:
     return children
 
 
-def failure(command: list[str], **settings: float) -> tuple[BadVideo, int]:
-    """Return the BadVideo raised for a child, and the number of frames before it."""
+def failure(command: list[str], **settings: float) -> tuple[VideoError, int]:
+    """Return the VideoError raised for a child, and the number of frames before it."""
     decoded = []
-    with pytest.raises(BadVideo) as caught:
+    with pytest.raises(VideoError) as caught:
         decoded.extend(isolated_frames("any.mp4", DecodeConfig(**settings), command))
     assert caught.value.stage == "decode"
     return caught.value, len(decoded)
@@ -77,7 +77,7 @@ def test_isolated_frames_take_any_file_name(make_video, monkeypatch, name):
 
 def test_isolated_frames_pass_on_the_decoders_reason(tmp_path):
     (tmp_path / "empty.mp4").write_bytes(b"")
-    with pytest.raises(BadVideo) as caught:
+    with pytest.raises(VideoError) as caught:
         next(isolated_frames(tmp_path / "empty.mp4", DecodeConfig()))
     assert caught.value.reason == "cannot_open"
 
@@ -200,9 +200,9 @@ def test_decoder_bad_video_does_not_end_the_child(make_video, tmp_path):
     with Decoder(DecodeConfig()) as decoder:
         list(decoder.frames(good))
         children = set(children_of(os.getpid())) - before
-        with pytest.raises(BadVideo):
+        with pytest.raises(VideoError):
             list(decoder.frames(bad))
-        with pytest.raises(BadVideo, match="cannot_open"):
+        with pytest.raises(VideoError, match="cannot_open"):
             decoder.probe(bad)
         assert len(list(decoder.frames(good))) == 10
         assert set(children_of(os.getpid())) - before == children
@@ -308,8 +308,8 @@ def test_decoder_child_gets_no_secrets(monkeypatch, tmp_path):
 FAULTS = {
     "crashed": "os.kill(os.getpid(), 11)",
     "timeout": "import time; time.sleep(600)",
-    "out_of_memory": "raise child.BadVideo('decode', 'out_of_memory', 'none left')",
-    "cannot_open": "raise child.BadVideo('decode', 'cannot_open', 'odd')",
+    "out_of_memory": "raise child.VideoError('decode', 'out_of_memory', 'none left')",
+    "cannot_open": "raise child.VideoError('decode', 'cannot_open', 'odd')",
 }
 
 
@@ -325,7 +325,7 @@ def test_decoder_both_backends_fail_reports_the_first_with_the_second_in_detail(
     code = """
         if config.backend == 'pyav':
             os.kill(os.getpid(), 11)
-        raise child.BadVideo('decode', 'no_frames', 'x')
+        raise child.VideoError('decode', 'no_frames', 'x')
         yield
     """
     error, _ = failure(child_whose_decoder(code))
@@ -389,7 +389,7 @@ def test_decoder_hostile_child_ends_in_a_reason_and_the_next_video_is_served(mak
     )
     started_s = time.monotonic()
     with Decoder(DecodeConfig(timeout_s=1.0, backend="pyav"), command) as decoder:
-        with pytest.raises(BadVideo) as caught:
+        with pytest.raises(VideoError) as caught:
             for _ in decoder.frames("any.mp4"):
                 pass
         assert (caught.value.stage, caught.value.reason) == ("decode", reason)
@@ -416,7 +416,7 @@ def test_decoder_slow_but_steady_child_meets_its_deadline():
 
 def test_decoder_child_with_much_output_cannot_fill_the_disk():
     noisy = child_whose_decoder("for _ in range(100): os.write(2, b'x' * 2**20)\nyield Frame(0.0, picture)")
-    with pytest.raises((BadVideo, RuntimeError)):
+    with pytest.raises((VideoError, RuntimeError)):
         list(isolated_frames("any.mp4", DecodeConfig(backend="pyav"), noisy))
 
 
@@ -426,7 +426,7 @@ def outcome(decoder: Decoder, path: Path) -> tuple[str, int]:
     try:
         for _ in decoder.frames(path):
             num_frames += 1
-    except BadVideo as error:
+    except VideoError as error:
         return error.reason, num_frames
     return "ok", num_frames
 

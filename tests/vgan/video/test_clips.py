@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from moving_pictures import camera, film, make_texture, shaky_cameras
 
-from vgan.errors import BadVideo
+from vgan.errors import VideoError
 from vgan.records import Clip, Reject
 from vgan.video.clips import clips_from_video
 from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, PrescreenConfig, StabilizeConfig, VideoConfig
@@ -72,7 +72,7 @@ def test_clips_failed_window_is_rejected_with_its_start_time():
 def test_clips_of_a_failing_source_are_followed_by_a_reject():
     def failing() -> Iterator[Frame]:
         yield from timed(still(0, 36))
-        raise BadVideo("decode", "corrupt", "the disk was full")
+        raise VideoError("decode", "corrupt", "the disk was full")
 
     *clips, last = clips_from_video(failing(), VideoConfig(clip=SHORT))
     assert [type(result) for result in clips] == [Clip] * 2

@@ -1,4 +1,4 @@
-"""Files are decoded into upright, downscaled, correctly timed frames, or BadVideo with a reason."""
+"""Files are decoded into upright, downscaled, correctly timed frames, or VideoError with a reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from encoded_videos import KINDS, write_kind, write_video
 from moving_pictures import camera, film, make_texture, shaky_cameras
 from PIL import Image, ImageOps
 
-from vgan.errors import BadVideo
+from vgan.errors import VideoError
 from vgan.video.config import DecodeConfig
 from vgan.video.decode import Frame, frames, probe, reduced_size, square_pixels
 from vgan.video.hdr import BT2020_LUMINANCE, GAMMA, TO_BT709, WHITE, light_to_pq
@@ -30,7 +30,7 @@ def decode(path: str | Path, **settings: object) -> list[Frame]:
 
 
 def reason(path: str | Path, **settings: object) -> str:
-    with pytest.raises(BadVideo) as caught:
+    with pytest.raises(VideoError) as caught:
         decode(path, **settings)
     assert caught.value.stage == "decode"
     return caught.value.reason
@@ -92,7 +92,7 @@ def test_decode_unusable_files_name_their_reason(tmp_path, make_video):
     assert reason(tmp_path / "absent.mp4") == "cannot_open"
     assert reason(empty, backend="decord") == "cannot_open"
     good = []
-    with pytest.raises(BadVideo) as caught:
+    with pytest.raises(VideoError) as caught:
         good.extend(frames(cut, DecodeConfig()))
     assert caught.value.reason == "corrupt"
     assert 10 < len(good) < 60
@@ -330,7 +330,7 @@ def test_probe_returns_the_metadata_of_the_file(make_video):
 
 def test_probe_unusable_file_names_its_reason(tmp_path):
     (tmp_path / "empty.mp4").write_bytes(b"")
-    with pytest.raises(BadVideo) as caught:
+    with pytest.raises(VideoError) as caught:
         probe(tmp_path / "empty.mp4")
     assert caught.value.reason == "cannot_open"
 
@@ -345,7 +345,7 @@ def marked(path: Path, start_s: float = 0.0, end_s: float = math.inf, skipped: l
     try:
         for frame in frames(path, DecodeConfig(backend="pyav"), start_s, end_s, on_skip=on_skip):
             marks.append((frame.pts_s, hashlib.sha1(frame.image.tobytes()).hexdigest()))
-    except BadVideo as error:
+    except VideoError as error:
         marks.append(error.reason)
     return marks
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vgan.records import Evidence
+from vgan.records import ClipScores
 from vgan.video.config import FILTER_REASONS, FilterConfig
 from vgan.video.gates import broken, strain, verdict
 
@@ -25,8 +25,8 @@ BROKEN = {
 
 
 def test_gates_good_clip_passes():
-    assert verdict(Evidence(**GOOD), FilterConfig()) is None
-    assert strain(Evidence(**GOOD), FilterConfig()) < 1
+    assert verdict(ClipScores(**GOOD), FilterConfig()) is None
+    assert strain(ClipScores(**GOOD), FilterConfig()) < 1
 
 
 def test_gates_every_reason_on_a_score_is_tested():
@@ -35,7 +35,7 @@ def test_gates_every_reason_on_a_score_is_tested():
 
 @pytest.mark.parametrize("reason", BROKEN)
 def test_gates_violated_bound_returns_its_reason_and_value(reason):
-    evidence = Evidence(**GOOD | BROKEN[reason])
+    evidence = ClipScores(**GOOD | BROKEN[reason])
     violation = verdict(evidence, FilterConfig())
     assert violation is not None
     assert violation[0] == reason
@@ -46,17 +46,17 @@ def test_gates_violated_bound_returns_its_reason_and_value(reason):
 
 @pytest.mark.parametrize("reason", BROKEN)
 def test_gates_disabled_bound_accepts_the_clip(reason):
-    assert verdict(Evidence(**GOOD | BROKEN[reason]), FilterConfig(off=[reason])) is None
+    assert verdict(ClipScores(**GOOD | BROKEN[reason]), FilterConfig(off=[reason])) is None
 
 
 def test_gates_clip_that_was_not_registered_is_filtered_by_motion_only():
-    assert verdict(Evidence(motion=3.0, stabilized=False), FilterConfig()) is None
-    assert verdict(Evidence(motion=0.0, stabilized=False), FilterConfig())[0] == "still"
+    assert verdict(ClipScores(motion=3.0, stabilized=False), FilterConfig()) is None
+    assert verdict(ClipScores(motion=0.0, stabilized=False), FilterConfig())[0] == "still"
 
 
 def test_strain_increases_toward_the_bound():
     bound = FilterConfig().max_residual_px
-    strains = [strain(Evidence(**GOOD | {"residual_px": share * bound}), FilterConfig()) for share in (0.5, 0.8, 1.0)]
+    strains = [strain(ClipScores(**GOOD | {"residual_px": share * bound}), FilterConfig()) for share in (0.5, 0.8, 1.0)]
     assert strains == sorted(strains)
     assert strains[-1] == pytest.approx(1.0)
 
@@ -68,13 +68,13 @@ def test_gates_unknown_reason_is_refused():
 
 @pytest.mark.parametrize("score", ["residual_px", "inlier_ratio", "drift_px", "dissolve", "motion"])
 def test_gates_nan_score_is_rejected(score):
-    assert verdict(Evidence(**GOOD | {score: float("nan")}), FilterConfig()) is not None
+    assert verdict(ClipScores(**GOOD | {score: float("nan")}), FilterConfig()) is not None
 
 
 def test_gates_of_many_clips_equal_those_of_single_clips():
-    clips = [Evidence(**GOOD | scores) for scores in ({}, *BROKEN.values(), {"motion": float("nan")})]
+    clips = [ClipScores(**GOOD | scores) for scores in ({}, *BROKEN.values(), {"motion": float("nan")})]
     columns = {name: np.array([vars(clip)[name] for clip in clips]) for name in vars(clips[0])}
     for config in (FilterConfig(), FilterConfig(off=["still", "photometric"])):
         one_by_one = [verdict(clip, config) is not None for clip in clips]
-        assert broken(Evidence(**columns), config).tolist() == one_by_one
+        assert broken(ClipScores(**columns), config).tolist() == one_by_one
         assert 0 < sum(one_by_one) < len(clips)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from moving_pictures import HEIGHT, WIDTH, camera, corner_errors_px, film, make_texture, shaken, shaky_cameras
 
-from vgan.errors import BadVideo
+from vgan.errors import VideoError
 from vgan.video.config import DecodeConfig, StabilizeConfig
 from vgan.video.decode import frames
 from vgan.video.register import IDENTITY, Features, align, make_template, match, register
@@ -111,7 +111,7 @@ def test_register_scene_with_few_features_is_registered_on_large_images():
         scene[y : y + 4, x : x + 4] = rng.choice([80, 176])
     cameras = shaky_cameras(4, 8, shift_px=2.0)
     grays = to_gray(film([scene] * 8, cameras))
-    with pytest.raises(BadVideo):
+    with pytest.raises(VideoError):
         register(np.stack([cv2.resize(g, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for g in grays]), CONFIG)
     errors = corner_errors_px(register(grays, CONFIG).transforms, true_transforms(cameras), HEIGHT, WIDTH)
     assert np.median(errors) < 0.5
@@ -119,7 +119,7 @@ def test_register_scene_with_few_features_is_registered_on_large_images():
 
 def test_register_unrelated_frames_are_rejected():
     noise = np.random.default_rng(0).integers(0, 256, (2, HEIGHT, WIDTH), np.uint8)
-    with pytest.raises(BadVideo) as caught:
+    with pytest.raises(VideoError) as caught:
         register(noise, dataclasses.replace(CONFIG, min_matches=30))
     assert (caught.value.stage, caught.value.reason) == ("stabilize", "too_few_matches")
 

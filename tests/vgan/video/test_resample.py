@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pytest
 
-from vgan.errors import BadVideo
+from vgan.errors import VideoError
 from vgan.video.decode import Frame
 from vgan.video.resample import resample
 
@@ -59,7 +59,7 @@ def test_resample_gap_starts_a_new_run_on_its_own_grid():
 
 
 def test_resample_slow_source_is_refused_before_any_frame():
-    with pytest.raises(BadVideo) as caught:
+    with pytest.raises(VideoError) as caught:
         next(resample(at(np.arange(40) / 12), 25.0, max_gap_s=0.2, min_fps=15))
     assert (caught.value.stage, caught.value.reason) == ("decode", "low_frame_rate")
 
@@ -72,10 +72,10 @@ def test_resample_ntsc_half_rate_counts_as_15():
 def test_resample_failing_source_yields_the_preceding_frames(num_frames):
     def failing() -> Iterator[Frame]:
         yield from at(np.arange(num_frames) / 25)
-        raise BadVideo("decode", "corrupt")
+        raise VideoError("decode", "corrupt")
 
     resampled = []
-    with pytest.raises(BadVideo):
+    with pytest.raises(VideoError):
         resampled.extend(frame for _, frame in resample(failing(), 25.0, max_gap_s=0.2, min_fps=15))
     assert len(resampled) >= num_frames - 1
 

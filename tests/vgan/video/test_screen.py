@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from moving_pictures import camera, film, make_texture
 
-from vgan.errors import BadVideo
+from vgan.errors import VideoError
 from vgan.video.config import DecodeConfig, PrescreenConfig
 from vgan.video.decode import frames
 from vgan.video.screen import Look, check, look
@@ -22,7 +22,7 @@ def pan(num_frames: int = 32) -> np.ndarray:
 
 
 def refusal(clip: np.ndarray) -> str:
-    with pytest.raises(BadVideo) as caught:
+    with pytest.raises(VideoError) as caught:
         check(look(clip), PrescreenConfig())
     assert caught.value.stage == "screen"
     check(look(clip), OFF)  # each test can be disabled

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from moving_pictures import camera, film, make_texture, shaky_cameras
 
-from vgan.errors import BadVideo
-from vgan.records import Evidence
+from vgan.errors import VideoError
+from vgan.records import ClipScores
 from vgan.video import reference
 from vgan.video.config import StabilizeConfig
 from vgan.video.stabilize import motion, reduced, render, stabilize, unstabilized
@@ -107,7 +107,7 @@ def test_render_detail_too_fine_for_the_output_does_not_flicker_as_the_camera_mo
     assert np.ptp(clip[:, 4:-4, 4:-4].mean(-1), axis=0).max() < 16
 
 
-def scores(frames: np.ndarray, config: StabilizeConfig | None = None) -> Evidence:
+def scores(frames: np.ndarray, config: StabilizeConfig | None = None) -> ClipScores:
     return stabilize(frames, config or StabilizeConfig(), 64)[1]
 
 
@@ -115,7 +115,7 @@ def scores(frames: np.ndarray, config: StabilizeConfig | None = None) -> Evidenc
 def test_stabilize_blank_window_is_refused_as_unmatched(preset):
     blank = np.zeros((8, HEIGHT, WIDTH, 3), np.uint8)
     blank[::2] += 1  # equal frames are not matched
-    with pytest.raises(BadVideo) as caught:
+    with pytest.raises(VideoError) as caught:
         stabilize(blank, StabilizeConfig(preset=preset), 64)
     assert (caught.value.stage, caught.value.reason) == ("stabilize", "too_few_matches")
 
@@ -164,7 +164,7 @@ def test_stabilize_window_with_a_cut_is_rejected_or_has_a_bad_score(preset):
     frames = film([make_texture(5)] * 8 + [make_texture(6)] * 8, [camera((0, 0))] * 16)
     try:
         detected = scores(frames, StabilizeConfig(preset=preset)).photometric > 30
-    except BadVideo as error:
+    except VideoError as error:
         detected = error.reason in ("too_few_matches", "collapsed")
     assert detected
 

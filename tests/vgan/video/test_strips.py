@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vgan.errors import BadVideo
+from vgan.errors import VideoError
 from vgan.video import decode, strips
 from vgan.video.child import Decoder
 from vgan.video.config import DecodeConfig
@@ -31,7 +31,7 @@ def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def reason(data: bytes) -> str:
-    with pytest.raises(BadVideo) as caught:
+    with pytest.raises(VideoError) as caught:
         strips.read_strip(data)
     assert caught.value.stage == "decode"
     return caught.value.reason
@@ -122,7 +122,7 @@ def test_damaged_strips_are_read_or_rejected(clip: np.ndarray) -> None:
             data[random.integers(0, len(data), 4)] = random.integers(0, 256, 4)
             try:
                 assert strips.read_strip(data.tobytes()).ndim == 4
-            except BadVideo as error:
+            except VideoError as error:
                 rejected += error.stage == "decode"
         assert rejected > 10
 
@@ -138,7 +138,7 @@ def test_strip_frames_have_times_and_are_reduced_but_not_enlarged(clip: np.ndarr
 
 
 def test_strip_frames_of_no_file_is_a_bad_video(tmp_path: Path) -> None:
-    with pytest.raises(BadVideo, match="cannot_open"):
+    with pytest.raises(VideoError, match="cannot_open"):
         list(strips.strip_frames(tmp_path / "missing.jpg", fps=25))
 
 
