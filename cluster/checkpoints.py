@@ -29,10 +29,10 @@ from typing import Any
 from torch import nn
 
 from cluster import storage
-from vgan import pretrained
 from vgan.errors import InputError
+from vgan.models import pretrained
 from vgan.models.config import ModelConfig
-from vgan.pretrained import MODEL, STATE, WEIGHTS, Model
+from vgan.models.pretrained import MODEL, STATE, WEIGHTS, Model
 
 LIST = re.compile(r"files-(\d+)-of-(\d+)\.json")
 
@@ -219,7 +219,7 @@ def open_checkpoint(url: str) -> Checkpoint:
         fields = {k: state[k] for k in ("step", "clips_seen", "dataset_url", "dataset_digest", "mlflow_run_id")}
     except (ValueError, KeyError, TypeError) as fault:
         raise InputError(f"{STATE} at {url!r} does not describe a checkpoint: {fault}") from fault
-    return Checkpoint(url=url, model=pretrained.make_config(state["model"], url), **fields)
+    return Checkpoint(url=url, model=pretrained.model_config_from(state["model"], url), **fields)
 
 
 def open_model(url: str, *, ema: bool = True) -> tuple[Model, Checkpoint | None]:
@@ -238,7 +238,7 @@ def open_model(url: str, *, ema: bool = True) -> tuple[Model, Checkpoint | None]
         return pretrained.load(url), None
     found = None if storage.exists(storage.join(url, MODEL)) else open_checkpoint(url)
     folder = found.url if found else url
-    model = pretrained.open_model(lambda name: storage.read_bytes(storage.join(folder, name)), folder, ema=ema)
+    model = pretrained.load_model_from(lambda name: storage.read_bytes(storage.join(folder, name)), folder, ema=ema)
     return model, found
 
 
@@ -258,4 +258,4 @@ def load_weights(checkpoint: Checkpoint, name: str, network: nn.Module) -> None:
         data = storage.read_bytes(path)
     except FileNotFoundError as fault:
         raise InputError(f"cannot read weights from {path!r}: {fault}") from fault
-    pretrained.fill(network, pretrained.read_tensors(data, path), path)
+    pretrained.load_into(network, pretrained.read_tensors(data, path), path)

@@ -22,7 +22,7 @@ from cluster.transfer import LabelledClips
 from vgan.memory import keep_freed_memory
 from vgan.models.classifier import Classifier
 from vgan.models.config import ModelConfig
-from vgan.models.layers import fix_spectrum
+from vgan.models.layers import remove_spectral_norm
 from vgan.transfer.config import FinetuneConfig
 from vgan.transfer.finetune import ALONE, Team, finetune
 from vgan.transfer.fractions import subset
@@ -92,7 +92,7 @@ def run_child(
 
     losses: tuple[float, ...] = ()
     if child.init == "logistic":
-        fix_spectrum(network)
+        remove_spectral_norm(network)
         train_maps, test_maps = (
             features(network.trunk, frames(found), config.batch_size, device)
             for found in (clips.rows[chosen, 0], rows.ravel())

@@ -31,7 +31,7 @@ from vgan.errors import InputError
 from vgan.gan import Weighted, make_optimizer
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
-from vgan.models.layers import lay_weights_out
+from vgan.models.layers import use_channels_last
 from vgan.training.config import ObjectiveConfig
 
 T = TypeVar("T")
@@ -136,7 +136,7 @@ def make_engines(
     engines = {name: _engine(net, make_optimizer(name, net, objective), config) for name, net in networks.items()}
     if precision in HALVES and zero_stage == 0:  # now that they are broadcast; ZeRO's are slices of a flat vector
         for net in (*networks.values(), average):
-            lay_weights_out(net)
+            use_channels_last(net)
     scales = {}
     if precision == "fp16":
         scales = {name: LossScale(loss_scale or FIRST_SCALE, dynamic=loss_scale == 0) for name in engines}

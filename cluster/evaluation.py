@@ -19,14 +19,14 @@ from cluster.mixtures import codes_of, require_fit, training_set
 from cluster.session import ray_session, require_room
 from cluster.shards import MANIFEST, Manifest, read_clips, read_manifest
 from cluster.tracking import Tracker, TrackingConfig
-from vgan import baseline
 from vgan.errors import InputError
 from vgan.metrics.extractors import open_extractor
 from vgan.metrics.frechet import Interval, mean_interval, protocol_name
 from vgan.metrics.looks import REVISION, Look, distances, from_bytes, to_bytes
 from vgan.metrics.neighbours import copies, pattern
+from vgan.models import gaussian_mixture
+from vgan.models.pretrained import Model
 from vgan.options import option, section
-from vgan.pretrained import Model
 
 EXPERIMENT = "evaluation"
 MIXTURE_CLIPS = 10_000  # whose codes the baseline's mixture is fitted to, as by jobs.generate
@@ -283,7 +283,7 @@ def _subject(url: str, config: EvaluateConfig, manifest: Manifest) -> Subject:
         if source is None:
             raise InputError(f"checkpoint={url!r} is an autoencoder without a mixture: give its run's folder")
         codes = codes_of(model, source.dataset_url, training_set(model, source), MIXTURE_CLIPS, config.seed)
-        model = replace(model, mixture=baseline.fit_mixture(codes, seed=config.seed))
+        model = replace(model, mixture=gaussian_mixture.fit_mixture(codes, seed=config.seed))
     training_url, training = _training(source, config.training)
     if training is not None:
         require_fit(model, training_url, training, "give another training=")

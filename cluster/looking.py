@@ -20,7 +20,7 @@ from vgan.metrics.extractors import Extractor
 from vgan.metrics.looks import Look, join, look
 from vgan.metrics.neighbours import Nearest, coarse, nearest, pattern
 from vgan.metrics.sampling import balanced_order
-from vgan.pretrained import Clips, Model
+from vgan.models.pretrained import GeneratedClips, Model
 from vgan.transfer.fractions import ids_digest
 
 PART = 16  # clips that a task looks at
@@ -81,10 +81,10 @@ class Eyes:
     def device(self) -> str:
         return "cuda" if self.gpus else "cpu"
 
-    def cut(self, clips: Clips) -> Clips:
+    def cut(self, clips: GeneratedClips) -> GeneratedClips:
         """The frames that are looked at."""
         cut: list[Any] = [None if stream is None else stream[:, : self.frames] for stream in clips]
-        return Clips(*cut)
+        return GeneratedClips(*cut)
 
 
 def look_at_reals(chosen: RealSet, eyes: Eyes, desc: str) -> Look:
@@ -124,7 +124,7 @@ def search(
 
 def _look_at_reals(eyes: Eyes, url: str, manifest: Manifest, rows: np.ndarray) -> Look:
     keep_freed_memory()
-    clips = Clips(read_frames(url, manifest, rows), None, None, None)
+    clips = GeneratedClips(read_frames(url, manifest, rows), None, None, None)
     return look(eyes.cut(clips), eyes.extractor, eyes.device)
 
 

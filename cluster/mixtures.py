@@ -8,7 +8,7 @@ from cluster.batches import ClipReader
 from cluster.checkpoints import Checkpoint
 from cluster.shards import Manifest, read_manifest
 from vgan.errors import InputError
-from vgan.pretrained import BATCH, Model
+from vgan.models.pretrained import BATCH, Model
 
 
 def training_set(model: Model, source: Checkpoint) -> Manifest:

@@ -13,11 +13,11 @@ from cluster.media import FORMATS, write_media
 from cluster.mixtures import codes_of, require_fit, training_set
 from cluster.shards import read_manifest
 from jobs import command
-from vgan import baseline
-from vgan.baseline import Mixture
 from vgan.errors import InputError
+from vgan.models import gaussian_mixture
+from vgan.models.gaussian_mixture import LatentMixture
+from vgan.models.pretrained import MIXTURE, GeneratedClips, Model
 from vgan.options import check_choice, option
-from vgan.pretrained import MIXTURE, Clips, Model
 from vgan.viz.panels import clips_panels, sample_grid, strip
 
 ABOUT = """Sample a trained generator: one file a clip, a grid of all, and its streams side by side.
@@ -82,7 +82,7 @@ def main(config: GenerateConfig) -> None:
     storage.make_folder(out)
     _write_all(clips, out, config)
     if model.mixture is not None:
-        storage.write_bytes(storage.join(out, MIXTURE), baseline.mixture_bytes(model.mixture))
+        storage.write_bytes(storage.join(out, MIXTURE), gaussian_mixture.mixture_bytes(model.mixture))
     url = source.url if source else storage.absolute(config.checkpoint)
     command.save(replace(config, checkpoint=url), storage.join(out, "settings.yaml"))  # which one it was
     step = f"step {source.step}" if source else config.checkpoint
@@ -93,7 +93,7 @@ def main(config: GenerateConfig) -> None:
 # ---- files -------------------------------------------------------------------------------------------------------
 
 
-def _write_all(clips: Clips, out: str, config: GenerateConfig) -> None:
+def _write_all(clips: GeneratedClips, out: str, config: GenerateConfig) -> None:
     strips = [strip(clip) for clip in clips.video]
     for index, (clip, row) in enumerate(zip(clips.video, strips, strict=True)):
         write_media(clip, row, storage.join(out, f"sample-{index:04d}"), config.format, config.fps)
@@ -112,14 +112,14 @@ def _write_all(clips: Clips, out: str, config: GenerateConfig) -> None:
 # ---- the baseline ------------------------------------------------------------------------------------------------
 
 
-def _mixture(config: GenerateConfig, model: Model, source: Checkpoint | None) -> Mixture:
+def _mixture(config: GenerateConfig, model: Model, source: Checkpoint | None) -> LatentMixture:
     """The mixture that an autoencoder draws from: given, kept in its folder, or fitted now."""
     if config.mixture:
         url = storage.absolute(config.mixture)
         url = url if url.endswith(".safetensors") else storage.join(url, MIXTURE)
         if not storage.exists(url):
             raise InputError(f"no mixture at mixture={config.mixture!r}: leave it empty to fit one")
-        return baseline.read_mixture(storage.read_bytes(url), url)
+        return gaussian_mixture.read_mixture(storage.read_bytes(url), url)
     if model.mixture is not None and not config.data:
         return model.mixture
     if config.data:
@@ -135,7 +135,7 @@ def _mixture(config: GenerateConfig, model: Model, source: Checkpoint | None) ->
     codes = codes_of(model, url, manifest, config.mixture_clips, config.seed)
     if len(codes) < config.components:
         print(f"{len(codes)} clips only: the mixture has as many components, not {config.components}")
-    return baseline.fit_mixture(codes, config.components, config.seed)
+    return gaussian_mixture.fit_mixture(codes, config.components, config.seed)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from cluster.sources import VIDEO_SUFFIXES, Source, list_folder
 from jobs import command
 from vgan.errors import InputError, VideoError
 from vgan.forecast import copied, error_table, forecast_errors, mean_change, mean_future
+from vgan.models.pretrained import GeneratedClips, Model
 from vgan.options import check_choice, option, section
-from vgan.pretrained import Clips, Model
 from vgan.records import Clip
 from vgan.video.child import Decoder
 from vgan.video.clips import clips_from_video
@@ -167,7 +167,7 @@ def _read(path: Path, name: str, video: VideoConfig, decoder: Decoder) -> Given:
     return Given(name, first.image, None)
 
 
-def _panels(given: Given, clips: Clips) -> np.ndarray:
+def _panels(given: Given, clips: GeneratedClips) -> np.ndarray:
     assert clips.mask is not None  # future models have two streams
     return forecast_panels(given.image, clips.video[0], clips.mask[0], given.truth, scale=2)
 

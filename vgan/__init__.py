@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vgan.pretrained import Clips, Model, load, save
+    from vgan.models.pretrained import GeneratedClips, Model, load, save
 
-__all__ = ["Clips", "Model", "load", "save"]
+__all__ = ["GeneratedClips", "Model", "load", "save"]
 
 
 def __getattr__(name: str) -> Any:
     """What is exported, imported when first used: with torch that takes seconds, and decoders start without it."""
     if name in __all__:
-        return getattr(import_module("vgan.pretrained"), name)
+        return getattr(import_module("vgan.models.pretrained"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,7 +28,7 @@ from vgan.losses import (
     reconstruction_loss,
 )
 from vgan.models.config import ModelConfig
-from vgan.models.generator import Streams
+from vgan.models.generator import GeneratorOutput
 from vgan.training.config import ObjectiveConfig
 
 
@@ -120,7 +120,7 @@ class Step:
     """What one step did: scalars by metric name, detached, and the clips it drew, for whoever wants to look."""
 
     metrics: dict[str, Tensor]
-    streams: Streams
+    streams: GeneratorOutput
 
 
 def update(
@@ -171,9 +171,9 @@ def update(
 
 def _draw(
     G: Engine, real: Tensor, draws: Draws, model: ModelConfig, objective: ObjectiveConfig
-) -> tuple[Streams, Tensor]:
+) -> tuple[GeneratorOutput, Tensor]:
     """What G draws, and the clips among it as D sees them: augmented once, though D sees them twice."""
-    streams: Streams = G.module(real[:, :, 0] if model.kind == "future" else draws.z)
+    streams: GeneratorOutput = G.module(real[:, :, 0] if model.kind == "future" else draws.z)
     return streams, augment(streams.video, draws.augment_fake, objective.augment)
 
 
@@ -197,7 +197,7 @@ def _joined(steps: list[Step]) -> Step:
         None if part[0] is None else torch.cat([clips.detach() for clips in part])
         for part in zip(*(step.streams[1:] for step in steps), strict=True)
     ]
-    return Step(metrics, Streams(video, *others))
+    return Step(metrics, GeneratorOutput(video, *others))
 
 
 def update_discriminator(D: Engine, real: Tensor, fake: Tensor, objective: ObjectiveConfig) -> dict[str, Tensor]:
@@ -226,7 +226,7 @@ def update_discriminator(D: Engine, real: Tensor, fake: Tensor, objective: Objec
 def update_generator(
     G: Engine,
     D: Engine,
-    streams: Streams,
+    streams: GeneratorOutput,
     seen: Tensor,
     objective: ObjectiveConfig,
     *,
@@ -267,7 +267,7 @@ def update_generator(
 
 def update_autoencoder(A: Engine, real: Tensor) -> Step:
     """One step of the baseline's autoencoder on clips (B, 3, T, H, W) in [-1, 1]."""
-    streams: Streams = A.module(real)
+    streams: GeneratorOutput = A.module(real)
     loss = reconstruction_loss(real, streams.video)
     with gradient_norm(A.module) as squares:
         A.backward(loss)

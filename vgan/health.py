@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from vgan.models.generator import Streams
+from vgan.models.generator import GeneratorOutput
 
 SURE = 0.99  # share of clips that D tells right on both sides
 COLLAPSED = 0.01  # distance of the mask's mean from 0 or 1
@@ -18,7 +18,7 @@ ALIKE = 0.1  # spread of drawn clips over that of real ones
 
 
 @torch.no_grad()
-def health(real: Tensor, streams: Streams) -> dict[str, Tensor]:
+def health(real: Tensor, streams: GeneratorOutput) -> dict[str, Tensor]:
     """Scalars by metric name, of real clips and of clips drawn in the same step, (B, 3, T, H, W) each.
 
     samples/diversity: standard deviation over the batch, of drawn clips over that of real ones; NaN for one clip.

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vgan.errors import InputError
-from vgan.models.layers import fix_spectrum
-from vgan.pretrained import Model
+from vgan.models.layers import remove_spectral_norm
+from vgan.models.pretrained import Model
 from vgan.video.pixels import batch_to_model_range
 
 NETWORKS = ("discriminator", "encoder")
@@ -78,7 +78,7 @@ def probe(model: Model, network: str, layer: int) -> Probe:
         )
     if not 1 <= layer <= len(trunk):
         raise InputError(f"layer must be in 1..{len(trunk)} of this {network}, got {layer}")
-    fix_spectrum(trunk)
+    remove_spectral_norm(trunk)
     return Probe(trunk[:layer].eval())
 
 

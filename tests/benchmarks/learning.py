@@ -24,16 +24,16 @@ import torch
 from torch import nn
 
 from cluster.sizing import sizing
-from vgan import baseline, gan
+from vgan import gan
 from vgan.memory import keep_freed_memory
 from vgan.metrics.frechet import frechet_distance, protocol_name
 from vgan.metrics.i3d import I3D, features, load_i3d
 from vgan.metrics.motion import diversity, mask_motion_correlation, motion
 from vgan.metrics.neighbours import coarse, copies, nearest
-from vgan.models import make_networks
+from vgan.models import gaussian_mixture, make_networks
 from vgan.models.config import ModelConfig
+from vgan.models.pretrained import GeneratedClips, Model
 from vgan.presets import PRESETS
-from vgan.pretrained import Clips, Model
 from vgan.records import Clip
 from vgan.training.config import ObjectiveConfig
 from vgan.transfer.ucf101 import read_split
@@ -68,8 +68,8 @@ METHODS: dict[str, dict[str, Any]] = {
 class Learned:
     """What one training gave."""
 
-    clips: Clips  # drawn from the moving average
-    newest: Clips  # drawn from the generator itself
+    clips: GeneratedClips  # drawn from the moving average
+    newest: GeneratedClips  # drawn from the generator itself
     steps: int
     margin: float  # of D's logits, mean over the second half
 
@@ -153,11 +153,11 @@ def train(settings: dict[str, Any], clips: np.ndarray, num: int, seed: int = 0) 
     return Learned(*drawn, steps, float(np.mean(margins[len(margins) // 2 :])))
 
 
-def draw(generator: nn.Module, config: ModelConfig, clips: np.ndarray, num: int) -> Clips:
+def draw(generator: nn.Module, config: ModelConfig, clips: np.ndarray, num: int) -> GeneratedClips:
     """`num` clips; an autoencoder's from a mixture over the codes of its training clips."""
     model = Model(config, generator.eval())
     if config.kind == "autoencoder":
-        model = Model(config, generator, mixture=baseline.fit_mixture(model.encode(clips), seed=0))
+        model = Model(config, generator, mixture=gaussian_mixture.fit_mixture(model.encode(clips), seed=0))
     return model.sample(num, seed=1)
 
 
@@ -183,10 +183,10 @@ def look(name: str, data: str) -> str:
     torch.set_num_threads(1)
     real, held_out = read(data)
     clips = spread(held_out if name == OTHERS else real[1::2], num_judged(held_out))
-    return line(name, Clips(clips, None, None, None), data)
+    return line(name, GeneratedClips(clips, None, None, None), data)
 
 
-def line(name: str, clips: Clips, data: str, steps: str = "-", margin: str = "-") -> str:
+def line(name: str, clips: GeneratedClips, data: str, steps: str = "-", margin: str = "-") -> str:
     """One line of the table."""
     masks, (real, _) = clips.mask, read(data)
     mean = "-" if masks is None else f"{masks.mean():.2f}"
@@ -236,7 +236,7 @@ def spread(clips: np.ndarray, num: int) -> np.ndarray:
     return clips[np.linspace(0, len(clips) - 1, num).round().astype(int)]
 
 
-def save_pictures(name: str, clips: Clips) -> None:
+def save_pictures(name: str, clips: GeneratedClips) -> None:
     """Film strips, a grid and, of two streams, the panels of the paper's figure 3."""
     folder = OUT / "".join(c if c.isalnum() or c == "/" else "-" for c in name)
     folder.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from vgan import gan
 from vgan.memory import keep_freed_memory
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
-from vgan.models.layers import lay_weights_out
+from vgan.models.layers import use_channels_last
 from vgan.training.config import ObjectiveConfig
 
 BATCH, REPEATS = 8, 5
@@ -110,7 +110,7 @@ def our_step(base: int, real: Tensor, precision: str, *more: str) -> Callable[[]
         if precision == "bf16":
             network.forward = torch.autocast("cpu", torch.bfloat16)(network.forward)
             if "contiguous" not in more:
-                lay_weights_out(network)
+                use_channels_last(network)
         if "compiled" in more:
             network.compile()
         engines[name] = gan.LocalEngine(network, gan.make_optimizer(name, network, objective))

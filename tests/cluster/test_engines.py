@@ -35,7 +35,7 @@ from vgan.losses import discriminator_loss, generator_loss, mask_prior
 from vgan.models.config import ModelConfig
 from vgan.models.discriminator import FAKE, REAL, Discriminator
 from vgan.models.generator import TwoStreamGenerator
-from vgan.pretrained import write_weights
+from vgan.models.pretrained import write_weights
 from vgan.training.config import ObjectiveConfig
 
 MODEL = ModelConfig(base=4, num_frames=16, size=32)

@@ -19,10 +19,9 @@ from cluster.looking import Eyes, choose, search
 from cluster.model_card import model_card
 from cluster.shards import Manifest, read_manifest
 from cluster.tracking import TrackingConfig
-from vgan import pretrained
 from vgan.errors import InputError
 from vgan.metrics.neighbours import coarse, pattern
-from vgan.models import make_networks
+from vgan.models import make_networks, pretrained
 from vgan.models.config import ModelConfig
 
 MODEL = ModelConfig(base=2, z_size=5, num_frames=16, size=32, discriminator_norm="spectral")  # does not pickle

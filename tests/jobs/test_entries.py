@@ -34,7 +34,7 @@ from jobs.predict import PredictConfig
 from jobs.prepare import PrepareConfig
 from vgan.drawn import draw_action_set, draw_clip
 from vgan.errors import InputError
-from vgan.pretrained import save
+from vgan.models.pretrained import save
 from vgan.video.encode import write_mp4
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]

@@ -19,9 +19,9 @@ from cluster.checkpoints import write_state
 from cluster.shards import Manifest, Shard, clip_row, clip_schema, table_bytes, write_manifest
 from jobs import command, generate
 from jobs.generate import GenerateConfig
-from vgan.baseline import read_mixture
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
+from vgan.models.gaussian_mixture import read_mixture
 from vgan.records import Clip, ClipScores
 from vgan.video.config import ClipSpec
 

@@ -27,7 +27,7 @@ from vgan.losses import discriminator_loss, frame_loss, generator_loss, mask_pri
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.models.discriminator import FAKE, REAL
-from vgan.models.generator import Streams
+from vgan.models.generator import GeneratorOutput
 from vgan.training.config import ObjectiveConfig
 
 Engines = dict[str, gan.LocalEngine]
@@ -105,7 +105,7 @@ def step_by_hand(
         whole = torch.stack([clip.flip(-1) if m else clip for clip, m in zip(whole, drawn.mirrored, strict=True)])
     shares = list(zip(whole.tensor_split(pieces), (drawn.share(i, pieces) for i in range(pieces)), strict=True))
 
-    def draw(real: Tensor, share: gan.Draws) -> tuple[Streams, Tensor]:
+    def draw(real: Tensor, share: gan.Draws) -> tuple[GeneratorOutput, Tensor]:
         streams = G(real[:, :, 0] if model.kind == "future" else share.z)
         return streams, augment(streams.video, share.augment_fake, objective.augment)
 

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from vgan.health import health, warnings
-from vgan.models.generator import Streams
+from vgan.models.generator import GeneratorOutput
 
 
 def clips(num: int = 8, scale: float = 1.0, seed: int = 0) -> Tensor:
     return scale * (torch.rand(num, 3, 4, 6, 6, generator=torch.Generator().manual_seed(seed)) * 2 - 1)
 
 
-def streams(video: Tensor, mask: Tensor | None = None) -> Streams:
-    return Streams(video, video, mask, video[:, :, :1])
+def streams(video: Tensor, mask: Tensor | None = None) -> GeneratorOutput:
+    return GeneratorOutput(video, video, mask, video[:, :, :1])
 
 
 def found(real: Tensor, video: Tensor, mask: Tensor | None = None) -> dict[str, float]:

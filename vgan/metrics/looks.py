@@ -21,7 +21,7 @@ from vgan.metrics.frechet import (
 )
 from vgan.metrics.motion import Sums, flicker, mask_statistics, motion, spectral_centroid, spectrum
 from vgan.metrics.neighbours import coarse
-from vgan.pretrained import Clips
+from vgan.models.pretrained import GeneratedClips
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Look:
         return [float(share) for share in self.spectra.mean(axis=0)]
 
 
-def look(clips: Clips, extractor: Extractor | None, device: str = "cpu") -> Look:
+def look(clips: GeneratedClips, extractor: Extractor | None, device: str = "cpu") -> Look:
     """Look at clips: motion (0..255), frequency (mean, cycles a frame), flicker (0..255), masks, features."""
     video = clips.video
     spectra = spectrum(video)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from vgan.models.config import ModelConfig
-from vgan.models.generator import Streams, TwoStreamGenerator
-from vgan.models.layers import WIDTHS, down, initialize
+from vgan.models.generator import GeneratorOutput, TwoStreamGenerator
+from vgan.models.layers import WIDTHS, encoder_stack, initialize
 
 
 class Autoencoder(nn.Module):
@@ -16,11 +16,11 @@ class Autoencoder(nn.Module):
         super().__init__()
         widths = [config.base * w for w in reversed(WIDTHS)]
         code = nn.Conv3d(widths[-1], config.z_size, config.code_shape)
-        self.encoder = nn.Sequential(down(3, [3, *widths], slope=0.2), code)
+        self.encoder = nn.Sequential(encoder_stack(3, [3, *widths], slope=0.2), code)
         self.decoder = TwoStreamGenerator(config)
         self.encoder.apply(initialize)
 
-    def forward(self, video: Tensor) -> Streams:
+    def forward(self, video: Tensor) -> GeneratorOutput:
         """Redraw clips (B, 3, T, H, W) in [-1, 1] from their codes."""
         return self.decoder(self.encode(video))
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vgan.models.config import ModelConfig
 from vgan.models.discriminator import Discriminator
-from vgan.models.layers import DISCRIMINATOR_BN_EPS, fix_spectrum
+from vgan.models.layers import DISCRIMINATOR_BN_EPS, remove_spectral_norm
 
 
 class Classifier(nn.Module):
@@ -36,7 +36,7 @@ class Classifier(nn.Module):
         classes of UCF101 (78 clips to train on, 50 steps, mean of 2 seeds) a trunk trained by preset=stable then
         reaches 67, 85 and 92 % at 1/8, 1/2 and all of the labels; with the norms left out, 60, 72 and 82 %.
         """
-        if not fix_spectrum(self):
+        if not remove_spectral_norm(self):
             return
         blocks: list[Any] = list(self.trunk)
         for block in blocks[1:]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from vgan.models.config import ModelConfig
-from vgan.models.layers import WIDTHS, down, initialize, normalize_spectrum
+from vgan.models.layers import WIDTHS, apply_spectral_norm, encoder_stack, initialize
 
 REAL, FAKE = 0, 1  # positions of the two logits
 
@@ -17,11 +17,11 @@ class Discriminator(nn.Module):
         super().__init__()
         base = config.base * (2 if config.wide else 1)
         widths = [base * w for w in reversed(WIDTHS)]
-        self.trunk = down(3, [3, *widths], slope=0.2, norm=config.discriminator_norm == "batch")
+        self.trunk = encoder_stack(3, [3, *widths], slope=0.2, norm=config.discriminator_norm == "batch")
         self.head = nn.Conv3d(widths[-1], 2, config.code_shape)
         self.apply(initialize)
         if config.discriminator_norm == "spectral":
-            normalize_spectrum(self)
+            apply_spectral_norm(self)
 
     def forward(self, video: Tensor) -> Tensor:
         """Logits (B, 2) of clips (B, 3, T, H, W) in [-1, 1]."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from vgan.models.config import ModelConfig
-from vgan.models.generator import Heads, Streams, TwoStreamGenerator, composite
-from vgan.models.layers import WIDTHS, double, down, initialize, stem, up, working_layout
+from vgan.models.generator import GeneratorOutput, Heads, TwoStreamGenerator, composite
+from vgan.models.layers import WIDTHS, decoder_stack, encoder_stack, initialize, stem, to_channels_last, upsample_layer
 
 
 class FutureGenerator(nn.Module):
@@ -17,11 +17,11 @@ class FutureGenerator(nn.Module):
         super().__init__()
         widths = [config.base * w for w in reversed(WIDTHS)]
         code = nn.Conv2d(widths[-1], config.z_size, config.code_shape[1:])
-        self.encoder = nn.Sequential(down(2, [3, *widths], slope=0.0), code)
+        self.encoder = nn.Sequential(encoder_stack(2, [3, *widths], slope=0.0), code)
         self.generator = TwoStreamGenerator(config)
         self.encoder.apply(initialize)
 
-    def forward(self, image: Tensor) -> Streams:
+    def forward(self, image: Tensor) -> GeneratorOutput:
         """Draw the future of images (B, 3, H, W) in [-1, 1]."""
         z = self.encoder(image).flatten(1)  # (B, Z)
         return self.generator(z)
@@ -35,18 +35,18 @@ class WideFutureGenerator(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         widths = [2 * config.base * w for w in WIDTHS]
-        self.encoder = down(2, [3, *reversed(widths)], slope=0.0)
+        self.encoder = encoder_stack(2, [3, *reversed(widths)], slope=0.0)
         self.stem = stem(3, widths[0], widths[0], (config.code_shape[0], 1, 1))
-        self.trunk = up(3, widths, config.upsample)
+        self.trunk = decoder_stack(3, widths, config.upsample)
         self.heads = Heads(widths[-1], config.upsample)
         self.background = nn.Sequential(
-            up(2, widths, config.upsample), double(2, widths[-1], 3, config.upsample), nn.Tanh()
+            decoder_stack(2, widths, config.upsample), upsample_layer(2, widths[-1], 3, config.upsample), nn.Tanh()
         )
         self.apply(initialize)
 
-    def forward(self, image: Tensor) -> Streams:
+    def forward(self, image: Tensor) -> GeneratorOutput:
         """Draw the future of images (B, 3, H, W) in [-1, 1]."""
         code = self.encoder(image)  # (B, 16 base, H/16, W/16)
-        x = self.trunk(working_layout(self.stem(code[:, :, None])))  # (B, 2 base, T/2, H/2, W/2)
+        x = self.trunk(to_channels_last(self.stem(code[:, :, None])))  # (B, 2 base, T/2, H/2, W/2)
         foreground, mask = self.heads(x)  # (B, 3, T, H, W), (B, 1, T, H, W)
         return composite(foreground, mask, self.background(code)[:, :, None])

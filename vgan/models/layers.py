@@ -36,21 +36,21 @@ class HalvingConv3d(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         """(B, cin, T, H, W) to (B, cout, T/2, H/2, W/2)."""
         if under_autocast(x):
-            return halve_by_blocks(x, self.weight, self.bias)
+            return strided_conv_by_blocks(x, self.weight, self.bias)
         return super().forward(x)
 
 
-def halve_by_blocks(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def strided_conv_by_blocks(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """F.conv3d(x, weight, bias, stride=2, padding=1) for a kernel of 4."""
     x = F.pad(x.to(torch.get_autocast_dtype(x.device.type)) if under_autocast(x) else x, (1,) * 6)
     batch, channels, *padded = x.shape
     time, height, width = (side // 2 for side in padded)
     blocks = x.view(batch, channels, time, 2, height, 2, width, 2).permute(0, 1, 3, 5, 7, 2, 4, 6)
     blocks = blocks.reshape(batch, channels * 8, time, height, width)
-    return F.conv3d(working_layout(blocks), _block_weight(weight), bias)
+    return F.conv3d(to_channels_last(blocks), _block_weight(weight), bias)
 
 
-def double_by_blocks(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def transposed_conv_by_blocks(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """F.conv_transpose3d(x, weight, bias, stride=2, padding=1) for a kernel of 4."""
     kernel = _block_weight(weight).transpose(0, 1).flip(2, 3, 4)
     blocks = F.conv3d(x, kernel, bias.repeat_interleave(8), padding=1)
@@ -71,12 +71,12 @@ def under_autocast(x: Tensor) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
-def working_layout(x: Tensor) -> Tensor:
+def to_channels_last(x: Tensor) -> Tensor:
     """Maps (B, C, T, H, W), under autocast with the channels last in memory, which all layers after them then keep."""
     return x.contiguous(memory_format=torch.channels_last_3d) if under_autocast(x) else x
 
 
-def lay_weights_out(network: nn.Module) -> None:
+def use_channels_last(network: nn.Module) -> None:
     """Give weights of volumes the layout of the maps (`working_layout`), in place, for training under autocast.
 
     A step of the paper's networks then takes 0.89 of the time at base 64, and the same at base 16. Weights that are
@@ -90,7 +90,7 @@ def lay_weights_out(network: nn.Module) -> None:
 # ---- chains of layers --------------------------------------------------------------------------------------------
 
 
-def double(dims: int, cin: int, cout: int, upsample: str) -> nn.Module:
+def upsample_layer(dims: int, cin: int, cout: int, upsample: str) -> nn.Module:
     """A layer that doubles every side of (B, cin, ...) with `dims` sides.
 
     Args:
@@ -148,15 +148,17 @@ def stem(dims: int, cin: int, cout: int, kernel: int | Sequence[int]) -> nn.Sequ
     return nn.Sequential(layer, BATCH_NORM[dims](cout), nn.ReLU(inplace=True))
 
 
-def up(dims: int, widths: Sequence[int], upsample: str) -> nn.Sequential:
+def decoder_stack(dims: int, widths: Sequence[int], upsample: str) -> nn.Sequential:
     """A chain of layers through `widths`, each doubling every side, with batch norm and ReLU."""
     layers = []
     for cin, cout in pairwise(widths):
-        layers.append(nn.Sequential(double(dims, cin, cout, upsample), BATCH_NORM[dims](cout), nn.ReLU(inplace=True)))
+        layers.append(
+            nn.Sequential(upsample_layer(dims, cin, cout, upsample), BATCH_NORM[dims](cout), nn.ReLU(inplace=True))
+        )
     return nn.Sequential(*layers)
 
 
-def down(dims: int, widths: Sequence[int], *, slope: float, norm: bool = True) -> nn.Sequential:
+def encoder_stack(dims: int, widths: Sequence[int], *, slope: float, norm: bool = True) -> nn.Sequential:
     """A chain of convolutions of kernel 4 through `widths`, each halving every side, with leaky ReLU.
 
     Args:
@@ -173,14 +175,14 @@ def down(dims: int, widths: Sequence[int], *, slope: float, norm: bool = True) -
     return nn.Sequential(*layers)
 
 
-def normalize_spectrum(network: nn.Module) -> None:
+def apply_spectral_norm(network: nn.Module) -> None:
     """Divide every convolution's weights by their largest singular value (https://arxiv.org/abs/1802.05957)."""
     for layer in list(network.modules()):
         if isinstance(layer, nn.Conv2d | nn.Conv3d):
             spectral_norm(layer)
 
 
-def fix_spectrum(network: nn.Module) -> bool:
+def remove_spectral_norm(network: nn.Module) -> bool:
     """Undo `normalize_spectrum`, if it was done: weights stay as they were divided, and are free from now on."""
     held = [layer for layer in network.modules() if is_parametrized(layer, "weight")]
     for layer in held:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vgan.errors import InputError
-from vgan.metrics.i3d_weights import read_arrays
+from vgan.safe_pickle import read_arrays
 
 NUM_LABELS = 365
 MAX_BLOCKS = 36  # per layer: the largest count in ResNet-152

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vgan.pretrained import Clips
+from vgan.models.pretrained import GeneratedClips
 
 STREAMS = ("composite", "foreground", "mask", "background")
 _INK, _PAPER = (38, 42, 51), (255, 255, 255)
@@ -180,7 +180,7 @@ def _column(name: str, clips: np.ndarray, scale: int) -> np.ndarray:
     return np.concatenate([header, grid], axis=1)
 
 
-def clips_panels(clips: Clips, rows: int, scale: int = 2) -> np.ndarray:
+def clips_panels(clips: GeneratedClips, rows: int, scale: int = 2) -> np.ndarray:
     """Draw the first `rows` clips, with a column per stream if the model has a mask: a video (T, H', W', 3) uint8."""
     if clips.mask is None:
         return sample_grid(clips.video[:rows], columns=1, scale=scale)

@@ -139,7 +139,7 @@ def test_load_i3d_folds_batch_norm_into_every_convolution(tmp_path, monkeypatch)
     tree = random_tree(np.random.default_rng(0))
     content = pickle.dumps(tree, protocol=4)
     (tmp_path / "weights").write_bytes(content)
-    monkeypatch.setattr(i3d_weights, "SHA256", hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr("vgan.metrics.i3d_weights.SHA256", hashlib.sha256(content).hexdigest())
     model = load_i3d(tmp_path / "weights")
 
     branch = "Branch_1/Conv3d_0b_3x3"

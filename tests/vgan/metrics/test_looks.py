@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vgan.errors import InputError
 from vgan.metrics.extractors import Extractor, open_extractor
 from vgan.metrics.looks import Look, distances, from_bytes, join, look, to_bytes
-from vgan.pretrained import Clips
+from vgan.models.pretrained import GeneratedClips
 
 PIXELS = open_extractor("pixels", size=16)
 
@@ -24,14 +24,14 @@ class Colours(nn.Module):
         return torch.cat([video.mean(dim=(2, 3, 4)), video[:, :, -1].mean(dim=(2, 3))], 1)
 
 
-def drawn(num: int, seed: int = 0, masked: bool = True) -> Clips:
+def drawn(num: int, seed: int = 0, masked: bool = True) -> GeneratedClips:
     rng = np.random.default_rng(seed)
     video = rng.integers(0, 256, (num, 16, 16, 16, 3), np.uint8)
-    return Clips(video, None, rng.random((num, 16, 16, 16), np.float32) if masked else None, None)
+    return GeneratedClips(video, None, rng.random((num, 16, 16, 16), np.float32) if masked else None, None)
 
 
-def part(clips: Clips, start: int, end: int) -> Clips:
-    return Clips(*(None if stream is None else stream[start:end] for stream in clips))
+def part(clips: GeneratedClips, start: int, end: int) -> GeneratedClips:
+    return GeneratedClips(*(None if stream is None else stream[start:end] for stream in clips))
 
 
 def assert_same(one: Look, other: Look) -> None:
@@ -61,7 +61,10 @@ def test_statistics_carry_number_resolution_and_frames_in_their_names() -> None:
 
 
 def test_distances_are_near_zero_between_equal_sets_and_named_by_protocol() -> None:
-    sets = [look(Clips(drawn(12, seed).video // scale, None, None, None), PIXELS) for seed, scale in ((0, 1), (1, 2))]
+    sets = [
+        look(GeneratedClips(drawn(12, seed).video // scale, None, None, None), PIXELS)
+        for seed, scale in ((0, 1), (1, 2))
+    ]
     same = distances(sets[0], sets[0], PIXELS, "toys", seed=0, repeats=5)
     far = distances(sets[0], sets[1], PIXELS, "toys", seed=0, repeats=5)
     assert set(same) == {f"{word}12_pixels-r16_toys_16f" for word in ("fvd", "fvd-bias", "kvd")}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vgan.models.config import ModelConfig
-from vgan.models.generator import Streams
+from vgan.models.generator import GeneratorOutput
 
 GENERATORS: dict[str, dict[str, Any]] = {
     "two_stream": {"kind": "two_stream"},
@@ -38,7 +38,7 @@ def given(config: ModelConfig, num: int = 2) -> Tensor:
     return torch.randn(num, config.z_size, generator=torch.Generator().manual_seed(0))
 
 
-def assert_shapes(streams: Streams, config: ModelConfig, num: int = 2) -> None:
+def assert_shapes(streams: GeneratorOutput, config: ModelConfig, num: int = 2) -> None:
     """The composite, and of every generator but the one-stream one its parts."""
     length, side = config.num_frames, config.size
     assert streams.video.shape == (num, 3, length, side, side)

@@ -14,7 +14,7 @@ from torch import nn
 from vgan.models.classifier import Classifier
 from vgan.models.config import ModelConfig
 from vgan.models.discriminator import Discriminator
-from vgan.models.layers import fix_spectrum
+from vgan.models.layers import remove_spectral_norm
 
 TINY = ModelConfig(base=2, num_frames=16, size=32)
 SPECTRAL = ModelConfig(base=2, num_frames=16, size=32, discriminator_norm="spectral")
@@ -84,7 +84,7 @@ def test_fix_spectrum_changes_no_output_and_leaves_plain_weights() -> None:
     torch.manual_seed(0)
     network = lively(Classifier(SPECTRAL, 4, 0.5)).eval()
     before = network(clips(SPECTRAL))
-    fix_spectrum(network)
+    remove_spectral_norm(network)
     torch.testing.assert_close(network(clips(SPECTRAL)), before)
     plain = Classifier(ModelConfig(base=2, num_frames=16, size=32, discriminator_norm="spectral"), 4, 0.5)
     assert "trunk.0.0.weight" not in plain.state_dict()

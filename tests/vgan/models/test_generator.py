@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vgan.models import make_generator
 from vgan.models.config import ModelConfig
 from vgan.models.generator import Heads, OneStreamGenerator, TwoStreamGenerator
-from vgan.models.layers import double
+from vgan.models.layers import upsample_layer
 
 TINY = ModelConfig(base=2, z_size=5, num_frames=16, size=32)
 
@@ -119,7 +119,7 @@ def test_heads_computed_as_one_convolution_equal_two_and_learn_alike(upsample: s
 
 @torch.no_grad()
 def test_double_by_resizing_repeats_every_pixel_before_it_convolves() -> None:
-    layer, x = double(3, 2, 4, "resize"), torch.randn(2, 2, 3, 5, 4)
+    layer, x = upsample_layer(3, 2, 4, "resize"), torch.randn(2, 2, 3, 5, 4)
     larger = x
     for axis in (2, 3, 4):
         larger = larger.repeat_interleave(2, axis)

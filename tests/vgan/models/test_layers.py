@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
-from vgan.models.layers import HalvingConv3d, double_by_blocks, halve_by_blocks
+from vgan.models.layers import HalvingConv3d, strided_conv_by_blocks, transposed_conv_by_blocks
 
 Layer = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -28,8 +28,8 @@ def double(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("plain", "blocks", "channels", "kernel"),
     [
-        (halve, halve_by_blocks, 3, (5, 3)),
-        (double, double_by_blocks, 6, (6, 4)),
+        (halve, strided_conv_by_blocks, 3, (5, 3)),
+        (double, transposed_conv_by_blocks, 6, (6, 4)),
     ],
 )
 def test_convolution_by_blocks_is_the_convolution_and_learns_alike(

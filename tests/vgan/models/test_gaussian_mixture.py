@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from vgan.baseline import Mixture, fit_mixture, mixture_bytes, read_mixture, sample
 from vgan.errors import InputError
+from vgan.models.gaussian_mixture import LatentMixture, fit_mixture, mixture_bytes, read_mixture, sample
 
 CENTRES = np.array([[8.0, 0, 0], [0, 8, 0], [0, 0, -8]])
 SHARES = np.array([0.5, 0.3, 0.2])
@@ -83,7 +83,7 @@ def test_mixture_comes_back_from_its_bytes(codes: np.ndarray) -> None:
 
 def test_bytes_that_hold_no_mixture_are_bad_input() -> None:
     z = np.zeros((2, 3), np.float32)
-    odd = mixture_bytes(Mixture(weights=np.ones(2, np.float32), means=z, reaches=z, axes=z))
+    odd = mixture_bytes(LatentMixture(weights=np.ones(2, np.float32), means=z, reaches=z, axes=z))
     for data in (b"junk", safetensors.numpy.save({"weights": z}), odd):
         with pytest.raises(InputError, match=r"cannot read a mixture from 'there\.safetensors'"):
             read_mixture(data, "there.safetensors")

@@ -17,7 +17,7 @@ from vgan.errors import InputError
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.models.layers import HalvingConv3d
-from vgan.torch7 import read_networks
+from vgan.models.torch7 import read_networks
 
 MODEL = ModelConfig(base=2, z_size=5, num_frames=16, size=32)
 

@@ -15,7 +15,7 @@ MIN_VARIANCE = 0.01
 
 
 @dataclass(frozen=True)
-class Mixture:
+class LatentMixture:
     """A mixture of K Gaussians over codes of length Z, all float32.
 
     The Gaussians share their axes, the principal ones of all codes, and differ in how far they reach along each. Fitted
@@ -30,7 +30,7 @@ class Mixture:
     axes: np.ndarray  # (Z, Z), an axis a column, as long as the standard deviation of all codes along it
 
 
-def fit_mixture(codes: np.ndarray, components: int = 256, seed: int = 0) -> Mixture:
+def fit_mixture(codes: np.ndarray, components: int = 256, seed: int = 0) -> LatentMixture:
     """Fit a mixture to codes (N, Z) float32 by expectation maximization, from k-means.
 
     Args:
@@ -50,10 +50,10 @@ def fit_mixture(codes: np.ndarray, components: int = 256, seed: int = 0) -> Mixt
     ).fit((codes - centre) @ directions / lengths)
     axes = directions * lengths
     arrays = (found.weights_, centre + found.means_ @ axes.T, np.sqrt(found.covariances_), axes)
-    return Mixture(*(np.ascontiguousarray(array, np.float32) for array in arrays))
+    return LatentMixture(*(np.ascontiguousarray(array, np.float32) for array in arrays))
 
 
-def sample(mixture: Mixture, num: int, seed: int = 0) -> np.ndarray:
+def sample(mixture: LatentMixture, num: int, seed: int = 0) -> np.ndarray:
     """Codes (num, Z) float32 drawn from a mixture."""
     rng = np.random.default_rng(seed)
     weights = mixture.weights.astype(np.float64)
@@ -62,19 +62,19 @@ def sample(mixture: Mixture, num: int, seed: int = 0) -> np.ndarray:
     return mixture.means[chosen] + steps @ mixture.axes.T
 
 
-def mixture_bytes(mixture: Mixture) -> bytes:
+def mixture_bytes(mixture: LatentMixture) -> bytes:
     """A mixture as a safetensors file."""
     return safetensors.numpy.save(asdict(mixture))
 
 
-def read_mixture(data: bytes, origin: str) -> Mixture:
+def read_mixture(data: bytes, origin: str) -> LatentMixture:
     """A mixture out of a safetensors file's bytes.
 
     Raises:
         InputError: it holds none.
     """
     try:
-        mixture = Mixture(**safetensors.numpy.load(data))
+        mixture = LatentMixture(**safetensors.numpy.load(data))
     except (safetensors.SafetensorError, TypeError) as fault:
         raise InputError(f"cannot read a mixture from {origin!r}: {fault}") from fault
     shapes = [array.shape for array in (mixture.weights, mixture.reaches, mixture.axes)]

@@ -2,10 +2,10 @@
 
     <folder>/model.json             the networks' settings, under the key "model"
              generator.safetensors  and discriminator.safetensors, where there is one
-             mixture.safetensors    of an autoencoder, what its codes are sampled from (vgan/baseline.py)
+             mixture.safetensors    of an autoencoder, what its codes are sampled from (vgan/models/gaussian_mixture.py)
 
 A checkpoint of training is read as well: state.json in place of model.json, its tensors in weights/, and among them
-generator_ema, the moving average, which is preferred. So are the published code's .t7 files (vgan/torch7.py).
+generator_ema, the moving average, which is preferred. So are the published code's .t7 files (vgan/models/torch7.py).
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from vgan import baseline
-from vgan.baseline import Mixture
 from vgan.errors import InputError
-from vgan.models import make_networks
+from vgan.models import gaussian_mixture, make_networks
 from vgan.models.config import ModelConfig
-from vgan.models.generator import Streams
+from vgan.models.gaussian_mixture import LatentMixture
+from vgan.models.generator import GeneratorOutput
 from vgan.video.config import StabilizeConfig
 from vgan.video.pixels import batch_from_model_range, batch_to_model_range
 from vgan.video.register import IDENTITY
@@ -37,7 +36,7 @@ MODEL, STATE, WEIGHTS, MIXTURE = "model.json", "state.json", "weights", "mixture
 BATCH = 16  # clips drawn at once: 1 GB at base 64
 
 
-class Clips(NamedTuple):
+class GeneratedClips(NamedTuple):
     """Drawn clips as files and eyes want them; one-stream models draw the video alone, the rest is then None."""
 
     video: np.ndarray  # (N, T, H, W, 3) uint8
@@ -53,9 +52,9 @@ class Model:
     config: ModelConfig
     generator: nn.Module | None
     discriminator: nn.Module | None = None
-    mixture: Mixture | None = None  # of an autoencoder
+    mixture: LatentMixture | None = None  # of an autoencoder
 
-    def sample(self, num: int, seed: int = 0) -> Clips:
+    def sample(self, num: int, seed: int = 0) -> GeneratedClips:
         """Draw `num` clips from noise, an autoencoder's from its mixture.
 
         Raises:
@@ -74,12 +73,12 @@ class Model:
         if self.config.kind == "autoencoder":
             if self.mixture is None:
                 raise InputError(
-                    "an autoencoder draws from a mixture: fit one to its codes (vgan.baseline.fit_mixture)"
+                    "an autoencoder draws from a mixture: fit one to its codes (vgan.models.gaussian_mixture.fit_mixture)"
                 )
-            return baseline.sample(self.mixture, num, seed)
+            return gaussian_mixture.sample(self.mixture, num, seed)
         return torch.randn(num, self.config.z_size, generator=torch.Generator().manual_seed(seed)).numpy()
 
-    def decode(self, codes: np.ndarray) -> Clips:
+    def decode(self, codes: np.ndarray) -> GeneratedClips:
         """Draw clips from codes (N, Z) float32: noise, or what `encode` gave.
 
         Raises:
@@ -106,7 +105,7 @@ class Model:
             codes = [A.encode(batch_to_model_range(part.to(_device(A)))) for part in torch.tensor(frames).split(BATCH)]
         return torch.cat(codes).float().cpu().numpy()
 
-    def predict(self, images: np.ndarray) -> Clips:
+    def predict(self, images: np.ndarray) -> GeneratedClips:
         """Draw the future of images (N, H, W, 3) uint8 of any size, by a model of kind=future.
 
         As clips are when they are prepared, images are reduced (or enlarged) by their short side and cropped to the
@@ -145,19 +144,19 @@ def load(path: str | Path, *, ema: bool = True, device: torch.device | str = "cp
     """
     path = Path(path)
     if path.suffix == ".t7":
-        from vgan.torch7 import read_networks  # its reader is needed for such files alone
+        from vgan.models.torch7 import read_networks  # its reader is needed for such files alone
 
         config, networks = read_networks(path)
         model = Model(config, networks.get("generator"), networks.get("discriminator"))
     else:
-        model = open_model(lambda name: (path / name).read_bytes(), str(path), ema=ema)
+        model = load_model_from(lambda name: (path / name).read_bytes(), str(path), ema=ema)
     for network in (model.generator, model.discriminator):
         if network is not None:
             network.to(device)
     return model
 
 
-def open_model(read: Callable[[str], bytes], origin: str, *, ema: bool = True) -> Model:
+def load_model_from(read: Callable[[str], bytes], origin: str, *, ema: bool = True) -> Model:
     """A ready model from a folder, wherever that is.
 
     Args:
@@ -186,24 +185,24 @@ def open_model(read: Callable[[str], bytes], origin: str, *, ema: bool = True) -
             path = f"{below}{stored}.safetensors"
             data = find(path)
             if data is not None:
-                fill(network, read_tensors(data, f"{origin}/{path}"), f"{origin}/{path}")
+                load_into(network, read_tensors(data, f"{origin}/{path}"), f"{origin}/{path}")
                 networks[name] = network.eval()
                 break
     if not networks:
         raise InputError(f"no weights at {origin!r}: {below}generator.safetensors is missing")
     kept = find(MIXTURE)
-    mixture = None if kept is None else baseline.read_mixture(kept, f"{origin}/{MIXTURE}")
+    mixture = None if kept is None else gaussian_mixture.read_mixture(kept, f"{origin}/{MIXTURE}")
     return Model(config, networks.get("generator"), networks.get("discriminator"), mixture)
 
 
 def save(
-    folder: str | Path, config: ModelConfig, networks: Mapping[str, nn.Module], mixture: Mixture | None = None
+    folder: str | Path, config: ModelConfig, networks: Mapping[str, nn.Module], mixture: LatentMixture | None = None
 ) -> None:
     """Export networks by name (generator, discriminator) into a local folder, for `load`."""
     folder = Path(folder)
     write_weights(folder, networks)
     if mixture is not None:
-        (folder / MIXTURE).write_bytes(baseline.mixture_bytes(mixture))
+        (folder / MIXTURE).write_bytes(gaussian_mixture.mixture_bytes(mixture))
     (folder / MODEL).write_text(json.dumps({"model": asdict(config)}, indent=2) + "\n")
 
 
@@ -230,7 +229,7 @@ def read_tensors(data: bytes, origin: str) -> dict[str, Tensor]:
         raise InputError(f"cannot read weights from {origin!r}: {fault}") from fault
 
 
-def fill(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+def load_into(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
     """Copy tensors into a network, whose state dict they must equal in names and shapes.
 
     Raises:
@@ -247,7 +246,7 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None
     network.load_state_dict(tensors)
 
 
-def make_config(values: Mapping[str, Any], origin: str) -> ModelConfig:
+def model_config_from(values: Mapping[str, Any], origin: str) -> ModelConfig:
     """The networks' settings as they were stored at `origin`.
 
     Raises:
@@ -264,7 +263,7 @@ def _read_config(data: bytes, origin: str) -> ModelConfig:
         values = json.loads(data)["model"]
     except (ValueError, KeyError, TypeError) as fault:
         raise InputError(f"{origin!r} does not describe a model: {fault}") from fault
-    return make_config(values, origin)
+    return model_config_from(values, origin)
 
 
 def _shape(shape: torch.Size | None) -> str:
@@ -275,21 +274,21 @@ def _shape(shape: torch.Size | None) -> str:
 
 
 @torch.no_grad()
-def _draw(network: nn.Module, given: Tensor) -> Clips:
+def _draw(network: nn.Module, given: Tensor) -> GeneratedClips:
     """What a network in eval mode draws from `given` (N, ...), float32."""
     parts = [_to_clips(network(batch.to(_device(network)))) for batch in given.split(BATCH)]
     joined: list[Any] = [None if part[0] is None else np.concatenate(part) for part in zip(*parts, strict=True)]
-    return Clips(*joined)
+    return GeneratedClips(*joined)
 
 
-def _to_clips(streams: Streams) -> Clips:
+def _to_clips(streams: GeneratorOutput) -> GeneratedClips:
     video, foreground, mask, background = streams
     pixels: list[Any] = [
         None if stream is None else batch_from_model_range(stream).cpu().numpy()
         for stream in (video, foreground, background)
     ]
     opacity = None if mask is None else mask[:, 0].float().cpu().numpy()
-    return Clips(video=pixels[0], foreground=pixels[1], mask=opacity, background=pixels[2])
+    return GeneratedClips(video=pixels[0], foreground=pixels[1], mask=opacity, background=pixels[2])
 
 
 def _device(network: nn.Module) -> torch.device:

@@ -15,16 +15,16 @@ import torch
 from torch import nn
 
 import vgan
-from vgan.baseline import Mixture
 from vgan.errors import InputError
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
-from vgan.pretrained import write_weights
+from vgan.models.gaussian_mixture import LatentMixture
+from vgan.models.pretrained import write_weights
 from vgan.video.pixels import batch_to_model_range
 
 SMALL = {"base": 2, "z_size": 5, "num_frames": 16, "size": 32}
 MODELS = {kind: ModelConfig(kind=kind, **SMALL) for kind in ("two_stream", "one_stream", "future", "autoencoder")}
-MIXTURE = Mixture(
+MIXTURE = LatentMixture(
     weights=np.float32([0.5, 0.5]),
     means=np.float32([[3.0] * 5, [-3.0] * 5]),
     reaches=np.ones((2, 5), np.float32),
