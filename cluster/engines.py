@@ -28,11 +28,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vgan.errors import InputError
-from vgan.gan import Weighted, make_optimizer
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.models.layers import use_channels_last
 from vgan.training.config import ObjectiveConfig
+from vgan.training.engine import WeightedEngine, make_optimizer
 
 T = TypeVar("T")
 
@@ -302,7 +302,7 @@ def weigh(engines: Engines, weight: float) -> dict[str, Any]:
     fp16 scales losses by comes in here as well.
     """
     found = {n: Scaled(e, engines.scales[n]) if n in engines.scales else e for n, e in engines.by_name.items()}
-    return found if weight == 1 else {n: Weighted(e, weight) for n, e in found.items()}
+    return found if weight == 1 else {n: WeightedEngine(e, weight) for n, e in found.items()}
 
 
 def unscaled(engines: Engines, metrics: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,8 +16,8 @@ from cluster.evaluation import EvaluateConfig, Evaluation, Judged, Subject
 from cluster.evaluation_record import LINES, cells, names_by_word, notes
 from cluster.shards import read_frames
 from cluster.sweep_record import results_of
-from vgan import health
 from vgan.errors import InputError
+from vgan.training import diagnostics
 from vgan.transfer.curves import accuracies, gains
 from vgan.video.encode import write_mp4
 from vgan.viz.card import Card, CardModel, Metric, render_card
@@ -73,7 +73,7 @@ def _model(subject: Subject, row: Judged, config: EvaluateConfig, fps: float) ->
         streams=streams,
         neighbours=_neighbours(subject, row, codes) if row.copies else None,
         health=tuple((key, f"{value:.3g}") for key, value in sorted(subject.health().items())),
-        warnings=tuple(health.warnings(subject.health()).values()),
+        warnings=tuple(diagnostics.diagnose(subject.health()).values()),
         lineage=tuple((key.replace("_", " "), value) for key, value in (row.lineage | subject.origin()).items()),
         remark=row.remark,
     )

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from vgan import gan
 from vgan.errors import InputError
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.training.config import ObjectiveConfig
+from vgan.training.gan_step import StepRandomness, train_step
 
 PROBE = 2  # clips of the step that is looked at
 PROCESS_GB = 0.7  # a worker's interpreter with torch, Ray and DeepSpeed
@@ -77,15 +77,15 @@ def sizing(
     with torch.device("meta"):
         networks = make_networks(model)
     real = torch.empty(PROBE, 3, model.num_frames, model.size, model.size, device="meta")
-    draws = gan.Draws.of_step(0, 0, PROBE, model.z_size).share(0, 1, "meta")
+    draws = StepRandomness.of_step(0, 0, PROBE, model.z_size).share(0, 1, "meta")
     kept = _Kept()
     engines = {name: _Probe(network, kept.stop) for name, network in networks.items()}
     # Augmentation and matching look at what is drawn, and cost next to nothing.
     plain = replace(objective, augment=[], flip=False, match_weight=0.0)
     with torch.autograd.graph.saved_tensors_hooks(kept.add, _same):  # in one piece, which needs most
-        gan.update(engines, real, draws, model, plain)
+        train_step(engines, real, draws, model, plain)
     with _Counter() as counter:
-        gan.update(engines, real, draws, model, plain, pieces=min(pieces, PROBE))
+        train_step(engines, real, draws, model, plain, pieces=min(pieces, PROBE))
     half = 0.5 if precision != "fp32" else 1.0  # autocast keeps most of them in 16 bits
     return Sizing(
         parameters={name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()},

@@ -24,10 +24,11 @@ from cluster.saving import Saver
 from cluster.shards import Manifest
 from cluster.stopping import StopWatch, must_go_on
 from cluster.tracking import Outbox, Run, Tracker, system_metrics
-from vgan import gan
 from vgan.errors import InputError
-from vgan.health import health, warnings
 from vgan.memory import keep_freed_memory
+from vgan.training.diagnostics import diagnose, training_diagnostics
+from vgan.training.ema import ema_decay_at, update_ema
+from vgan.training.gan_step import StepRandomness, train_step
 from vgan.video.pixels import batch_from_model_range, batch_to_model_range
 from vgan.viz.panels import strip
 
@@ -146,9 +147,9 @@ def train(
         began = time.perf_counter()
         batch, wait_s = _timed_next(feed)
         real = batch_to_model_range(batch.frames.to(nets.device, non_blocking=True))  # (B/N, 3, T, H, W)
-        draws = gan.Draws.of_step(config.seed, step, config.batch_size, config.model.z_size)
+        draws = StepRandomness.of_step(config.seed, step, config.batch_size, config.model.z_size)
         mine = draws.share(rank, world_size, nets.device)
-        done = gan.update(weighed, real, mine, config.model, config.objective, config.pieces)
+        done = train_step(weighed, real, mine, config.model, config.objective, config.pieces)
         measured = engines.unscaled(nets, done.metrics)
         flags = [
             not finite(measured) or any(s.exhausted for s in nets.scales.values()),
@@ -160,13 +161,13 @@ def train(
         if bad:  # nothing is saved over what was good
             saver.close()
             return Outcome(step=step, failed=divergence(engines.mean_over_ranks(measured), step))
-        decay = gan.average_decay(config.ema_decay, step)
-        gan.update_average(nets.average, nets.by_name["generator"].module, decay)
+        decay = ema_decay_at(config.ema_decay, step)
+        update_ema(nets.average, nets.by_name["generator"].module, decay)
         clock.tick(began, wait_s)
         _count_step(config, step, rank, wait_s, started_s)
         last = step == config.steps
         if step % config.log_every == 0 or last:
-            values = engines.mean_over_ranks(measured | health(real, done.streams), weight)
+            values = engines.mean_over_ranks(measured | training_diagnostics(real, done.streams), weight)
             logged.append(values)
             if config.keep_best and config.keep_best not in values:
                 saver.close()
@@ -201,7 +202,7 @@ def sample_grid(generator: torch.nn.Module, real: Tensor, config: TrainConfig, n
     A future model draws from the first frames of `real` (B, 3, T, H, W), an autoencoder redraws it; the strip above
     each is then the real one.
     """
-    z = gan.Draws.of_step(config.seed, 0, num, config.model.z_size).z.to(real.device)
+    z = StepRandomness.of_step(config.seed, 0, num, config.model.z_size).z.to(real.device)
     real = real[:num]
     given = {"future": real[:, :, 0], "autoencoder": real}.get(config.model.kind, z)
     rows = [strip(clip) for clip in batch_from_model_range(generator.eval()(given).video).cpu().numpy()]
@@ -351,7 +352,7 @@ class Report:
             f"step {step}/{self.config.steps}  {losses}  {values['throughput/clips_per_s']:.1f} clips/s  "
             f"wait {values['data/wait_s'] * 1000:.0f} ms  {left_s / 60:.1f} min left"
         )
-        found = warnings(values)
+        found = diagnose(values)
         self._wrong = {name: self._wrong.get(name, 0) + 1 for name in found}
         for name in found:
             if self._wrong[name] == LASTING:

@@ -35,10 +35,12 @@ from cluster.saving import Saver
 from cluster.shards import Manifest, Shard, clip_row, clip_schema, table_bytes
 from cluster.training import TrainConfig
 from cluster.worker import Job, finite, write_checkpoint
-from vgan import gan
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.records import Clip, ClipScores
+from vgan.training.ema import update_ema
+from vgan.training.engine import LocalEngine, make_optimizer
+from vgan.training.gan_step import StepRandomness, train_step
 from vgan.video.config import ClipSpec
 from vgan.video.pixels import batch_to_model_range
 from vgan.video.strips import write_strip
@@ -76,14 +78,14 @@ def write_dataset(folder: Path, clips: int, rows: int, spec: ClipSpec, codec: st
 def bare_step(config: TrainConfig, real: Tensor) -> Callable[[], object]:
     """One step as a plain loop takes it: the same networks, update and moving average, on clips in memory."""
     networks = make_networks(config.model)
-    optimizers = {name: gan.make_optimizer(name, net, config.objective) for name, net in networks.items()}
-    nets = {name: gan.LocalEngine(net, optimizers[name]) for name, net in networks.items()}
+    optimizers = {name: make_optimizer(name, net, config.objective) for name, net in networks.items()}
+    nets = {name: LocalEngine(net, optimizers[name]) for name, net in networks.items()}
     average = make_networks(config.model)["generator"].requires_grad_(False)
-    draws = gan.Draws.of_step(0, 1, len(real), config.model.z_size)
+    draws = StepRandomness.of_step(0, 1, len(real), config.model.z_size)
 
     def step() -> None:
-        gan.update(nets, real, draws, config.model, config.objective)
-        gan.update_average(average, nets["generator"].module, 0.999)
+        train_step(nets, real, draws, config.model, config.objective)
+        update_ema(average, nets["generator"].module, 0.999)
 
     return step
 
@@ -94,11 +96,11 @@ def worker_step(config: TrainConfig, nets: engines.Engines, reader: ClipReader) 
 
     def step() -> None:
         real = batch_to_model_range(next(feed).frames)
-        draws = gan.Draws.of_step(0, next(number), config.batch_size, config.model.z_size)
+        draws = StepRandomness.of_step(0, next(number), config.batch_size, config.model.z_size)
         draws = draws.share(reader.rank, reader.world_size)
-        done = gan.update(nets.by_name, real, draws, config.model, config.objective)
+        done = train_step(nets.by_name, real, draws, config.model, config.objective)
         engines.any_rank([not finite(done.metrics), False, False], nets.device)
-        gan.update_average(nets.average, nets.by_name["generator"].module, 0.999)
+        update_ema(nets.average, nets.by_name["generator"].module, 0.999)
 
     return step
 

@@ -24,7 +24,6 @@ import torch
 from torch import nn
 
 from cluster.sizing import sizing
-from vgan import gan
 from vgan.memory import keep_freed_memory
 from vgan.metrics.frechet import frechet_distance, protocol_name
 from vgan.metrics.i3d import I3D, features, load_i3d
@@ -36,6 +35,9 @@ from vgan.models.pretrained import GeneratedClips, Model
 from vgan.presets import PRESETS
 from vgan.records import Clip
 from vgan.training.config import ObjectiveConfig
+from vgan.training.ema import ema_decay_at, update_ema
+from vgan.training.engine import LocalEngine, make_optimizer
+from vgan.training.gan_step import StepRandomness, train_step
 from vgan.transfer.ucf101 import read_split
 from vgan.video.clips import clips_from_video
 from vgan.video.config import ClipSpec, VideoConfig
@@ -139,14 +141,14 @@ def train(settings: dict[str, Any], clips: np.ndarray, num: int, seed: int = 0) 
     engines = {}
     for name, network in networks.items():
         network.forward = torch.autocast("cpu", torch.bfloat16)(network.forward)
-        engines[name] = gan.LocalEngine(network, gan.make_optimizer(name, network, objective))
+        engines[name] = LocalEngine(network, make_optimizer(name, network, objective))
     rng, order, margins = np.random.default_rng(seed), np.empty(0, int), [0.0]
     for step in range(1, steps + 1):
         if len(order) < BATCH:
             order = np.concatenate([order, rng.permutation(len(clips))])
         real, order = batch_to_model_range(torch.from_numpy(clips[order[:BATCH]])), order[BATCH:]
-        done = gan.update(engines, real, gan.Draws.of_step(seed, step, BATCH, model.z_size), model, objective)
-        gan.update_average(average, networks["generator"], gan.average_decay(EMA, step))
+        done = train_step(engines, real, StepRandomness.of_step(seed, step, BATCH, model.z_size), model, objective)
+        update_ema(average, networks["generator"], ema_decay_at(EMA, step))
         if "discriminator/margin" in done.metrics:
             margins.append(float(done.metrics["discriminator/margin"]))
     drawn = [draw(network, model, clips, num) for network in (average, networks["generator"])]

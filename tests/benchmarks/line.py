@@ -22,13 +22,14 @@ import torch
 from cluster.batches import ClipReader
 from cluster.pack import write_shard
 from cluster.shards import Manifest, Shard, clip_row, clip_schema, table_bytes
-from vgan import gan
 from vgan.drawn import draw_clip
 from vgan.memory import keep_freed_memory
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.records import Clip, ClipScores
 from vgan.training.config import ObjectiveConfig
+from vgan.training.engine import LocalEngine, make_optimizer
+from vgan.training.gan_step import StepRandomness, train_step
 from vgan.video.child import Decoder
 from vgan.video.clips import clips_from_video
 from vgan.video.config import ClipSpec, StabilizeConfig, VideoConfig
@@ -144,12 +145,12 @@ def step_rows() -> list[tuple[str, str, tuple[float, float, float]]]:
         model = ModelConfig(base=base)
         for precision in (torch.float32, torch.bfloat16):
             networks = make_networks(model)
-            engines = {n: gan.LocalEngine(net, gan.make_optimizer(n, net, OBJECTIVE)) for n, net in networks.items()}
-            real, draws = torch.rand(batch, 3, 32, 64, 64) * 2 - 1, gan.Draws.of_step(0, 1, batch, model.z_size)
+            engines = {n: LocalEngine(net, make_optimizer(n, net, OBJECTIVE)) for n, net in networks.items()}
+            real, draws = torch.rand(batch, 3, 32, 64, 64) * 2 - 1, StepRandomness.of_step(0, 1, batch, model.z_size)
 
             def step(engines=engines, real=real, draws=draws, model=model, precision=precision) -> None:
                 with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16):
-                    gan.update(engines, real, draws, model, OBJECTIVE)
+                    train_step(engines, real, draws, model, OBJECTIVE)
 
             rows.append((f"GAN step, base {base}, {str(precision)[6:]}", "clips/s", rate(batch, step)))
     return rows

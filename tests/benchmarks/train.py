@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from vgan import gan
 from vgan.memory import keep_freed_memory
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.models.layers import use_channels_last
 from vgan.training.config import ObjectiveConfig
+from vgan.training.engine import LocalEngine, make_optimizer
+from vgan.training.gan_step import StepRandomness, train_step
 
 BATCH, REPEATS = 8, 5
 METHODS = ("plain", "plain bf16", "ours fp32", "ours bf16")
@@ -113,9 +114,9 @@ def our_step(base: int, real: Tensor, precision: str, *more: str) -> Callable[[]
                 use_channels_last(network)
         if "compiled" in more:
             network.compile()
-        engines[name] = gan.LocalEngine(network, gan.make_optimizer(name, network, objective))
-    draws = gan.Draws.of_step(0, 1, len(real), model.z_size)
-    return lambda: gan.update(engines, real, draws, model, objective)
+        engines[name] = LocalEngine(network, make_optimizer(name, network, objective))
+    draws = StepRandomness.of_step(0, 1, len(real), model.z_size)
+    return lambda: train_step(engines, real, draws, model, objective)
 
 
 def make_step(method: str, base: int) -> Callable[[], object]:

@@ -14,7 +14,7 @@ import torch
 from cluster.batches import WINDOW, Batch, ClipReader, epoch_order, group_table, prefetched, share
 from cluster.shards import ROWS_PER_GROUP, Manifest, Shard, read_frames
 from vgan.errors import InputError
-from vgan.gan import Draws
+from vgan.training.gan_step import StepRandomness
 from vgan.video.config import ClipSpec
 
 NUM_CLIPS = 150  # two shards of 70 clips, so row groups of 64, 6, 64, 6 and 10
@@ -183,7 +183,7 @@ def test_reader_refuses_a_batch_with_no_clip_for_some_worker(reader: Reader) -> 
 
 @pytest.mark.parametrize(("batch_size", "world_size"), [(8, 1), (8, 2), (8, 3), (7, 7), (13, 5)])
 def test_share_splits_clips_like_their_random_draws(batch_size: int, world_size: int) -> None:
-    draws = Draws.of_step(seed=0, step=1, batch_size=batch_size, z_size=3)
+    draws = StepRandomness.of_step(seed=0, step=1, batch_size=batch_size, z_size=3)
     for rank in range(world_size):
         first, end = share(batch_size, rank, world_size)
         assert torch.equal(draws.share(rank, world_size).z, draws.z[first:end])

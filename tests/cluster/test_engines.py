@@ -29,14 +29,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cluster import engines
-from vgan import gan
 from vgan.errors import InputError
-from vgan.losses import discriminator_loss, generator_loss, mask_prior
 from vgan.models.config import ModelConfig
 from vgan.models.discriminator import FAKE, REAL, Discriminator
 from vgan.models.generator import TwoStreamGenerator
 from vgan.models.pretrained import write_weights
 from vgan.training.config import ObjectiveConfig
+from vgan.training.engine import LocalEngine
+from vgan.training.gan_step import StepRandomness, freeze_parameters, train_step, update_discriminator, update_generator
+from vgan.training.losses import discriminator_loss, generator_loss, mask_prior
 
 MODEL = ModelConfig(base=4, num_frames=16, size=32)
 OBJECTIVE = ObjectiveConfig(learning_rate=3e-3)  # large enough that a wrong gradient shows after four steps
@@ -50,11 +51,11 @@ Rule = Callable[[Any, Any, Tensor, Tensor], object]
 
 
 def exact(G: Any, D: Any, real: Tensor, z: Tensor) -> dict[str, Tensor]:
-    return gan.update({"generator": G, "discriminator": D}, real, draws(z), MODEL, OBJECTIVE).metrics
+    return train_step({"generator": G, "discriminator": D}, real, draws(z), MODEL, OBJECTIVE).metrics
 
 
-def draws(z: Tensor) -> gan.Draws:
-    return gan.Draws(z, *(torch.zeros(len(z), n) for n in (1, 7, 7)))  # nothing is mirrored or augmented
+def draws(z: Tensor) -> StepRandomness:
+    return StepRandomness(z, *(torch.zeros(len(z), n) for n in (1, 7, 7)))  # nothing is mirrored or augmented
 
 
 def two_losses(D: Any, real: Tensor, fake: Tensor) -> Iterator[Tensor]:
@@ -68,7 +69,7 @@ def d_forward_backward_twice(G: Any, D: Any, real: Tensor, z: Tensor) -> None:
     for loss in two_losses(D, real, streams.video.detach()):
         D.backward(loss)
     D.step()
-    gan.update_generator(G, D, streams, streams.video, OBJECTIVE, mask_weight=MASK_WEIGHT)
+    update_generator(G, D, streams, streams.video, OBJECTIVE, mask_weight=MASK_WEIGHT)
 
 
 def d_forward_twice_backward_twice(G: Any, D: Any, real: Tensor, z: Tensor) -> None:
@@ -76,7 +77,7 @@ def d_forward_twice_backward_twice(G: Any, D: Any, real: Tensor, z: Tensor) -> N
     for loss in list(two_losses(D, real, streams.video.detach())):
         D.backward(loss)
     D.step()
-    gan.update_generator(G, D, streams, streams.video, OBJECTIVE, mask_weight=MASK_WEIGHT)
+    update_generator(G, D, streams, streams.video, OBJECTIVE, mask_weight=MASK_WEIGHT)
 
 
 def d_twice_with_boundaries(G: Any, D: Any, real: Tensor, z: Tensor) -> None:
@@ -85,7 +86,7 @@ def d_twice_with_boundaries(G: Any, D: Any, real: Tensor, z: Tensor) -> None:
         D.set_gradient_accumulation_boundary(last)
         D.backward(loss)
     D.step()
-    gan.update_generator(G, D, streams, streams.video, OBJECTIVE, mask_weight=MASK_WEIGHT)
+    update_generator(G, D, streams, streams.video, OBJECTIVE, mask_weight=MASK_WEIGHT)
 
 
 def g_through(*, engine: bool, freeze: bool, clear: bool = False) -> Rule:
@@ -95,8 +96,8 @@ def g_through(*, engine: bool, freeze: bool, clear: bool = False) -> Rule:
         called = D if engine else D.module
         streams = G.module(z)
         step = SimpleNamespace(module=called, backward=D.backward, step=D.step)
-        gan.update_discriminator(step, real, streams.video.detach(), OBJECTIVE)
-        with gan.frozen(D.module) if freeze else nullcontext():
+        update_discriminator(step, real, streams.video.detach(), OBJECTIVE)
+        with freeze_parameters(D.module) if freeze else nullcontext():
             G.backward(generator_loss(called(streams.video)) + MASK_WEIGHT * mask_prior(streams.mask))
         G.step()
         if clear:
@@ -345,7 +346,7 @@ def off_one_process(stage: int, rank: int, cut: int, max_norm: float, **more: An
     adam.step()
     mine = real[:cut] if rank == 0 else real[cut:]
     weighed = engines.weigh(nets, len(mine) * RANKS / len(real))
-    gan.update_discriminator(weighed["discriminator"], mine, -mine, OBJECTIVE)
+    update_discriminator(weighed["discriminator"], mine, -mine, OBJECTIVE)
     return farthest(snapshot({"D": D}), snapshot({"D": alone}))
 
 
@@ -357,12 +358,12 @@ def in_pieces(stage: int, rank: int) -> float:
     for name, engine in nets.by_name.items():
         network = copy.deepcopy(engine.module)
         adam = torch.optim.Adam(network.parameters(), 3e-3, (0.5, 0.999), ADAM_EPS)
-        alone[name] = gan.LocalEngine(network, adam, pieces=4)
+        alone[name] = LocalEngine(network, adam, pieces=4)
     for step in range(STEPS):
         real, z = batch(step)
-        gan.update(alone, real, draws(z), MODEL, OBJECTIVE, pieces=4)
+        train_step(alone, real, draws(z), MODEL, OBJECTIVE, pieces=4)
         real, z = (whole.chunk(RANKS)[rank] for whole in (real, z))
-        gan.update(nets.by_name, real, draws(z), MODEL, OBJECTIVE, pieces=2)
+        train_step(nets.by_name, real, draws(z), MODEL, OBJECTIVE, pieces=2)
     found, wanted = (
         {f"{n}.{k}": p.detach() for n in alone for k, p in networks[n].named_parameters()}
         for networks in (trained(nets), {name: engine.module for name, engine in alone.items()})

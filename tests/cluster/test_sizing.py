@@ -9,11 +9,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cluster.sizing import Sizing, check_memory, matrix_flop_per_s, sizing
-from vgan import gan
 from vgan.errors import InputError
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.training.config import ObjectiveConfig
+from vgan.training.engine import LocalEngine, make_optimizer
+from vgan.training.gan_step import StepRandomness, train_step
 
 SMALL = ModelConfig(base=4, num_frames=16, size=32)
 KINDS = ("two_stream", "one_stream", "future", "autoencoder")
@@ -29,9 +30,11 @@ def test_sizing_counts_what_a_real_step_does(kind: str) -> None:
     model, objective = replace(SMALL, kind=kind), ObjectiveConfig()
     found = size_of(model)
     networks = make_networks(model)
-    engines = {n: gan.LocalEngine(net, gan.make_optimizer(n, net, objective)) for n, net in networks.items()}
+    engines = {n: LocalEngine(net, make_optimizer(n, net, objective)) for n, net in networks.items()}
     with FlopCounterMode(display=False) as counter:
-        gan.update(engines, torch.rand(4, 3, 16, 32, 32), gan.Draws.of_step(0, 1, 4, model.z_size), model, objective)
+        train_step(
+            engines, torch.rand(4, 3, 16, 32, 32), StepRandomness.of_step(0, 1, 4, model.z_size), model, objective
+        )
     assert found.flop == counter.get_total_flops() / 4
     assert found.parameters == {n: sum(p.numel() for p in net.parameters()) for n, net in networks.items()}
 

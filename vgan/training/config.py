@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vgan.options import check_choice, option
 
-AUGMENTATIONS = ("color", "translation", "cutout")  # see vgan.augment
+AUGMENTATIONS = ("color", "translation", "cutout")  # see vgan.training.augment
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vgan.augment import NUM_DRAWS, augment, mirror
+from vgan.training.augment import NUM_DRAWS, augment, horizontal_flip
 from vgan.transfer.config import FinetuneConfig
 from vgan.video.pixels import batch_to_model_range
 
@@ -144,7 +144,7 @@ def shown(frames: Tensor, draws: Tensor, config: FinetuneConfig) -> Tensor:
         (B, 3, T, H, W) float32 in [-1, 1].
     """
     if config.flip:
-        frames = mirror(frames.movedim(-1, 1), draws[:, 0] < 0.5).movedim(1, -1)
+        frames = horizontal_flip(frames.movedim(-1, 1), draws[:, 0] < 0.5).movedim(1, -1)
     return augment(batch_to_model_range(frames, torch.channels_last_3d), draws[:, 1:], config.augment)
 
 

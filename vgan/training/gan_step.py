@@ -11,86 +11,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vgan.augment import NUM_DRAWS, augment, mirror
-from vgan.losses import (
+from vgan.models.config import ModelConfig
+from vgan.models.generator import GeneratorOutput
+from vgan.training.augment import NUM_DRAWS, augment, horizontal_flip
+from vgan.training.config import ObjectiveConfig
+from vgan.training.engine import Engine, WeightedEngine
+from vgan.training.losses import (
     discriminator_loss,
     frame_loss,
     generator_loss,
-    margin,
+    logit_margin,
     mask_prior,
-    match_loss,
+    nearest_match_loss,
     r1_penalty,
     reconstruction_loss,
 )
-from vgan.models.config import ModelConfig
-from vgan.models.generator import GeneratorOutput
-from vgan.training.config import ObjectiveConfig
-
-
-class Engine(Protocol):
-    """A network with its optimizer: DeepSpeed's engine, or LocalEngine."""
-
-    @property
-    def module(self) -> nn.Module: ...
-    def backward(self, loss: Tensor) -> object: ...
-    def step(self) -> object: ...
-
-
-class LocalEngine:
-    """One process, no sharding: what tests and notebooks use in place of DeepSpeed's engine."""
-
-    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, pieces: int = 1) -> None:
-        """Args: `pieces` of a batch to average gradients over before a step (see `update`)."""
-        self.module = module
-        self.optimizer = optimizer
-        self._pieces, self._seen = pieces, 0
-
-    def backward(self, loss: Tensor) -> None:
-        (loss / self._pieces).backward()
-
-    def step(self) -> None:
-        self._seen += 1
-        if self._seen % self._pieces == 0:
-            self.optimizer.step()
-            self.optimizer.zero_grad()
 
 
 @dataclass(frozen=True)
-class Weighted:
-    """An engine whose losses count `weight` times: of clips whose number is not the average one."""
-
-    engine: Engine
-    weight: float
-
-    @property
-    def module(self) -> nn.Module:
-        return self.engine.module
-
-    def backward(self, loss: Tensor) -> object:
-        return self.engine.backward(loss * self.weight)
-
-    def step(self) -> object:
-        return self.engine.step()
-
-
-def make_optimizer(name: str, network: nn.Module, objective: ObjectiveConfig) -> torch.optim.Adam:
-    """Adam of the network of that name (paper section 2.4); D may step farther than the others."""
-    rate = objective.learning_rate * (objective.learning_rate_ratio if name == "discriminator" else 1.0)
-    # Fused on a CPU too would save 3 % of a step at base 64, but it rounds the last few of each tensor otherwise, so
-    # that ZeRO-1, which lays tensors end to end, would no longer equal one process to the bit.
-    fused = next(network.parameters()).is_cuda
-    return torch.optim.Adam(
-        network.parameters(), lr=rate, betas=(objective.beta1, objective.beta2), fused=fused, foreach=not fused
-    )
-
-
-@dataclass(frozen=True)
-class Draws:
+class StepRandomness:
     """All that is random in one step: a pure function of seed and step, the same however many workers share it."""
 
     z: Tensor  # (B, Z) normal
@@ -99,7 +43,7 @@ class Draws:
     augment_fake: Tensor  # (B, NUM_DRAWS) uniform
 
     @classmethod
-    def of_step(cls, seed: int, step: int, batch_size: int, z_size: int) -> Draws:
+    def of_step(cls, seed: int, step: int, batch_size: int, z_size: int) -> StepRandomness:
         """The draws of a whole global batch."""
         g = torch.Generator().manual_seed(seed * 1_000_003 + step)
         z = torch.randn(batch_size, z_size, generator=g)
@@ -107,30 +51,30 @@ class Draws:
         real, fake = (torch.rand(batch_size, NUM_DRAWS, generator=g) for _ in range(2))
         return cls(z, mirrored, real, fake)
 
-    def share(self, rank: int, world_size: int, device: torch.device | str = "cpu") -> Draws:
+    def share(self, rank: int, world_size: int, device: torch.device | str = "cpu") -> StepRandomness:
         """A rank's share; the first ones hold a clip more where the batch does not divide."""
         parts = (
             t.tensor_split(world_size)[rank] for t in (self.z, self.mirrored, self.augment_real, self.augment_fake)
         )
-        return Draws(*(part.to(device) for part in parts))
+        return StepRandomness(*(part.to(device) for part in parts))
 
 
 @dataclass(frozen=True)
-class Step:
+class StepResult:
     """What one step did: scalars by metric name, detached, and the clips it drew, for whoever wants to look."""
 
     metrics: dict[str, Tensor]
     streams: GeneratorOutput
 
 
-def update(
+def train_step(
     engines: Mapping[str, Engine],
     real: Tensor,
-    draws: Draws,
+    draws: StepRandomness,
     model: ModelConfig,
     objective: ObjectiveConfig,
     pieces: int = 1,
-) -> Step:
+) -> StepResult:
     """One step of every network of `vgan.models.make_networks` on real clips (B, 3, T, H, W) in [-1, 1].
 
     D's step comes first, then G's against the updated D; one pass of G serves both, as in the published code.
@@ -142,18 +86,18 @@ def update(
             move twice as well. Engines must have been made for as many.
     """
     if objective.flip:
-        real = mirror(real, draws.mirrored)
+        real = horizontal_flip(real, draws.mirrored)
     shares = []
     for i, clips in enumerate(real.tensor_split(pieces)):
         weight = len(clips) * pieces / len(real)
-        by_name = engines if pieces == 1 else {name: Weighted(engine, weight) for name, engine in engines.items()}
+        by_name = engines if pieces == 1 else {name: WeightedEngine(engine, weight) for name, engine in engines.items()}
         shares.append((by_name, clips, draws.share(i, pieces, real.device)))
     if model.kind == "autoencoder":
-        return _joined([update_autoencoder(by_name["generator"], clips) for by_name, clips, _ in shares])
+        return _merge_microbatches([update_autoencoder(by_name["generator"], clips) for by_name, clips, _ in shares])
     firsts = []
     for by_name, clips, share in shares:
         with torch.set_grad_enabled(pieces == 1):
-            streams, seen = _draw(by_name["generator"], clips, share, model, objective)
+            streams, seen = _generate(by_name["generator"], clips, share, model, objective)
         shown = augment(clips, share.augment_real, objective.augment)
         metrics = update_discriminator(by_name["discriminator"], shown, seen.detach(), objective)
         firsts.append((metrics, (streams, seen) if pieces == 1 else None))
@@ -162,22 +106,22 @@ def update(
     steps = []
     for (by_name, clips, share), (metrics, drawn) in zip(shares, firsts, strict=True):
         G, D = by_name["generator"], by_name["discriminator"]
-        streams, seen = drawn or _draw(G, clips, share, model, objective)
+        streams, seen = drawn or _generate(G, clips, share, model, objective)
         image, near = (clips[:, :, 0], None) if model.kind == "future" else (None, clips)
         metrics |= update_generator(G, D, streams, seen, objective, mask_weight=mask_weight, image=image, real=near)
-        steps.append(Step(metrics, streams))
-    return _joined(steps)
+        steps.append(StepResult(metrics, streams))
+    return _merge_microbatches(steps)
 
 
-def _draw(
-    G: Engine, real: Tensor, draws: Draws, model: ModelConfig, objective: ObjectiveConfig
+def _generate(
+    G: Engine, real: Tensor, draws: StepRandomness, model: ModelConfig, objective: ObjectiveConfig
 ) -> tuple[GeneratorOutput, Tensor]:
     """What G draws, and the clips among it as D sees them: augmented once, though D sees them twice."""
     streams: GeneratorOutput = G.module(real[:, :, 0] if model.kind == "future" else draws.z)
     return streams, augment(streams.video, draws.augment_fake, objective.augment)
 
 
-def _joined(steps: list[Step]) -> Step:
+def _merge_microbatches(steps: list[StepResult]) -> StepResult:
     """The pieces of a step as one: clips put together, metrics averaged over clips.
 
     A piece's gradient is counted by its share already: the sum of norms is the mean norm of the pieces' gradients.
@@ -197,7 +141,7 @@ def _joined(steps: list[Step]) -> Step:
         None if part[0] is None else torch.cat([clips.detach() for clips in part])
         for part in zip(*(step.streams[1:] for step in steps), strict=True)
     ]
-    return Step(metrics, GeneratorOutput(video, *others))
+    return StepResult(metrics, GeneratorOutput(video, *others))
 
 
 def update_discriminator(D: Engine, real: Tensor, fake: Tensor, objective: ObjectiveConfig) -> dict[str, Tensor]:
@@ -214,7 +158,7 @@ def update_discriminator(D: Engine, real: Tensor, fake: Tensor, objective: Objec
     with gradient_norm(D.module) as squares:
         D.backward(loss)
     D.step()
-    real_margin, fake_margin = margin(real_logits.detach()), margin(fake_logits.detach())
+    real_margin, fake_margin = logit_margin(real_logits.detach()), logit_margin(fake_logits.detach())
     return metrics | {
         "discriminator/accuracy_real": (real_margin > 0).float().mean(),
         "discriminator/accuracy_fake": (fake_margin <= 0).float().mean(),
@@ -242,13 +186,13 @@ def update_generator(
         real: (B, 3, T, H, W), what some of the clips should be near to.
     """
     metrics: dict[str, Tensor] = {}
-    with frozen(D.module):
+    with freeze_parameters(D.module):
         loss = generator_loss(D.module(seen), objective.loss)
         metrics["loss/generator"] = loss.detach()
         if streams.mask is not None and mask_weight:
             loss = loss + mask_weight * mask_prior(streams.mask, objective.mask_target)
         if real is not None and objective.match_weight:
-            near = match_loss(real, streams.video)
+            near = nearest_match_loss(real, streams.video)
             loss = loss + objective.match_weight * near
             metrics["loss/match"] = near.detach()
         if image is not None:
@@ -265,18 +209,18 @@ def update_generator(
     return metrics | {"gradient/generator": _norm(squares)}
 
 
-def update_autoencoder(A: Engine, real: Tensor) -> Step:
+def update_autoencoder(A: Engine, real: Tensor) -> StepResult:
     """One step of the baseline's autoencoder on clips (B, 3, T, H, W) in [-1, 1]."""
     streams: GeneratorOutput = A.module(real)
     loss = reconstruction_loss(real, streams.video)
     with gradient_norm(A.module) as squares:
         A.backward(loss)
     A.step()
-    return Step({"loss/reconstruction": loss.detach(), "gradient/generator": _norm(squares)}, streams)
+    return StepResult({"loss/reconstruction": loss.detach(), "gradient/generator": _norm(squares)}, streams)
 
 
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
+def freeze_parameters(module: nn.Module) -> Iterator[None]:
     """Let gradients pass through a network without reaching its parameters."""
     module.requires_grad_(False)
     try:
@@ -304,25 +248,3 @@ def gradient_norm(module: nn.Module) -> Iterator[list[Tensor]]:
 
 def _norm(squares: list[Tensor]) -> Tensor:
     return torch.stack(squares).sum().sqrt()
-
-
-def average_decay(decay: float, step: int) -> float:
-    """The moving average's decay at a step, counted from 1: smaller at first, so that the start is soon forgotten.
-
-    As https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage has it.
-    """
-    return min(decay, (1 + step) / (10 + step))
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
-    """Move an exponential moving average of a network one step.
-
-    Batch norm's statistics are averaged too: those of the network itself are not the average's. Counters are copied.
-    """
-    slow, fast = ([*net.parameters(), *net.buffers()] for net in (average, module))
-    for kept, current in zip(slow, fast, strict=True):
-        if kept.is_floating_point():
-            kept.lerp_(current.to(kept.dtype), 1 - decay)
-        else:
-            kept.copy_(current)

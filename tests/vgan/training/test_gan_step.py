@@ -21,16 +21,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vgan import gan
-from vgan.augment import augment
-from vgan.losses import discriminator_loss, frame_loss, generator_loss, mask_prior, match_loss, r1_penalty
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.models.discriminator import FAKE, REAL
 from vgan.models.generator import GeneratorOutput
+from vgan.training.augment import augment
 from vgan.training.config import ObjectiveConfig
+from vgan.training.engine import LocalEngine, make_optimizer
+from vgan.training.gan_step import StepRandomness, train_step, update_discriminator, update_generator
+from vgan.training.losses import (
+    discriminator_loss,
+    frame_loss,
+    generator_loss,
+    mask_prior,
+    nearest_match_loss,
+    r1_penalty,
+)
 
-Engines = dict[str, gan.LocalEngine]
+Engines = dict[str, LocalEngine]
 B = 4
 
 
@@ -65,7 +73,7 @@ PAPER = CASES["paper"]
 def make(model: ModelConfig, objective: ObjectiveConfig, pieces: int = 1) -> Engines:
     torch.manual_seed(0)
     networks = make_networks(model)
-    return {n: gan.LocalEngine(net, gan.make_optimizer(n, net, objective), pieces) for n, net in networks.items()}
+    return {n: LocalEngine(net, make_optimizer(n, net, objective), pieces) for n, net in networks.items()}
 
 
 def clips(model: ModelConfig = PAPER[0]) -> Tensor:
@@ -73,8 +81,8 @@ def clips(model: ModelConfig = PAPER[0]) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def draws(model: ModelConfig = PAPER[0], step: int = 1) -> gan.Draws:
-    return gan.Draws.of_step(0, step, B, model.z_size)
+def draws(model: ModelConfig = PAPER[0], step: int = 1) -> StepRandomness:
+    return StepRandomness.of_step(0, step, B, model.z_size)
 
 
 def states(engines: Engines) -> dict[str, Tensor]:
@@ -82,11 +90,11 @@ def states(engines: Engines) -> dict[str, Tensor]:
     return {f"{n}.{k}": v.clone() for n, e in engines.items() for k, v in e.module.state_dict().items()}
 
 
-def parameters(engine: gan.LocalEngine) -> Tensor:
+def parameters(engine: LocalEngine) -> Tensor:
     return torch.cat([p.detach().flatten() for p in engine.module.parameters()])
 
 
-def stray(engine: gan.LocalEngine) -> list[str]:
+def stray(engine: LocalEngine) -> list[str]:
     return [name for name, p in engine.module.named_parameters() if p.grad is not None or not p.requires_grad]
 
 
@@ -105,7 +113,7 @@ def step_by_hand(
         whole = torch.stack([clip.flip(-1) if m else clip for clip, m in zip(whole, drawn.mirrored, strict=True)])
     shares = list(zip(whole.tensor_split(pieces), (drawn.share(i, pieces) for i in range(pieces)), strict=True))
 
-    def draw(real: Tensor, share: gan.Draws) -> tuple[GeneratorOutput, Tensor]:
+    def draw(real: Tensor, share: StepRandomness) -> tuple[GeneratorOutput, Tensor]:
         streams = G(real[:, :, 0] if model.kind == "future" else share.z)
         return streams, augment(streams.video, share.augment_fake, objective.augment)
 
@@ -130,7 +138,7 @@ def step_by_hand(
         if model.kind == "two_stream" or (model.kind == "future" and (model.future == "paper" or anchored)):
             total = total + objective.mask_weight * mask_prior(streams.mask, objective.mask_target)
         if model.kind != "future" and objective.match_weight:
-            total = total + objective.match_weight * match_loss(real, streams.video)
+            total = total + objective.match_weight * nearest_match_loss(real, streams.video)
         if model.kind == "future":
             total = total + objective.frame_weight * frame_loss(real[:, :, 0], streams.video, objective.frame_loss)
             if objective.background_weight:
@@ -146,7 +154,7 @@ def step_by_hand(
     }
 
 
-def descend(engine: gan.LocalEngine, loss: Tensor, rate: float) -> None:
+def descend(engine: LocalEngine, loss: Tensor, rate: float) -> None:
     """The first step of Adam on one loss."""
     parameters = list(engine.module.parameters())
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
@@ -156,7 +164,7 @@ def descend(engine: gan.LocalEngine, loss: Tensor, rate: float) -> None:
     engine.module.zero_grad()
 
 
-def gradients(engine: gan.LocalEngine) -> Tensor:
+def gradients(engine: LocalEngine) -> Tensor:
     """What the first step of Adam was made on, flat."""
     return torch.cat([engine.optimizer.state[p]["exp_avg"].flatten() / 0.5 for p in engine.module.parameters()])
 
@@ -164,7 +172,7 @@ def gradients(engine: gan.LocalEngine) -> Tensor:
 @pytest.mark.parametrize("case", CASES)
 def test_update_is_the_step_written_out(case: str) -> None:
     engines, by_hand = make(*CASES[case]), make(*CASES[case])
-    metrics = gan.update(engines, clips(), draws(), *CASES[case]).metrics
+    metrics = train_step(engines, clips(), draws(), *CASES[case]).metrics
     expected = step_by_hand(by_hand, *CASES[case])
     found, wanted = states(engines), states(by_hand)
     assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
@@ -175,14 +183,14 @@ def test_update_is_the_step_written_out(case: str) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_update_in_pieces_averages_their_gradients_over_clips(case: str, pieces: int) -> None:
     engines, by_hand = make(*CASES[case], pieces=pieces), make(*CASES[case])
-    done = gan.update(engines, clips(), draws(), *CASES[case], pieces=pieces)
+    done = train_step(engines, clips(), draws(), *CASES[case], pieces=pieces)
     expected = step_by_hand(by_hand, *CASES[case], pieces=pieces)
     torch.testing.assert_close({name: done.metrics[name] for name in expected}, expected)
     for name, engine in engines.items():
         found, wanted = gradients(engine), gradients(by_hand[name])
         assert (found - wanted).norm() < 1e-4 * wanted.norm()
     assert len(done.streams.video) == B
-    whole = gan.update(make(*CASES[case]), clips(), draws(), *CASES[case]).metrics
+    whole = train_step(make(*CASES[case]), clips(), draws(), *CASES[case]).metrics
     assert 0.7 < float(done.metrics["gradient/discriminator"] / whole["gradient/discriminator"]) < 3.5
     assert {name: stray(engine) for name, engine in engines.items()} == {"generator": [], "discriminator": []}
 
@@ -190,7 +198,7 @@ def test_update_in_pieces_averages_their_gradients_over_clips(case: str, pieces:
 def test_update_of_an_autoencoder_in_pieces_averages_their_gradients() -> None:
     case = settings({"kind": "autoencoder"})
     whole, pieced = make(*case), make(*case, pieces=2)
-    done = gan.update(pieced, clips(), draws(), *case, pieces=2)
+    done = train_step(pieced, clips(), draws(), *case, pieces=2)
     A = whole["generator"].module
     halves = [torch.autograd.grad(F.mse_loss(A(half).video, half), list(A.parameters())) for half in clips().chunk(2)]
     norms = torch.stack([torch.cat([g.flatten() for g in half]).norm() for half in halves])
@@ -203,7 +211,7 @@ def test_update_of_an_autoencoder_in_pieces_averages_their_gradients() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_update_leaves_no_gradient_behind_and_every_parameter_free(case: str) -> None:
     engines = make(*CASES[case])
-    gan.update(engines, clips(), draws(), *CASES[case])
+    train_step(engines, clips(), draws(), *CASES[case])
     assert {name: stray(engine) for name, engine in engines.items()} == {"generator": [], "discriminator": []}
 
 
@@ -215,7 +223,7 @@ def test_update_draws_once_and_shows_d_real_then_fake_then_the_fakes_again(case:
             lambda _, args, name=name: seen.append((name, args[0].detach().clone()))
         )
     real = clips()
-    drawn = gan.update(engines, real, draws(), *CASES[case]).streams.video
+    drawn = train_step(engines, real, draws(), *CASES[case]).streams.video
     assert [name for name, _ in seen] == ["generator", *3 * ["discriminator"]]
     given = real[:, :, 0] if CASES[case][0].kind == "future" else draws().z
     for (_, found), expected in zip(seen, (given, real, drawn, drawn), strict=True):
@@ -224,7 +232,7 @@ def test_update_draws_once_and_shows_d_real_then_fake_then_the_fakes_again(case:
 
 @pytest.mark.parametrize("case", ["paper", "future, l2", "wide future", "r1"])
 def test_update_metrics_are_detached_scalars(case: str) -> None:
-    metrics = gan.update(make(*CASES[case]), clips(), draws(), *CASES[case]).metrics
+    metrics = train_step(make(*CASES[case]), clips(), draws(), *CASES[case]).metrics
     assert set(metrics) == {
         *("loss/discriminator", "loss/generator", "gradient/discriminator", "gradient/generator"),
         *("discriminator/accuracy_real", "discriminator/accuracy_fake", "discriminator/margin"),
@@ -243,7 +251,7 @@ def test_mask_prior_pulls_where_the_published_code_has_one(kind: dict[str, Any],
         model, objective = settings(kind, mask_weight=weight)
         engines = make(model, objective)
         for step in range(4):
-            streams = gan.update(engines, clips(), draws(step=step), model, objective).streams
+            streams = train_step(engines, clips(), draws(step=step), model, objective).streams
         after.append(streams)
     assert torch.equal(after[0].video, after[1].video) != matters
     if matters:
@@ -258,7 +266,7 @@ def test_update_discriminator_moves_d_alone() -> None:
     G, D = engines["generator"], engines["discriminator"]
     fake = G.module(draws().z).video.detach()
     g, d = parameters(G), parameters(D)
-    gan.update_discriminator(D, clips(), fake, PAPER[1])
+    update_discriminator(D, clips(), fake, PAPER[1])
     assert torch.equal(parameters(G), g)
     assert not torch.equal(parameters(D), d)
     assert stray(G) == []
@@ -269,7 +277,7 @@ def test_update_generator_moves_g_alone() -> None:
     G, D = engines["generator"], engines["discriminator"]
     g, d = parameters(G), parameters(D)
     streams = G.module(draws().z)
-    gan.update_generator(G, D, streams, streams.video, PAPER[1], mask_weight=0.1)
+    update_generator(G, D, streams, streams.video, PAPER[1], mask_weight=0.1)
     assert not torch.equal(parameters(G), g)
     assert torch.equal(parameters(D), d)
     assert stray(D) == []
@@ -293,8 +301,8 @@ def test_update_discriminator_accuracy_and_margin_are_of_the_clips_it_learned_fr
         return torch.tensor(levels).reshape(-1, 1, 1, 1, 1).expand(-1, 3, 2, 4, 4).contiguous()
 
     D = Brightness()
-    engine = gan.LocalEngine(D, torch.optim.Adam(D.parameters()))
-    metrics = gan.update_discriminator(engine, bright(0.5, 0.5, 0.5, -0.5), bright(-0.5, 0.5), PAPER[1])
+    engine = LocalEngine(D, torch.optim.Adam(D.parameters()))
+    metrics = update_discriminator(engine, bright(0.5, 0.5, 0.5, -0.5), bright(-0.5, 0.5), PAPER[1])
     assert float(metrics["discriminator/accuracy_real"]) == 0.75
     assert float(metrics["discriminator/accuracy_fake"]) == 0.5
     assert float(metrics["discriminator/margin"]) == 0.5  # mean margins: 2 * 0.25 on real, 0 on drawn clips
@@ -306,7 +314,7 @@ def test_update_discriminator_accuracy_and_margin_are_of_the_clips_it_learned_fr
 def test_update_autoencoder_is_a_step_down_the_mean_squared_error() -> None:
     model, objective = settings({"kind": "autoencoder"})
     engines, by_hand = make(model, objective), make(model, objective)
-    step = gan.update(engines, clips(), draws(), model, objective)
+    step = train_step(engines, clips(), draws(), model, objective)
     A = by_hand["generator"].module
     error = (A(clips()).video - clips()).square().mean()
     descend(by_hand["generator"], error, 1e-2)
@@ -320,7 +328,7 @@ def test_update_autoencoder_learns_to_redraw() -> None:
     engines = make(model, objective)
     levels = torch.tensor([-0.8, -0.2, 0.3, 0.9]).reshape(B, 1, 1, 1, 1).expand(B, 3, 16, 32, 32).contiguous()
     errors = [
-        float(gan.update(engines, levels, draws(step=step), model, objective).metrics["loss/reconstruction"])
+        float(train_step(engines, levels, draws(step=step), model, objective).metrics["loss/reconstruction"])
         for step in range(40)
     ]
     assert errors[-1] < 0.1 * errors[0]

@@ -12,7 +12,7 @@ from torch import Tensor
 from vgan.models.discriminator import FAKE, REAL
 
 
-def margin(logits: Tensor) -> Tensor:
+def logit_margin(logits: Tensor) -> Tensor:
     """How much rather real than fake D takes each clip to be, (B,), from logits (B, 2); float32."""
     logits = logits.float()
     return logits[:, REAL] - logits[:, FAKE]
@@ -25,7 +25,7 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, loss: str = "so
         loss: softmax, -log D(x) - log(1 - D(G(z))) of equation 1: two cross entropies, summed as the published code
             sums their gradients; or hinge (https://arxiv.org/abs/1705.02894), of the margin.
     """
-    real, fake = margin(real_logits), margin(fake_logits)
+    real, fake = logit_margin(real_logits), logit_margin(fake_logits)
     if loss == "hinge":
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
     return F.softplus(-real).mean() + F.softplus(fake).mean()
@@ -33,7 +33,7 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, loss: str = "so
 
 def generator_loss(fake_logits: Tensor, loss: str = "softmax") -> Tensor:
     """What G minimizes, from logits (B, 2): -log D(G(z)), the non-saturating form of equation 1; or hinge's."""
-    fake = margin(fake_logits)
+    fake = logit_margin(fake_logits)
     return -fake.mean() if loss == "hinge" else F.softplus(-fake).mean()
 
 
@@ -60,7 +60,7 @@ def frame_loss(image: Tensor, video: Tensor, norm: str = "l1") -> Tensor:
     return difference.abs().mean() if norm == "l1" else difference.square().mean()
 
 
-def match_loss(video: Tensor, drawn: Tensor) -> Tensor:
+def nearest_match_loss(video: Tensor, drawn: Tensor) -> Tensor:
     """Mean squared error of each real clip to the drawn clip nearest it, both (B, 3, T, H, W).
 
     Every real clip pulls a drawn one its way, so that none is left out: implicit maximum likelihood
@@ -85,5 +85,5 @@ def r1_penalty(real: Tensor, real_logits: Tensor) -> Tensor:
 
     R1 of https://arxiv.org/abs/1801.04406, equation 9, without its factor gamma/2.
     """
-    (gradient,) = torch.autograd.grad(margin(real_logits).sum(), real, create_graph=True)
+    (gradient,) = torch.autograd.grad(logit_margin(real_logits).sum(), real, create_graph=True)
     return gradient.float().square().sum(dim=(1, 2, 3, 4)).mean()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vgan.augment import NUM_DRAWS, augment, mirror
+from vgan.training.augment import NUM_DRAWS, augment, horizontal_flip
 
 ALL = ["color", "translation", "cutout"]
 POLICIES = [*([policy] for policy in ALL), ALL]
@@ -154,7 +154,7 @@ def test_cutout_in_the_middle_takes_half_of_each_side() -> None:
 
 def test_mirror_turns_exactly_the_clips_it_is_told_to() -> None:
     video = clips(4)
-    found = mirror(video, torch.tensor([True, False, False, True]))
+    found = horizontal_flip(video, torch.tensor([True, False, False, True]))
     assert torch.equal(found[1:3], video[1:3])
     for clip in (0, 3):
         for column in range(16):

@@ -9,17 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vgan.losses import (
+from vgan.models.discriminator import FAKE, REAL
+from vgan.training.losses import (
     discriminator_loss,
     frame_loss,
     generator_loss,
-    margin,
+    logit_margin,
     mask_prior,
-    match_loss,
+    nearest_match_loss,
     r1_penalty,
     reconstruction_loss,
 )
-from vgan.models.discriminator import FAKE, REAL
 
 
 def logits(seed: int, num: int = 7) -> Tensor:
@@ -72,7 +72,7 @@ def test_losses_of_a_sure_discriminator_stay_finite_with_useful_gradients(dtype:
 
 
 def test_margin_is_how_much_rather_real_than_fake() -> None:
-    assert margin(decided(5.0, 3.0)).tolist() == [2.0, 2.0, 2.0]
+    assert logit_margin(decided(5.0, 3.0)).tolist() == [2.0, 2.0, 2.0]
 
 
 def test_softmax_losses_equal_torchs_cross_entropy_of_two_logits_with_its_gradients() -> None:
@@ -157,12 +157,12 @@ def level(*values: float) -> Tensor:
 
 def test_match_loss_is_the_error_of_each_real_clip_to_the_drawn_clip_nearest_it() -> None:
     real, drawn = level(0.0, 0.9, 1.0), level(-0.5, 0.4, 0.8)
-    assert float(match_loss(real, drawn)) == pytest.approx((0.4**2 + 0.1**2 + 0.2**2) / 3)
+    assert float(nearest_match_loss(real, drawn)) == pytest.approx((0.4**2 + 0.1**2 + 0.2**2) / 3)
 
 
 def test_match_loss_pulls_only_what_is_nearest_to_a_real_clip() -> None:
     drawn = level(-0.5, 0.4, 0.8).requires_grad_()
-    (gradient,) = torch.autograd.grad(match_loss(level(0.9, 1.0), drawn), drawn)
+    (gradient,) = torch.autograd.grad(nearest_match_loss(level(0.9, 1.0), drawn), drawn)
     assert gradient[:2].abs().sum() == 0
     assert (gradient[2] < 0).all()  # down the gradient is up to the real ones
 
@@ -170,7 +170,7 @@ def test_match_loss_pulls_only_what_is_nearest_to_a_real_clip() -> None:
 def test_match_loss_judges_nearness_by_the_means_of_blocks() -> None:
     checks = (torch.arange(16) % 2 * 2.0 - 1).expand(1, 3, 16, 16, 16)  # gray on average
     real, drawn = torch.zeros(1, 3, 16, 16, 16), torch.cat([checks, torch.full_like(checks, 0.5)])
-    assert float(match_loss(real, drawn)) == pytest.approx(1.0)  # of the checks, though the flat clip's is 0.25
+    assert float(nearest_match_loss(real, drawn)) == pytest.approx(1.0)  # of the checks, though the flat clip's is 0.25
 
 
 def test_r1_penalty_of_a_linear_discriminator_is_the_squared_distance_of_its_two_weights() -> None:
@@ -202,7 +202,7 @@ def test_r1_penalty_equals_finite_differences() -> None:
     for i in range(real.numel()):
         nudge = torch.zeros(real.numel(), dtype=torch.double)
         nudge[i] = 1e-3  # margins are float32: smaller steps would drown
-        up, down = (float(margin(layer(real + s * nudge.view_as(real))).detach()) for s in (1, -1))
+        up, down = (float(logit_margin(layer(real + s * nudge.view_as(real))).detach()) for s in (1, -1))
         squares += ((up - down) / 2e-3) ** 2
     real.requires_grad_()
     assert float(r1_penalty(real, layer(real)).detach()) == pytest.approx(squares, rel=1e-2)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vgan.health import health, warnings
 from vgan.models.generator import GeneratorOutput
+from vgan.training.diagnostics import diagnose, training_diagnostics
 
 
 def clips(num: int = 8, scale: float = 1.0, seed: int = 0) -> Tensor:
@@ -21,7 +21,7 @@ def streams(video: Tensor, mask: Tensor | None = None) -> GeneratorOutput:
 
 
 def found(real: Tensor, video: Tensor, mask: Tensor | None = None) -> dict[str, float]:
-    return {name: float(value) for name, value in health(real, streams(video, mask)).items()}
+    return {name: float(value) for name, value in training_diagnostics(real, streams(video, mask)).items()}
 
 
 def moving(steps: list[float], num: int = 2) -> Tensor:
@@ -48,7 +48,7 @@ def test_diversity_counts_neither_texture_nor_movement_within_a_clip() -> None:
 def test_diversity_of_a_single_clip_is_nan_and_warns_of_nothing() -> None:
     values = found(clips(1), clips(1))
     assert math.isnan(values["samples/diversity"])
-    assert warnings(values) == {}
+    assert diagnose(values) == {}
 
 
 def test_motion_is_the_mean_change_of_neighbouring_frames_over_that_of_real_clips() -> None:
@@ -98,7 +98,7 @@ def test_health_of_a_generator_without_a_mask_has_no_figures_of_one() -> None:
 def test_health_of_what_still_hangs_on_a_graph_and_of_half_precision_is_plain_float32() -> None:
     video = clips(seed=1).requires_grad_() * 1
     mask = torch.full((8, 1, 4, 6, 6), 0.5, requires_grad=True) * 1
-    values = health(clips(), streams(video.bfloat16(), mask.bfloat16()))
+    values = training_diagnostics(clips(), streams(video.bfloat16(), mask.bfloat16()))
     assert all(v.dtype == torch.float32 and v.shape == () and not v.requires_grad for v in values.values())
 
 
@@ -114,7 +114,7 @@ HEALTHY = {
 
 
 def test_warnings_of_a_healthy_step_are_none() -> None:
-    assert warnings(HEALTHY) == {}
+    assert diagnose(HEALTHY) == {}
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_warnings_of_a_healthy_step_are_none() -> None:
     ],
 )
 def test_warnings_tell_each_illness_by_name_and_in_a_sentence(sick: dict[str, float], name: str) -> None:
-    told = warnings(HEALTHY | sick)
+    told = diagnose(HEALTHY | sick)
     assert set(told) == {name}
     assert len(told[name].split()) > 5
 
@@ -144,17 +144,17 @@ def test_warnings_tell_each_illness_by_name_and_in_a_sentence(sick: dict[str, fl
     ],
 )
 def test_warnings_of_what_is_merely_unusual_are_none(well: dict[str, float]) -> None:
-    assert warnings(HEALTHY | well) == {}
+    assert diagnose(HEALTHY | well) == {}
 
 
 def test_warnings_of_networks_without_discriminator_or_mask_are_none() -> None:
-    assert warnings({}) == {}
-    assert warnings({"loss/reconstruction": 0.1, "samples/diversity": 0.5}) == {}
+    assert diagnose({}) == {}
+    assert diagnose({"loss/reconstruction": 0.1, "samples/diversity": 0.5}) == {}
 
 
 def test_warnings_can_come_together() -> None:
     sick = {"discriminator/accuracy_real": 1.0, "discriminator/accuracy_fake": 1.0, "mask/mean": 0.0}
-    assert set(warnings(HEALTHY | sick | {"samples/diversity": 0.0})) == {
+    assert set(diagnose(HEALTHY | sick | {"samples/diversity": 0.0})) == {
         "discriminator_won",
         "mask_empty",
         "samples_alike",

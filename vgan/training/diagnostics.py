@@ -18,7 +18,7 @@ ALIKE = 0.1  # spread of drawn clips over that of real ones
 
 
 @torch.no_grad()
-def health(real: Tensor, streams: GeneratorOutput) -> dict[str, Tensor]:
+def training_diagnostics(real: Tensor, streams: GeneratorOutput) -> dict[str, Tensor]:
     """Scalars by metric name, of real clips and of clips drawn in the same step, (B, 3, T, H, W) each.
 
     samples/diversity: standard deviation over the batch, of drawn clips over that of real ones; NaN for one clip.
@@ -45,7 +45,7 @@ def _spread(clips: Tensor) -> Tensor:
     return clips.std(dim=0, correction=0).mean()
 
 
-def warnings(values: Mapping[str, float]) -> dict[str, str]:
+def diagnose(values: Mapping[str, float]) -> dict[str, str]:
     """What is wrong, by short name, as sentences for a person; from the metrics of one logged step."""
     found = {}
     both = [values.get(f"discriminator/accuracy_{side}", 0.0) for side in ("real", "fake")]

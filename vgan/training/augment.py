@@ -32,7 +32,7 @@ def augment(video: Tensor, draws: Tensor, policy: Sequence[str]) -> Tensor:
     return video
 
 
-def mirror(video: Tensor, which: Tensor) -> Tensor:
+def horizontal_flip(video: Tensor, which: Tensor) -> Tensor:
     """Clips (B, 3, T, H, W), mirrored left to right where `which` (B,) bool says so."""
     return torch.where(which.view(-1, 1, 1, 1, 1), video.flip(-1), video)
 
