@@ -20,10 +20,10 @@ from cluster.session import ray_session, require_room
 from cluster.shards import MANIFEST, Manifest, read_clips, read_manifest
 from cluster.tracking import Tracker, TrackingConfig
 from vgan.errors import InputError
+from vgan.metrics.clip_statistics import REVISION, ClipStatistics, distribution_distances, from_npz, to_npz
 from vgan.metrics.extractors import open_extractor
 from vgan.metrics.frechet import Interval, mean_interval, protocol_name
-from vgan.metrics.looks import REVISION, Look, distances, from_bytes, to_bytes
-from vgan.metrics.neighbours import copies, pattern
+from vgan.metrics.nearest_neighbors import is_memorized, normalize_blocks
 from vgan.models import gaussian_mixture
 from vgan.models.pretrained import Model
 from vgan.options import option, section
@@ -178,7 +178,7 @@ class Measure:
     config: EvaluateConfig
     name: str  # of the reference set, as metric names spell it
     reference: RealSet
-    real: Look  # at the reference set
+    real: ClipStatistics  # at the reference set
     eyes: Eyes
 
     def protocol(self) -> dict[str, Any]:
@@ -231,22 +231,24 @@ class Measure:
         row = self._row(subject.name, subject.model.config.kind, seen, metrics, subject.lineage())
         return replace(row, remark="; ".join(remarks), copies=ranked)
 
-    def _distances(self, seen: Look) -> dict[str, Interval]:
+    def _distances(self, seen: ClipStatistics) -> dict[str, Interval]:
         if self.eyes.extractor is None:
             return {}
         settings = {"seed": self.config.seed, "repeats": self.config.repeats}
-        return distances(self.real, seen, self.eyes.extractor, self.name, **settings)
+        return distribution_distances(self.real, seen, self.eyes.extractor, self.name, **settings)
 
-    def _row(self, name: str, kind: str, seen: Look, found: dict[str, Interval], lineage: dict[str, str]) -> Judged:
+    def _row(
+        self, name: str, kind: str, seen: ClipStatistics, found: dict[str, Interval], lineage: dict[str, str]
+    ) -> Judged:
         metrics = found | seen.statistics(self.config.seed)
         return Judged(name=name, kind=kind, num=seen.num, metrics=metrics, spectrum=seen.spectrum(), lineage=lineage)
 
-    def _copies(self, seen: Look, subject: Subject) -> tuple[dict[str, Interval], Ranked, list[str]]:
+    def _copies(self, seen: ClipStatistics, subject: Subject) -> tuple[dict[str, Interval], Ranked, list[str]]:
         """The share of copies, (drawn clip, training row, distance) of the nearest, and what must be said of them."""
         manifest, url = subject.training, subject.training_url
         assert manifest is not None
         groups = _some_groups(manifest, self.config.training_clips, self.config.seed)
-        asked = pattern(np.concatenate([seen.coarse, self.real.coarse]))
+        asked = normalize_blocks(np.concatenate([seen.coarse, self.real.coarse]))
         sources = np.concatenate([np.full(seen.num, ""), self.reference.sources])
         found = search(asked, sources, url, manifest, groups, self.eyes)
         drawn, unseen = found.ratio[: seen.num], found.ratio[seen.num :]
@@ -263,7 +265,7 @@ class Measure:
         name = protocol_name(
             "copies", extractor="patterns8", reference=f"{manifest.digest[:8]}-{groups[:, 3].sum()}clips", **protocol
         )
-        return {name: mean_interval(copies(drawn, unseen), self.config.seed)}, ranked, said
+        return {name: mean_interval(is_memorized(drawn, unseen), self.config.seed)}, ranked, said
 
 
 # ---- what is judged ----------------------------------------------------------------------------------------------
@@ -340,7 +342,7 @@ def _some_groups(manifest: Manifest, most: int, seed: int) -> np.ndarray:
     return groups[np.sort(order[: 1 + int(np.searchsorted(np.cumsum(groups[order, 3]), most))])]
 
 
-def _seen(chosen: RealSet, eyes: Eyes, config: EvaluateConfig) -> Look:
+def _seen(chosen: RealSet, eyes: Eyes, config: EvaluateConfig) -> ClipStatistics:
     """A look at real clips, kept by the digests of all that it depends on."""
     told = [REVISION, chosen.digest, eyes.frames]
     if eyes.extractor is not None:
@@ -349,9 +351,9 @@ def _seen(chosen: RealSet, eyes: Eyes, config: EvaluateConfig) -> Look:
     kept = storage.join(config.cache or storage.join(config.out, "cache"), f"{key}.npz")
     if storage.exists(kept):
         print(f"{len(chosen.rows)} real clips of {chosen.url}: as seen before ({kept})", flush=True)
-        return from_bytes(storage.read_bytes(kept))
+        return from_npz(storage.read_bytes(kept))
     seen = look_at_reals(chosen, eyes, f"look at {chosen.url.rpartition('/')[2]}")
-    storage.write_bytes(kept, to_bytes(seen))
+    storage.write_bytes(kept, to_npz(seen))
     return seen
 
 

@@ -12,8 +12,15 @@ from cluster.batches import group_table
 from cluster.looking import PART, run_parts
 from cluster.progress import progress_bar
 from cluster.shards import Manifest, read_frames, to_frames
+from vgan.analysis.hidden_units import (
+    LayerProbe,
+    TopActivations,
+    activation_masks,
+    fade_background,
+    motion_share,
+    top_activations,
+)
 from vgan.errors import InputError
-from vgan.hidden_units import Probe, Top, faded, motion_share, segment, top_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +38,14 @@ class Unit:
     segmented: np.ndarray  # the same, faded where it does not fire
 
 
-def find_top(probe: Probe, url: str, manifest: Manifest, *, num: int, cpus: float) -> Top:
+def find_top(probe: LayerProbe, url: str, manifest: Manifest, *, num: int, cpus: float) -> TopActivations:
     """For every unit the `num` clips of a dataset that it fires most for, one a video; a row group a task.
 
     Memory does not grow with the dataset: a task gives back its highest peaks alone.
     """
     groups = group_table(manifest)
     parts = [(url, manifest, group, num) for group in groups]
-    found: Top | None = None
+    found: TopActivations | None = None
     with progress_bar(total=int(groups[:, 3].sum()), unit="clip", desc="hidden units") as bar:
         for group, part in zip(groups, run_parts(_look, parts, probe, cpus=cpus, gpus=0), strict=True):
             found = part if found is None else found.join(part)
@@ -48,15 +55,15 @@ def find_top(probe: Probe, url: str, manifest: Manifest, *, num: int, cpus: floa
     return found
 
 
-def _look(probe: Probe, url: str, manifest: Manifest, group: np.ndarray, num: int) -> Top:
+def _look(probe: LayerProbe, url: str, manifest: Manifest, group: np.ndarray, num: int) -> TopActivations:
     shard, number, first, _ = (int(value) for value in group)
     table = storage.read_row_group(storage.join(url, manifest.shards[shard].path), number, ["frames", "source_id"])
     clips, videos = to_frames(table["frames"], manifest.clip), np.array(table["source_id"].to_pylist(), str)
     rows, parts = np.arange(first, first + len(clips)), (slice(i, i + PART) for i in range(0, len(clips), PART))
-    return reduce(Top.join, (top_of(probe.maps(clips[p]), rows[p], videos[p], num) for p in parts))
+    return reduce(TopActivations.join, (top_activations(probe.maps(clips[p]), rows[p], videos[p], num) for p in parts))
 
 
-def show(probe: Probe, top: Top, url: str, manifest: Manifest, units: list[int]) -> list[Unit]:
+def show(probe: LayerProbe, top: TopActivations, url: str, manifest: Manifest, units: list[int]) -> list[Unit]:
     """The units with pictures of their clips; one that never fires is left out."""
     found = []
     scores = top.stands_out
@@ -67,7 +74,7 @@ def show(probe: Probe, top: Top, url: str, manifest: Manifest, units: list[int])
             continue
         stored, places = np.unique(rows, return_inverse=True)
         clips = read_frames(url, manifest, stored)[places]
-        masks, frames = segment(probe.maps(clips)[:, number], clips.shape[1:4])
+        masks, frames = activation_masks(probe.maps(clips)[:, number], clips.shape[1:4])
         found.append(
             Unit(
                 number=number,
@@ -78,7 +85,7 @@ def show(probe: Probe, top: Top, url: str, manifest: Manifest, units: list[int])
                 rows=rows.tolist(),
                 frames=frames,
                 clips=clips,
-                segmented=faded(clips, masks),
+                segmented=fade_background(clips, masks),
             )
         )
     return found

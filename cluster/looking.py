@@ -16,9 +16,9 @@ from cluster.progress import progress_bar
 from cluster.shards import Manifest, read_clips, read_frames, to_frames
 from vgan.errors import InputError
 from vgan.memory import keep_freed_memory
+from vgan.metrics.clip_statistics import ClipStatistics, compute_statistics, concatenate
 from vgan.metrics.extractors import Extractor
-from vgan.metrics.looks import Look, join, look
-from vgan.metrics.neighbours import Nearest, coarse, nearest, pattern
+from vgan.metrics.nearest_neighbors import NearestNeighbors, block_means, nearest_neighbors, normalize_blocks
 from vgan.metrics.sampling import balanced_order
 from vgan.models.pretrained import GeneratedClips, Model
 from vgan.transfer.fractions import ids_digest
@@ -87,13 +87,13 @@ class Eyes:
         return GeneratedClips(*cut)
 
 
-def look_at_reals(chosen: RealSet, eyes: Eyes, desc: str) -> Look:
+def look_at_reals(chosen: RealSet, eyes: Eyes, desc: str) -> ClipStatistics:
     """Look at the clips of a set, in their order."""
     parts = [(chosen.url, chosen.manifest, rows) for rows in _parts(chosen.rows)]
     return _together(_look_at_reals, parts, eyes, len(chosen.rows), desc)
 
 
-def look_at_drawn(model: Model, codes: np.ndarray, eyes: Eyes, desc: str) -> Look:
+def look_at_drawn(model: Model, codes: np.ndarray, eyes: Eyes, desc: str) -> ClipStatistics:
     """Look at what a model draws from codes (N, Z), in their order: the same on any number of workers."""
     shared = ray.put(replace(model, discriminator=None))  # one with spectral norm does not pickle
     return _together(_look_at_drawn, [(shared, part) for part in _parts(codes)], eyes, len(codes), desc)
@@ -101,17 +101,17 @@ def look_at_drawn(model: Model, codes: np.ndarray, eyes: Eyes, desc: str) -> Loo
 
 def search(
     asked: np.ndarray, sources: np.ndarray, url: str, manifest: Manifest, groups: np.ndarray, eyes: Eyes
-) -> Nearest:
+) -> NearestNeighbors:
     """The nearest clips of a dataset to Q asked ones, a row group at a time.
 
     Args:
-        asked: what `vgan.metrics.neighbours.pattern` gives, (Q, D).
+        asked: what `vgan.metrics.nearest_neighbors.normalize_blocks` gives, (Q, D).
         sources: (Q,) str, videos whose clips do not count; "" for drawn clips.
         groups: which row groups are searched, rows of `cluster.batches.group_table`.
     """
     questions = ray.put((asked, sources))
     parts = [(questions, url, manifest, group) for group in groups]
-    found = Nearest.none(len(asked))
+    found = NearestNeighbors.none(len(asked))
     with progress_bar(total=int(groups[:, 3].sum()), unit="clip", desc="search for copies") as bar:
         for group, part in zip(groups, run_parts(_search, parts, eyes, cpus=eyes.cpus, gpus=eyes.gpus), strict=True):
             found = found.min(part)
@@ -122,36 +122,38 @@ def search(
 # ---- tasks -------------------------------------------------------------------------------------------------------
 
 
-def _look_at_reals(eyes: Eyes, url: str, manifest: Manifest, rows: np.ndarray) -> Look:
+def _look_at_reals(eyes: Eyes, url: str, manifest: Manifest, rows: np.ndarray) -> ClipStatistics:
     keep_freed_memory()
     clips = GeneratedClips(read_frames(url, manifest, rows), None, None, None)
-    return look(eyes.cut(clips), eyes.extractor, eyes.device)
+    return compute_statistics(eyes.cut(clips), eyes.extractor, eyes.device)
 
 
-def _look_at_drawn(eyes: Eyes, model: Model, codes: np.ndarray) -> Look:
+def _look_at_drawn(eyes: Eyes, model: Model, codes: np.ndarray) -> ClipStatistics:
     keep_freed_memory()
     assert model.generator is not None
     model.generator.to(eyes.device)
-    return look(eyes.cut(model.decode(codes)), eyes.extractor, eyes.device)
+    return compute_statistics(eyes.cut(model.decode(codes)), eyes.extractor, eyes.device)
 
 
 def _search(
     eyes: Eyes, asked: tuple[np.ndarray, np.ndarray], url: str, manifest: Manifest, group: np.ndarray
-) -> Nearest:
+) -> NearestNeighbors:
     shard, number, first, _ = (int(value) for value in group)
     path = storage.join(url, manifest.shards[shard].path)
     table = storage.read_row_group(path, number, ["frames", "source_id"])
-    known = pattern(coarse(to_frames(table["frames"], manifest.clip)[:, : eyes.frames]))
+    known = normalize_blocks(block_means(to_frames(table["frames"], manifest.clip)[:, : eyes.frames]))
     sources = np.array(table["source_id"].to_pylist(), str)
-    return nearest(asked[0], known, sources=sources, own=asked[1], first=first)
+    return nearest_neighbors(asked[0], known, sources=sources, own=asked[1], first=first)
 
 
-def _together(work: Callable[..., Look], parts: Sequence[tuple[Any, ...]], eyes: Eyes, total: int, desc: str) -> Look:
+def _together(
+    work: Callable[..., ClipStatistics], parts: Sequence[tuple[Any, ...]], eyes: Eyes, total: int, desc: str
+) -> ClipStatistics:
     """The looks at all parts, joined as they come: in order, so that no row depends on who was faster."""
     with progress_bar(total=total, unit="clip", desc=desc) as bar:
-        whole: Look | None = None
+        whole: ClipStatistics | None = None
         for part in run_parts(work, parts, eyes, cpus=eyes.cpus, gpus=eyes.gpus):
-            whole = part if whole is None else join([whole, part])
+            whole = part if whole is None else concatenate([whole, part])
             bar.update(part.num)
     assert whole is not None
     return whole

@@ -13,8 +13,8 @@ from cluster.mixtures import require_fit
 from cluster.session import ray_session, require_room
 from cluster.shards import read_manifest
 from jobs import command
+from vgan.analysis.hidden_units import NETWORKS, make_probe
 from vgan.errors import InputError
-from vgan.hidden_units import NETWORKS, probe
 from vgan.options import check_choice, option
 from vgan.viz.panels import unit_panels
 
@@ -60,7 +60,7 @@ def main(config: InspectConfig) -> None:
     manifest = read_manifest(url)
     model, _ = checkpoints.open_model(storage.absolute(config.checkpoint))
     require_fit(model, url, manifest, "give another data=")
-    seen = probe(model, config.network, config.layer)
+    seen = make_probe(model, config.network, config.layer)
     if beyond := [unit for unit in config.units if not 0 <= unit < seen.num_units]:
         raise InputError(f"units: layer {config.layer} has units 0 to {seen.num_units - 1}, got {beyond[0]}")
     storage.make_folder(out)

@@ -19,7 +19,13 @@ from cluster.shards import Manifest, read_clips, read_manifest, to_frames
 from cluster.sources import VIDEO_SUFFIXES, Source, list_folder
 from jobs import command
 from vgan.errors import InputError, VideoError
-from vgan.forecast import copied, error_table, forecast_errors, mean_change, mean_future
+from vgan.metrics.prediction_error import (
+    copy_first_frame,
+    error_table,
+    forecast_errors,
+    mean_change_prediction,
+    mean_future,
+)
 from vgan.models.pretrained import GeneratedClips, Model
 from vgan.options import check_choice, option, section
 from vgan.records import Clip
@@ -122,7 +128,7 @@ def _predict_images(config: PredictConfig, model: Model, out: str) -> None:
     print(f"{number + 1} futures -> {out}; all.* shows the first {len(rows)}")
     if known:
         truth, predicted = (np.stack(side) for side in zip(*known, strict=True))
-        guesses = {"model": predicted, "copy the frame": copied(truth)}
+        guesses = {"model": predicted, "copy the frame": copy_first_frame(truth)}
         print(f"errors over {len(known)} of these, frames 2 to {truth.shape[1]}:")
         print(error_table({name: forecast_errors(truth, clips) for name, clips in guesses.items()}))
 
@@ -180,14 +186,14 @@ def _predict_dataset(config: PredictConfig, model: Model, source: Checkpoint | N
     url = storage.absolute(config.data)
     manifest = read_manifest(url)
     truth, sources = _clips(url, manifest, model, config.num)
-    guesses = {"model": _predicted(model, truth), "copy the frame": copied(truth)}
+    guesses = {"model": _predicted(model, truth), "copy the frame": copy_first_frame(truth)}
     trained = _trained_on(source)
     if source is not None and trained is not None:
         clips, seen = _clips(source.dataset_url, trained, model, config.num)
         both = len(sources & seen)
         if trained.digest == manifest.digest or both:
             print(f"warning: {both} of the {len(sources)} videos of data= were trained on: this is no held-out error")
-        guesses["mean future"] = mean_future(truth, mean_change(clips))
+        guesses["mean future"] = mean_future(truth, mean_change_prediction(clips))
     else:
         print("the dataset of training is not known, or no longer the same: no mean future, and no look whether")
         print("videos of data= were trained on")

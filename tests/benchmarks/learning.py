@@ -28,7 +28,7 @@ from vgan.memory import keep_freed_memory
 from vgan.metrics.frechet import frechet_distance, protocol_name
 from vgan.metrics.i3d import I3D, features, load_i3d
 from vgan.metrics.motion import diversity, mask_motion_correlation, motion
-from vgan.metrics.neighbours import coarse, copies, nearest
+from vgan.metrics.nearest_neighbors import block_means, is_memorized, nearest_neighbors
 from vgan.models import gaussian_mixture, make_networks
 from vgan.models.config import ModelConfig
 from vgan.models.pretrained import GeneratedClips, Model
@@ -212,8 +212,10 @@ def distance(drawn: np.ndarray, data: str) -> str:
 def copied(drawn: np.ndarray, data: str) -> float:
     """Share of clips that are nearer to a training clip than 19 in 20 held-out ones are: redrawn from memory."""
     train, held_out = read(data)
-    known = coarse(train)
-    return float(copies(*(nearest(coarse(clips), known).distance for clips in (drawn, held_out))).mean())
+    known = block_means(train)
+    return float(
+        is_memorized(*(nearest_neighbors(block_means(clips), known).distance for clips in (drawn, held_out))).mean()
+    )
 
 
 @functools.cache

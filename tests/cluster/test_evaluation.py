@@ -20,7 +20,7 @@ from cluster.model_card import model_card
 from cluster.shards import Manifest, read_manifest
 from cluster.tracking import TrackingConfig
 from vgan.errors import InputError
-from vgan.metrics.neighbours import coarse, pattern
+from vgan.metrics.nearest_neighbors import block_means, normalize_blocks
 from vgan.models import make_networks, pretrained
 from vgan.models.config import ModelConfig
 
@@ -96,7 +96,7 @@ class TestOnRay:
         eyes = Eyes(extractor=None, frames=16, cpus=1, gpus=0)
         groups = evaluation._some_groups(dataset, 10_000, 0)
         rows = np.array([3, 77, 149])
-        asked = pattern(coarse(looking.read_frames(url, dataset, rows)))
+        asked = normalize_blocks(block_means(looking.read_frames(url, dataset, rows)))
         assert len(groups) == 3
         found = search(asked, np.full(3, ""), url, dataset, groups, eyes)
         assert found.row.tolist() == rows.tolist()

@@ -21,7 +21,7 @@ from torch import nn
 
 from vgan.errors import InputError
 from vgan.metrics import i3d, i3d_weights
-from vgan.metrics.neighbours import GRID, coarse
+from vgan.metrics.nearest_neighbors import GRID, block_means
 
 PIXELS = "pixels"
 BATCH = 8  # clips at once
@@ -78,7 +78,7 @@ class _Program:
 
 def _blocks(clips: np.ndarray, device: str) -> np.ndarray:
     del device  # a mean needs no other
-    return coarse(clips) / 127.5 - 1
+    return block_means(clips) / 127.5 - 1
 
 
 def open_extractor(word: str, *, resolution: int = i3d.RESOLUTION, size: int = 64, bf16: bool = False) -> Extractor:

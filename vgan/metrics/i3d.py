@@ -66,7 +66,7 @@ def _pad(x: Tensor, kernel: Sequence[int], stride: Sequence[int], value: float) 
     return F.pad(x, [n for pair in reversed(pairs) for n in pair], value=value)  # F.pad counts from the last side
 
 
-class Unit(nn.Module):
+class ConvUnit(nn.Module):
     """Convolution with SAME padding, folded batch norm, ReLU."""
 
     def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1) -> None:
@@ -97,12 +97,12 @@ class Mixed(nn.ModuleDict):
     def __init__(self, cin: int, b0: int, b1a: int, b1b: int, b2a: int, b2b: int, b3: int) -> None:
         super().__init__(
             {
-                "Branch_0/Conv3d_0a_1x1": Unit(cin, b0, 1),
-                "Branch_1/Conv3d_0a_1x1": Unit(cin, b1a, 1),
-                "Branch_1/Conv3d_0b_3x3": Unit(b1a, b1b, 3),
-                "Branch_2/Conv3d_0a_1x1": Unit(cin, b2a, 1),
-                "Branch_2/Conv3d_0b_3x3": Unit(b2a, b2b, 3),
-                "Branch_3/Conv3d_0b_1x1": Unit(cin, b3, 1),
+                "Branch_0/Conv3d_0a_1x1": ConvUnit(cin, b0, 1),
+                "Branch_1/Conv3d_0a_1x1": ConvUnit(cin, b1a, 1),
+                "Branch_1/Conv3d_0b_3x3": ConvUnit(b1a, b1b, 3),
+                "Branch_2/Conv3d_0a_1x1": ConvUnit(cin, b2a, 1),
+                "Branch_2/Conv3d_0b_3x3": ConvUnit(b2a, b2b, 3),
+                "Branch_3/Conv3d_0b_1x1": ConvUnit(cin, b3, 1),
             }
         )
 
@@ -121,7 +121,7 @@ class I3D(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        layers: dict[str, nn.Module] = {name: Unit(*sizes) for name, sizes in _STEM.items()}
+        layers: dict[str, nn.Module] = {name: ConvUnit(*sizes) for name, sizes in _STEM.items()}
         layers |= {name: Pool(*sizes) for name, sizes in _POOLS.items()}
         layers |= {name: Mixed(*sizes) for name, sizes in _MIXED.items()}
         self.trunk = nn.Sequential(OrderedDict(sorted(layers.items(), key=lambda item: item[0].split("_")[1])))
@@ -188,7 +188,7 @@ def load_i3d(path: Path) -> I3D:
     head = tree["params"][_HEAD]["Conv_0"]
     state = {"head.weight": head["kernel"].reshape(WIDTH, NUM_CLASSES).T, "head.bias": head["bias"]}
     for name, module in model.trunk.named_modules():
-        if isinstance(module, Unit):
+        if isinstance(module, ConvUnit):
             weight, bias = _folded(tree, name.split("."))
             state |= {f"trunk.{name}.conv.weight": weight, f"trunk.{name}.conv.bias": bias}
     model.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in state.items()})

@@ -93,7 +93,7 @@ def mask_motion_correlation(masks: np.ndarray, clips: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Sums:
+class RunningMoments:
     """Sums over clips and over their squares, exact in float64: parts of a set are measured apart and added."""
 
     num: int
@@ -101,15 +101,15 @@ class Sums:
     squares: np.ndarray  # (T, H, W, 3)
 
     @classmethod
-    def of(cls, clips: np.ndarray) -> Sums:
+    def of(cls, clips: np.ndarray) -> RunningMoments:
         """Of clips (N, T, H, W, 3) uint8."""
         squares = np.zeros(clips.shape[1:])
         for clip in clips:
             squares += clip.astype(np.float64) ** 2
         return cls(len(clips), clips.sum(axis=0, dtype=np.float64), squares)
 
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(self.num + other.num, self.values + other.values, self.squares + other.squares)
+    def __add__(self, other: RunningMoments) -> RunningMoments:
+        return RunningMoments(self.num + other.num, self.values + other.values, self.squares + other.squares)
 
     def diversity(self) -> float:
         """As `diversity` of all the clips; NaN for one."""
@@ -121,4 +121,4 @@ class Sums:
 
 def diversity(clips: np.ndarray) -> float:
     """Mean over pixels of the standard deviation over clips (N, T, H, W, 3) uint8, N above 1, 0..255."""
-    return Sums.of(clips).diversity()
+    return RunningMoments.of(clips).diversity()

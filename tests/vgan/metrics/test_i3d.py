@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from vgan.metrics import i3d_weights
 from vgan.metrics.frechet import frechet_distance, kernel_distance
-from vgan.metrics.i3d import I3D, Pool, Unit, features, load_i3d, same_padding
+from vgan.metrics.i3d import I3D, ConvUnit, Pool, features, load_i3d, same_padding
 from vgan.video.config import DecodeConfig
 from vgan.video.decode import frames
 
@@ -68,7 +68,7 @@ def test_same_padding_is_the_hand_computed_one(side, kernel, stride, padding):
 @pytest.mark.parametrize(("kernel", "stride"), [(7, 2), (3, 1), (1, 1)])
 def test_unit_equals_a_convolution_of_the_padded_clip(sides, kernel, stride):
     torch.manual_seed(0)
-    unit, video = Unit(2, 3, kernel, stride), torch.randn(1, 2, *sides)
+    unit, video = ConvUnit(2, 3, kernel, stride), torch.randn(1, 2, *sides)
     whole = torch.zeros(1, 2, *(n + 2 * kernel for n in sides))
     before = [pair[0] for pair in same_padding(sides, [kernel] * 3, [stride] * 3)]
     t, h, w = (kernel - n for n in before)  # the window that starts `before` positions ahead of the clip
@@ -88,7 +88,7 @@ def test_pool_padding_never_wins():
 def test_network_has_the_published_size(model):
     # The weight file's "params": kernels, shifts of the batch norms, and the last layer with its bias.
     assert sum(parameter.numel() for parameter in model.parameters()) == 12_689_984
-    assert sum(isinstance(module, Unit) for module in model.modules()) == 57
+    assert sum(isinstance(module, ConvUnit) for module in model.modules()) == 57
 
 
 @pytest.mark.parametrize(("num_frames", "resolution", "maps"), [(8, 32, 1), (17, 48, 2), (32, 64, 2)])
@@ -162,7 +162,7 @@ def random_tree(rng: np.random.Generator) -> dict:
     tree = {"params": {"Logits/Conv3d_0c_1x1": {"Conv_0": {"kernel": array(1, 1, 1, 1024, 400), "bias": array(400)}}}}
     tree["batch_stats"] = {}
     for name, unit in I3D().trunk.named_modules():
-        if isinstance(unit, Unit):
+        if isinstance(unit, ConvUnit):
             *outer, last = name.split(".")
             params, moments = tree["params"], tree["batch_stats"]
             for key in outer:

@@ -5,15 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vgan.metrics.motion import (
-    Sums,
-    diversity,
-    flicker,
-    mask_statistics,
-    motion,
-    spectral_centroid,
-    spectrum,
-)
+from vgan.metrics.motion import RunningMoments, diversity, flicker, mask_statistics, motion, spectral_centroid, spectrum
 
 
 def waving(cycles: float, num_frames: int = 16, size: int = 8) -> np.ndarray:
@@ -60,7 +52,9 @@ def test_diversity_of_parts_added_is_that_of_the_whole_and_numpys() -> None:
     clips = np.random.default_rng(0).integers(0, 256, (7, 4, 5, 5, 3), np.uint8)
     expected = clips.astype(np.float64).std(axis=0, ddof=1).mean()
     assert diversity(clips) == pytest.approx(expected, rel=1e-12)
-    assert (Sums.of(clips[:2]) + Sums.of(clips[2:])).diversity() == pytest.approx(expected, rel=1e-12)
+    assert (RunningMoments.of(clips[:2]) + RunningMoments.of(clips[2:])).diversity() == pytest.approx(
+        expected, rel=1e-12
+    )
     assert diversity(np.repeat(clips[:1], 3, axis=0)) == 0
     assert np.isnan(diversity(clips[:1]))
 

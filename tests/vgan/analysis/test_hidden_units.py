@@ -7,8 +7,15 @@ import pytest
 import torch
 from torch import nn
 
+from vgan.analysis.hidden_units import (
+    LayerProbe,
+    activation_masks,
+    fade_background,
+    make_probe,
+    motion_share,
+    top_activations,
+)
 from vgan.errors import InputError
-from vgan.hidden_units import Probe, faded, motion_share, probe, segment, top_of
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.models.layers import encoder_stack
@@ -28,14 +35,14 @@ def noise(num: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (num, 16, 32, 32, 3), np.uint8)
 
 
-def one_layer(weight: torch.Tensor) -> Probe:
+def one_layer(weight: torch.Tensor) -> LayerProbe:
     """A probe with one unit of one layer, whose kernel (3, 4, 4, 4) is given."""
     layers = encoder_stack(3, [3, 1], slope=0.0)
     convolution = layers[0][0]
     with torch.no_grad():
         convolution.weight.copy_(weight[None])
         convolution.bias.zero_()
-    return Probe(layers.eval())
+    return LayerProbe(layers.eval())
 
 
 @pytest.mark.parametrize("norm", ["batch", "spectral"])
@@ -46,14 +53,14 @@ def test_probe_gives_what_the_discriminators_layers_give(norm: str) -> None:
     real = torch.from_numpy(clips).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
     with torch.no_grad():
         expected = model.discriminator.get_submodule("trunk")[:3](real)
-    found = probe(model, "discriminator", 3)
+    found = make_probe(model, "discriminator", 3)
     assert (found.num_units, found.field, found.sees_images) == (8, 22, False)
     torch.testing.assert_close(found.maps(clips), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "images"), [("future", True), ("autoencoder", False)])
 def test_probe_of_an_encoder_sees_the_first_frame_or_the_clip(kind: str, images: bool) -> None:
-    found = probe(model_of(kind=kind), "encoder", 2)
+    found = make_probe(model_of(kind=kind), "encoder", 2)
     clips = noise(3)
     maps = found.maps(clips)
     assert found.sees_images == images
@@ -73,7 +80,7 @@ def test_probe_of_an_encoder_sees_the_first_frame_or_the_clip(kind: str, images:
 )
 def test_probe_of_what_is_not_there_is_bad_input(kind: str, network: str, layer: int, told: str) -> None:
     with pytest.raises(InputError, match=told):
-        probe(model_of(kind=kind), network, layer)
+        make_probe(model_of(kind=kind), network, layer)
 
 
 def test_receptive_field_is_what_a_pixel_can_change() -> None:
@@ -82,7 +89,7 @@ def test_receptive_field_is_what_a_pixel_can_change() -> None:
     for parameter in layers.parameters():
         nn.init.constant_(parameter, 0.1)
     clip = torch.zeros(1, 3, 32, 32, 32, requires_grad=True)
-    Probe(layers.eval()).layers(clip)[0, 0, 2, 2, 2].backward()
+    LayerProbe(layers.eval()).layers(clip)[0, 0, 2, 2, 2].backward()
     assert clip.grad is not None
     seen = clip.grad[0, 0, :, 16, 16].nonzero().ravel().tolist()
     centre = 8 * 2 + 3.5  # of position 2 in layer 3
@@ -93,8 +100,8 @@ def test_top_of_parts_joined_is_that_of_the_whole_with_one_clip_a_video() -> Non
     rng = np.random.default_rng(0)
     maps = torch.from_numpy(rng.standard_normal((40, 3, 2, 2, 2), np.float32))
     rows, videos = np.arange(40), np.array([f"v{i % 7}" for i in range(40)])
-    whole = top_of(maps, rows, videos, 5)
-    parts = [top_of(maps[s], rows[s], videos[s], 5) for s in (slice(0, 9), slice(9, 33), slice(33, 40))]
+    whole = top_activations(maps, rows, videos, 5)
+    parts = [top_activations(maps[s], rows[s], videos[s], 5) for s in (slice(0, 9), slice(9, 33), slice(33, 40))]
     joined = parts[0].join(parts[1]).join(parts[2])
     peaks = maps.amax(dim=(2, 3, 4)).numpy()
     for unit in range(3):
@@ -110,7 +117,7 @@ def test_top_of_parts_joined_is_that_of_the_whole_with_one_clip_a_video() -> Non
 
 def test_top_of_fewer_videos_than_asked_is_filled_up_and_counts_what_is_there() -> None:
     maps = torch.arange(6.0).view(6, 1, 1, 1, 1)
-    top = top_of(maps, np.arange(6), np.array(["a", "a", "a", "b", "b", "b"]), 4)
+    top = top_activations(maps, np.arange(6), np.array(["a", "a", "a", "b", "b", "b"]), 4)
     assert top.peaks.tolist() == [[5.0, 2.0, -np.inf, -np.inf]]
     assert top.rows[0, :2].tolist() == [5, 2]
     assert top.stands_out[0] == pytest.approx((3.5 - 2.5) / np.arange(6).std())
@@ -119,7 +126,7 @@ def test_top_of_fewer_videos_than_asked_is_filled_up_and_counts_what_is_there() 
 def test_segment_is_centred_where_the_unit_fires() -> None:
     maps = torch.zeros(1, 4, 8, 8)
     maps[0, 1, 2, 5] = 3.0
-    masks, frames = segment(maps, (16, 32, 32))  # of layer 2: every position stands for 4 pixels
+    masks, frames = activation_masks(maps, (16, 32, 32))  # of layer 2: every position stands for 4 pixels
     where = np.argwhere(masks[0])
     assert where.mean(axis=0).tolist() == pytest.approx([1 * 4 + 1.5, 2 * 4 + 1.5, 5 * 4 + 1.5])
     assert frames[0] in (5, 6)
@@ -129,7 +136,7 @@ def test_segment_is_centred_where_the_unit_fires() -> None:
 def test_faded_keeps_what_is_in_the_mask_alone() -> None:
     clips, masks = noise(1), np.zeros((1, 16, 32, 32), bool)
     masks[:, :, :5] = True
-    shown = faded(clips, masks)
+    shown = fade_background(clips, masks)
     assert np.array_equal(shown[:, :, :5], clips[:, :, :5])
     assert shown[:, :, 5:].std() < 0.25 * clips.std()
     assert shown[:, :, 5:].min() >= 184

@@ -16,7 +16,7 @@ NEAR = 0.05  # share of unseen clips that come as near by chance
 
 
 @dataclass(frozen=True)
-class Nearest:
+class NearestNeighbors:
     """The nearest known clip of each of Q clips. Parts of the known ones are searched apart and joined with `min`.
 
     Distances are float32, root mean squares over blocks; infinite where no clip may count.
@@ -28,7 +28,7 @@ class Nearest:
     second: np.ndarray  # (Q,) distance of the nearest clip of any other video
 
     @classmethod
-    def none(cls, num: int) -> Nearest:
+    def none(cls, num: int) -> NearestNeighbors:
         """Before any known clip was seen."""
         far = np.full(num, np.inf, np.float32)
         return cls(far, np.zeros(num, np.int64), np.full(num, ""), far)
@@ -41,13 +41,13 @@ class Nearest:
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(np.isfinite(self.second), self.distance / self.second, np.nan)
 
-    def min(self, other: Nearest) -> Nearest:
+    def min(self, other: NearestNeighbors) -> NearestNeighbors:
         """The nearer one of each; of equals the first of all."""
         ahead = (other.distance < self.distance) | ((other.distance == self.distance) & (other.row < self.row))
         behind = np.where(ahead, self.distance, other.distance)  # of the part that loses
         seconds = np.minimum(self.second, other.second)
         own = np.where(ahead, other.second, self.second)
-        return Nearest(
+        return NearestNeighbors(
             np.where(ahead, other.distance, self.distance),
             np.where(ahead, other.row, self.row),
             np.where(ahead, other.source, self.source),
@@ -55,7 +55,7 @@ class Nearest:
         )
 
 
-def coarse(clips: np.ndarray) -> np.ndarray:
+def block_means(clips: np.ndarray) -> np.ndarray:
     """Means of blocks an eighth of a clip along every side, (N, 1536) float32, of clips (N, T, H, W, 3) uint8."""
     num, time, height, width, _ = clips.shape
     if time % GRID or height % GRID or width % GRID:
@@ -66,7 +66,7 @@ def coarse(clips: np.ndarray) -> np.ndarray:
     return np.stack([clip.mean(axis=(1, 3, 5), dtype=np.float32).ravel() for clip in blocks])
 
 
-def pattern(blocks: np.ndarray) -> np.ndarray:
+def normalize_blocks(blocks: np.ndarray) -> np.ndarray:
     """What `coarse` gives (N, D), without its brightness and contrast: mean 0 and standard deviation 1 at most.
 
     Flat gray clips are near to any dim clip; their patterns are near to none.
@@ -75,14 +75,14 @@ def pattern(blocks: np.ndarray) -> np.ndarray:
     return centred / np.maximum(centred.std(axis=1, keepdims=True), 1.0)  # below one level it is noise
 
 
-def nearest(
+def nearest_neighbors(
     asked: np.ndarray,
     known: np.ndarray,
     *,
     sources: np.ndarray | None = None,
     own: np.ndarray | None = None,
     first: int = 0,
-) -> Nearest:
+) -> NearestNeighbors:
     """The nearest of the known clips for each asked one, both as `coarse` or `pattern` gives them, (Q, D), (K, D).
 
     Args:
@@ -100,10 +100,12 @@ def nearest(
         found[own[:, None] == sources[None, :]] = np.inf
     best = found.argmin(axis=1)
     others = np.where(sources[best][:, None] == sources[None, :], np.inf, found).astype(np.float32)
-    return Nearest(found[np.arange(len(found)), best], best.astype(np.int64) + first, sources[best], others.min(axis=1))
+    return NearestNeighbors(
+        found[np.arange(len(found)), best], best.astype(np.int64) + first, sources[best], others.min(axis=1)
+    )
 
 
-def copies(drawn: np.ndarray, unseen: np.ndarray) -> np.ndarray:
+def is_memorized(drawn: np.ndarray, unseen: np.ndarray) -> np.ndarray:
     """Whether each drawn clip is nearer to a training clip than 19 in 20 unseen real ones are: (Q,) float64, 0 or 1.
 
     Args:

@@ -45,12 +45,12 @@ def forecast_errors(truth: np.ndarray, predicted: np.ndarray) -> ForecastErrors:
     return ForecastErrors(total / len(truth), len(truth))
 
 
-def copied(truth: np.ndarray) -> np.ndarray:
+def copy_first_frame(truth: np.ndarray) -> np.ndarray:
     """The guess that nothing moves: every clip's first frame throughout, (N, T, H, W, 3) uint8."""
     return np.broadcast_to(truth[:, :1], truth.shape)
 
 
-def mean_change(clips: Iterable[np.ndarray]) -> np.ndarray:
+def mean_change_prediction(clips: Iterable[np.ndarray]) -> np.ndarray:
     """What clips (T, H, W, 3) uint8 have changed since their first frame, on average: (T, H, W, 3) float32, 0..255."""
     total, num_clips = np.zeros(()), 0
     for clip in clips:

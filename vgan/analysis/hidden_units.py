@@ -24,7 +24,7 @@ FADED = 0.2  # contrast that is left of what it does not fire at
 
 
 @dataclass(frozen=True)
-class Probe:
+class LayerProbe:
     """The first layers of a network, in eval mode; what comes out are the units' maps.
 
     Each layer halves every side by a convolution of kernel 4, so that position i of layer k is centred at
@@ -60,7 +60,7 @@ class Probe:
         return self.layers(shown[:, :, 0])[:, :, None].float() if self.sees_images else self.layers(shown).float()
 
 
-def probe(model: Model, network: str, layer: int) -> Probe:
+def make_probe(model: Model, network: str, layer: int) -> LayerProbe:
     """The first `layer` layers of a model's discriminator or encoder.
 
     Raises:
@@ -79,14 +79,14 @@ def probe(model: Model, network: str, layer: int) -> Probe:
     if not 1 <= layer <= len(trunk):
         raise InputError(f"layer must be in 1..{len(trunk)} of this {network}, got {layer}")
     remove_spectral_norm(trunk)
-    return Probe(trunk[:layer].eval())
+    return LayerProbe(trunk[:layer].eval())
 
 
 # ---- the clips that fire it most ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Top:
+class TopActivations:
     """For each of U units the K highest peaks, of one clip a video, highest first; and how high peaks are as a rule."""
 
     peaks: np.ndarray  # (U, K) float32, -inf where there are fewer videos
@@ -104,7 +104,7 @@ class Top:
         highest = np.where(there, self.peaks, 0).sum(axis=1) / there.sum(axis=1)
         return (highest - mean) / np.where(spread > 0, spread, np.inf)
 
-    def join(self, other: Top) -> Top:
+    def join(self, other: TopActivations) -> TopActivations:
         """Of both; in any order of parts the same, but for peaks that equal each other."""
         peaks, rows, videos = _highest(
             np.concatenate([self.peaks, other.peaks], axis=1),
@@ -112,10 +112,10 @@ class Top:
             np.concatenate([self.videos, other.videos], axis=1),
             num=self.peaks.shape[1],
         )
-        return Top(peaks, rows, videos, self.count + other.count, self.sums + other.sums)
+        return TopActivations(peaks, rows, videos, self.count + other.count, self.sums + other.sums)
 
 
-def top_of(maps: Tensor, rows: np.ndarray, videos: np.ndarray, num: int) -> Top:
+def top_activations(maps: Tensor, rows: np.ndarray, videos: np.ndarray, num: int) -> TopActivations:
     """The `num` highest of B clips for every unit.
 
     Args:
@@ -127,7 +127,7 @@ def top_of(maps: Tensor, rows: np.ndarray, videos: np.ndarray, num: int) -> Top:
     peaks = maps.amax(dim=(2, 3, 4)).T.numpy()  # (U, B)
     found = _highest(peaks, np.broadcast_to(rows, peaks.shape), np.broadcast_to(videos, peaks.shape), num=num)
     wide = peaks.astype(np.float64)
-    return Top(*found, len(rows), np.stack([wide.sum(axis=1), np.square(wide).sum(axis=1)]))
+    return TopActivations(*found, len(rows), np.stack([wide.sum(axis=1), np.square(wide).sum(axis=1)]))
 
 
 def _highest(
@@ -153,7 +153,7 @@ def _highest(
 # ---- where it fires ----------------------------------------------------------------------------------------------
 
 
-def segment(maps: Tensor, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+def activation_masks(maps: Tensor, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Where a unit fires in clips, and when most.
 
     Args:
@@ -170,13 +170,13 @@ def segment(maps: Tensor, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.n
     return masks.numpy(), wide.amax(dim=(2, 3)).argmax(dim=1).numpy()
 
 
-def faded(clips: np.ndarray, masks: np.ndarray) -> np.ndarray:
+def fade_background(clips: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """Clips (K, T, H, W, 3) uint8, pale gray outside of masks (K, T, H, W)."""
     pale = (clips.astype(np.float32) - 255) * FADED + 235
     return np.where(masks[..., None], clips, pale.astype(np.uint8))
 
 
-def motion_share(probe: Probe, clips: np.ndarray, frames: np.ndarray, unit: int) -> float:
+def motion_share(probe: LayerProbe, clips: np.ndarray, frames: np.ndarray, unit: int) -> float:
     """How much of a unit's peak is owed to motion: 1 minus what is left at its place if its frame is held, 0..1.
 
     Args:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vgan.metrics.neighbours import Nearest, coarse, copies, nearest, pattern
+from vgan.metrics.nearest_neighbors import (
+    NearestNeighbors,
+    block_means,
+    is_memorized,
+    nearest_neighbors,
+    normalize_blocks,
+)
 
 
 def clips(num: int, seed: int, size: int = 16) -> np.ndarray:
@@ -15,32 +21,32 @@ def clips(num: int, seed: int, size: int = 16) -> np.ndarray:
 
 
 def test_coarse_is_the_mean_of_every_block() -> None:
-    found = coarse(clips(2, seed=0))
+    found = block_means(clips(2, seed=0))
     expected = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 8, 3), np.uint8)
     np.testing.assert_array_equal(found.reshape(2, 8, 8, 8, 3), expected)
     with pytest.raises(ValueError, match="divides"):
-        coarse(np.zeros((1, 15, 16, 16, 3), np.uint8))
+        block_means(np.zeros((1, 15, 16, 16, 3), np.uint8))
 
 
 def test_pattern_forgets_brightness_and_contrast_and_does_not_blow_up_noise() -> None:
-    blocks = coarse(clips(3, seed=0))
-    np.testing.assert_allclose(pattern(0.3 * blocks + 40), pattern(blocks), atol=1e-4)
-    np.testing.assert_allclose(pattern(blocks).std(axis=1), 1, rtol=1e-5)
-    assert np.abs(pattern(100 + 0.001 * blocks)).max() < 0.2
+    blocks = block_means(clips(3, seed=0))
+    np.testing.assert_allclose(normalize_blocks(0.3 * blocks + 40), normalize_blocks(blocks), atol=1e-4)
+    np.testing.assert_allclose(normalize_blocks(blocks).std(axis=1), 1, rtol=1e-5)
+    assert np.abs(normalize_blocks(100 + 0.001 * blocks)).max() < 0.2
 
 
 def test_nearest_is_that_of_a_plain_search_in_whole_and_in_parts() -> None:
-    asked, known = coarse(clips(5, seed=1)), coarse(clips(9, seed=2))
+    asked, known = block_means(clips(5, seed=1)), block_means(clips(9, seed=2))
     distances = np.sqrt(((asked[:, None] - known[None]) ** 2).mean(axis=2))
-    found = nearest(asked, known)
+    found = nearest_neighbors(asked, known)
     np.testing.assert_allclose(found.distance, distances.min(axis=1), rtol=1e-5)
     assert (found.row == distances.argmin(axis=1)).all()
     for sources in (None, np.array(list("aabbccddd")), np.array(list("abcabcabc"))):
-        whole = nearest(asked, known, sources=sources)
-        parts = Nearest.none(5)
+        whole = nearest_neighbors(asked, known, sources=sources)
+        parts = NearestNeighbors.none(5)
         for first, end in ((6, 9), (0, 4), (4, 6)):
             part = None if sources is None else sources[first:end]
-            parts = parts.min(nearest(asked, known[first:end], sources=part, first=first))
+            parts = parts.min(nearest_neighbors(asked, known[first:end], sources=part, first=first))
         for name in ("distance", "row", "source", "second"):
             np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
         if sources is not None:
@@ -50,11 +56,11 @@ def test_nearest_is_that_of_a_plain_search_in_whole_and_in_parts() -> None:
 
 
 def test_nearest_leaves_out_clips_of_the_own_video() -> None:
-    known = coarse(clips(3, seed=3))
-    found = nearest(known[[0, 0]], known, sources=np.array(["x", "y", "x"]), own=np.array(["x", ""]))
+    known = block_means(clips(3, seed=3))
+    found = nearest_neighbors(known[[0, 0]], known, sources=np.array(["x", "y", "x"]), own=np.array(["x", ""]))
     assert found.row.tolist() == [1, 0]
     assert found.distance[1] == 0
-    nowhere = nearest(known[:1], known, sources=np.array(["x"] * 3), own=np.array(["x"]))
+    nowhere = nearest_neighbors(known[:1], known, sources=np.array(["x"] * 3), own=np.array(["x"]))
     assert np.isinf(nowhere.distance).all()
     assert np.isnan(nowhere.ratio).all()
 
@@ -65,8 +71,9 @@ def test_copies_are_told_from_new_clips() -> None:
     redrawn = np.clip(known[:20].astype(int) + noise, 0, 255).astype(np.uint8)
     gray = np.full((5, 16, 16, 16, 3), 128, np.uint8)  # near to all, and a copy of none
     sets = [
-        nearest(pattern(coarse(c)), pattern(coarse(known))).ratio for c in (redrawn, clips(200, seed=7), gray, unseen)
+        nearest_neighbors(normalize_blocks(block_means(c)), normalize_blocks(block_means(known))).ratio
+        for c in (redrawn, clips(200, seed=7), gray, unseen)
     ]
-    assert copies(sets[0], sets[3]).mean() == 1
-    assert copies(sets[1], sets[3]).mean() < 0.15  # 0.05 by its definition
-    assert copies(sets[2], sets[3]).mean() == 0
+    assert is_memorized(sets[0], sets[3]).mean() == 1
+    assert is_memorized(sets[1], sets[3]).mean() < 0.15  # 0.05 by its definition
+    assert is_memorized(sets[2], sets[3]).mean() == 0

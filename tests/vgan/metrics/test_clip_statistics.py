@@ -10,8 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from vgan.errors import InputError
+from vgan.metrics.clip_statistics import (
+    ClipStatistics,
+    compute_statistics,
+    concatenate,
+    distribution_distances,
+    from_npz,
+    to_npz,
+)
 from vgan.metrics.extractors import Extractor, open_extractor
-from vgan.metrics.looks import Look, distances, from_bytes, join, look, to_bytes
 from vgan.models.pretrained import GeneratedClips
 
 PIXELS = open_extractor("pixels", size=16)
@@ -34,7 +41,7 @@ def part(clips: GeneratedClips, start: int, end: int) -> GeneratedClips:
     return GeneratedClips(*(None if stream is None else stream[start:end] for stream in clips))
 
 
-def assert_same(one: Look, other: Look) -> None:
+def assert_same(one: ClipStatistics, other: ClipStatistics) -> None:
     assert one.shape == other.shape
     assert one.scores.keys() == other.scores.keys()
     for name in one.scores:
@@ -46,27 +53,30 @@ def assert_same(one: Look, other: Look) -> None:
 
 def test_parts_joined_and_a_file_give_the_look_at_the_whole() -> None:
     clips = drawn(7)
-    whole = look(clips, PIXELS)
-    assert_same(join([look(part(clips, 0, 3), PIXELS), look(part(clips, 3, 7), PIXELS)]), whole)
-    assert_same(from_bytes(to_bytes(whole)), whole)
+    whole = compute_statistics(clips, PIXELS)
+    assert_same(
+        concatenate([compute_statistics(part(clips, 0, 3), PIXELS), compute_statistics(part(clips, 3, 7), PIXELS)]),
+        whole,
+    )
+    assert_same(from_npz(to_npz(whole)), whole)
 
 
 def test_statistics_carry_number_resolution_and_frames_in_their_names() -> None:
-    found = look(drawn(4), None).statistics(seed=0)
+    found = compute_statistics(drawn(4), None).statistics(seed=0)
     words = ("motion", "frequency", "flicker", "mask-mean", "mask-decided", "mask-follows", "diversity")
     assert set(found) == {f"{word}4_r16_16f" for word in words}
     value, low, high = found["motion4_r16_16f"]
     assert low < value < high
-    assert not any("mask" in name for name in look(drawn(4, masked=False), None).statistics(seed=0))
+    assert not any("mask" in name for name in compute_statistics(drawn(4, masked=False), None).statistics(seed=0))
 
 
 def test_distances_are_near_zero_between_equal_sets_and_named_by_protocol() -> None:
     sets = [
-        look(GeneratedClips(drawn(12, seed).video // scale, None, None, None), PIXELS)
+        compute_statistics(GeneratedClips(drawn(12, seed).video // scale, None, None, None), PIXELS)
         for seed, scale in ((0, 1), (1, 2))
     ]
-    same = distances(sets[0], sets[0], PIXELS, "toys", seed=0, repeats=5)
-    far = distances(sets[0], sets[1], PIXELS, "toys", seed=0, repeats=5)
+    same = distribution_distances(sets[0], sets[0], PIXELS, "toys", seed=0, repeats=5)
+    far = distribution_distances(sets[0], sets[1], PIXELS, "toys", seed=0, repeats=5)
     assert set(same) == {f"{word}12_pixels-r16_toys_16f" for word in ("fvd", "fvd-bias", "kvd")}
     assert same["fvd12_pixels-r16_toys_16f"].value == pytest.approx(0, abs=1e-6)
     assert far["fvd12_pixels-r16_toys_16f"].low > 100  # of 1,536 values that differ by half

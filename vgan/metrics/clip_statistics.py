@@ -19,13 +19,13 @@ from vgan.metrics.frechet import (
     protocol_name,
     statistic_name,
 )
-from vgan.metrics.motion import Sums, flicker, mask_statistics, motion, spectral_centroid, spectrum
-from vgan.metrics.neighbours import coarse
+from vgan.metrics.motion import RunningMoments, flicker, mask_statistics, motion, spectral_centroid, spectrum
+from vgan.metrics.nearest_neighbors import block_means
 from vgan.models.pretrained import GeneratedClips
 
 
 @dataclass(frozen=True)
-class Look:
+class ClipStatistics:
     """What was seen of N clips."""
 
     shape: tuple[int, int]  # frames of a clip, pixels a side
@@ -33,7 +33,7 @@ class Look:
     coarse: np.ndarray  # (N, 1536) float32
     scores: dict[str, np.ndarray]  # (N,) float64 by name
     spectra: np.ndarray  # (N, T // 2) float64
-    sums: Sums
+    sums: RunningMoments
 
     @property
     def num(self) -> int:
@@ -53,7 +53,7 @@ class Look:
         return [float(share) for share in self.spectra.mean(axis=0)]
 
 
-def look(clips: GeneratedClips, extractor: Extractor | None, device: str = "cpu") -> Look:
+def compute_statistics(clips: GeneratedClips, extractor: Extractor | None, device: str = "cpu") -> ClipStatistics:
     """Look at clips: motion (0..255), frequency (mean, cycles a frame), flicker (0..255), masks, features."""
     video = clips.video
     spectra = spectrum(video)
@@ -65,11 +65,13 @@ def look(clips: GeneratedClips, extractor: Extractor | None, device: str = "cpu"
     if clips.mask is not None:
         scores |= mask_statistics(clips.mask, video)
     seen = np.empty((len(video), 0), np.float32) if extractor is None else extractor.features(video, device)
-    return Look((video.shape[1], video.shape[2]), seen, coarse(video), scores, spectra, Sums.of(video))
+    return ClipStatistics(
+        (video.shape[1], video.shape[2]), seen, block_means(video), scores, spectra, RunningMoments.of(video)
+    )
 
 
-def distances(
-    real: Look, drawn: Look, extractor: Extractor, reference: str, *, seed: int, repeats: int
+def distribution_distances(
+    real: ClipStatistics, drawn: ClipStatistics, extractor: Extractor, reference: str, *, seed: int, repeats: int
 ) -> dict[str, Interval]:
     """Fréchet and kernel distance of two looks of equally many clips, with 95 % intervals, by protocol names.
 
@@ -93,13 +95,13 @@ def distances(
     return {protocol_name(name, **protocol): value for name, value in found.items()}
 
 
-def join(parts: Sequence[Look]) -> Look:
+def concatenate(parts: Sequence[ClipStatistics]) -> ClipStatistics:
     """The look at all clips from looks at parts of them, in their order."""
     first = parts[0]
     sums = first.sums
     for part in parts[1:]:
         sums += part.sums
-    return Look(
+    return ClipStatistics(
         first.shape,
         np.concatenate([part.features for part in parts]),
         np.concatenate([part.coarse for part in parts]),
@@ -114,7 +116,7 @@ def join(parts: Sequence[Look]) -> Look:
 REVISION = 1  # counts up whenever `look` would see other values of the same clips
 
 
-def to_bytes(seen: Look) -> bytes:
+def to_npz(seen: ClipStatistics) -> bytes:
     """A look as an npz file, for `from_bytes`."""
     arrays: dict[str, Any] = {f"score-{name}": values for name, values in seen.scores.items()}
     arrays |= {"shape": np.array(seen.shape), "features": seen.features, "coarse": seen.coarse, "spectra": seen.spectra}
@@ -124,14 +126,14 @@ def to_bytes(seen: Look) -> bytes:
     return buffer.getvalue()
 
 
-def from_bytes(data: bytes) -> Look:
+def from_npz(data: bytes) -> ClipStatistics:
     """A look out of an npz file's bytes; nothing is unpickled."""
     with np.load(io.BytesIO(data), allow_pickle=False) as found:
-        return Look(
+        return ClipStatistics(
             (int(found["shape"][0]), int(found["shape"][1])),
             found["features"],
             found["coarse"],
             {name.removeprefix("score-"): found[name] for name in found.files if name.startswith("score-")},
             found["spectra"],
-            Sums(int(found["num"]), found["sums"], found["squares"]),
+            RunningMoments(int(found["num"]), found["sums"], found["squares"]),
         )
