@@ -322,9 +322,9 @@ def _with_scene_scores(items: Iterable[Clip | Reject], config: VideoConfig) -> I
     """Add scene scores to the clips if a classifier is configured; rejects pass unchanged."""
     if not config.scene.sha256:
         return items
-    from vgan.scenes.scoring import scored  # imports torch
+    from vgan.scenes.scoring import add_scene_scores  # imports torch
 
-    return scored(items, worker_classifier(config.scene.weights, config.scene.sha256), config.scene)
+    return add_scene_scores(items, worker_classifier(config.scene.weights, config.scene.sha256), config.scene)
 
 
 def _whole_video_reject(error: VideoError) -> Reject:

@@ -16,11 +16,13 @@ from cluster import storage
 from cluster.shards import Manifest, small_columns
 from vgan.errors import InputError
 from vgan.scenes.config import SceneConfig
-from vgan.scenes.labels import labels_of, scene_column
+from vgan.scenes.labels import category_labels, scene_column
 from vgan.video.config import VideoConfig
 
 if TYPE_CHECKING:
-    from vgan.scenes.scoring import Classifier  # imports torch, which takes seconds and is not needed without a filter
+    from vgan.scenes.scoring import (
+        SceneClassifier,  # imports torch, which takes seconds and is not needed without a filter
+    )
 
 
 def with_classifier(config: VideoConfig) -> VideoConfig:
@@ -42,7 +44,7 @@ def with_classifier(config: VideoConfig) -> VideoConfig:
 @functools.lru_cache(maxsize=1)
 def _checked_digest(weights: str, sha256: str) -> str:
     """Return the file's SHA-256 after checking it against `sha256` (if not empty) and loading its network."""
-    from vgan.scenes.networks import open_network
+    from vgan.scenes.networks import load_scene_network
 
     content = _read(weights)
     digest = hashlib.sha256(content).hexdigest()
@@ -50,7 +52,7 @@ def _checked_digest(weights: str, sha256: str) -> str:
         raise InputError(
             f"scene.weights={weights!r} has SHA-256 {digest}, not scene.sha256={sha256}: give the right file"
         )
-    open_network(content, weights)
+    load_scene_network(content, weights)
     return digest
 
 
@@ -63,7 +65,7 @@ def _read(weights: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=1)
-def worker_classifier(weights: str, sha256: str) -> Classifier:
+def worker_classifier(weights: str, sha256: str) -> SceneClassifier:
     """Load this process's classifier, cached across videos; on the GPU if the Ray task has a share of one.
 
     Raises:
@@ -71,15 +73,15 @@ def worker_classifier(weights: str, sha256: str) -> Classifier:
     """
     import torch
 
-    from vgan.scenes.networks import open_network
-    from vgan.scenes.scoring import Classifier
+    from vgan.scenes.networks import load_scene_network
+    from vgan.scenes.scoring import SceneClassifier
 
     content = _read(weights)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise InputError(
             f"scene.weights={weights!r} differs between nodes or has changed: use a file on shared storage"
         )
-    return Classifier(open_network(content, weights), "cuda" if torch.cuda.is_available() else "cpu")
+    return SceneClassifier(load_scene_network(content, weights), "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def refusals(clips: pa.Table, config: SceneConfig) -> list[str | None]:
@@ -129,7 +131,7 @@ def rows_showing(url: str, manifest: Manifest, categories: Sequence[str], thresh
     """
     for category in categories:
         try:
-            labels_of(category)
+            category_labels(category)
         except ValueError as error:
             raise InputError(str(error)) from error
         if category not in manifest.scenes:

@@ -23,10 +23,10 @@ import torch
 
 from vgan.records import Clip
 from vgan.scenes.config import SceneConfig
-from vgan.scenes.labels import PAPER, gather, labels
-from vgan.scenes.networks import open_network
-from vgan.scenes.scoring import Classifier, scored
-from vgan.scenes.view import scene_view
+from vgan.scenes.labels import PAPER, category_probabilities, places365_labels
+from vgan.scenes.networks import load_scene_network
+from vgan.scenes.preprocess import scene_view
+from vgan.scenes.scoring import SceneClassifier, add_scene_scores
 from vgan.video.child import Decoder
 from vgan.video.clips import clips_from_video
 from vgan.video.config import DecodeConfig, VideoConfig
@@ -36,7 +36,7 @@ PICTURES = (".jpg", ".png")
 VIDEOS = (".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg")
 
 
-def speed(classify: Classifier) -> None:
+def speed(classify: SceneClassifier) -> None:
     """Frames a second of one core, by its own time."""
     rng = np.random.default_rng(0)
     for num in (1, 3, 8):
@@ -53,7 +53,7 @@ def speed(classify: Classifier) -> None:
 class Recorder:
     """A classifier whose time and answers are kept."""
 
-    def __init__(self, classify: Classifier) -> None:
+    def __init__(self, classify: SceneClassifier) -> None:
         self.classify, self.spent_s, self.answers, self.frames = classify, 0.0, list[np.ndarray](), 0
 
     def __call__(self, views: list[np.ndarray]) -> np.ndarray:
@@ -70,7 +70,7 @@ def cpu_s() -> float:
     return sum(os.times()[:4])
 
 
-def look(videos: list[Path], classify: Classifier, decode_size: int) -> dict[str, list[np.ndarray]]:
+def look(videos: list[Path], classify: SceneClassifier, decode_size: int) -> dict[str, list[np.ndarray]]:
     """Probabilities of each stretch by folder; prints what looking adds to all of prepare's work on a video."""
     config = VideoConfig(decode=DecodeConfig(size=decode_size), scene=SceneConfig(sha256="of the benchmark"))
     plain = replace(config, scene=SceneConfig())
@@ -83,7 +83,7 @@ def look(videos: list[Path], classify: Classifier, decode_size: int) -> dict[str
                 items = clips_from_video(decoder.frames(video), settings)
                 recorder.answers = []
                 if name == "with":
-                    items = scored(items, recorder, settings.scene)
+                    items = add_scene_scores(items, recorder, settings.scene)
                 clips += sum(isinstance(item, Clip) for item in items)
                 found.setdefault(video.parent.name, []).extend(recorder.answers)
         used[name] = cpu_s() - began
@@ -104,13 +104,13 @@ def report(found: dict[str, list[np.ndarray]]) -> None:
             continue
         p = np.array(answers)
         firsts = Counter(p.argmax(1).tolist()).most_common(5)
-        told = ", ".join(f"{labels()[i]} {n / len(p):.0%} ({p[:, i].mean():.2f})" for i, n in firsts)
+        told = ", ".join(f"{places365_labels()[i]} {n / len(p):.0%} ({p[:, i].mean():.2f})" for i, n in firsts)
         print(f"{folder:<16} {len(p):>9}  {told}")
     names = [*PAPER, "racecourse"]
     print(f"\nshare of stretches above a threshold   {'  '.join(f'{name:>14}' for name in names)}")
     for folder, answers in found.items():
         if answers:
-            p = gather(np.array(answers), names)
+            p = category_probabilities(np.array(answers), names)
             cells = [
                 " ".join(f"{(p[:, k] >= bound).mean():4.0%}" for bound in (0.1, 0.2, 0.4)) for k in range(len(names))
             ]
@@ -121,12 +121,12 @@ def main(words: list[str]) -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     weights, *places = words
-    classify = Classifier(open_network(Path(weights).read_bytes(), weights))
+    classify = SceneClassifier(load_scene_network(Path(weights).read_bytes(), weights))
     speed(classify)
     files = [f for place in map(Path, places) for f in (sorted(place.rglob("*")) if place.is_dir() else [place])]
     for picture in (f for f in files if f.suffix.lower() in PICTURES):
         (p,) = classify([scene_view(cv2.cvtColor(cv2.imread(str(picture)), cv2.COLOR_BGR2RGB))])
-        print(f"{picture.name}: " + ", ".join(f"{labels()[i]} {p[i]:.2f}" for i in p.argsort()[::-1][:5]))
+        print(f"{picture.name}: " + ", ".join(f"{places365_labels()[i]} {p[i]:.2f}" for i in p.argsort()[::-1][:5]))
     videos = [f for f in files if f.suffix.lower() in VIDEOS]
     for size in (128, 256) if videos else ():
         report(look(videos, classify, size))

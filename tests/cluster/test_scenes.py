@@ -23,7 +23,7 @@ from cluster.sources import list_folder
 from vgan.drawn import draw_clip
 from vgan.errors import InputError
 from vgan.scenes.config import SceneConfig
-from vgan.scenes.labels import labels
+from vgan.scenes.labels import places365_labels
 from vgan.scenes.networks import ResNet
 from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, StabilizeConfig, VideoConfig
 from vgan.video.encode import write_mp4
@@ -100,7 +100,9 @@ def weights(tmp_path: Path) -> Path:
             conv, norm = getattr(network, name)[0].downsample
             conv.weight[0, 0] = conv.weight[1, 1] = 1.0
             norm.weight.fill_(1.0)
-        network.fc.weight[labels().index("beach"), 0] = network.fc.weight[labels().index("golf_course"), 1] = 20.0
+        network.fc.weight[places365_labels().index("beach"), 0] = network.fc.weight[
+            places365_labels().index("golf_course"), 1
+        ] = 20.0
     buffer = io.BytesIO()
     torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}}, buffer)
     path = tmp_path / "resnet.pth.tar"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vgan.options import check_choice, option
-from vgan.scenes.labels import PAPER, labels_of
+from vgan.scenes.labels import PAPER, category_labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class SceneConfig:
 
     def __post_init__(self) -> None:
         for category in self.categories:
-            labels_of(category)
+            category_labels(category)
         if not self.categories or len(set(self.categories)) < len(self.categories):
             raise ValueError(f"scene.categories must list at least one category, each once; got {self.categories}")
         for category in self.keep:

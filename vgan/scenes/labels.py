@@ -21,12 +21,12 @@ PAPER = {  # section 3.1: golf course, hospital rooms (babies), beaches and trai
 
 
 @cache
-def labels() -> tuple[str, ...]:
+def places365_labels() -> tuple[str, ...]:
     """Return the 365 label names in the order of a classifier's outputs."""
     return tuple((Path(__file__).parent / "places365.txt").read_text().split())
 
 
-def labels_of(category: str) -> tuple[str, ...]:
+def category_labels(category: str) -> tuple[str, ...]:
     """Return the labels of a category: a name in `PAPER`, or a single Places365 label.
 
     Raises:
@@ -34,9 +34,9 @@ def labels_of(category: str) -> tuple[str, ...]:
     """
     if category in PAPER:
         return PAPER[category]
-    if category in labels():
+    if category in places365_labels():
         return (category,)
-    close = difflib.get_close_matches(category, [*PAPER, *labels()], n=1, cutoff=0.4)
+    close = difflib.get_close_matches(category, [*PAPER, *places365_labels()], n=1, cutoff=0.4)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     raise ValueError(
         f"no scene category {category!r}{hint} Available: {', '.join(PAPER)} and the 365 labels of Places365, "
@@ -49,7 +49,9 @@ def scene_column(category: str) -> str:
     return f"scene_{category.replace('/', '_')}"
 
 
-def gather(probabilities: np.ndarray, categories: list[str]) -> np.ndarray:
+def category_probabilities(probabilities: np.ndarray, categories: list[str]) -> np.ndarray:
     """Sum label probabilities (N, 365) over the labels of each category: (N, K), K categories."""
-    index = {label: i for i, label in enumerate(labels())}
-    return np.stack([probabilities[:, [index[label] for label in labels_of(c)]].sum(1) for c in categories], axis=1)
+    index = {label: i for i, label in enumerate(places365_labels())}
+    return np.stack(
+        [probabilities[:, [index[label] for label in category_labels(c)]].sum(1) for c in categories], axis=1
+    )

@@ -30,7 +30,7 @@ READER_FAULTS = (  # raised by torch and pickle for truncated files and other fo
 KINDS = "a Places365 ResNet checkpoint (.pth.tar) or the SqueezeNet's .params"
 
 
-class Seen(nn.Module):
+class ImageNormalization(nn.Module):
     """Per-channel normalization (x - mean) / std of pictures (B, 3, H, W) in 0..255."""
 
     mean: Tensor
@@ -57,11 +57,11 @@ class Fire(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, cin, H, W) to (B, 2 * expanded, H, W)."""
-        x = leaky(self.squeeze(x))
-        return leaky(torch.cat([self.expand1(x), self.expand3(x)], 1))
+        x = leaky_relu(self.squeeze(x))
+        return leaky_relu(torch.cat([self.expand1(x), self.expand3(x)], 1))
 
 
-def leaky(x: Tensor) -> Tensor:
+def leaky_relu(x: Tensor) -> Tensor:
     """Apply a leaky ReLU of slope 0.55 in place, the activation that the SqueezeNet was trained with."""
     return F.leaky_relu(x, 0.55, inplace=True)
 
@@ -72,7 +72,7 @@ class SqueezeNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         # Mean color of Places365. The authors subtract a mean picture, which differs little from it.
-        self.seen = Seen((116.676, 112.514, 104.051), (255.0, 255.0, 255.0))
+        self.seen = ImageNormalization((116.676, 112.514, 104.051), (255.0, 255.0, 255.0))
         self.layers = nn.ModuleList(
             [
                 nn.Conv2d(3, 64, 3, stride=2),
@@ -85,15 +85,15 @@ class SqueezeNet(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Compute logits (B, 365) of pictures (B, 3, 224, 224) in 0..255."""
-        x = leaky(self.layers[0](self.seen(pictures)))  # (B, 64, 111, 111)
+        x = leaky_relu(self.layers[0](self.seen(pictures)))  # (B, 64, 111, 111)
         for number, layer in enumerate(self.layers[1:], start=1):
             if number in (1, 3, 5):
                 x = F.max_pool2d(x, 3, 2)  # 55, 27, 13
             x = layer(x)
-        return leaky(x).mean((2, 3))
+        return leaky_relu(x).mean((2, 3))
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 in networks of at least 50 layers."""
 
     def __init__(self, cin: int, width: int, stride: int, *, deep: bool) -> None:
@@ -129,13 +129,15 @@ class ResNet(nn.Module):
 
     def __init__(self, blocks: tuple[int, ...], *, deep: bool) -> None:
         super().__init__()
-        self.seen = Seen((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # ImageNet's, as in the authors' demo
+        self.seen = ImageNormalization(
+            (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+        )  # ImageNet's, as in the authors' demo
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False), nn.BatchNorm2d(64)
         cin = 64
         for number, count in enumerate(blocks):
             width, layer = 64 << number, []
             for n in range(count):
-                layer.append(Block(cin, width, 2 if number and not n else 1, deep=deep))
+                layer.append(ResidualBlock(cin, width, 2 if number and not n else 1, deep=deep))
                 cin = width * 4 if deep else width
             self.add_module(f"layer{number + 1}", nn.Sequential(*layer))
         self.fc = nn.Linear(cin, NUM_LABELS)
@@ -149,7 +151,7 @@ class ResNet(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-def open_network(content: bytes, origin: str) -> nn.Module:
+def load_scene_network(content: bytes, origin: str) -> nn.Module:
     """Load a classifier in eval mode from the bytes of a weights file; pickled code is rejected, never executed.
 
     Args:

@@ -12,14 +12,14 @@ from torch import nn
 
 from vgan.records import Clip, Reject
 from vgan.scenes.config import SceneConfig
-from vgan.scenes.labels import gather, labels, scene_column
+from vgan.scenes.labels import category_probabilities, places365_labels, scene_column
 
 DIGITS = 4  # decimals stored of a probability: further ones differ between processors
 
 Classify = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 
-class Classifier:
+class SceneClassifier:
     """Batch classifier: views (224, 224, 3) uint8 RGB to probabilities (N, 365) float32."""
 
     def __init__(self, network: nn.Module, device: str = "cpu") -> None:
@@ -34,7 +34,9 @@ class Classifier:
         return self.network(pictures.float()).softmax(1).cpu().numpy()
 
 
-def scored(items: Iterable[Clip | Reject], classify: Classify, config: SceneConfig) -> Iterator[Clip | Reject]:
+def add_scene_scores(
+    items: Iterable[Clip | Reject], classify: Classify, config: SceneConfig
+) -> Iterator[Clip | Reject]:
     """Replace the view of each clip by its scene columns; rejects pass through.
 
     Clips of one shot that begin within `config.stretch_s` seconds form a segment. All clips of a segment get the mean
@@ -69,9 +71,9 @@ def _with_scenes(segment: list[Clip], classify: Classify, config: SceneConfig) -
 def scene_columns(probabilities: np.ndarray, categories: list[str]) -> dict[str, Any]:
     """Return the dataset columns of label probabilities (365,): best label, its probability, and each category's."""
     best = int(probabilities.argmax())
-    category_scores = gather(probabilities[None], categories)[0]
+    category_scores = category_probabilities(probabilities[None], categories)[0]
     return {
-        "scene": labels()[best],
+        "scene": places365_labels()[best],
         "scene_score": round(float(probabilities[best]), DIGITS),
         **{scene_column(c): round(float(p), DIGITS) for c, p in zip(categories, category_scores, strict=True)},
     }

@@ -10,7 +10,7 @@ import numpy as np
 
 from vgan.errors import VideoError
 from vgan.records import Clip, Reject
-from vgan.scenes.view import scene_view
+from vgan.scenes.preprocess import scene_view
 from vgan.video import letterbox, screen
 from vgan.video.config import VideoConfig
 from vgan.video.decode import Frame

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vgan.errors import InputError
-from vgan.scenes.labels import labels
-from vgan.scenes.networks import ResNet, SqueezeNet, open_network
-from vgan.scenes.scoring import Classifier
-from vgan.scenes.view import scene_view
+from vgan.scenes.labels import places365_labels
+from vgan.scenes.networks import ResNet, SqueezeNet, load_scene_network
+from vgan.scenes.preprocess import scene_view
+from vgan.scenes.scoring import SceneClassifier
 
 FIRES = [(64, 16, 64), (128, 16, 64), (128, 32, 128), (256, 32, 128), (256, 48, 192), (384, 48, 192), (384, 64, 256)]
 FIRES += [(512, 64, 256)]
@@ -82,15 +82,15 @@ def test_open_network_reads_a_places365_checkpoint(deep: bool, old: bool) -> Non
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.uniform_(-1, 1)  # type: ignore[union-attr]
-    opened = open_network(saved(checkpoint(network), old=old), "x")
+    opened = load_scene_network(saved(checkpoint(network), old=old), "x")
     assert not opened.training
     assert torch.equal(logits(opened), logits(network))
-    assert torch.equal(logits(open_network(saved(network.state_dict()), "x")), logits(network))
+    assert torch.equal(logits(load_scene_network(saved(network.state_dict()), "x")), logits(network))
     if old:
         older = of_python_2(saved(checkpoint(network), old=True))
         assert b"X\x0a\x00\x00\x00state_dict" not in older
         assert b"U\x0astate_dict" in older
-        assert torch.equal(logits(open_network(older, "x")), logits(network))
+        assert torch.equal(logits(load_scene_network(older, "x")), logits(network))
 
 
 def lasagne_arrays(rng: np.random.Generator) -> list[np.ndarray]:
@@ -132,7 +132,7 @@ def lasagne_logits(arrays: list[np.ndarray], rgb: Tensor) -> Tensor:
 def test_squeezenet_folds_batch_norms_and_flips_kernels_and_color_channels() -> None:
     arrays = lasagne_arrays(np.random.default_rng(1))
     assert len(arrays) == 152
-    opened = open_network(pickle.dumps(arrays, 3), "x")
+    opened = load_scene_network(pickle.dumps(arrays, 3), "x")
     assert isinstance(opened, SqueezeNet)
     expected = lasagne_logits(arrays, pictures())
     assert (logits(opened) - expected).abs().max() < 1e-4 * expected.abs().max()
@@ -158,7 +158,7 @@ def test_open_network_rejects_pickled_code_without_running_it(file_format: str, 
         else saved({"state_dict": trap}, old=file_format == "old")
     )
     with pytest.raises(InputError, match=r"scene\.weights='w\.pth'"):
-        open_network(content, "w.pth")
+        load_scene_network(content, "w.pth")
     assert not list(tmp_path.iterdir())
 
 
@@ -174,21 +174,21 @@ def test_open_network_errors_name_the_problem() -> None:
     }
     for message, content in broken.items():
         with pytest.raises(InputError, match=message):
-            open_network(content, "w")
+            load_scene_network(content, "w")
 
 
 def test_places365_squeezenet_recognizes_mountains(shared: Path) -> None:
     folder = shared / "weights" / "places365_squeezenet"
-    network = open_network((folder / "squeezenet_weights_places365.params").read_bytes(), "x")
+    network = load_scene_network((folder / "squeezenet_weights_places365.params").read_bytes(), "x")
     picture = cv2.cvtColor(cv2.imread(str(folder / "mountains.jpg")), cv2.COLOR_BGR2RGB)
-    (probabilities,) = Classifier(network)([scene_view(picture)])
+    (probabilities,) = SceneClassifier(network)([scene_view(picture)])
     assert probabilities.shape == (365,)
     assert abs(probabilities.sum() - 1) < 1e-4
-    top_labels = [labels()[i] for i in probabilities.argsort()[::-1][:5]]
+    top_labels = [places365_labels()[i] for i in probabilities.argsort()[::-1][:5]]
     assert top_labels[0] == "mountain_path"
     assert {"mountain_snowy", "glacier"} <= set(top_labels)
 
 
 def test_labels_are_in_the_published_order(shared: Path) -> None:
     published = (shared / "weights" / "places365_squeezenet" / "categories_places365.txt").read_text().splitlines()
-    assert [f"/{label[0]}/{label} {n}" for n, label in enumerate(labels())] == published
+    assert [f"/{label[0]}/{label} {n}" for n, label in enumerate(places365_labels())] == published

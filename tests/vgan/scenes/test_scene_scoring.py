@@ -10,11 +10,11 @@ import pytest
 
 from vgan.records import Clip, ClipScores, Reject
 from vgan.scenes.config import SceneConfig
-from vgan.scenes.labels import gather, labels, labels_of, scene_column
-from vgan.scenes.scoring import scene_columns, scored
-from vgan.scenes.view import scene_view
+from vgan.scenes.labels import category_labels, category_probabilities, places365_labels, scene_column
+from vgan.scenes.preprocess import scene_view
+from vgan.scenes.scoring import add_scene_scores, scene_columns
 
-BEACH, GOLF = labels().index("beach"), labels().index("golf_course")
+BEACH, GOLF = places365_labels().index("beach"), places365_labels().index("golf_course")
 
 
 def clip(number: int, start_s: float, shot: int = 0) -> Clip:
@@ -43,7 +43,7 @@ def test_scored_classifies_a_few_views_per_segment() -> None:
     first = [clip(n, start_s=n) for n in range(10)]  # one segment of ten seconds
     items = [*first[:2], reject, *first[2:], clip(50, 10.0), clip(90, 11.0, shot=1)]
     classify = Recorder()
-    out = list(scored(items, classify, SceneConfig(frames=3, stretch_s=10.0)))
+    out = list(add_scene_scores(items, classify, SceneConfig(frames=3, stretch_s=10.0)))
     assert classify.calls == [[0, 4, 9], [50], [90]]
     assert [i for i in out if isinstance(i, Reject)] == [reject]
     clips = [i for i in out if isinstance(i, Clip)]
@@ -56,15 +56,15 @@ def test_scored_classifies_a_few_views_per_segment() -> None:
 
 def test_scored_without_clips_does_not_classify() -> None:
     classify = Recorder()
-    assert list(scored([Reject(start_s=None, stage="decode", reason="corrupt")], classify, SceneConfig()))
+    assert list(add_scene_scores([Reject(start_s=None, stage="decode", reason="corrupt")], classify, SceneConfig()))
     assert classify.calls == []
 
 
 def test_a_category_is_the_sum_of_its_labels() -> None:
     probabilities = np.zeros(365, np.float32)
     for label, p in {"hospital_room": 0.25, "nursery": 0.5, "train_station/platform": 0.125}.items():
-        probabilities[labels().index(label)] = p
-    assert gather(probabilities[None], ["baby", "train", "nursery"]).tolist() == [[0.75, 0.125, 0.5]]
+        probabilities[places365_labels().index(label)] = p
+    assert category_probabilities(probabilities[None], ["baby", "train", "nursery"]).tolist() == [[0.75, 0.125, 0.5]]
     assert scene_columns(probabilities, ["baby", "train_station/platform"]) == {
         "scene": "nursery",
         "scene_score": 0.5,
@@ -76,7 +76,7 @@ def test_a_category_is_the_sum_of_its_labels() -> None:
 
 def test_unknown_category_error_suggests_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"no scene category 'golf_curse'; did you mean 'golf_course'"):
-        labels_of("golf_curse")
+        category_labels("golf_curse")
     with pytest.raises(ValueError, match="did you mean 'beach'"):
         SceneConfig(categories=["beech"])
 
