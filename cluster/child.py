@@ -24,10 +24,10 @@ from vgan.models.classifier import Classifier
 from vgan.models.config import ModelConfig
 from vgan.models.layers import remove_spectral_norm
 from vgan.transfer.config import FinetuneConfig
-from vgan.transfer.finetune import ALONE, Team, finetune
-from vgan.transfer.fractions import subset
-from vgan.transfer.logistic import features, logistic_probabilities
-from vgan.transfer.scores import probabilities, score
+from vgan.transfer.finetune import SINGLE_PROCESS, WorkerGroup, finetune
+from vgan.transfer.label_subsets import label_subset
+from vgan.transfer.logistic_probe import features, logistic_probabilities
+from vgan.transfer.scores import probabilities, score_videos
 
 INITS = {
     "vgan": "the trained GAN's trunk, fine-tuned",
@@ -69,7 +69,7 @@ def run_child(
     start: Start,
     config: FinetuneConfig,
     use_gpu: bool = False,
-    team: Team = ALONE,
+    team: WorkerGroup = SINGLE_PROCESS,
 ) -> dict[str, Any]:
     """Train and test one child; suitable for `ray.remote`. Returns plain values for JSON.
 
@@ -83,7 +83,7 @@ def run_child(
     if start.trunk is not None:
         network.trunk.load_state_dict(start.trunk)
     pool = np.flatnonzero(clips.train)
-    chosen = pool[subset(clips.labels[pool], child.fraction, child.seed)]
+    chosen = pool[label_subset(clips.labels[pool], child.fraction, child.seed)]
     test = np.flatnonzero(~clips.train)
     rows = clips.rows[test]  # (V, clips a video)
 
@@ -114,7 +114,7 @@ def run_child(
             team=team,
         )
         found = probabilities(network, frames(rows.ravel()), config.batch_size, device)
-    scores = score(found, np.repeat(np.arange(len(test)), rows.shape[1]), clips.labels[test], clips.protocol)
+    scores = score_videos(found, np.repeat(np.arange(len(test)), rows.shape[1]), clips.labels[test], clips.protocol)
     return {
         "accuracy": scores.accuracy,
         "chance": 1 / len(clips.classes),
@@ -166,7 +166,7 @@ def run_child_on_workers(
 
 def _on_worker(loop: dict[str, Any]) -> dict[str, Any]:
     context = ray.train.get_context()
-    team = Team(rank=context.get_world_rank(), size=context.get_world_size(), average=_average)
+    team = WorkerGroup(rank=context.get_world_rank(), size=context.get_world_size(), average=_average)
     clips, start = ray.get(loop["shared"])
     return run_child(loop["child"], clips, start, loop["config"], loop["use_gpu"], team)
 

@@ -21,7 +21,7 @@ from vgan.metrics.extractors import Extractor
 from vgan.metrics.nearest_neighbors import NearestNeighbors, block_means, nearest_neighbors, normalize_blocks
 from vgan.metrics.sampling import balanced_order
 from vgan.models.pretrained import GeneratedClips, Model
-from vgan.transfer.fractions import ids_digest
+from vgan.transfer.label_subsets import ids_digest
 
 PART = 16  # clips that a task looks at
 

@@ -18,7 +18,7 @@ from cluster.shards import read_frames
 from cluster.sweep_record import results_of
 from vgan.errors import InputError
 from vgan.training import diagnostics
-from vgan.transfer.curves import accuracies, gains
+from vgan.transfer.accuracy_curves import accuracies, relative_gains
 from vgan.video.encode import write_mp4
 from vgan.viz.card import Card, CardModel, Metric, render_card
 from vgan.viz.figures import figure_png, label_fraction_figure, spectrum_figure
@@ -115,6 +115,6 @@ def _with_transfer(card: Card, url: str) -> Card:
     rows = storage.read_json(url)
     told = {"protocol": rows[0]["protocol"], "chance": rows[0]["chance"]}
     own = results_of([row for row in rows if row["protocol"] == told["protocol"]])
-    plot = figure_png(label_fraction_figure(accuracies(own), gains(own), **told))
+    plot = figure_png(label_fraction_figure(accuracies(own), relative_gains(own), **told))
     figure = Media(data=plot, media_type="image/png", alt="Accuracy against label fraction")
     return replace(card, transfer=figure, transfer_protocol=told["protocol"])

@@ -19,7 +19,7 @@ from cluster.shards import Manifest, read_clips, read_manifest, to_frames
 from cluster.sources import Source
 from cluster.sweep_record import results_of
 from cluster.transfer import dataset_url
-from vgan.transfer.curves import accuracies, gains
+from vgan.transfer.accuracy_curves import accuracies, relative_gains
 from vgan.viz.figures import figure_png, label_fraction_figure
 from vgan.viz.panels import Pair, before_after_sheet
 from vgan.viz.report import Media, Report, Stage
@@ -62,7 +62,7 @@ def overview(
     sheet = cv2.imencode(".png", cv2.cvtColor(before_after_sheet(pairs), cv2.COLOR_RGB2BGR))[1].tobytes()
     results = results_of(rows)
     accuracy = accuracies(results)
-    plot = figure_png(label_fraction_figure(accuracy, gains(results), protocol=protocol, chance=chance))
+    plot = figure_png(label_fraction_figure(accuracy, relative_gains(results), protocol=protocol, chance=chance))
     return Report(
         title=title,
         created=f"{datetime.datetime.now():%Y-%m-%d %H:%M}, version {importlib.metadata.version('scene-dynamics')}",

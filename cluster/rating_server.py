@@ -29,7 +29,7 @@ from aiohttp import web
 from cluster import storage
 from cluster.study import CLIPS, StoredStudy, clip_name
 from cluster.votes import Vote, VoteStore
-from vgan.study.trials import PRACTICE, session
+from vgan.study.trials import PRACTICE, rater_session
 from vgan.viz.study import render_rating_page
 
 MAX_BODY = 512  # bytes; a vote takes 60
@@ -61,7 +61,7 @@ class RatingServer:
         self.study, self.url, self.store = stored.study, url, store
         self.digest, self.limits = stored.digest, limits or Limits()
         self.practice = stored.study.numbers(PRACTICE)
-        self.session = lru_cache(maxsize=1000)(lambda rater: session(stored.study, rater))
+        self.session = lru_cache(maxsize=1000)(lambda rater: rater_session(stored.study, rater))
         self.read_clip = lru_cache(maxsize=200)(self._read_clip)
         self.page, policy = render_rating_page()
         self.headers = {

@@ -22,7 +22,17 @@ from cluster.fetch import local_copy
 from cluster.shards import MANIFEST, read_frames, read_manifest
 from cluster.sources import VIDEO_SUFFIXES, Source
 from vgan.errors import InputError, VideoError
-from vgan.study.trials import SCRAMBLED, STATIC, Clip, Plan, Study, Trial, scrambled_clip, side_by_side, static_clip
+from vgan.study.trials import (
+    SCRAMBLED,
+    STATIC,
+    Study,
+    StudyDesign,
+    Trial,
+    TrialClip,
+    scrambled_clip,
+    side_by_side,
+    static_clip,
+)
 from vgan.video.config import DecodeConfig
 from vgan.video.decode import frames
 from vgan.video.encode import FREE_BOX, padded_mp4, write_mp4
@@ -103,7 +113,7 @@ def read_study(url: str) -> StoredStudy:
     study = Study(
         methods=tuple(value["methods"]),
         categories=tuple(value["categories"]),
-        plan=Plan(**value["plan"]),
+        plan=StudyDesign(**value["plan"]),
         trials=tuple(_trial(trial) for trial in value["trials"]),
     )
     return StoredStudy(study=study, digest=hashlib.sha256(data).hexdigest())
@@ -115,7 +125,7 @@ def clip_name(number: int) -> str:
 
 
 def _trial(value: Mapping[str, Any]) -> Trial:
-    return Trial(**{**value, "first": Clip(**value["first"]), "second": Clip(**value["second"])})
+    return Trial(**{**value, "first": TrialClip(**value["first"]), "second": TrialClip(**value["second"])})
 
 
 class _Reader:
@@ -127,7 +137,7 @@ class _Reader:
         self.first = ""
         self.manifest = lru_cache(maxsize=8)(read_manifest)
 
-    def frames(self, clip: Clip) -> np.ndarray:
+    def frames(self, clip: TrialClip) -> np.ndarray:
         """Frames (T, H, W, 3) uint8 of one side."""
         found = self._stored(clip.source) if "#" in clip.source else _decoded(clip.source)
         if len(found) < self.num_frames:

@@ -15,14 +15,14 @@ from vgan.study.ratings import (
     Cell,
     Votes,
     agreement,
-    missed_gold,
+    drop_raters,
+    gold_failure_rate,
+    median_design_effect,
+    minimum_detectable_preference,
     preference_table,
-    refused_real,
+    real_rejection_rate,
+    required_votes,
     side_bias,
-    smallest_seen,
-    typical_design,
-    votes_needed,
-    without,
 )
 from vgan.viz.study import StudyReport, Table
 
@@ -32,8 +32,8 @@ ALL, PAPER, GOLD = "all", "real", "gold"  # whose votes a table counts; they beg
 def tables_of(votes: Votes, stored: StoredStudy, bad_share: float) -> dict[str, Table]:
     """Table 1 of all raters, without the paper's bad workers, and without those who failed gold trials."""
     study = stored.study
-    of_real, of_gold = refused_real(votes, study), missed_gold(votes, study)
-    kept = {PAPER: without(votes, of_real, bad_share), GOLD: without(votes, of_gold, bad_share)}
+    of_real, of_gold = real_rejection_rate(votes, study), gold_failure_rate(votes, study)
+    kept = {PAPER: drop_raters(votes, of_real, bad_share), GOLD: drop_raters(votes, of_gold, bad_share)}
     everyone = len(np.unique(votes.rater))
     left_out = {
         name: f"{everyone - len(np.unique(rest.rater))} of {everyone} raters are left out"
@@ -74,10 +74,10 @@ def make_report(votes: Votes, stored: StoredStudy, tables: dict[str, Table], nam
 
 
 def _worth(votes: Votes, stored: StoredStudy, cells: Sequence[Cell]) -> list[tuple[str, str]]:
-    alike, design = agreement(votes, stored.study), typical_design(cells)
+    alike, design = agreement(votes, stored.study), median_design_effect(cells)
     num = int(np.median([cell.votes for cell in cells if cell.category != MEAN]))
-    gold = missed_gold(votes, stored.study)
-    seen = smallest_seen(num, design)
+    gold = gold_failure_rate(votes, stored.study)
+    seen = minimum_detectable_preference(num, design)
     visible = f"a preference of {100 * seen:.0f} % or more" if seen < 1 else "no preference"
     agreed = "no trial has two votes"
     if alike.trials:
@@ -88,7 +88,7 @@ def _worth(votes: Votes, stored: StoredStudy, cells: Sequence[Cell]) -> list[tup
         ("left side chosen", f"{100 * side_bias(votes):.1f} % of votes"),
         ("gold trials", f"{100 * (1 - np.mean(list(gold.values()))):.0f} % right" if gold else "none"),
         ("design effect", f"{design:.2f}: votes of a cell that count as one independent vote (median)"),
-        ("votes to see 55 %", f"{votes_needed(0.55, design):,} in a cell, at 5 % and a power of 80 %"),
+        ("votes to see 55 %", f"{required_votes(0.55, design):,} in a cell, at 5 % and a power of 80 %"),
         ("votes there are", f"{num:,} in a cell (median), which would show {visible}"),
         ("intervals", "95 %, a bootstrap over raters: they hold for other raters of the same clips"),
     ]
@@ -103,12 +103,12 @@ def metrics_of(votes: Votes, stored: StoredStudy, tables: dict[str, Table]) -> d
                 place = f"{whose}/{cell.pair[0]}-over-{cell.pair[1]}/{cell.category}"
                 values = {"preference": cell.share, "low": cell.low, "high": cell.high, "votes_in": cell.votes}
                 found |= {f"{what}/{place}": float(value) for what, value in values.items()}
-    alike, design = agreement(votes, stored.study), typical_design(tables[ALL].cells)
+    alike, design = agreement(votes, stored.study), median_design_effect(tables[ALL].cells)
     more = {
         "agreement/share": alike.share,
         "agreement/kappa": alike.kappa,
         "left_share": side_bias(votes),
-        "power/votes_needed_55": votes_needed(0.55, design),
+        "power/votes_needed_55": required_votes(0.55, design),
     }
     return found | {name: float(value) for name, value in more.items() if not np.isnan(value)}
 

@@ -25,7 +25,7 @@ from vgan.models.config import ModelConfig
 from vgan.options import check_choice, option, section
 from vgan.presets import FINETUNE_PRESETS
 from vgan.transfer.config import FinetuneConfig
-from vgan.transfer.fractions import FRACTIONS
+from vgan.transfer.label_subsets import FRACTIONS
 from vgan.transfer.ucf101 import read_split
 from vgan.video.config import ClipSpec, FilterConfig, PrescreenConfig, StabilizeConfig, VideoConfig
 

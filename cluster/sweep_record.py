@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from cluster.child import Child
 from cluster.tracking import Run, Tracker
 from vgan.errors import InputError
-from vgan.transfer.curves import BASELINE, EVERY, Point, Result, accuracies, differences, gains
-from vgan.transfer.fractions import ids_digest
+from vgan.transfer.accuracy_curves import BASELINE, EVERY, Point, Result, accuracies, paired_differences, relative_gains
+from vgan.transfer.label_subsets import ids_digest
 from vgan.transfer.scores import Scores
 from vgan.viz.figures import all_labels_figure, figure_png, label_fraction_figure
 from vgan.viz.interactive import all_labels_page, label_fraction_page
@@ -35,7 +35,7 @@ def row_of(child: Child, outcome: dict[str, Any], remark: str) -> dict[str, Any]
 
 
 def results_of(rows: Sequence[dict[str, Any]]) -> list[Result]:
-    """Rows as `vgan.transfer.curves` takes them."""
+    """Rows as `vgan.transfer.accuracy_curves` takes them."""
     keys = ("init", "fraction", "seed", "split")
     return [Result(**{key: row[key] for key in keys}, correct=np.array(row["correct"], bool)) for row in rows]
 
@@ -58,7 +58,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         for init, own in _by_init(accuracies(results)).items():
             cells = {p.fraction: f"{100 * p.mean:.1f} ({100 * p.low:.1f}-{100 * p.high:.1f})" for p in own}
             lines.append(f"  {init:<38}" + "".join(f"{cells.get(f, ''):>20}" for f in fractions))
-        for init, own in _by_init(differences(results)).items():
+        for init, own in _by_init(paired_differences(results)).items():
             cells = {p.fraction: f"{100 * p.mean:+.1f} ({100 * p.low:+.1f} {100 * p.high:+.1f})" for p in own}
             line = f"  {f'{init}, over {BASELINE}':<38}" + "".join(f"{cells.get(f, ''):>20}" for f in fractions)
             lines.append(line + (f"   all fractions: {cells[EVERY]}" if EVERY in cells else ""))
@@ -121,7 +121,7 @@ def _figures(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[Callable[[], Fig
     for protocol, own in by_protocol(rows).items():
         shown, results = _shown(protocol, own), results_of(own)
         points = accuracies(results)
-        curves = (points, gains(results))
+        curves = (points, relative_gains(results))
         found[f"figure_4bc_{protocol}"] = (
             partial(label_fraction_figure, *curves, **shown),
             partial(label_fraction_page, *curves, **shown),

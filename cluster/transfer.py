@@ -14,7 +14,7 @@ from cluster.pack import Packing
 from cluster.shards import Manifest, read_clips, read_frames, read_manifest
 from cluster.sources import Source
 from vgan.errors import InputError
-from vgan.transfer.fractions import held_out
+from vgan.transfer.label_subsets import held_out_mask
 from vgan.transfer.scores import protocol_name
 from vgan.transfer.ucf101 import Split, read_split
 from vgan.video.config import VideoConfig
@@ -99,7 +99,7 @@ def load_split(
     labels = np.array([split.compact_labels[v.label] for v in found], np.int64)
     train = np.array([v.side == "train" for v in found])
     if choose:
-        train = ~held_out(labels, [v.group for v in found], HELD_OUT_SHARE, seed=fold)
+        train = ~held_out_mask(labels, [v.group for v in found], HELD_OUT_SHARE, seed=fold)
     if train.all() or not train.any():
         side = "test" if train.all() else "training"
         raise InputError(

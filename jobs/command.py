@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cluster import storage
 from cluster.runs import flatten, public_settings
 from vgan.errors import InputError
-from vgan.presets import settings_of
+from vgan.presets import preset_overrides
 
 T = TypeVar("T")
 BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
@@ -116,8 +116,8 @@ def _apply_presets(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Put a preset's settings before what is said beside it; one that words name comes after all that the file says."""
     if "preset" in given:
-        return stored, settings_of(str(given["preset"]), keys) | given
-    return (settings_of(str(stored["preset"]), keys) | stored if "preset" in stored else stored), given
+        return stored, preset_overrides(str(given["preset"]), keys) | given
+    return (preset_overrides(str(stored["preset"]), keys) | stored if "preset" in stored else stored), given
 
 
 def require(config: Any, *keys: str) -> None:

@@ -14,8 +14,8 @@ from cluster.votes import VoteStore
 from jobs import command
 from vgan.errors import InputError
 from vgan.options import check_choice, option, section
-from vgan.study.ratings import votes_needed
-from vgan.study.trials import PAIR, REAL, SCRAMBLED, STATIC, Plan, make_study
+from vgan.study.ratings import required_votes
+from vgan.study.trials import PAIR, REAL, SCRAMBLED, STATIC, StudyDesign, make_study
 from vgan.viz.study import preference_text, render_hit, render_study_report
 
 ABOUT = """Two videos side by side, "Which video is more realistic?", the paper's Table 1. Make a study of folders of
@@ -84,9 +84,9 @@ class StudyConfig:
             raise ValueError(f"first must be at least 0 and fps be in 0.1..240; got {self.first} and {self.fps}")
         self.plan()
 
-    def plan(self) -> Plan:
+    def plan(self) -> StudyDesign:
         """How many trials."""
-        return Plan(
+        return StudyDesign(
             per_cell=self.per_cell,
             per_rater=self.per_rater,
             gold_per_rater=self.gold_per_rater,
@@ -115,7 +115,7 @@ def make(config: StudyConfig) -> None:
     command.save(config, storage.join(out, "settings.yaml"))
     cells = len(study.pairs) * len(study.categories)
     counted = min(config.per_rater - config.gold_per_rater, len(study.numbers(PAIR)))
-    needed = votes_needed(0.55)
+    needed = required_votes(0.55)
     print(
         f"a rater gives {counted} votes that count, {counted / cells:.1f} a cell; to see 55 % takes {needed} a cell: "
         f"{-(-needed * cells // counted)} raters -> {out}"

@@ -43,7 +43,7 @@ FINETUNE_PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def settings_of(name: str, keys: Container[str]) -> dict[str, Any]:
+def preset_overrides(name: str, keys: Container[str]) -> dict[str, Any]:
     """What a preset says of a job's settings: every one that any preset of that job names; none if there is no such.
 
     Args:

@@ -21,7 +21,7 @@ from cluster.study import StoredStudy, read_study
 from cluster.votes import VoteStore
 from jobs import command, study
 from jobs.study import StudyConfig
-from vgan.study.trials import PRACTICE, session
+from vgan.study.trials import PRACTICE, rater_session
 
 LOOSE = Limits(per_second=1e6, burst=1e6, bad_per_second=1e6, bad_burst=1e6)
 Visit = Callable[["Rater"], Coroutine[Any, Any, None]]
@@ -77,7 +77,7 @@ def test_rater_does_a_session_and_comes_back_to_none_left(place: Path, stored: S
         status, body = await rater.ask("GET", "/session")
         found = json.loads(body)
         assert status == 200
-        assert found["trials"] == session(stored.study, 3)
+        assert found["trials"] == rater_session(stored.study, 3)
         sizes = set()
         for number in found["trials"] + [p["trial"] for p in found["practice"]]:
             status, clip = await rater.ask("GET", f"/clips/{number}")
@@ -90,7 +90,7 @@ def test_rater_does_a_session_and_comes_back_to_none_left(place: Path, stored: S
 
     visit(place, stored, store, rate)
     votes = store.all()
-    assert sorted(votes.trial) == sorted(session(stored.study, 3))
+    assert sorted(votes.trial) == sorted(rater_session(stored.study, 3))
     assert (votes.left == (votes.trial % 2 == 0)).all()
     assert set(votes.rater) == {"3"}
 
@@ -98,7 +98,7 @@ def test_rater_does_a_session_and_comes_back_to_none_left(place: Path, stored: S
 def test_answers_do_not_tell_one_trial_from_another(place: Path, stored: StoredStudy, store: VoteStore) -> None:
     async def look(rater: Rater) -> None:
         headers = set()
-        for number in session(stored.study, 3):
+        for number in rater_session(stored.study, 3):
             async with rater.http.get(
                 f"{rater.base}/clips/{number}", headers={"Authorization": f"Bearer {rater.token}"}
             ) as answer:
@@ -126,7 +126,7 @@ def test_tampered_tokens_are_refused(place: Path, stored: StoredStudy, store: Vo
     assert rater_of(good, store.secret) == 3
 
     async def knock(rater: Rater) -> None:
-        trial = session(stored.study, 3)[0]
+        trial = rater_session(stored.study, 3)[0]
         for rater.token in [b for b in bad if b.isascii()]:
             assert (await rater.ask("GET", "/session"))[0] == 401
             assert (await rater.ask("GET", f"/clips/{trial}"))[0] == 401
@@ -139,7 +139,7 @@ def test_tampered_tokens_are_refused(place: Path, stored: StoredStudy, store: Vo
 def test_replayed_vote_counts_once_and_a_changed_one_is_refused(
     place: Path, stored: StoredStudy, store: VoteStore
 ) -> None:
-    trial, other = session(stored.study, 3)[:2]
+    trial, other = rater_session(stored.study, 3)[:2]
 
     async def replay(rater: Rater) -> None:
         assert [await rater.vote(trial) for _ in range(3)] == [200, 200, 200]
@@ -155,7 +155,7 @@ def test_replayed_vote_counts_once_and_a_changed_one_is_refused(
 def test_votes_outside_the_session_or_of_another_form_are_refused(
     place: Path, stored: StoredStudy, store: VoteStore
 ) -> None:
-    mine = session(stored.study, 3)
+    mine = rater_session(stored.study, 3)
     foreign = next(n for n in range(len(stored.study.trials)) if n not in mine)
 
     async def send(rater: Rater) -> None:
@@ -185,7 +185,7 @@ def test_oversized_bodies_are_refused(place: Path, stored: StoredStudy, store: V
     async def send(rater: Rater) -> None:
         assert (await rater.ask("POST", "/votes", data=b" " * 600))[0] == 413
         assert (await rater.ask("POST", "/votes", data=chunks()))[0] == 413
-        assert await rater.vote(session(stored.study, 3)[0]) == 200  # and it goes on
+        assert await rater.vote(rater_session(stored.study, 3)[0]) == 200  # and it goes on
 
     visit(place, stored, store, send)
 
@@ -227,7 +227,7 @@ def test_rater_who_asks_too_often_waits_and_strangers_do_not_slow_raters(
 def test_database_that_is_away_is_told_and_the_vote_can_be_sent_again(
     place: Path, stored: StoredStudy, store: VoteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial, put = session(stored.study, 3)[0], store.put
+    trial, put = rater_session(stored.study, 3)[0], store.put
 
     async def send(rater: Rater) -> None:
         monkeypatch.setattr(store, "put", lambda _votes: 1 / 0)

@@ -14,7 +14,7 @@ from cluster.study import read_study
 from cluster.votes import VoteStore
 from jobs import command, study
 from jobs.study import StudyConfig
-from vgan.study.trials import session
+from vgan.study.trials import rater_session
 
 pytestmark = [
     pytest.mark.slow,
@@ -54,7 +54,7 @@ def test_a_rater_completes_a_session_in_a_browser(tmp_path: Path, way: str) -> N
     stored = read_study(f"{tmp_path}/study")
     store = VoteStore(f"sqlite:///{tmp_path}/votes.db", stored.digest)
     server, act = RatingServer(stored, f"{tmp_path}/study", store), by_key if way == "keys" else by_finger
-    trials = session(stored.study, 5)
+    trials = rater_session(stored.study, 5)
     chosen = {number: CHOICES[i % len(CHOICES)] == "left" for i, number in enumerate(trials)}
 
     async def rate() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.turk import hits_csv, read_results
 from vgan.errors import InputError
-from vgan.study.trials import GOLD, PAIR, Plan, Study, make_study
+from vgan.study.trials import GOLD, PAIR, Study, StudyDesign, make_study
 from vgan.viz.study import render_hit
 
 SECRET = b"secret"
@@ -17,7 +17,7 @@ SECRET = b"secret"
 
 def small_study(per_rater: int = 20) -> Study:
     clips = {m: {"all": [f"{m}/{i}" for i in range(9)]} for m in ("two_stream", "one_stream", "real")}
-    plan = Plan(per_cell=10, per_rater=per_rater, gold_per_rater=2, static=False, seed=0)
+    plan = StudyDesign(per_cell=10, per_rater=per_rater, gold_per_rater=2, static=False, seed=0)
     return make_study(clips, plan)
 
 

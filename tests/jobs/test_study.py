@@ -19,7 +19,7 @@ from cluster.study import read_study
 from cluster.votes import Vote, VoteStore
 from jobs import command, study
 from jobs.study import StudyConfig
-from vgan.study.trials import session
+from vgan.study.trials import rater_session
 
 
 def run(*words: str) -> int:
@@ -69,8 +69,8 @@ def test_report_prints_the_table_writes_the_page_and_logs_to_mlflow(
     db, tracking = f"db=sqlite:///{tmp_path}/votes.db", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
     store = VoteStore(db.removeprefix("db="), stored.digest)
     for rater in range(12):
-        first = [stored.study.trials[n].left == 0 for n in session(stored.study, rater)]
-        votes = zip(session(stored.study, rater), first, strict=True)
+        first = [stored.study.trials[n].left == 0 for n in rater_session(stored.study, rater)]
+        votes = zip(rater_session(stored.study, rater), first, strict=True)
         store.put([Vote(rater=str(rater), trial=n, left=left) for n, left in votes])
     words = ["action=report", f"out={place}/study", db, tracking]
     assert run(*words) == run(*words) == 0

@@ -189,7 +189,7 @@ def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 # ---- raters ------------------------------------------------------------------------------------------------------
 
 
-def refused_real(votes: Votes, study: Study, min_votes: int = 5) -> dict[str, float]:
+def real_rejection_rate(votes: Votes, study: Study, min_votes: int = 5) -> dict[str, float]:
     """Return each rater's share of votes against the real video, for raters with at least `min_votes` such trials.
 
     The paper "experimented with removing bad workers that frequently said real videos were not realistic"; it does not
@@ -199,7 +199,7 @@ def refused_real(votes: Votes, study: Study, min_votes: int = 5) -> dict[str, fl
     return _shares(votes, is_real, votes.chose_first(study), min_votes)
 
 
-def missed_gold(votes: Votes, study: Study) -> dict[str, float]:
+def gold_failure_rate(votes: Votes, study: Study) -> dict[str, float]:
     """Return the share of gold trials in which a rater chose the scrambled video, for raters with gold trials."""
     is_gold = np.array([t.kind == GOLD for t in study.trials], dtype=bool)
     return _shares(votes, is_gold, ~votes.chose_first(study), 1)
@@ -220,7 +220,7 @@ def _shares(votes: Votes, is_counted: np.ndarray, wrong: np.ndarray, min_votes: 
     return {str(name): float(b / n) for name, n, b in zip(names, num, bad, strict=True) if n >= min_votes}
 
 
-def without(votes: Votes, shares: dict[str, float], above: float) -> Votes:
+def drop_raters(votes: Votes, shares: dict[str, float], above: float) -> Votes:
     """Remove the votes of raters whose share is greater than `above`."""
     excluded = [name for name, share in shares.items() if share > above]
     return votes.where(~np.isin(votes.rater, excluded))
@@ -249,7 +249,7 @@ def side_bias(votes: Votes) -> float:
     return float(votes.left.mean()) if len(votes) else math.nan
 
 
-def votes_needed(share: float, design: float = 1.0) -> int:
+def required_votes(share: float, design: float = 1.0) -> int:
     """Return the number of votes per cell needed to distinguish a preference from 50 % (5 % level, 80 % power).
 
     Args:
@@ -265,18 +265,18 @@ def votes_needed(share: float, design: float = 1.0) -> int:
     return math.ceil(max(1.0, design) * (spread / (share - 0.5)) ** 2)
 
 
-def smallest_seen(num: int, design: float = 1.0) -> float:
+def minimum_detectable_preference(num: int, design: float = 1.0) -> float:
     """Return the smallest preference above 50 % detectable with `num` votes in a cell; 1 if there is none."""
     low, high = 0.5, 1.0
-    if num < 1 or votes_needed(1 - 1e-9, design) > num:
+    if num < 1 or required_votes(1 - 1e-9, design) > num:
         return 1.0
     while high - low > 1e-4:
         middle = (low + high) / 2
-        low, high = (middle, high) if votes_needed(middle, design) > num else (low, middle)
+        low, high = (middle, high) if required_votes(middle, design) > num else (low, middle)
     return high
 
 
-def typical_design(cells: Sequence[Cell]) -> float:
+def median_design_effect(cells: Sequence[Cell]) -> float:
     """Return the median design effect of the cells with votes, without means over categories; at least 1."""
     designs = [c.design for c in cells if c.category != MEAN and not math.isnan(c.design)]
     return max(1.0, float(np.median(designs))) if designs else 1.0

@@ -21,7 +21,7 @@ _ORDER, _SESSION = 1, 2  # ids of separate random streams
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clip:
+class TrialClip:
     """Origin of one clip of a trial."""
 
     method: str  # name of a method, or real, static or scrambled
@@ -35,13 +35,13 @@ class Trial:
 
     kind: str  # pair; gold: attention check, real against scrambled; practice: the same, not counted
     category: str
-    first: Clip
-    second: Clip
+    first: TrialClip
+    second: TrialClip
     left: int  # clip on the left: 0 the first, 1 the second
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class StudyDesign:
     """Numbers of trials of a study."""
 
     per_cell: int  # trials of each pair of methods in each category
@@ -66,7 +66,7 @@ class Study:
 
     methods: tuple[str, ...]  # without real
     categories: tuple[str, ...]
-    plan: Plan
+    plan: StudyDesign
     trials: tuple[Trial, ...]
 
     @property
@@ -80,7 +80,7 @@ class Study:
         return [number for number, trial in enumerate(self.trials) if trial.kind == kind]
 
 
-def make_study(clips: Mapping[str, Mapping[str, Sequence[str]]], plan: Plan) -> Study:
+def make_study(clips: Mapping[str, Mapping[str, Sequence[str]]], plan: StudyDesign) -> Study:
     """Draw all trials of a study, in random order with gold and practice trials interspersed.
 
     Args:
@@ -119,13 +119,13 @@ def _cell(
         sources = clips[origin][category]
         rounds = -(-num // len(sources))
         order = np.concatenate([rng.permutation(len(sources)) for _ in range(rounds)])[:num]
-        columns.append([Clip(method=method, source=sources[i], index=int(i)) for i in order])
+        columns.append([TrialClip(method=method, source=sources[i], index=int(i)) for i in order])
     sides = rng.permutation(np.arange(num) % 2)
     for first, second, left in zip(*columns, sides, strict=True):
         yield Trial(kind=kind, category=category, first=first, second=second, left=int(left))
 
 
-def session(study: Study, rater: int) -> list[int]:
+def rater_session(study: Study, rater: int) -> list[int]:
     """Return the numbers of the trials of rater k = 0, 1, ..., in order and without practice trials.
 
     Raters share one endless list of rounds; each round holds every pair trial once, in a new random order. Rater k

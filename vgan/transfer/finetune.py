@@ -23,7 +23,7 @@ def _no_average(_: Sequence[Tensor]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Team:
+class WorkerGroup:
     """Rank, size and averaging function of the processes that share each batch; a single process by default."""
 
     rank: int = 0
@@ -31,7 +31,7 @@ class Team:
     average: Callable[[Sequence[Tensor]], None] = _no_average  # in place, over all processes
 
 
-ALONE = Team()
+SINGLE_PROCESS = WorkerGroup()
 
 
 def finetune(
@@ -42,7 +42,7 @@ def finetune(
     *,
     seed: int,
     device: torch.device | str = "cpu",
-    team: Team = ALONE,
+    team: WorkerGroup = SINGLE_PROCESS,
 ) -> tuple[float, ...]:
     """Train `model` in place for `config.iterations` steps of AdamW and return the loss of every step.
 
@@ -95,7 +95,7 @@ def _train(
     config: FinetuneConfig,
     seed: int,
     device: torch.device,
-    team: Team,
+    team: WorkerGroup,
 ) -> list[float]:
     """Run `config.iterations` training steps and return the loss of each."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -113,7 +113,7 @@ def _train(
             t.tensor_split(team.size)[team.rank]
             for t in (batch, torch.rand(len(batch), 1 + NUM_DRAWS, generator=augmentation))
         )
-        video = shown(clips[rows].to(device), draws.to(device), config)
+        video = prepare_batch(clips[rows].to(device), draws.to(device), config)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             logits = model(video)
         loss = F.cross_entropy(logits.float(), labels[rows].to(device))
@@ -129,7 +129,7 @@ def _train(
     return losses
 
 
-def shown(frames: Tensor, draws: Tensor, config: FinetuneConfig) -> Tensor:
+def prepare_batch(frames: Tensor, draws: Tensor, config: FinetuneConfig) -> Tensor:
     """Augment training clips and convert them to model input.
 
     Channels stay last in memory: a step then takes 0.75 of the time at base 16 on a CPU. Mirroring is applied to bytes

@@ -68,7 +68,7 @@ def protocol_name(dataset: str, split: int, *, test_clips: int = 1, fold: int | 
 
 
 @torch.no_grad()
-def outputs(model: nn.Module, clips: Tensor, batch_size: int, device: torch.device | str = "cpu") -> Tensor:
+def forward_batches(model: nn.Module, clips: Tensor, batch_size: int, device: torch.device | str = "cpu") -> Tensor:
     """Return a network's outputs, float32 (N, ...), for clips (N, T, H, W, 3) uint8; the network stays in eval mode."""
     model.to(device).eval()
     return torch.cat(
@@ -81,10 +81,10 @@ def outputs(model: nn.Module, clips: Tensor, batch_size: int, device: torch.devi
 
 def probabilities(model: nn.Module, clips: Tensor, batch_size: int, device: torch.device | str = "cpu") -> np.ndarray:
     """Return class probabilities (N, K) float32 of clips (N, T, H, W, 3) uint8; the model stays in eval mode."""
-    return outputs(model, clips, batch_size, device).softmax(dim=1).numpy()
+    return forward_batches(model, clips, batch_size, device).softmax(dim=1).numpy()
 
 
-def score(found: np.ndarray, videos: np.ndarray, labels: np.ndarray, protocol: str) -> Scores:
+def score_videos(found: np.ndarray, videos: np.ndarray, labels: np.ndarray, protocol: str) -> Scores:
     """Predict the class of each video from the mean of its clips' probabilities.
 
     Args:

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from vgan.transfer.curves import BASELINE, Point
+from vgan.transfer.accuracy_curves import BASELINE, Point
 
 # The paper's figure 4a: percent on UCF101, mean of its three splits.
 PUBLISHED = {
@@ -57,8 +57,8 @@ def label_fraction_figure(
     Lines are means, dots single seeds, bands 95 % intervals over seeds and test videos.
 
     Args:
-        accuracy: result of `vgan.transfer.curves.accuracies`.
-        gain: result of `vgan.transfer.curves.gains`; without points, the second panel is omitted.
+        accuracy: result of `vgan.transfer.accuracy_curves.accuracies`.
+        gain: result of `vgan.transfer.accuracy_curves.relative_gains`; without points, the second panel is omitted.
         protocol: test protocol for the axis label, e.g. "ucf101-split1_1clip".
         chance: accuracy of guessing, in [0, 1].
         remark: note on the sweep, added to the caption.
@@ -114,7 +114,7 @@ def all_labels_figure(
     """Plot accuracy with all labels as bars with 95 % intervals (paper figure 4a), published accuracies in gray.
 
     Args:
-        accuracy: result of `vgan.transfer.curves.accuracies`; points at other fractions are ignored.
+        accuracy: result of `vgan.transfer.accuracy_curves.accuracies`; points at other fractions are ignored.
         protocol: test protocol for the axis label; for several splits it states that the bars are their mean.
         chance: accuracy of guessing, in [0, 1].
         remark: note on the sweep, added below the figure.

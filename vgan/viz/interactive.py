@@ -8,7 +8,7 @@ from itertools import groupby
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from vgan.transfer.curves import BASELINE, Point
+from vgan.transfer.accuracy_curves import BASELINE, Point
 from vgan.viz.figures import PUBLISHED, colours, fraction_name
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 if TYPE_CHECKING:
-    from vgan.transfer.curves import Point  # imports torch, which a page does not need
+    from vgan.transfer.accuracy_curves import Point  # imports torch, which a page does not need
 
 _MEDIA_TYPES = {
     ".png": "image/png",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vgan.study.ratings import Votes
-from vgan.study.trials import GOLD, Plan, Study, make_study, session
+from vgan.study.trials import GOLD, Study, StudyDesign, make_study, rater_session
 
 Preferences = dict[tuple[str, str], float]
 
@@ -15,7 +15,7 @@ def plain_study(**plan: object) -> Study:
     methods = ("two_stream", "autoencoder", "real")
     clips = {m: {c: [f"{m}/{c}/{i}.mp4" for i in range(30)] for c in ("golf", "beach", "baby")} for m in methods}
     return make_study(
-        clips, Plan(**{"per_cell": 20, "per_rater": 40, "gold_per_rater": 4, "static": False, "seed": 1} | plan)
+        clips, StudyDesign(**{"per_cell": 20, "per_rater": 40, "gold_per_rater": 4, "static": False, "seed": 1} | plan)
     )
 
 
@@ -54,4 +54,4 @@ def simulated_votes(
 
 def sessions_of(study: Study, raters: int) -> list[list[int]]:
     """Return the numbers of the trials of each rater."""
-    return [session(study, rater) for rater in range(raters)]
+    return [rater_session(study, rater) for rater in range(raters)]

@@ -9,19 +9,18 @@ import numpy as np
 import pytest
 from simulated import plain_study, sessions_of, simulated_votes
 
-from vgan.study import ratings
 from vgan.study.ratings import (
     PUBLISHED,
     Votes,
     agreement,
-    missed_gold,
+    drop_raters,
+    gold_failure_rate,
+    minimum_detectable_preference,
     preference_table,
-    refused_real,
+    real_rejection_rate,
+    required_votes,
     side_bias,
-    smallest_seen,
-    votes_needed,
     wilson,
-    without,
 )
 from vgan.study.trials import PAIR, Study
 
@@ -33,7 +32,7 @@ NO_VOTES = Votes(rater=np.array([], str), trial=np.array([], int), left=np.array
 def test_table_of_simulated_raters_recovers_their_preference_in_95_percent_of_repetitions(
     likeness: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ratings, "DRAWS", 500)
+    monkeypatch.setattr("vgan.study.ratings.DRAWS", 500)
     study = plain_study()
     sessions = sessions_of(study, 60)
     covered: list[bool] = []
@@ -89,10 +88,10 @@ def test_filters_exclude_careless_raters_only() -> None:
     study = plain_study(gold_per_rater=8)
     votes = simulated_votes(sessions_of(study, 40), study, TRUTH, 0, random_raters=5)
     careless = {f"r{k}" for k in range(35, 40)}
-    refused = refused_real(votes, study)
+    refused = real_rejection_rate(votes, study)
     assert {name for name, share in refused.items() if share > 0.3} >= careless
     assert len({name for name, share in refused.items() if share > 0.3}) <= 7
-    remaining = without(votes, missed_gold(votes, study), 0.2)
+    remaining = drop_raters(votes, gold_failure_rate(votes, study), 0.2)
     assert set(remaining.rater) == {f"r{k}" for k in range(35)}
     assert preference_table(remaining, study)[3].share > preference_table(votes, study)[3].share
 
@@ -100,7 +99,7 @@ def test_filters_exclude_careless_raters_only() -> None:
 def test_filter_ignores_raters_with_few_real_trials() -> None:
     study = plain_study()
     votes = simulated_votes(sessions_of(study, 3), study, TRUTH, 0, random_raters=3)
-    assert refused_real(votes.where(np.arange(len(votes)) % 40 < 4), study) == {}
+    assert real_rejection_rate(votes.where(np.arange(len(votes)) % 40 < 4), study) == {}
 
 
 def test_agreement_equals_a_count_of_all_pairs_of_votes() -> None:
@@ -133,16 +132,16 @@ def rejections(study_votes: int, share: float) -> float:
 
 @pytest.mark.parametrize("share", [0.55, 0.6, 0.38])
 def test_votes_needed_give_a_power_of_80_percent(share: float) -> None:
-    assert rejections(votes_needed(share), share) == pytest.approx(0.8, abs=0.02)
+    assert rejections(required_votes(share), share) == pytest.approx(0.8, abs=0.02)
 
 
 def test_votes_needed_grow_with_the_design_effect_and_invert_smallest_seen() -> None:
-    assert votes_needed(0.55) == 783
-    assert votes_needed(0.55, 2.0) == pytest.approx(2 * 783, abs=1)
-    assert smallest_seen(783) == pytest.approx(0.55, abs=1e-3)
-    assert smallest_seen(2) == 1.0
+    assert required_votes(0.55) == 783
+    assert required_votes(0.55, 2.0) == pytest.approx(2 * 783, abs=1)
+    assert minimum_detectable_preference(783) == pytest.approx(0.55, abs=1e-3)
+    assert minimum_detectable_preference(2) == 1.0
     with pytest.raises(ValueError, match=r"not 0\.5"):
-        votes_needed(0.5)
+        required_votes(0.5)
 
 
 def test_published_means_are_those_of_their_rows() -> None:

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from simulated import plain_study, sessions_of
 
-from vgan.study.trials import GOLD, PAIR, PRACTICE, Plan, scrambled_clip, session, side_by_side, static_clip
+from vgan.study.trials import (
+    GOLD,
+    PAIR,
+    PRACTICE,
+    StudyDesign,
+    rater_session,
+    scrambled_clip,
+    side_by_side,
+    static_clip,
+)
 
 
 def test_trials_show_each_method_left_in_half_of_every_cell() -> None:
@@ -62,7 +71,7 @@ def test_session_across_two_rounds_is_complete_and_has_no_repeats() -> None:
 
 def test_session_longer_than_the_study_is_all_of_it() -> None:
     study = plain_study(per_rater=1000, gold_per_rater=2)
-    assert set(study.numbers(PAIR)) < set(session(study, 3))
+    assert set(study.numbers(PAIR)) < set(rater_session(study, 3))
 
 
 def test_gold_trials_are_spread_over_sessions() -> None:
@@ -77,7 +86,7 @@ def test_gold_trials_are_spread_over_sessions() -> None:
 def test_plan_out_of_bounds_names_the_value(change: dict[str, int]) -> None:
     valid = {"per_cell": 20, "per_rater": 40, "gold_per_rater": 4, "static": False, "seed": 1}
     with pytest.raises(ValueError, match=next(iter(change))):
-        Plan(**valid | change)
+        StudyDesign(**valid | change)
 
 
 def test_scrambled_clip_keeps_each_frames_pixels_and_moves_its_blocks() -> None:

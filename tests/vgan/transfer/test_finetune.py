@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vgan.transfer.config import FinetuneConfig
-from vgan.transfer.finetune import Team, batch_order, finetune, schedule, shown
+from vgan.transfer.finetune import WorkerGroup, batch_order, finetune, prepare_batch, schedule
 from vgan.transfer.scores import probabilities
 from vgan.video.pixels import batch_to_model_range
 
@@ -119,19 +119,19 @@ def test_finetune_cosine_schedule_ends_near_zero() -> None:
 
 def test_finetune_augments_clips_by_config_and_draws() -> None:
     (clips, _), draws = colored_clips(4, seed=0), torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
-    plain = shown(clips, draws, FinetuneConfig(flip=False, augment=[]))
+    plain = prepare_batch(clips, draws, FinetuneConfig(flip=False, augment=[]))
     assert torch.equal(plain, batch_to_model_range(clips))
-    mirrored = shown(clips, draws, FinetuneConfig(flip=True, augment=[]))
+    mirrored = prepare_batch(clips, draws, FinetuneConfig(flip=True, augment=[]))
     for clip, output, is_mirrored in zip(plain, mirrored, draws[:, 0] < 0.5, strict=True):
         assert torch.equal(output, clip.flip(-1) if is_mirrored else clip)
-    moved = [shown(clips, d, FinetuneConfig(augment=["translation"])) for d in (draws, 1 - draws)]
+    moved = [prepare_batch(clips, d, FinetuneConfig(augment=["translation"])) for d in (draws, 1 - draws)]
     assert not torch.equal(*moved)
 
 
 def test_finetune_keeps_channels_last_with_every_augmentation() -> None:
     (clips, _), draws = colored_clips(4, seed=0), torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
     for policy in ([], ["translation"], ["color", "translation", "cutout"]):
-        video = shown(clips, draws, FinetuneConfig(augment=policy))
+        video = prepare_batch(clips, draws, FinetuneConfig(augment=policy))
         assert video.is_contiguous(memory_format=torch.channels_last_3d)
 
 
@@ -160,7 +160,7 @@ def test_finetune_in_bf16_computes_in_it_and_stays_near_fp32() -> None:
 
 
 def test_finetune_dropout_differs_between_processes() -> None:
-    team = [Team(rank=rank, size=2) for rank in (0, 1)]
+    team = [WorkerGroup(rank=rank, size=2) for rank in (0, 1)]
     config = FinetuneConfig(iterations=1, batch_size=2)
     clips, labels = colored_clips(1, seed=1)  # both processes get the same clip
     losses = [finetune(TinyClassifier(), clips, labels, config, seed=0, team=member) for member in team]
@@ -187,7 +187,7 @@ def test_finetune_of_three_processes_equals_one_process() -> None:
         return mean
 
     with ThreadPoolExecutor(3) as pool:
-        teams = [Team(rank=r, size=3, average=average(r)) for r in range(3)]
+        teams = [WorkerGroup(rank=r, size=3, average=average(r)) for r in range(3)]
         losses = list(pool.map(lambda m, t: run(iterations=5, model=m, team=t), models, teams))
     assert losses[0] == losses[1] == losses[2] == pytest.approx(expected, rel=1e-5)
     for model in models:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from vgan.transfer.scores import Scores, interval, probabilities, protocol_name, resampled_means, score
+from vgan.transfer.scores import Scores, interval, probabilities, protocol_name, resampled_means, score_videos
 
 PROBABILITIES = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.0, 0.4, 0.6], [0.3, 0.3, 0.4], [0.6, 0.0, 0.4]])
 
 
 def test_score_takes_the_mean_over_a_videos_clips() -> None:
-    scores = score(PROBABILITIES, np.array([0, 1, 1, 2, 2]), np.array([0, 1, 2]), "x")
+    scores = score_videos(PROBABILITIES, np.array([0, 1, 1, 2, 2]), np.array([0, 1, 2]), "x")
     assert scores.predicted.tolist() == [0, 1, 0]  # mean probability 0.45 beats 0.4 in the last video
     assert scores.accuracy == pytest.approx(2 / 3)
     assert scores.confusion.tolist() == [[1, 0, 0], [0, 1, 0], [1, 0, 0]]
@@ -22,7 +22,7 @@ def test_score_takes_the_mean_over_a_videos_clips() -> None:
 
 
 def test_score_class_without_a_video_has_no_accuracy() -> None:
-    scores = score(PROBABILITIES[:2], np.array([0, 1]), np.array([0, 0]), "x")
+    scores = score_videos(PROBABILITIES[:2], np.array([0, 1]), np.array([0, 0]), "x")
     assert scores.accuracy == 0.5
     assert np.isnan(scores.class_accuracy[1:]).all()
     assert scores.metrics["accuracy_class_mean/x"] == 0.5
@@ -34,7 +34,7 @@ def test_score_class_without_a_video_has_no_accuracy() -> None:
 )
 def test_score_rejects_inconsistent_inputs(videos: list[int], labels: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        score(PROBABILITIES, np.array(videos), np.array(labels), "x")
+        score_videos(PROBABILITIES, np.array(videos), np.array(labels), "x")
 
 
 def test_probabilities_do_not_depend_on_batch_size_or_dropout() -> None:

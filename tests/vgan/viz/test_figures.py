@@ -11,7 +11,7 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
-from vgan.transfer.curves import Point
+from vgan.transfer.accuracy_curves import Point
 from vgan.viz.figures import PUBLISHED, all_labels_figure, figure_png, label_fraction_figure
 from vgan.viz.interactive import all_labels_page, label_fraction_page
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vgan.transfer.curves import Point
+from vgan.transfer.accuracy_curves import Point
 from vgan.viz.report import Media, RejectCount, Report, Stage, duration_text, render_report
 
 HOSTILE = "<script>alert('x')</script>\" onload=\"y"

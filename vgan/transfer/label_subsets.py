@@ -10,7 +10,7 @@ import numpy as np
 FRACTIONS = (1 / 8, 1 / 4, 1 / 2, 1.0)  # the paper names 1/8 and 1; the intermediate values are our choice
 
 
-def subset(labels: Sequence[int] | np.ndarray, fraction: float, seed: int) -> np.ndarray:
+def label_subset(labels: Sequence[int] | np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Select a fraction of every class, rounded to at least one clip per class.
 
     The indices of a smaller fraction are a subset of those of a larger one. Each class has a separate random stream, so
@@ -41,7 +41,7 @@ def subset(labels: Sequence[int] | np.ndarray, fraction: float, seed: int) -> np
     return np.sort(np.concatenate(chosen))
 
 
-def held_out(
+def held_out_mask(
     labels: Sequence[int] | np.ndarray, groups: Sequence[int] | np.ndarray, share: float, seed: int
 ) -> np.ndarray:
     """Select clips to hold out from training, by entire groups because the clips of a group are near-duplicates.

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from vgan.transfer.scores import outputs
+from vgan.transfer.scores import forward_batches
 
 
 def features(trunk: nn.Module, clips: Tensor, batch_size: int, device: torch.device | str = "cpu") -> np.ndarray:
@@ -25,7 +25,7 @@ def features(trunk: nn.Module, clips: Tensor, batch_size: int, device: torch.dev
     Returns:
         float32 (N, 8 base * T/16 * H/16 * W/16).
     """
-    return outputs(trunk, clips, batch_size, device).flatten(1).numpy()
+    return forward_batches(trunk, clips, batch_size, device).flatten(1).numpy()
 
 
 def logistic_probabilities(

@@ -60,7 +60,7 @@ def accuracies(results: Iterable[Result]) -> list[Point]:
     return points
 
 
-def gains(results: Sequence[Result]) -> list[Point]:
+def relative_gains(results: Sequence[Result]) -> list[Point]:
     """Return ratios of accuracy to the baseline's at the same fraction (paper figure 4c), with seeds paired.
 
     Initializations without a baseline at the same fraction are omitted.
@@ -85,7 +85,7 @@ def gains(results: Sequence[Result]) -> list[Point]:
     return points
 
 
-def differences(results: Sequence[Result]) -> list[Point]:
+def paired_differences(results: Sequence[Result]) -> list[Point]:
     """Return differences of accuracy to the baseline's at every fraction, over the seeds and splits common to both.
 
     If all fractions have the same seeds and splits, a point at `EVERY` gives the mean over fractions. Initializations

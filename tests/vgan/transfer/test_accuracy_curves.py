@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vgan.transfer.curves import EVERY, Result, accuracies, differences, gains
+from vgan.transfer.accuracy_curves import EVERY, Result, accuracies, paired_differences, relative_gains
 
 
 def result(init: str, fraction: float, seed: int, num_correct: int, split: int = 1, videos: int = 20) -> Result:
@@ -36,7 +36,7 @@ def test_accuracies_of_several_splits_are_the_mean_of_splits_whatever_their_size
 
 
 def test_gains_are_over_the_baseline_at_the_same_fraction() -> None:
-    (gain,) = gains(RESULTS)  # no baseline at one half
+    (gain,) = relative_gains(RESULTS)  # no baseline at one half
     assert (gain.init, gain.fraction) == ("vgan", 1.0)
     assert gain.mean == pytest.approx(0.85 / 0.55)
     assert gain.seeds == pytest.approx((1.6, 1.5))
@@ -45,16 +45,16 @@ def test_gains_are_over_the_baseline_at_the_same_fraction() -> None:
 
 def test_gains_of_equal_runs_are_one_with_zero_width() -> None:
     same = [result("random", 1.0, s, 7 + s) for s in range(3)] + [result("twin", 1.0, s, 7 + s) for s in range(3)]
-    (gain,) = gains(same)
+    (gain,) = relative_gains(same)
     assert (gain.mean, gain.low, gain.high) == pytest.approx((1, 1, 1))
 
 
 def test_gains_over_a_baseline_of_accuracy_zero_are_omitted() -> None:
-    assert gains([result("random", 1.0, 0, 0), result("vgan", 1.0, 0, 5)]) == []
+    assert relative_gains([result("random", 1.0, 0, 0), result("vgan", 1.0, 0, 5)]) == []
 
 
 def test_differences_are_over_the_baseline_at_the_same_fraction() -> None:
-    (difference,) = differences(RESULTS)  # no baseline at one half, so no mean over fractions
+    (difference,) = paired_differences(RESULTS)  # no baseline at one half, so no mean over fractions
     assert (difference.init, difference.fraction) == ("vgan", 1.0)
     assert difference.mean == pytest.approx(0.3)
     assert difference.seeds == pytest.approx((0.3, 0.3))
@@ -69,7 +69,7 @@ def test_differences_over_all_fractions_have_narrower_intervals() -> None:
         for f in (0.25, 0.5, 1.0)
         for s in range(4)
     ]
-    points = {p.fraction: p for p in differences(runs)}
+    points = {p.fraction: p for p in paired_differences(runs)}
     assert list(points) == [0.25, 0.5, 1.0, EVERY]
     assert points[EVERY].mean == pytest.approx(np.mean([points[f].mean for f in (0.25, 0.5, 1.0)]))
     assert len(points[EVERY].seeds) == 4
@@ -79,7 +79,7 @@ def test_differences_over_all_fractions_have_narrower_intervals() -> None:
 
 def test_differences_use_common_seeds_only() -> None:
     runs = [*RESULTS, result("vgan", 1.0, 2, 2), result("random", 0.5, 0, 6)]
-    points = {p.fraction: p for p in differences(runs)}
+    points = {p.fraction: p for p in paired_differences(runs)}
     assert list(points) == [0.5, 1.0]  # different seeds: no mean over fractions
     assert points[1.0].mean == pytest.approx(0.3)
     assert points[0.5].seeds == pytest.approx((0.1,))
@@ -87,5 +87,5 @@ def test_differences_use_common_seeds_only() -> None:
 
 def test_differences_of_equal_runs_are_zero_with_zero_width() -> None:
     same = [result(init, 1.0, s, 7 + s) for init in ("random", "twin") for s in range(3)]
-    (difference,) = differences(same)
+    (difference,) = paired_differences(same)
     assert (difference.mean, difference.low, difference.high) == pytest.approx((0, 0, 0))

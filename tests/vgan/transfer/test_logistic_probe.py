@@ -7,7 +7,7 @@ import torch
 
 from vgan.models.classifier import Classifier
 from vgan.models.config import ModelConfig
-from vgan.transfer.logistic import features, logistic_probabilities
+from vgan.transfer.logistic_probe import features, logistic_probabilities
 
 
 def test_features_are_the_trunks_last_maps_and_do_not_depend_on_the_batch() -> None:
