@@ -19,7 +19,7 @@ from cluster import storage
 from cluster.checkpoints import Checkpoint
 from cluster.placement import train_labels
 from cluster.transfer import LabelledClips
-from vgan.memory import keep_freed_memory
+from vgan.allocator import keep_freed_memory
 from vgan.models.classifier import Classifier
 from vgan.models.config import ModelConfig
 from vgan.models.layers import remove_spectral_norm

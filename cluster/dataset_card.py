@@ -15,7 +15,7 @@ from cluster.runs import flatten
 from cluster.shards import read_clips, read_manifest
 from cluster.sources import CREDITS
 from vgan.video.config import VideoConfig
-from vgan.viz.distributions import card_picture, histogram
+from vgan.viz.histograms import histogram, histogram_png
 
 SCORES = {
     "motion": "motion, 0..255",
@@ -81,7 +81,7 @@ def write_card(url: str) -> list[str]:
     files = {
         "card.json": storage.json_bytes(content),
         "card.md": card_text(content).encode(),
-        "card.png": card_picture(histograms),
+        "card.png": histogram_png(histograms),
     }
     urls = [storage.join(url, name) for name in files]
     for file_url, data in zip(urls, files.values(), strict=True):

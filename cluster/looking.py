@@ -14,8 +14,8 @@ from cluster import storage
 from cluster.placement import train_labels
 from cluster.progress import progress_bar
 from cluster.shards import Manifest, read_clips, read_frames, to_frames
+from vgan.allocator import keep_freed_memory
 from vgan.errors import InputError
-from vgan.memory import keep_freed_memory
 from vgan.metrics.clip_statistics import ClipStatistics, compute_statistics, concatenate
 from vgan.metrics.extractors import Extractor
 from vgan.metrics.nearest_neighbors import NearestNeighbors, block_means, nearest_neighbors, normalize_blocks

@@ -20,9 +20,9 @@ from vgan.errors import InputError
 from vgan.training import diagnostics
 from vgan.transfer.accuracy_curves import accuracies, relative_gains
 from vgan.video.encode import write_mp4
-from vgan.viz.card import Card, CardModel, Metric, render_card
 from vgan.viz.figures import figure_png, label_fraction_figure, spectrum_figure
-from vgan.viz.panels import clips_panels, sample_grid, strip
+from vgan.viz.model_card import Card, CardModel, Metric, render_card
+from vgan.viz.panels import clips_panels, film_strip, sample_grid
 from vgan.viz.report import Media
 
 SAMPLES, PANELS, PAIRS = 16, 4, 6  # clips shown
@@ -87,7 +87,7 @@ def _neighbours(subject: Subject, row: Judged, codes: np.ndarray) -> Media:
     rows = np.array([j for _, j, _ in nearest])
     different, places = np.unique(rows, return_inverse=True)
     known = read_frames(subject.training_url, subject.training, different)[places]
-    lines = [strip(clip) for pair in zip(drawn, known, strict=True) for clip in pair]
+    lines = [film_strip(clip) for pair in zip(drawn, known, strict=True) for clip in pair]
     space = np.full((4, lines[0].shape[1], 3), 255, np.uint8)
     sheet = np.vstack([part for line in lines for part in (line, space)])
     data = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes()

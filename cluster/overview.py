@@ -21,8 +21,8 @@ from cluster.sweep_record import results_of
 from cluster.transfer import dataset_url
 from vgan.transfer.accuracy_curves import accuracies, relative_gains
 from vgan.viz.figures import figure_png, label_fraction_figure
-from vgan.viz.panels import Pair, before_after_sheet
-from vgan.viz.report import Media, Report, Stage
+from vgan.viz.panels import BeforeAfter, before_after_sheet
+from vgan.viz.report import DemoReport, Media, StageSummary
 
 
 def overview(
@@ -33,8 +33,8 @@ def overview(
     samples: Path,
     sweep_url: str,
     tracking_uri: str,
-    stages: Sequence[Stage],
-) -> Report:
+    stages: Sequence[StageSummary],
+) -> DemoReport:
     """The report of one pass through the whole line.
 
     Args:
@@ -63,7 +63,7 @@ def overview(
     results = results_of(rows)
     accuracy = accuracies(results)
     plot = figure_png(label_fraction_figure(accuracy, relative_gains(results), protocol=protocol, chance=chance))
-    return Report(
+    return DemoReport(
         title=title,
         created=f"{datetime.datetime.now():%Y-%m-%d %H:%M}, version {importlib.metadata.version('scene-dynamics')}",
         summary="Real video, stabilized and cut into 32-frame clips; a two-stream video GAN trained on them with two "
@@ -96,7 +96,7 @@ def overview(
     )
 
 
-def stabilization_pairs(url: str, manifest: Manifest, num: int) -> list[Pair]:
+def stabilization_pairs(url: str, manifest: Manifest, num: int) -> list[BeforeAfter]:
     """Clips whose camera moved most, one a source, before (decoded again, only cropped) and after stabilization."""
     columns = ["source_id", "source_uri", "start_s", "jitter_px", "residual_px", "stabilized", "clip_id"]
     rows = read_clips(url, manifest, columns).to_pylist()
@@ -112,5 +112,5 @@ def stabilization_pairs(url: str, manifest: Manifest, num: int) -> list[Pair]:
         title = f"{name} at {row['start_s']:.1f} s: {removed:.1f} px a frame removed, {left:.2f} px left"
         before = clip_before(Source(uri=row["source_uri"], source_id=name), row["start_s"], manifest.video)
         after = read_clips(url, manifest, ["frames"], only=row["clip_id"])  # a dataset's frames may not fit in memory
-        pairs.append(Pair(title=title, before=before, after=to_frames(after["frames"], manifest.clip)[0]))
+        pairs.append(BeforeAfter(title=title, before=before, after=to_frames(after["frames"], manifest.clip)[0]))
     return pairs

@@ -20,7 +20,7 @@ from vgan.transfer.accuracy_curves import BASELINE, EVERY, Point, Result, accura
 from vgan.transfer.label_subsets import ids_digest
 from vgan.transfer.scores import Scores
 from vgan.viz.figures import all_labels_figure, figure_png, label_fraction_figure
-from vgan.viz.interactive import all_labels_page, label_fraction_page
+from vgan.viz.plotly_figures import all_labels_page, label_fraction_page
 
 COLUMNS = ("split", "init", "fraction", "seed", "accuracy", "chance", "protocol", "remark")
 MEAN = "mean-of-splits"

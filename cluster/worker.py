@@ -24,13 +24,13 @@ from cluster.saving import Saver
 from cluster.shards import Manifest
 from cluster.stopping import StopWatch, must_go_on
 from cluster.tracking import Outbox, Run, Tracker, system_metrics
+from vgan.allocator import keep_freed_memory
 from vgan.errors import InputError
-from vgan.memory import keep_freed_memory
 from vgan.training.diagnostics import diagnose, training_diagnostics
 from vgan.training.ema import ema_decay_at, update_ema
 from vgan.training.gan_step import StepRandomness, train_step
 from vgan.video.pixels import batch_from_model_range, batch_to_model_range
-from vgan.viz.panels import strip
+from vgan.viz.panels import film_strip
 
 if TYPE_CHECKING:
     from cluster.training import TrainConfig
@@ -205,9 +205,9 @@ def sample_grid(generator: torch.nn.Module, real: Tensor, config: TrainConfig, n
     z = StepRandomness.of_step(config.seed, 0, num, config.model.z_size).z.to(real.device)
     real = real[:num]
     given = {"future": real[:, :, 0], "autoencoder": real}.get(config.model.kind, z)
-    rows = [strip(clip) for clip in batch_from_model_range(generator.eval()(given).video).cpu().numpy()]
+    rows = [film_strip(clip) for clip in batch_from_model_range(generator.eval()(given).video).cpu().numpy()]
     if given is not z:
-        truth = [strip(clip) for clip in batch_from_model_range(real).cpu().numpy()]
+        truth = [film_strip(clip) for clip in batch_from_model_range(real).cpu().numpy()]
         rows = [row for pair in zip(truth, rows, strict=True) for row in pair]
     return np.concatenate(rows)
 

@@ -18,12 +18,12 @@ from cluster.head import Head, check_port, local_head
 from cluster.overview import overview
 from cluster.sources import read_sources
 from jobs import command
-from vgan.drawn import draw_action_set
 from vgan.errors import InputError
 from vgan.options import option
+from vgan.synthetic import make_action_set
 from vgan.transfer.config import FinetuneConfig
 from vgan.transfer.ucf101 import read_split
-from vgan.viz.report import Stage, duration_text, render_report
+from vgan.viz.report import StageSummary, duration_text, render_report
 
 ABOUT = """Carry real video from bytes to MLflow metrics through every stage, on this machine, in minutes.
 
@@ -152,7 +152,7 @@ def _draw_actions(folder: Path) -> None:
         return
     draft = folder.with_suffix(".draft")
     shutil.rmtree(draft, ignore_errors=True)
-    drawn = draw_action_set(draft, groups=25, videos_per_group=1, size=(120, 160))
+    drawn = make_action_set(draft, groups=25, videos_per_group=1, size=(120, 160))
     draft.rename(folder)
     print(f"demo: drew {drawn.num_videos} videos of {len(drawn.classes)} actions -> {folder}", flush=True)
 
@@ -194,7 +194,7 @@ def _stages(config: DemoConfig, places: Places) -> dict[str, dict[str, object]]:
     }
 
 
-def _run_stage(head: Head, name: str, words: list[str], root: Path) -> Stage:
+def _run_stage(head: Head, name: str, words: list[str], root: Path) -> StageSummary:
     """Submit a stage and show what is worth showing of its output.
 
     Raises:
@@ -220,10 +220,10 @@ def _run_stage(head: Head, name: str, words: list[str], root: Path) -> Stage:
         raise InputError(
             f"the stage {name} failed: {errors[-1] if errors else 'see its output'} (log: {logs / f'{name}.log'})"
         )
-    return Stage(name=name, status="SUCCEEDED", seconds=seconds)
+    return StageSummary(name=name, status="SUCCEEDED", seconds=seconds)
 
 
-def _finish(places: Places, stages: list[Stage], head: Head, seconds: float) -> None:
+def _finish(places: Places, stages: list[StageSummary], head: Head, seconds: float) -> None:
     """Write report.html and print the summary table."""
     report = overview(
         title="Scene Dynamics demo",

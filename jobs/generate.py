@@ -18,7 +18,7 @@ from vgan.models import gaussian_mixture
 from vgan.models.gaussian_mixture import LatentMixture
 from vgan.models.pretrained import MIXTURE, GeneratedClips, Model
 from vgan.options import check_choice, option
-from vgan.viz.panels import clips_panels, sample_grid, strip
+from vgan.viz.panels import clips_panels, film_strip, sample_grid
 
 ABOUT = """Sample a trained generator: one file a clip, a grid of all, and its streams side by side.
 
@@ -94,7 +94,7 @@ def main(config: GenerateConfig) -> None:
 
 
 def _write_all(clips: GeneratedClips, out: str, config: GenerateConfig) -> None:
-    strips = [strip(clip) for clip in clips.video]
+    strips = [film_strip(clip) for clip in clips.video]
     for index, (clip, row) in enumerate(zip(clips.video, strips, strict=True)):
         write_media(clip, row, storage.join(out, f"sample-{index:04d}"), config.format, config.fps)
     write_media(

@@ -24,7 +24,7 @@ from cluster.shards import CODECS
 from jobs import command
 from vgan.errors import InputError
 from vgan.options import check_choice, option, section
-from vgan.viz.plan import plan_picture
+from vgan.viz.plan_chart import plan_png
 
 ABOUT = """Plan a corpus: videos, hours, bytes, core-hours, GPU-hours, time, storage, requests, money, and what limits.
 
@@ -113,7 +113,7 @@ def write(found: Plan, checked: Checked | None, config: PlanConfig) -> None:
         found.currency: found.money,
     }
     title = f"{found.clip_hours:,.0f} h of clips of {found.corpus.videos:,} videos; limited by {found.limits}"
-    storage.write_bytes(storage.join(out, "plan.png"), plan_picture(panels, title))
+    storage.write_bytes(storage.join(out, "plan.png"), plan_png(panels, title))
     print(f"-> {out}/plan.json, {out}/plan.png")
 
 

@@ -19,9 +19,9 @@ from infra.rehearsal.pods import Disk, Failed, kubelet, machine_disk, missing_pr
 from infra.rehearsal.rayjobs import VIDEOS
 from infra.rehearsal.steps import Steps
 from jobs import command
-from vgan.drawn import DEFAULT_CLASSES, draw_action_set
 from vgan.errors import InputError
 from vgan.options import option
+from vgan.synthetic import DEFAULT_CLASSES, make_action_set
 
 ABOUT = """Rehearse the Kubernetes manifests of overlay `local` on this machine: no cluster, no registry. Every pod runs
 as its manifest says, in a network of its own that keeps the NetworkPolicies. A user's shell follows the guide
@@ -131,14 +131,14 @@ def containers(namespace: Namespace) -> Iterator[Manifest]:
 def draw_inputs(user: Path, checkout: Path, claim: Path) -> None:
     """Videos and a labelled set where the guide has them, and an empty volume for the latter."""
     draw_videos(checkout / "videos")
-    draw_action_set(user / "data/ucf101", groups=3, size=(90, 120))
+    make_action_set(user / "data/ucf101", groups=3, size=(90, 120))
     claim.mkdir(parents=True)
     os.chown(claim, 1000, 1000)
 
 
 def draw_videos(folder: Path) -> None:
     """A new folder of numbered videos; under UCF101's names a sweep would take them for test videos."""
-    draw_action_set(folder, num_frames=100, size=(120, 160), groups=VIDEOS // len(DEFAULT_CLASSES), seed=1)
+    make_action_set(folder, num_frames=100, size=(120, 160), groups=VIDEOS // len(DEFAULT_CLASSES), seed=1)
     for number, path in enumerate(sorted((folder / "UCF-101").rglob("*.avi"))):
         path.rename(folder / f"video_{number:02d}.avi")
     for part in ("UCF-101", "ucfTrainTestlist"):

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from cluster.sizing import sizing
-from vgan.memory import keep_freed_memory
+from vgan.allocator import keep_freed_memory
 from vgan.metrics.frechet import frechet_distance, protocol_name
 from vgan.metrics.i3d import I3D, features, load_i3d
 from vgan.metrics.motion import diversity, mask_motion_correlation, motion
@@ -45,7 +45,7 @@ from vgan.video.decode import frames
 from vgan.video.gates import verdict
 from vgan.video.pixels import batch_to_model_range
 from vgan.video.strips import read_strip
-from vgan.viz.panels import sample_grid, save_png, stream_panels, strip
+from vgan.viz.panels import film_strip, sample_grid, save_png, stream_panels
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 ACTIONS, UCF101 = SHARED / "weizmann" / "actions", SHARED / "ucf101"
@@ -244,7 +244,7 @@ def save_pictures(name: str, clips: GeneratedClips) -> None:
     """Film strips, a grid and, of two streams, the panels of the paper's figure 3."""
     folder = OUT / "".join(c if c.isalnum() or c == "/" else "-" for c in name)
     folder.mkdir(parents=True, exist_ok=True)
-    save_png(np.concatenate([strip(clip) for clip in clips.video[:8]]), folder / "strips.png")
+    save_png(np.concatenate([film_strip(clip) for clip in clips.video[:8]]), folder / "strips.png")
     save_png(sample_grid(clips.video[:36], scale=2)[LENGTH // 2], folder / "grid.png")
     if clips.mask is not None:
         parts = dict(zip(("composite", "foreground", "mask", "background"), (c[:6] for c in clips), strict=True))

@@ -22,11 +22,11 @@ import torch
 from cluster.batches import ClipReader
 from cluster.pack import write_shard
 from cluster.shards import Manifest, Shard, clip_row, clip_schema, table_bytes
-from vgan.drawn import draw_clip
-from vgan.memory import keep_freed_memory
+from vgan.allocator import keep_freed_memory
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.records import Clip, ClipScores
+from vgan.synthetic import draw_clip
 from vgan.training.config import ObjectiveConfig
 from vgan.training.engine import LocalEngine, make_optimizer
 from vgan.training.gan_step import StepRandomness, train_step

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from vgan.memory import keep_freed_memory
+from vgan.allocator import keep_freed_memory
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.models.layers import use_channels_last

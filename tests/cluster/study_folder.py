@@ -9,7 +9,7 @@ from pathlib import Path
 from aiohttp import web
 
 from cluster.rating_server import RatingServer
-from vgan.drawn.clips import draw_clip
+from vgan.synthetic.clips import draw_clip
 from vgan.video.encode import write_mp4
 
 KINDS = {"two_stream": "Spin", "one_stream": "Bounce", "real": "Circle"}

@@ -15,8 +15,8 @@ import pytest
 
 from cluster import storage
 from cluster.shards import read_manifest
-from vgan.drawn import draw_clip
 from vgan.errors import InputError
+from vgan.synthetic import draw_clip
 from vgan.video.encode import write_mp4
 
 gcsfs_retry = pytest.importorskip("gcsfs.retry")

@@ -21,8 +21,8 @@ from cluster.pack import Packing
 from cluster.shards import Manifest, read_clips, read_manifest, to_frames
 from cluster.sources import Source, list_folder
 from cluster.units import Ledger, Unit, read_records
-from vgan.drawn import draw_clip
 from vgan.errors import InputError
+from vgan.synthetic import draw_clip
 from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, StabilizeConfig, VideoConfig
 from vgan.video.encode import write_mp4
 

@@ -17,8 +17,8 @@ from cluster.inspector import inspection
 from cluster.pack import Packing
 from cluster.shards import read_clips, read_manifest, to_frames
 from cluster.sources import Source, list_folder, read_sources
-from vgan.drawn import draw_clip
 from vgan.errors import InputError
+from vgan.synthetic import draw_clip
 from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, StabilizeConfig, VideoConfig
 from vgan.video.encode import write_mp4
 from vgan.viz.inspector import render_inspection

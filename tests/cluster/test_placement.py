@@ -14,8 +14,8 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from cluster import placement
-from vgan.drawn import draw_clip
 from vgan.errors import InputError
+from vgan.synthetic import draw_clip
 from vgan.video.encode import write_mp4
 
 LABELS = {placement.DECODE: "ray-subcluster=data", placement.TRAIN: "scene-role=train"}

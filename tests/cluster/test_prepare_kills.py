@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from vgan.drawn import draw_clip
+from vgan.synthetic import draw_clip
 from vgan.video.encode import write_mp4
 
 NUM_KILLS = 20

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from s3_server import Faults, environment, failing_proxy, required_in_ci, s3_server
 
-from vgan.drawn import draw_clip
+from vgan.synthetic import draw_clip
 from vgan.video.encode import write_mp4
 
 pytestmark = [

@@ -20,11 +20,11 @@ from cluster.pack import Packing
 from cluster.scenes import refusals, rows_showing, scene_counts, with_classifier
 from cluster.shards import Manifest, config_digest, read_clips, read_manifest, settings_of, work_digest
 from cluster.sources import list_folder
-from vgan.drawn import draw_clip
 from vgan.errors import InputError
 from vgan.scenes.config import SceneConfig
 from vgan.scenes.labels import places365_labels
 from vgan.scenes.networks import ResNet
+from vgan.synthetic import draw_clip
 from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, StabilizeConfig, VideoConfig
 from vgan.video.encode import write_mp4
 from vgan.viz.inspector import render_inspection

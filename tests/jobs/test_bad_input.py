@@ -23,11 +23,11 @@ from jobs.finetune import FinetuneJobConfig
 from jobs.generate import GenerateConfig
 from jobs.plan import PlanConfig
 from jobs.prepare import PrepareConfig
-from vgan.drawn import draw_action_set
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.models.discriminator import Discriminator
 from vgan.models.generator import TwoStreamGenerator
+from vgan.synthetic import make_action_set
 from vgan.video.config import ClipSpec
 
 KINDS = {
@@ -276,7 +276,7 @@ def test_generate_from_an_autoencoder_needs_clips_that_fit_or_a_mixture(
 
 @pytest.fixture
 def actions(tmp_path: Path) -> Path:
-    draw_action_set(tmp_path / "actions", ("Grow",), groups=3, num_frames=2, size=(32, 32))
+    make_action_set(tmp_path / "actions", ("Grow",), groups=3, num_frames=2, size=(32, 32))
     return tmp_path / "actions"
 
 

@@ -32,9 +32,9 @@ from jobs.generate import GenerateConfig
 from jobs.inspect import InspectConfig
 from jobs.predict import PredictConfig
 from jobs.prepare import PrepareConfig
-from vgan.drawn import draw_action_set, draw_clip
 from vgan.errors import InputError
 from vgan.models.pretrained import save
+from vgan.synthetic import draw_clip, make_action_set
 from vgan.video.encode import write_mp4
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -115,7 +115,7 @@ def trained(place: Path, clips: Path, tracking: str) -> list[Checkpoint]:
 
 @pytest.fixture(scope="module")
 def actions(place: Path) -> Path:
-    draw_action_set(place / "actions", ("Spin", "Grow"), groups=3, videos_per_group=2, num_frames=24, size=(96, 128))
+    make_action_set(place / "actions", ("Spin", "Grow"), groups=3, videos_per_group=2, num_frames=24, size=(96, 128))
     return place / "actions"
 
 

@@ -181,7 +181,7 @@ def figure_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def colours(names: Sequence[str]) -> dict[str, str]:
+def init_colors(names: Sequence[str]) -> dict[str, str]:
     """Return the hexadecimal color of each initialization, the same in all figures."""
     return {name: color for name, (color, _, _) in _styles(list(dict.fromkeys(names))).items()}
 
@@ -219,7 +219,7 @@ def _format_axes(axes: Axes, fractions: Sequence[float]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(list(fractions))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: fraction_name(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_fraction(value)))
     axes.set_xlim(min(fractions) / 1.18, max(fractions) * 1.18)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.grid(axis="y", color="#e4e7ec", linewidth=0.8)
@@ -229,7 +229,7 @@ def _format_axes(axes: Axes, fractions: Sequence[float]) -> None:
     axes.tick_params(colors="#3a404c", labelsize=9.5)
 
 
-def fraction_name(fraction: float) -> str:
+def format_fraction(fraction: float) -> str:
     """Format a label fraction: "all" for 1, 1/n where it is the inverse of an integer, otherwise a decimal number."""
     parts = round(1 / fraction)
     if abs(fraction * parts - 1) > 1e-6:

@@ -12,7 +12,7 @@ import numpy as np
 
 from vgan.records import ClipScores
 from vgan.video.encode import write_mp4
-from vgan.viz.panels import sample_grid, strip
+from vgan.viz.panels import film_strip, sample_grid
 from vgan.viz.report import Media, RejectCount, page_environment
 
 SCALE = 2  # screen pixels per clip pixel
@@ -97,7 +97,7 @@ def _sheet(scene: SceneSheet) -> Media:
 
 def _strips(clip: InspectedClip) -> Media:
     """Draw every fourth frame, before stabilization above after."""
-    rows: Sequence[np.ndarray] = [strip(clip.before), strip(clip.after)]
+    rows: Sequence[np.ndarray] = [film_strip(clip.before), film_strip(clip.after)]
     picture = np.vstack([rows[0], np.full((4, rows[0].shape[1], 3), 255, np.uint8), rows[1]])
     return _jpeg(picture, alt=f"{clip.title}: frames before (top) and after")
 

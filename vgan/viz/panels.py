@@ -18,7 +18,7 @@ _GAP = 4  # pixels between tiles
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class BeforeAfter:
     """A clip before and after stabilization, for `before_after_sheet`."""
 
     title: str  # e.g. the source's name and its scores
@@ -26,7 +26,7 @@ class Pair:
     after: np.ndarray  # (T, H, W, 3) uint8
 
 
-def strip(frames: np.ndarray, every: int = 4, gap: int = _GAP) -> np.ndarray:
+def film_strip(frames: np.ndarray, every: int = 4, gap: int = _GAP) -> np.ndarray:
     """Place every `every`-th frame side by side on white.
 
     Args:
@@ -46,7 +46,7 @@ def strip(frames: np.ndarray, every: int = 4, gap: int = _GAP) -> np.ndarray:
     return _row(tiles, gap)
 
 
-def before_after_sheet(pairs: Sequence[Pair], every: int = 4, tile: int = 96) -> np.ndarray:
+def before_after_sheet(pairs: Sequence[BeforeAfter], every: int = 4, tile: int = 96) -> np.ndarray:
     """Draw one labeled block per pair: the strip before stabilization above the strip after.
 
     The last tile of each strip is the mean over time, which is sharp where the camera is still.

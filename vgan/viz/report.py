@@ -56,7 +56,7 @@ class Media:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class StageSummary:
     """One row of the table of stages."""
 
     name: str
@@ -83,13 +83,13 @@ class RejectCount:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class DemoReport:
     """Content of the run report. The page omits sections without content."""
 
     title: str
     created: str  # date and version
     summary: str = ""  # one or two sentences at the top of the page
-    stages: tuple[Stage, ...] = ()
+    stages: tuple[StageSummary, ...] = ()
     funnel: tuple[tuple[str, int], ...] = ()  # (name, count), largest first: sources, clips, ...
     rejects: tuple[RejectCount, ...] = ()
     stabilization: tuple[Media, ...] = ()  # contact sheets before and after
@@ -104,7 +104,7 @@ class Report:
     lineage: tuple[tuple[str, str], ...] = ()  # (name, hash, version or URL)
 
 
-def render_report(report: Report) -> str:
+def render_report(report: DemoReport) -> str:
     """Render the report as an HTML page. Strings are escaped; the page loads no external resource."""
     table = {init: {p.fraction: p for p in points} for init, points in groupby(report.accuracy, key=lambda p: p.init)}
     return (
@@ -122,7 +122,7 @@ def render_report(report: Report) -> str:
 def page_environment() -> Environment:
     """Return the Jinja environment of all pages: autoescaping, strict undefined names, common filters."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -14,7 +14,7 @@ from vgan.study.ratings import PUBLISHED, Cell
 from vgan.study.trials import QUESTION
 from vgan.viz.report import page_environment
 
-_FOLDER = Path(__file__).parent
+_FOLDER = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from vgan.transfer.accuracy_curves import Point
 from vgan.viz.figures import PUBLISHED, all_labels_figure, figure_png, label_fraction_figure
-from vgan.viz.interactive import all_labels_page, label_fraction_page
+from vgan.viz.plotly_figures import all_labels_page, label_fraction_page
 
 PROTOCOL = "ucf101-split1_1clip"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vgan.viz.panels import Pair, before_after_sheet, sample_grid, stream_panels, strip
+from vgan.viz.panels import BeforeAfter, before_after_sheet, film_strip, sample_grid, stream_panels
 
 
 def noise_clips(num: int, length: int = 5, size: int = 16, seed: int = 0) -> np.ndarray:
@@ -15,7 +15,7 @@ def noise_clips(num: int, length: int = 5, size: int = 16, seed: int = 0) -> np.
 
 def test_strip_puts_every_nth_frame_side_by_side() -> None:
     clip = noise_clips(1, length=9)[0]
-    sheet = strip(clip, every=4, gap=2)
+    sheet = film_strip(clip, every=4, gap=2)
     assert sheet.shape == (16, 3 * 16 + 2 * 2, 3)
     for position, t in enumerate((0, 4, 8)):
         np.testing.assert_array_equal(sheet[:, position * 18 : position * 18 + 16], clip[t])
@@ -23,7 +23,7 @@ def test_strip_puts_every_nth_frame_side_by_side() -> None:
 
 def test_strip_float_frames_are_refused() -> None:
     with pytest.raises(ValueError, match="uint8"):
-        strip(np.zeros((2, 4, 4, 3), np.float32))
+        film_strip(np.zeros((2, 4, 4, 3), np.float32))
 
 
 @pytest.mark.parametrize("scale", [1, 2])
@@ -84,14 +84,14 @@ def test_stream_panels_other_shape_is_named() -> None:
 
 def test_before_after_sheet_shows_both_strips_at_tile_height() -> None:
     before, after = noise_clips(2, length=8)
-    sheet = before_after_sheet([Pair(title="a.avi", before=before, after=after)], every=4, tile=16)
+    sheet = before_after_sheet([BeforeAfter(title="a.avi", before=before, after=after)], every=4, tile=16)
     label, step = 62, 20
     top = 22
     np.testing.assert_array_equal(sheet[top : top + 16, label : label + 16], before[0])
     np.testing.assert_array_equal(sheet[top : top + 16, label + step : label + step + 16], before[4])
     np.testing.assert_array_equal(sheet[top + 20 : top + 36, label : label + 16], after[0])
     two_pairs = before_after_sheet(
-        [Pair(title=t, before=before, after=after) for t in ("a", "b" * 200)], every=4, tile=16
+        [BeforeAfter(title=t, before=before, after=after) for t in ("a", "b" * 200)], every=4, tile=16
     )
     assert two_pairs.shape[0] > 2 * sheet.shape[0]
     assert two_pairs.shape[1] == sheet.shape[1]  # a long title is cut, not wider

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vgan.transfer.accuracy_curves import Point
-from vgan.viz.report import Media, RejectCount, Report, Stage, duration_text, render_report
+from vgan.viz.report import DemoReport, Media, RejectCount, StageSummary, duration_text, render_report
 
 HOSTILE = "<script>alert('x')</script>\" onload=\"y"
 
@@ -39,11 +39,11 @@ def picture(alt: str) -> Media:
 
 
 @pytest.fixture
-def report() -> Report:
-    return Report(
+def report() -> DemoReport:
+    return DemoReport(
         title="Demo",
         created="today",
-        stages=(Stage(name="prepare", status="SUCCEEDED", seconds=185.2, figures=(("clips", "412"),)),),
+        stages=(StageSummary(name="prepare", status="SUCCEEDED", seconds=185.2, figures=(("clips", "412"),)),),
         funnel=(("videos", 1200), ("clips", 412)),
         rejects=(RejectCount(stage="stabilize", reason="few_matches", count=21),),
         stabilization=(picture("sheet"),),
@@ -61,7 +61,7 @@ def report() -> Report:
     )
 
 
-def test_report_contains_every_result(report: Report) -> None:
+def test_report_contains_every_result(report: DemoReport) -> None:
     text = " ".join(Page(render_report(report)).text.split())
     for expected in (
         "3 min 05 s", "SUCCEEDED", "1,200", "few_matches", "caption of sheet", "ucf101-split1_1clip", "chance is 20 %",
@@ -70,7 +70,7 @@ def test_report_contains_every_result(report: Report) -> None:
         assert expected in text
 
 
-def test_report_embeds_media_with_alt_texts(report: Report) -> None:
+def test_report_embeds_media_with_alt_texts(report: DemoReport) -> None:
     page = Page(render_report(report))
     assert [image["alt"] for image in page.named("img")] == ["sheet", "streams", "curve"]
     (video,) = page.named("video")
@@ -78,7 +78,7 @@ def test_report_embeds_media_with_alt_texts(report: Report) -> None:
     assert base64.b64decode((video["src"] or "").removeprefix("data:video/mp4;base64,")) == b"mp4 bytes"
 
 
-def test_report_is_self_contained(report: Report) -> None:
+def test_report_is_self_contained(report: DemoReport) -> None:
     html = render_report(report)
     page = Page(html)
     sources = [value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")]
@@ -91,11 +91,11 @@ def test_report_is_self_contained(report: Report) -> None:
 
 def test_report_escapes_hostile_text_everywhere() -> None:
     hostile = render_report(
-        Report(
+        DemoReport(
             title=HOSTILE,
             created=HOSTILE,
             summary=HOSTILE,
-            stages=(Stage(name=HOSTILE, status=HOSTILE, seconds=1, figures=((HOSTILE, HOSTILE),)),),
+            stages=(StageSummary(name=HOSTILE, status=HOSTILE, seconds=1, figures=((HOSTILE, HOSTILE),)),),
             funnel=((HOSTILE, 1),),
             rejects=(RejectCount(stage=HOSTILE, reason=HOSTILE, count=1),),
             samples=(Media(data=b"x", media_type="image/png", alt=HOSTILE, caption=HOSTILE),),
@@ -113,8 +113,8 @@ def test_report_escapes_hostile_text_everywhere() -> None:
 
 
 def test_report_omits_empty_sections() -> None:
-    failed = Stage(name="prepare", status="FAILED", seconds=2)
-    page = Page(render_report(Report(title="Demo", created="today", stages=(failed,))))
+    failed = StageSummary(name="prepare", status="FAILED", seconds=2)
+    page = Page(render_report(DemoReport(title="Demo", created="today", stages=(failed,))))
     assert len(page.named("section")) == 1
     assert "bad" in (page.named("span")[0]["class"] or "")
 

@@ -12,7 +12,7 @@ _SPREAD = 0.24  # margin of the background on each side, share of the frame; cam
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawnClip:
+class SyntheticClip:
     """Synthetic clip with its ground-truth motion."""
 
     frames: np.ndarray  # (T, H, W, 3) uint8, RGB
@@ -30,7 +30,7 @@ def draw_clip(
     size: tuple[int, int] = (240, 320),
     fps: float = 25.0,
     shake_px: float = 1.0,
-) -> DrawnClip:
+) -> SyntheticClip:
     """Draw one clip of `class_name` with its camera motion, as a pure function of the arguments.
 
     Appearance depends on (seed, group, size) only; start, speed and shake also depend on `index`. The class determines
@@ -61,7 +61,7 @@ def draw_clip(
     frames = np.empty((num_frames, *size, 3), np.uint8)
     for t in range(num_frames):
         frames[t] = _frame(background, sprite, camera[t], track[t], size)
-    return DrawnClip(frames=frames, camera=camera, track=track)
+    return SyntheticClip(frames=frames, camera=camera, track=track)
 
 
 def _object_track(name: str, times_s: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

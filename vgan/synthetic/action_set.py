@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vgan.drawn.clips import CLASSES, draw_clip
+from vgan.synthetic.clips import CLASSES, draw_clip
 from vgan.video.encode import write_avi
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ SPLITS = (1, 2, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawnSet:
+class SyntheticDataset:
     """Files and splits written by `draw_action_set`."""
 
     root: Path  # contains UCF-101/ and ucfTrainTestlist/
@@ -31,7 +31,7 @@ class DrawnSet:
     test_groups: tuple[tuple[int, ...], ...]  # test groups of splits 1, 2 and 3
 
 
-def draw_action_set(
+def make_action_set(
     folder: Path,
     classes: Sequence[str] = DEFAULT_CLASSES,
     *,
@@ -43,7 +43,7 @@ def draw_action_set(
     fps: float = 25.0,
     shake_px: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
-) -> DrawnSet:
+) -> SyntheticDataset:
     """Write `folder`/UCF-101/<Class>/v_<Class>_gGG_cCC.avi and `folder`/ucfTrainTestlist/ in the official format.
 
     With 25 groups the test groups are the official ones: 01-07, 08-14 and 15-21. Other numbers of groups keep the share
@@ -85,7 +85,7 @@ def draw_action_set(
     log.info("wrote %d synthetic videos of %d classes to %s", len(videos), len(names), folder)
     if groups != 25:
         log.info("%d groups instead of 25: test groups of the splits are %s", groups, test_groups)
-    return DrawnSet(root=folder, classes=names, num_videos=len(videos), test_groups=test_groups)
+    return SyntheticDataset(root=folder, classes=names, num_videos=len(videos), test_groups=test_groups)
 
 
 def split_test_groups(groups: int, split: int) -> tuple[int, ...]:

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from vgan.viz.card import Card, CardModel, Metric, render_card
 from vgan.viz.figures import figure_png, spectrum_figure
+from vgan.viz.model_card import Card, CardModel, Metric, render_card
 from vgan.viz.report import Media
 
 HOSTILE = "<script>alert('x')</script>\" onload=\"y"

@@ -26,7 +26,7 @@ def histogram(values: np.ndarray) -> tuple[list[int], list[float]]:
     return counts.tolist(), edges.tolist()
 
 
-def card_picture(distributions: Mapping[str, tuple[list[int], list[float]]]) -> bytes:
+def histogram_png(distributions: Mapping[str, tuple[list[int], list[float]]]) -> bytes:
     """Draw histograms, one panel each, and return the PNG bytes.
 
     Args:

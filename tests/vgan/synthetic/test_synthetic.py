@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vgan.drawn import CLASSES, draw_action_set, draw_clip, split_test_groups
+from vgan.synthetic import CLASSES, draw_clip, make_action_set, split_test_groups
 from vgan.transfer.ucf101 import read_classes, read_split
 
 SMALL = (96, 128)
@@ -32,7 +32,7 @@ def stabilize(frames: np.ndarray, camera: np.ndarray) -> np.ndarray:
 def test_draw_action_set_is_read_as_ucf101(tmp_path: Path) -> None:
     classes = ("Spin", "Bounce", "SlideLeft")
     progress: list[tuple[int, int]] = []
-    drawn = draw_action_set(
+    drawn = make_action_set(
         tmp_path, classes, groups=4, videos_per_group=2, num_frames=6, size=SMALL,
         progress=lambda done, total: progress.append((done, total)),
     )  # fmt: skip
@@ -52,7 +52,7 @@ def test_draw_action_set_is_read_as_ucf101(tmp_path: Path) -> None:
 
 
 def test_draw_action_set_lists_follow_the_official_format(tmp_path: Path) -> None:
-    draw_action_set(tmp_path, ("Grow",), groups=3, num_frames=2, size=SMALL)
+    make_action_set(tmp_path, ("Grow",), groups=3, num_frames=2, size=SMALL)
     lists = tmp_path / "ucfTrainTestlist"
     assert (lists / "trainlist01.txt").read_bytes() == b"Grow/v_Grow_g02_c01.avi 1\r\nGrow/v_Grow_g03_c01.avi 1\r\n"
     assert (lists / "testlist01.txt").read_bytes() == b"Grow/v_Grow_g01_c01.avi\r\n"
@@ -60,7 +60,7 @@ def test_draw_action_set_lists_follow_the_official_format(tmp_path: Path) -> Non
 
 
 def test_draw_action_set_videos_hold_the_drawn_frames_at_their_rate(tmp_path: Path) -> None:
-    draw_action_set(tmp_path, ("Circle",), groups=3, num_frames=7, size=SMALL, seed=5, fps=20)
+    make_action_set(tmp_path, ("Circle",), groups=3, num_frames=7, size=SMALL, seed=5, fps=20)
     path = tmp_path / "UCF-101/Circle/v_Circle_g02_c01.avi"
     frames = decode(path)
     truth = draw_clip("Circle", group=2, seed=5, num_frames=7, size=SMALL, fps=20).frames
@@ -96,7 +96,7 @@ def test_split_test_groups_are_disjoint_and_leave_training_groups(groups: int) -
 )
 def test_draw_action_set_invalid_options_are_rejected(tmp_path: Path, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        draw_action_set(tmp_path, **options)
+        make_action_set(tmp_path, **options)
 
 
 def test_draw_clip_is_a_function_of_its_seed() -> None:

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from vgan.transfer.accuracy_curves import BASELINE, Point
-from vgan.viz.figures import PUBLISHED, colours, fraction_name
+from vgan.viz.figures import PUBLISHED, format_fraction, init_colors
 
 
 def label_fraction_page(
@@ -25,7 +25,7 @@ def label_fraction_page(
     figure = make_subplots(
         1, 2 if gain else 1, subplot_titles=["accuracy, %", f"accuracy relative to {BASELINE}"][: 1 + bool(gain)]
     )
-    palette = colours([p.init for p in accuracy])
+    palette = init_colors([p.init for p in accuracy])
     for column, (points, scale) in enumerate([(accuracy, 100.0), (gain, 1.0)], start=1):
         for init, init_points in groupby(points, key=lambda p: p.init):
             figure.add_trace(_line(list(init_points), init, palette[init], scale, named=column == 1), 1, column)
@@ -39,7 +39,7 @@ def label_fraction_page(
     figure.update_xaxes(
         type="log",
         tickvals=fractions,
-        ticktext=[fraction_name(f) for f in fractions],
+        ticktext=[format_fraction(f) for f in fractions],
         title="fraction of the training labels",
     )
     return _page(figure, protocol, remark)

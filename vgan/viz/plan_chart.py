@@ -12,7 +12,7 @@ from vgan.viz.figures import figure_png
 _COLORS = ("#0072B2", "#009E73", "#E69F00")
 
 
-def plan_picture(panels: Mapping[str, Mapping[str, float]], title: str) -> bytes:
+def plan_png(panels: Mapping[str, Mapping[str, float]], title: str) -> bytes:
     """Draw one panel of bars per quantity that is not all zero, and return the PNG bytes.
 
     Args:
