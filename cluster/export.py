@@ -14,7 +14,7 @@ from cluster.deletion import deleted_rows
 from cluster.placement import decode_labels
 from cluster.progress import progress_bar
 from cluster.shards import Manifest, read_manifest, to_frames
-from vgan.video.strips import write_strip
+from vgan.video.image_strips import write_strip
 
 LIST = "list.txt"
 WRITERS = 16  # threads per task; they mostly wait for an object store

@@ -53,10 +53,10 @@ from cluster.sources import Source, Sources
 from cluster.units import Ledger, Unit, Videos, commit_url
 from vgan.errors import InputError, VideoError
 from vgan.records import Clip, Reject, clip_id
-from vgan.video.child import Decoder
-from vgan.video.clips import clips_from_video
+from vgan.video.clip_extraction import extract_clips
 from vgan.video.config import DecodeConfig, VideoConfig
-from vgan.video.decode import Probe
+from vgan.video.decode import VideoMetadata
+from vgan.video.isolated_decoder import Decoder
 
 SEGMENT_CLIPS = 1_000_000  # offset between the first clip numbers of consecutive segments
 MAX_SEGMENTS = 1000  # a week of video at ten minutes per segment; the last one takes the rest
@@ -218,7 +218,7 @@ class Found:
 
     clips: Sequence[Clip] = ()
     rejects: Sequence[Reject]
-    probe: Probe | None = None
+    probe: VideoMetadata | None = None
     decoder: str = ""
     segments: int = 1
     source_s: float = 0.0  # processed source video, seconds
@@ -307,7 +307,7 @@ def decode_unit(path: Path, unit: Unit, out: str, config: VideoConfig) -> Found:
     frames = decoder.frames(path, start_s, end_s, native=config.stabilize.preset == "reference")
     cap = math.ceil(config.clip.max_per_video / segments)
     capped = replace(config, clip=replace(config.clip, max_per_video=cap))
-    items = list(_with_scene_scores(clips_from_video(frames, capped), config))
+    items = list(_with_scene_scores(extract_clips(frames, capped), config))
     return Found(
         clips=[item for item in items if isinstance(item, Clip)],
         rejects=[item for item in items if isinstance(item, Reject)],

@@ -20,11 +20,11 @@ from vgan.errors import InputError, VideoError
 from vgan.records import ClipScores
 from vgan.scenes.labels import scene_column
 from vgan.video import letterbox
-from vgan.video.child import Decoder
 from vgan.video.config import VideoConfig
-from vgan.video.gates import strain
+from vgan.video.isolated_decoder import Decoder
+from vgan.video.quality_filters import bound_utilization
 from vgan.video.resample import resample
-from vgan.video.stabilize import unstabilized
+from vgan.video.stabilize import crop_only
 from vgan.viz.inspector import Group, InspectedClip, Inspection, SceneSheet
 from vgan.viz.report import RejectCount
 
@@ -46,7 +46,7 @@ def inspection(out: str, num: int) -> Inspection:
     clips = candidates(records, list(sources.values()), config)
     rows = clips.select(["clip_id", "source_id", "start_s", "data", "row"]).to_pylist()
     scores = [ClipScores(**row) for row in clips.select(SCORES).to_pylist()]
-    strains = [strain(evidence, config.gates) for evidence in scores]
+    strains = [bound_utilization(evidence, config.gates) for evidence in scores]
     packed = set(read_clips(out, manifest, ["clip_id"])["clip_id"].to_pylist())
     refusals = _refusals(out)
     accepted = [i for i, row in enumerate(rows) if row["clip_id"] in packed]
@@ -132,8 +132,8 @@ def clip_before(source: Source, start_s: float, config: VideoConfig) -> np.ndarr
             f"cannot decode {source.source_id!r} again to show the clip before stabilization: {error}"
         ) from error
     if config.screen.crop_letterbox:
-        pixels = letterbox.crop(pixels, letterbox.bars(pixels))
-    return unstabilized(pixels, config.clip.size)[0]
+        pixels = letterbox.crop(pixels, letterbox.detect_bars(pixels))
+    return crop_only(pixels, config.clip.size)[0]
 
 
 def _frames_at(source: Source, start_s: float, config: VideoConfig) -> np.ndarray:

@@ -18,8 +18,8 @@ from cluster.sources import CREDITS, Source, Sources
 from vgan.records import ClipScores
 from vgan.scenes.config import SceneConfig
 from vgan.video.config import FilterConfig, VideoConfig
-from vgan.video.fingerprint import near_duplicates, words
-from vgan.video.gates import broken, verdict
+from vgan.video.fingerprint import fingerprint_words, near_duplicates
+from vgan.video.quality_filters import first_violation, violation_mask
 
 STAGES = ("fetch", "decode", "shots", "screen", "stabilize", "gates")  # in the order of processing
 SCORES = [f.name for f in fields(ClipScores)]
@@ -134,9 +134,11 @@ def judge(clips: pa.Table, config: FilterConfig, scene: SceneConfig | None = Non
     verdicts: list[tuple[str, str] | None] = [None] * clips.num_rows
     for start in range(0, clips.num_rows, BLOCK):
         scores = clips.select(SCORES).slice(start, BLOCK)
-        failing = np.flatnonzero(broken(ClipScores(**{name: scores[name].to_numpy() for name in SCORES}), config))
+        failing = np.flatnonzero(
+            violation_mask(ClipScores(**{name: scores[name].to_numpy() for name in SCORES}), config)
+        )
         for i, row in zip(failing.tolist(), scores.take(pa.array(failing)).to_pylist(), strict=True):
-            verdicts[start + i] = verdict(ClipScores(**row), config)
+            verdicts[start + i] = first_violation(ClipScores(**row), config)
     for i, refusal in enumerate(refusals(clips, scene) if scene else []):
         if refusal and verdicts[i] is None:
             verdicts[i] = "other_scene", refusal
@@ -144,7 +146,9 @@ def judge(clips: pa.Table, config: FilterConfig, scene: SceneConfig | None = Non
     owner = sources.indices.to_numpy()
     if "near_duplicate" not in config.off:
         blocks = (clips["fingerprint"].take(pa.array(passing[i : i + BLOCK])) for i in range(0, len(passing), BLOCK))
-        fingerprints = np.concatenate([np.zeros((0, 2), np.uint64), *(words(block.to_pylist()) for block in blocks)])
+        fingerprints = np.concatenate(
+            [np.zeros((0, 2), np.uint64), *(fingerprint_words(block.to_pylist()) for block in blocks)]
+        )
         repeats = near_duplicates(fingerprints, owner[passing], config.duplicate_bits)
         for duplicate in np.flatnonzero(repeats >= 0):
             original = passing[repeats[duplicate]]

@@ -39,7 +39,7 @@ from cluster.shards import (
 from cluster.sources import CREDITS, Sources
 from vgan.errors import InputError
 from vgan.video.config import ClipSpec, VideoConfig
-from vgan.video.strips import write_strip
+from vgan.video.image_strips import write_strip
 
 MOST_UNDER_WAY = 2048  # shards submitted at a time; the rows of each take 0.4 MB in Ray's object store
 

@@ -2,7 +2,7 @@
 
 Frames are a plain binary column: a Ray tensor column of uint8 takes 4 times the bytes and reads 27 times slower,
 because Parquet has no 8-bit type. Codec raw stores pixels; codec jpeg stores one JPEG strip per clip
-(vgan/video/strips.py), measured on UCF101: a fifth of the bytes, PSNR 42 dB, about 1.5 ms of one core to decode a clip.
+(vgan/video/image_strips.py), measured on UCF101: a fifth of the bytes, PSNR 42 dB, about 1.5 ms of one core to decode a clip.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vgan.errors import InputError
 from vgan.records import SCHEMA_VERSION, VIDEO_REVISION, Clip, ClipScores
 from vgan.scenes.labels import scene_column
 from vgan.video.config import ClipSpec, VideoConfig
-from vgan.video.strips import read_strip
+from vgan.video.image_strips import read_strip
 
 CODECS = ("raw", "jpeg")
 ROWS_PER_GROUP = 64  # 25 MB raw: a good size for one ranged read of an object store; also the unit of shuffling

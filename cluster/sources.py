@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from cluster import storage
 from cluster.rows import Rows
 from vgan.errors import InputError
-from vgan.video.strips import read_list
+from vgan.video.image_strips import read_list
 
 VIDEO_KINDS = "3gp asf avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mxf ogv ts webm wmv"
 VIDEO_SUFFIXES = frozenset(f".{extension}" for extension in VIDEO_KINDS.split())

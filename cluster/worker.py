@@ -29,7 +29,7 @@ from vgan.errors import InputError
 from vgan.training.diagnostics import diagnose, training_diagnostics
 from vgan.training.ema import ema_decay_at, update_ema
 from vgan.training.gan_step import StepRandomness, train_step
-from vgan.video.pixels import batch_from_model_range, batch_to_model_range
+from vgan.video.normalize import denormalize_clips, normalize_clips
 from vgan.viz.panels import film_strip
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def train(
         going_on()
         began = time.perf_counter()
         batch, wait_s = _timed_next(feed)
-        real = batch_to_model_range(batch.frames.to(nets.device, non_blocking=True))  # (B/N, 3, T, H, W)
+        real = normalize_clips(batch.frames.to(nets.device, non_blocking=True))  # (B/N, 3, T, H, W)
         draws = StepRandomness.of_step(config.seed, step, config.batch_size, config.model.z_size)
         mine = draws.share(rank, world_size, nets.device)
         done = train_step(weighed, real, mine, config.model, config.objective, config.pieces)
@@ -205,9 +205,9 @@ def sample_grid(generator: torch.nn.Module, real: Tensor, config: TrainConfig, n
     z = StepRandomness.of_step(config.seed, 0, num, config.model.z_size).z.to(real.device)
     real = real[:num]
     given = {"future": real[:, :, 0], "autoencoder": real}.get(config.model.kind, z)
-    rows = [film_strip(clip) for clip in batch_from_model_range(generator.eval()(given).video).cpu().numpy()]
+    rows = [film_strip(clip) for clip in denormalize_clips(generator.eval()(given).video).cpu().numpy()]
     if given is not z:
-        truth = [film_strip(clip) for clip in batch_from_model_range(real).cpu().numpy()]
+        truth = [film_strip(clip) for clip in denormalize_clips(real).cpu().numpy()]
         rows = [row for pair in zip(truth, rows, strict=True) for row in pair]
     return np.concatenate(rows)
 

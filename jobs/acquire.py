@@ -16,7 +16,7 @@ from jobs import command
 from vgan.errors import InputError
 from vgan.options import check_choice, option, section
 from vgan.transfer.ucf101 import read_split
-from vgan.video.strips import read_list
+from vgan.video.image_strips import read_list
 
 ABOUT = """List videos into a sources manifest, which `jobs.prepare` reads.
 

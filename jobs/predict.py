@@ -29,11 +29,11 @@ from vgan.metrics.prediction_error import (
 from vgan.models.pretrained import GeneratedClips, Model
 from vgan.options import check_choice, option, section
 from vgan.records import Clip
-from vgan.video.child import Decoder
-from vgan.video.clips import clips_from_video
+from vgan.video.clip_extraction import extract_clips
 from vgan.video.config import VideoConfig
-from vgan.video.gates import verdict
-from vgan.video.strips import is_strip
+from vgan.video.image_strips import is_strip
+from vgan.video.isolated_decoder import Decoder
+from vgan.video.quality_filters import first_violation
 from vgan.viz.panels import forecast_panels
 
 ABOUT = """Predict the future of images: input, prediction, mask and, of a video, what happened, side by side.
@@ -164,8 +164,8 @@ def _read(path: Path, name: str, video: VideoConfig, decoder: Decoder) -> Given:
         VideoError: nothing can be decoded.
     """
     if Path(name).suffix.lower() not in IMAGES or is_strip(path):
-        for item in clips_from_video(decoder.frames(path), video):
-            if isinstance(item, Clip) and verdict(item.evidence, video.gates) is None:
+        for item in extract_clips(decoder.frames(path), video):
+            if isinstance(item, Clip) and first_violation(item.evidence, video.gates) is None:
                 return Given(name, item.frames[0], item.frames)
     first = next(iter(decoder.frames(path)), None)
     if first is None:

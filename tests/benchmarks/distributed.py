@@ -42,8 +42,8 @@ from vgan.training.ema import update_ema
 from vgan.training.engine import LocalEngine, make_optimizer
 from vgan.training.gan_step import StepRandomness, train_step
 from vgan.video.config import ClipSpec
-from vgan.video.pixels import batch_to_model_range
-from vgan.video.strips import write_strip
+from vgan.video.image_strips import write_strip
+from vgan.video.normalize import normalize_clips
 
 BATCH, CLIPS, REPEATS = 8, 4096, 6
 BASES = (64, 16)
@@ -95,7 +95,7 @@ def worker_step(config: TrainConfig, nets: engines.Engines, reader: ClipReader) 
     feed, number = prefetched(reader.batches(0)), iter(range(1, sys.maxsize))
 
     def step() -> None:
-        real = batch_to_model_range(next(feed).frames)
+        real = normalize_clips(next(feed).frames)
         draws = StepRandomness.of_step(0, next(number), config.batch_size, config.model.z_size)
         draws = draws.share(reader.rank, reader.world_size)
         done = train_step(nets.by_name, real, draws, config.model, config.objective)

@@ -24,11 +24,11 @@ import numpy as np
 from moving_pictures import tracked_jitter_px
 
 from vgan.records import Clip, ClipScores, Reject
-from vgan.video.clips import clips_from_video
+from vgan.video.clip_extraction import extract_clips
 from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, StabilizeConfig, VideoConfig
 from vgan.video.decode import frames
 from vgan.video.fingerprint import fingerprint
-from vgan.video.gates import verdict
+from vgan.video.quality_filters import first_violation
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 # The tracker needs clips of 128 px, also of letterboxed videos: decoded larger, they are reduced after the crop.
@@ -74,12 +74,12 @@ def judged(dataset: str, path: Path) -> Iterator[Judged | Reject]:
     """Clips of a video with their labels; rejects as they are."""
     unsteady = {
         result.start_s: result.frames
-        for result in clips_from_video(
+        for result in extract_clips(
             frames(path, CONFIG.decode), replace(CONFIG, stabilize=StabilizeConfig(preset="off"))
         )
         if isinstance(result, Clip)
     }
-    for result in clips_from_video(frames(path, CONFIG.decode), CONFIG):
+    for result in extract_clips(frames(path, CONFIG.decode), CONFIG):
         if isinstance(result, Reject):
             yield result
             continue
@@ -110,10 +110,10 @@ def print_bounds(clips: list[Judged]) -> None:
 def print_single(clips: list[Judged]) -> None:
     """What each bound refuses that no other of today's does."""
     print("\nRefused by one of today's bounds alone (good/improved/bad)")
-    seen = [clip for clip in clips if verdict(clip.evidence, FilterConfig())]
-    reasons = sorted({verdict(clip.evidence, FilterConfig())[0] for clip in seen})
+    seen = [clip for clip in clips if first_violation(clip.evidence, FilterConfig())]
+    reasons = sorted({first_violation(clip.evidence, FilterConfig())[0] for clip in seen})
     for reason in reasons:
-        alone = [clip.label for clip in seen if verdict(clip.evidence, FilterConfig(off=[reason])) is None]
+        alone = [clip.label for clip in seen if first_violation(clip.evidence, FilterConfig(off=[reason])) is None]
         print(f"{reason:<20}" + "/".join(str(alone.count(label)) for label in ("good", "improved", "bad")))
 
 
@@ -124,7 +124,7 @@ def print_yield(clips: list[Judged], num_rejects: dict[str, int]) -> None:
         seen = [clip for clip in clips if clip.dataset == dataset]
         print(f"{dataset:<12}{len(seen) + missing:>6}", end="")
         for gates in (LOOSE, FilterConfig()):
-            kept = [clip.label for clip in seen if verdict(clip.evidence, gates) is None]
+            kept = [clip.label for clip in seen if first_violation(clip.evidence, gates) is None]
             print(f"{len(kept) / (len(seen) + missing):>8.1%}{kept.count('bad') / max(len(kept), 1):>7.1%}", end="")
         print()
 
@@ -134,7 +134,7 @@ def print_false_matches(clips: list[Judged]) -> None:
 
     Crops stand in for the many scenes there are not: squares of three quarters to all of a clip, half of them mirrored.
     """
-    kept = [clip for clip in clips if verdict(clip.evidence, FilterConfig()) is None]
+    kept = [clip for clip in clips if first_violation(clip.evidence, FilterConfig()) is None]
     scene = np.repeat(np.unique([clip.scene for clip in kept], return_inverse=True)[1], CROPS)
     rng = np.random.default_rng(0)
     words = np.stack([_words(crop) for clip in kept for crop in _crops(clip.frames, rng)])

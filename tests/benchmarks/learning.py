@@ -39,12 +39,12 @@ from vgan.training.ema import ema_decay_at, update_ema
 from vgan.training.engine import LocalEngine, make_optimizer
 from vgan.training.gan_step import StepRandomness, train_step
 from vgan.transfer.ucf101 import read_split
-from vgan.video.clips import clips_from_video
+from vgan.video.clip_extraction import extract_clips
 from vgan.video.config import ClipSpec, VideoConfig
 from vgan.video.decode import frames
-from vgan.video.gates import verdict
-from vgan.video.pixels import batch_to_model_range
-from vgan.video.strips import read_strip
+from vgan.video.image_strips import read_strip
+from vgan.video.normalize import normalize_clips
+from vgan.video.quality_filters import first_violation
 from vgan.viz.panels import film_strip, sample_grid, save_png, stream_panels
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -108,8 +108,8 @@ def read_ucf101() -> Sides:
 
 def steady_clips(path: Path) -> list[np.ndarray]:
     """Stabilized clips of a video that pass every gate."""
-    found = clips_from_video(frames(path, VIDEO.decode), VIDEO)
-    return [c.frames for c in found if isinstance(c, Clip) and not verdict(c.evidence, VIDEO.gates)]
+    found = extract_clips(frames(path, VIDEO.decode), VIDEO)
+    return [c.frames for c in found if isinstance(c, Clip) and not first_violation(c.evidence, VIDEO.gates)]
 
 
 READERS = {"weizmann28": read_actions, "ucf101-partial-split1": read_ucf101}  # by the name of the reference set
@@ -146,7 +146,7 @@ def train(settings: dict[str, Any], clips: np.ndarray, num: int, seed: int = 0) 
     for step in range(1, steps + 1):
         if len(order) < BATCH:
             order = np.concatenate([order, rng.permutation(len(clips))])
-        real, order = batch_to_model_range(torch.from_numpy(clips[order[:BATCH]])), order[BATCH:]
+        real, order = normalize_clips(torch.from_numpy(clips[order[:BATCH]])), order[BATCH:]
         done = train_step(engines, real, StepRandomness.of_step(seed, step, BATCH, model.z_size), model, objective)
         update_ema(average, networks["generator"], ema_decay_at(EMA, step))
         if "discriminator/margin" in done.metrics:

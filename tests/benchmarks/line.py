@@ -30,12 +30,12 @@ from vgan.synthetic import draw_clip
 from vgan.training.config import ObjectiveConfig
 from vgan.training.engine import LocalEngine, make_optimizer
 from vgan.training.gan_step import StepRandomness, train_step
-from vgan.video.child import Decoder
-from vgan.video.clips import clips_from_video
+from vgan.video.clip_extraction import extract_clips
 from vgan.video.config import ClipSpec, StabilizeConfig, VideoConfig
 from vgan.video.decode import frames
 from vgan.video.encode import write_avi, write_mp4
-from vgan.video.stabilize import stabilize, unstabilized
+from vgan.video.isolated_decoder import Decoder
+from vgan.video.stabilize import crop_only, stabilize
 
 REPEATS = 5
 IDS = {"source_id": "s", "source_uri": "u", "label": None, "split": None, "decoder": ""}
@@ -74,9 +74,9 @@ def video_rows(folder: Path) -> list[tuple[str, str, tuple[float, float, float]]
             (
                 "  with cuts and scores",
                 "frames/s",
-                rate(32 * windows, lambda: count(clips_from_video(iter(decoded), config))),
+                rate(32 * windows, lambda: count(extract_clips(iter(decoded), config))),
             ),
-            ("  crop only", "frames/s", rate(32, lambda: unstabilized(small, 64))),
+            ("  crop only", "frames/s", rate(32, lambda: crop_only(small, 64))),
         ]
 
 

@@ -34,10 +34,10 @@ from cluster.session import ray_session
 from cluster.sources import list_folder
 from vgan.errors import VideoError
 from vgan.records import Clip
-from vgan.video.child import Decoder
-from vgan.video.clips import clips_from_video
+from vgan.video.clip_extraction import extract_clips
 from vgan.video.config import FilterConfig, VideoConfig
-from vgan.video.gates import verdict
+from vgan.video.isolated_decoder import Decoder
+from vgan.video.quality_filters import first_violation
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 CORES = 2
@@ -66,9 +66,9 @@ def one_video(path: str, config: VideoConfig, decoder: Decoder) -> Yield:
 
     try:
         decoder.probe(path)
-        for item in clips_from_video(counted(), config):
+        for item in extract_clips(counted(), config):
             if isinstance(item, Clip):
-                found = verdict(item.evidence, config.gates)
+                found = first_violation(item.evidence, config.gates)
                 num_clips += found is None
                 rejects.update([f"gates: {found[0]}"] if found else [])
             else:
@@ -178,7 +178,7 @@ def hour_in_this_process(path: str) -> None:
         for segment in range(segments):
             start_s, end_s, _ = segment_span(duration_s, segment, segments)
             frames = decoder.frames(path, start_s, end_s)
-            clips += sum(isinstance(item, Clip) for item in clips_from_video(frames, share))
+            clips += sum(isinstance(item, Clip) for item in extract_clips(frames, share))
     # ru_maxrss of this process would hold that of the one that started it.
     own = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     peaks = int(own.split()[1]) / 1e6, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6

@@ -27,9 +27,9 @@ from vgan.scenes.labels import PAPER, category_probabilities, places365_labels
 from vgan.scenes.networks import load_scene_network
 from vgan.scenes.preprocess import scene_view
 from vgan.scenes.scoring import SceneClassifier, add_scene_scores
-from vgan.video.child import Decoder
-from vgan.video.clips import clips_from_video
+from vgan.video.clip_extraction import extract_clips
 from vgan.video.config import DecodeConfig, VideoConfig
+from vgan.video.isolated_decoder import Decoder
 
 REPEATS = 8
 PICTURES = (".jpg", ".png")
@@ -80,7 +80,7 @@ def look(videos: list[Path], classify: SceneClassifier, decode_size: int) -> dic
         began = cpu_s()
         with Decoder(settings.decode) as decoder:
             for video in videos:
-                items = clips_from_video(decoder.frames(video), settings)
+                items = extract_clips(decoder.frames(video), settings)
                 recorder.answers = []
                 if name == "with":
                     items = add_scene_scores(items, recorder, settings.scene)

@@ -21,12 +21,12 @@ import cv2
 import numpy as np
 
 from vgan.records import Clip
-from vgan.video.clips import clips_from_video
+from vgan.video.clip_extraction import extract_clips
 from vgan.video.config import ClipSpec, DecodeConfig, ShotConfig, VideoConfig
 from vgan.video.decode import Frame, frames
-from vgan.video.gates import verdict
+from vgan.video.quality_filters import first_violation
 from vgan.video.resample import resample
-from vgan.video.shots import split_shots
+from vgan.video.shot_detection import split_shots
 
 EXCERPT = 32  # frames from each video of a reel
 DISSOLVES = (5, 10, 15, 20, 25)  # frames
@@ -131,8 +131,8 @@ def tell(name: str, pairs: list[tuple[np.ndarray, np.ndarray]], length: int, con
         first, last = EXCERPT - length - 1, EXCERPT  # the frame before the change, and the one after it
         shown = [Frame(i / config.clip.fps, picture) for i, picture in enumerate(dissolve(before, after, length))]
         windows += EXCERPT - (last - first)
-        for clip in clips_from_video(shown, config):
-            if isinstance(clip, Clip) and verdict(clip.evidence, config.gates) is None:
+        for clip in extract_clips(shown, config):
+            if isinstance(clip, Clip) and first_violation(clip.evidence, config.gates) is None:
                 start = round(clip.start_s * config.clip.fps)
                 kept += start <= first and start + EXCERPT > last
     print(f"  {name:<38}{windows:>15}{kept:>12}{kept / windows:>7.1%}", flush=True)

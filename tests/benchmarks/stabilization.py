@@ -22,13 +22,13 @@ from moving_pictures import corner_errors_px, shaken, tracked_errors_px, tracked
 
 from vgan.errors import VideoError
 from vgan.records import ClipScores
-from vgan.video import reference
+from vgan.video import reference_stabilizer
 from vgan.video.config import DecodeConfig, FilterConfig, StabilizeConfig
 from vgan.video.decode import frames
-from vgan.video.gates import verdict
-from vgan.video.register import register
+from vgan.video.quality_filters import first_violation
+from vgan.video.registration import register
 from vgan.video.resample import resample
-from vgan.video.stabilize import reduced, stabilize, unstabilized
+from vgan.video.stabilize import crop_only, downscale, stabilize
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 UCF101 = DATA / "ucf101" / "UCF-101"
@@ -91,11 +91,11 @@ def attempt(window: np.ndarray, config: StabilizeConfig, size: int) -> tuple[np.
 
 def pair_errors_px(native: np.ndarray) -> tuple[float, float]:
     """How well each way's pairs fit points that neither has seen: median over points and pairs, px at 128."""
-    small = reduced(native, 128)
+    small = downscale(native, 128)
     grays = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in small])
     scale = small.shape[1] / native.shape[1]
     shrink = np.array([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2], [0, 0, 1]])
-    literal = shrink @ reference.register(native).transforms @ np.linalg.inv(shrink)
+    literal = shrink @ reference_stabilizer.register(native).transforms @ np.linalg.inv(shrink)
     return tracked_errors_px(grays, literal), tracked_errors_px(grays, register(grays, OURS).transforms)
 
 
@@ -110,7 +110,7 @@ def print_speed() -> None:
     for name, num_frames, files, folder in SPEED:
         for path in present(folder / file for file in files):
             native = windows(path, num_frames, NATIVE, 1)[0]
-            small = reduced(native, 128)
+            small = downscale(native, 128)
             runs = [(native, LITERAL), (native, OURS), (small, OURS)]
             times = [[cpu_s(lambda w=w, c=c: attempt(w, c, 64)) for w, c in runs] for _ in range(REPEATS)]
             literal, ours, at_128 = num_frames / np.median(times, axis=0)
@@ -157,11 +157,11 @@ def print_shaky() -> None:
         all_windows = windows(path)
         for window in all_windows:
             result = attempt(window, OURS, 128)
-            why = (result.reason,) if isinstance(result, VideoError) else verdict(result[1], FilterConfig())
+            why = (result.reason,) if isinstance(result, VideoError) else first_violation(result[1], FilterConfig())
             if isinstance(result, VideoError) or why:
                 refused[why[0]] += 1
                 continue
-            before, after = tracked_jitter_px(unstabilized(window, 128)[0]), tracked_jitter_px(result[0])
+            before, after = tracked_jitter_px(crop_only(window, 128)[0]), tracked_jitter_px(result[0])
             rows.append((before, after, before / after))
         name = f"{path.parent.name}/{path.stem}"[:23]
         print(f"{name:<24}{len(all_windows):>8}{len(rows):>6}", end="")

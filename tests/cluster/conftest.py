@@ -18,7 +18,7 @@ from cluster import storage
 from cluster.shards import Manifest, Shard, clip_row, clip_schema, config_digest, table_bytes, write_manifest
 from vgan.records import Clip, ClipScores
 from vgan.video.config import ClipSpec, VideoConfig
-from vgan.video.strips import write_strip
+from vgan.video.image_strips import write_strip
 
 WriteDataset = Callable[..., Manifest]
 

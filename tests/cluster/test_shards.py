@@ -31,7 +31,7 @@ from cluster.shards import (
 from vgan.errors import InputError
 from vgan.records import Clip, ClipScores
 from vgan.video.config import ClipSpec, DecodeConfig, VideoConfig
-from vgan.video.strips import write_strip
+from vgan.video.image_strips import write_strip
 
 SPEC = ClipSpec(num_frames=16, size=32)
 

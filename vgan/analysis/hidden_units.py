@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from vgan.errors import InputError
 from vgan.models.layers import remove_spectral_norm
 from vgan.models.pretrained import Model
-from vgan.video.pixels import batch_to_model_range
+from vgan.video.normalize import normalize_clips
 
 NETWORKS = ("discriminator", "encoder")
 SHARE = 0.5  # of its peak in a clip that a unit still counts as firing at
@@ -56,7 +56,7 @@ class LayerProbe:
     @torch.inference_mode()
     def maps(self, clips: np.ndarray) -> Tensor:
         """What every unit gives for clips (B, T, H, W, 3) uint8: (B, U, T', H', W') float32, T' = 1 of images."""
-        shown = batch_to_model_range(torch.from_numpy(clips))
+        shown = normalize_clips(torch.from_numpy(clips))
         return self.layers(shown[:, :, 0])[:, :, None].float() if self.sees_images else self.layers(shown).float()
 
 

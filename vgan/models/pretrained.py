@@ -28,9 +28,9 @@ from vgan.models.config import ModelConfig
 from vgan.models.gaussian_mixture import LatentMixture
 from vgan.models.generator import GeneratorOutput
 from vgan.video.config import StabilizeConfig
-from vgan.video.pixels import batch_from_model_range, batch_to_model_range
-from vgan.video.register import IDENTITY
-from vgan.video.stabilize import reduced, render
+from vgan.video.normalize import denormalize_clips, normalize_clips
+from vgan.video.registration import IDENTITY
+from vgan.video.stabilize import downscale, render
 
 MODEL, STATE, WEIGHTS, MIXTURE = "model.json", "state.json", "weights", "mixture.safetensors"
 BATCH = 16  # clips drawn at once: 1 GB at base 64
@@ -102,7 +102,7 @@ class Model:
         _check("frames", frames, np.uint8, (self.config.num_frames, size, size, 3))
         A: Any = self._generator()
         with torch.no_grad():
-            codes = [A.encode(batch_to_model_range(part.to(_device(A)))) for part in torch.tensor(frames).split(BATCH)]
+            codes = [A.encode(normalize_clips(part.to(_device(A)))) for part in torch.tensor(frames).split(BATCH)]
         return torch.cat(codes).float().cpu().numpy()
 
     def predict(self, images: np.ndarray) -> GeneratedClips:
@@ -121,9 +121,9 @@ class Model:
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
             raise InputError(f"images must be (N, H, W, 3) uint8, got {images.shape} {images.dtype}")
         size = self.config.size
-        working = reduced(images, max(StabilizeConfig().size, size))
+        working = downscale(images, max(StabilizeConfig().size, size))
         squares, _ = render(working, np.tile(IDENTITY, (len(images), 1, 1)), size)
-        return _draw(self._generator(), batch_to_model_range(torch.from_numpy(squares)[:, None])[:, :, 0])
+        return _draw(self._generator(), normalize_clips(torch.from_numpy(squares)[:, None])[:, :, 0])
 
     def _generator(self) -> nn.Module:
         if self.generator is None:
@@ -284,7 +284,7 @@ def _draw(network: nn.Module, given: Tensor) -> GeneratedClips:
 def _to_clips(streams: GeneratorOutput) -> GeneratedClips:
     video, foreground, mask, background = streams
     pixels: list[Any] = [
-        None if stream is None else batch_from_model_range(stream).cpu().numpy()
+        None if stream is None else denormalize_clips(stream).cpu().numpy()
         for stream in (video, foreground, background)
     ]
     opacity = None if mask is None else mask[:, 0].float().cpu().numpy()

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from vgan.training.augment import NUM_DRAWS, augment, horizontal_flip
 from vgan.transfer.config import FinetuneConfig
-from vgan.video.pixels import batch_to_model_range
+from vgan.video.normalize import normalize_clips
 
 
 def _no_average(_: Sequence[Tensor]) -> None:
@@ -145,7 +145,7 @@ def prepare_batch(frames: Tensor, draws: Tensor, config: FinetuneConfig) -> Tens
     """
     if config.flip:
         frames = horizontal_flip(frames.movedim(-1, 1), draws[:, 0] < 0.5).movedim(1, -1)
-    return augment(batch_to_model_range(frames, torch.channels_last_3d), draws[:, 1:], config.augment)
+    return augment(normalize_clips(frames, torch.channels_last_3d), draws[:, 1:], config.augment)
 
 
 def schedule(name: str, step: int, steps: int) -> float:

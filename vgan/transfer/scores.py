@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vgan.video.pixels import batch_to_model_range
+from vgan.video.normalize import normalize_clips
 
 LEVEL = 95.0  # confidence level of intervals, percent
 
@@ -73,7 +73,7 @@ def forward_batches(model: nn.Module, clips: Tensor, batch_size: int, device: to
     model.to(device).eval()
     return torch.cat(
         [
-            model(batch_to_model_range(batch.to(device), torch.channels_last_3d)).float().cpu()
+            model(normalize_clips(batch.to(device), torch.channels_last_3d)).float().cpu()
             for batch in clips.split(batch_size)
         ]
     )

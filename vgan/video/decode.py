@@ -45,7 +45,7 @@ class Frame:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Probe:
+class VideoMetadata:
     """Metadata of a video file. Duration and rate may be wrong: use them for segments, but leave the last one open."""
 
     duration_s: float | None
@@ -57,7 +57,7 @@ class Probe:
     rotation: int  # counterclockwise rotation of the stored picture to upright, degrees: 0, 90, 180 or 270
 
 
-def probe(path: str | Path) -> Probe:
+def probe_video(path: str | Path) -> VideoMetadata:
     """Read the header and the first frame of a file.
 
     Raises:
@@ -75,7 +75,7 @@ def probe(path: str | Path) -> Probe:
         elif stream.duration and stream.time_base:
             duration_s = float(stream.duration * stream.time_base)
         rate = stream.average_rate  # not guessed_rate, which is 120 for an ASF file of 10 frames per second
-        return Probe(
+        return VideoMetadata(
             duration_s=duration_s,
             width=layout.width,
             height=layout.height,

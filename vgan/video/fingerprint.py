@@ -65,7 +65,7 @@ def near_duplicates(
     Raises:
         ValueError: a fingerprint is not 32 hex digits, lengths differ, or `max_bits` is not in 0..127.
     """
-    bits = words(fingerprints)
+    bits = fingerprint_words(fingerprints)
     if len(sources) != len(bits) or not 0 <= max_bits < BITS:
         got = f"{len(bits)} fingerprints, {len(sources)} sources and max_bits {max_bits}"
         raise ValueError(f"need as many sources as fingerprints and max_bits in 0..{BITS - 1}, got {got}")
@@ -92,7 +92,7 @@ def near_duplicates(
     return repeats
 
 
-def words(fingerprints: Sequence[str] | np.ndarray) -> np.ndarray:
+def fingerprint_words(fingerprints: Sequence[str] | np.ndarray) -> np.ndarray:
     """Convert fingerprints, hex strings or already uint64, to their bits as uint64 (N, 2).
 
     Raises:

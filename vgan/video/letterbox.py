@@ -14,7 +14,7 @@ THIN = 4  # maximum depth of a bar on one side only, pixels: captured analog fil
 DEEPEST = 0.4  # maximum depth of a bar, as share of the picture
 
 
-def bars(frames: np.ndarray) -> tuple[int, int, int, int]:
+def detect_bars(frames: np.ndarray) -> tuple[int, int, int, int]:
     """Detect the black bars of `frames` (T, H, W, 3) uint8: depths (top, bottom, left, right) in pixels, 0 for no bar.
 
     A bar is dark in every frame, uniform in space and time, and ends in a straight edge after which most of the picture

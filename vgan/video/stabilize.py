@@ -10,9 +10,9 @@ import numpy as np
 
 from vgan.errors import VideoError
 from vgan.records import ClipScores
-from vgan.video import reference
+from vgan.video import reference_stabilizer
 from vgan.video.config import StabilizeConfig
-from vgan.video.register import EVIDENCE_PX, IDENTITY, Registration, corner_distance, register, scale_of
+from vgan.video.registration import EVIDENCE_PX, IDENTITY, Registration, corner_distance, register, scale_of
 
 MOVING = 12  # minimum change of a moving pixel, gray values: well above compression noise
 
@@ -32,42 +32,42 @@ def stabilize(frames: np.ndarray, config: StabilizeConfig, size: int) -> tuple[n
             `reference.render`; also reason collapsed for a homography without an inverse.
     """
     if config.preset == "off":
-        return unstabilized(frames, size)
+        return crop_only(frames, size)
     try:
         if config.preset == "reference":
             return _by_reference(frames, size)
         return _by_paper(frames, config, size)
     except VideoError:
         if config.keep_failed:
-            return unstabilized(frames, size)
+            return crop_only(frames, size)
         raise
 
 
-def unstabilized(frames: np.ndarray, size: int) -> tuple[np.ndarray, ClipScores]:
+def crop_only(frames: np.ndarray, size: int) -> tuple[np.ndarray, ClipScores]:
     """Crop each frame to its center square and downscale it; the scores have default values for registration."""
     clip, _ = render(frames, np.tile(IDENTITY, (len(frames), 1, 1)), size)
-    return clip, ClipScores(motion=motion(clip), moving_fraction=moving_fraction(clip), stabilized=False)
+    return clip, ClipScores(motion=mean_frame_difference(clip), moving_fraction=moving_fraction(clip), stabilized=False)
 
 
 def _by_paper(frames: np.ndarray, config: StabilizeConfig, size: int) -> tuple[np.ndarray, ClipScores]:
     """Stabilize `frames` with preset "paper"."""
-    frames = reduced(frames, max(config.size, size))
+    frames = downscale(frames, max(config.size, size))
     registration = register(np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]), config)
     clip, filled = render(frames, registration.transforms, size)
-    return clip, evidence_of(registration, frames.shape[1], frames.shape[2], clip, filled)
+    return clip, compute_scores(registration, frames.shape[1], frames.shape[2], clip, filled)
 
 
 def _by_reference(frames: np.ndarray, size: int) -> tuple[np.ndarray, ClipScores]:
     """Stabilize `frames` with preset "reference"."""
-    registration = reference.register(frames)
-    clip, filled = reference.render(frames, registration.transforms, size)
+    registration = reference_stabilizer.register(frames)
+    clip, filled = reference_stabilizer.render(frames, registration.transforms, size)
     try:
-        return clip, evidence_of(registration, frames.shape[1], frames.shape[2], clip, filled)
+        return clip, compute_scores(registration, frames.shape[1], frames.shape[2], clip, filled)
     except np.linalg.LinAlgError as error:
         raise VideoError("stabilize", "collapsed", "the composed homography has no inverse") from error
 
 
-def evidence_of(
+def compute_scores(
     registration: Registration, height: int, width: int, clip: np.ndarray, filled: np.ndarray
 ) -> ClipScores:
     """Compute the scores of a registered window and its clip.
@@ -90,7 +90,7 @@ def evidence_of(
         drift_px=registration.drift_px,
         photometric=max((pair.photometric for pair in pairs), default=0.0),
         filled_fraction=float(filled.max()),
-        motion=motion(clip),
+        motion=mean_frame_difference(clip),
         moving_fraction=moving_fraction(clip),
         jitter_px=camera_movement_px(registration.transforms, height, width),
         stabilized=True,
@@ -102,7 +102,7 @@ def _zoom_or_inverse(zoom: float) -> float:
     return max(zoom, 1 / zoom) if zoom > 0 else math.inf
 
 
-def reduced(frames: np.ndarray, short_side: int) -> np.ndarray:
+def downscale(frames: np.ndarray, short_side: int) -> np.ndarray:
     """Downscale `frames` (T, H, W, 3) uint8 by averaging to a short side of at most `short_side`; never enlarge.
 
     Frames are first halved as often as possible, which is exact and fast: 0.9 ms instead of 3.0 ms for 1280x720 to 128.
@@ -148,7 +148,7 @@ def render(frames: np.ndarray, transforms: np.ndarray, size: int) -> tuple[np.nd
         )
         clip[t] = cv2.resize(warped, (size, size), interpolation=cv2.INTER_AREA)
         if t > 0:
-            covered = own_pixels(np.linalg.inv(to_clip @ transforms[t]), height, width, size)
+            covered = source_coverage(np.linalg.inv(to_clip @ transforms[t]), height, width, size)
             np.copyto(clip[t], clip[t - 1], where=~covered[..., None])
             filled[t] = 1 - covered.mean()
     return clip, filled
@@ -165,7 +165,7 @@ def _crop(height: int, width: int, size: int) -> np.ndarray:
     return np.array([[zoom, 0, (0.5 - left) * zoom - 0.5], [0, zoom, (0.5 - top) * zoom - 0.5], [0, 0, 1]])
 
 
-def own_pixels(to_source: np.ndarray, height: int, width: int, size: int) -> np.ndarray:
+def source_coverage(to_source: np.ndarray, height: int, width: int, size: int) -> np.ndarray:
     """Return the mask (size, size) bool of clip pixels that, with all adjacent pixels, are completely in the source.
 
     The adjacent pixels are a safety margin. `to_source` (3, 3) is affine, so over a square of pixels the extremes of
@@ -188,7 +188,7 @@ def own_pixels(to_source: np.ndarray, height: int, width: int, size: int) -> np.
     return inside
 
 
-def motion(clip: np.ndarray) -> float:
+def mean_frame_difference(clip: np.ndarray) -> float:
     """Return the mean absolute difference (0..255) of adjacent frames of `clip` (T, H, W, 3) uint8."""
     return float(np.mean([cv2.norm(after, before, cv2.NORM_L1) / after.size for before, after in pairwise(clip)]))
 

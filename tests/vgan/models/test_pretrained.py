@@ -20,7 +20,7 @@ from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.models.gaussian_mixture import LatentMixture
 from vgan.models.pretrained import write_weights
-from vgan.video.pixels import batch_to_model_range
+from vgan.video.normalize import normalize_clips
 
 SMALL = {"base": 2, "z_size": 5, "num_frames": 16, "size": 32}
 MODELS = {kind: ModelConfig(kind=kind, **SMALL) for kind in ("two_stream", "one_stream", "future", "autoencoder")}
@@ -135,13 +135,13 @@ def test_predict_reduces_by_the_short_side_and_crops_the_centre(tmp_path: Path) 
     large = square.repeat(8, 1).repeat(8, 2)  # 256 x 256
     wide = np.pad(large, ((0, 0), (0, 0), (50, 50), (0, 0)))
     tall = np.pad(large, ((0, 0), (90, 90), (0, 0), (0, 0)), constant_values=255)
-    given = batch_to_model_range(torch.from_numpy(square)[:, None])[:, :, 0]
+    given = normalize_clips(torch.from_numpy(square)[:, None])[:, :, 0]
     with torch.no_grad():
         expected = model.generator(given).video
     for images in (square, large, wide, tall):
         clips = model.predict(images)
         assert clips.mask.shape == (2, 16, 32, 32)
-        drawn = batch_to_model_range(torch.from_numpy(clips.video))
+        drawn = normalize_clips(torch.from_numpy(clips.video))
         torch.testing.assert_close(drawn, expected, atol=1.01 / 127.5, rtol=0)
     assert model.predict(square[:, :9, :7]).video.shape == (2, 16, 32, 32, 3)  # smaller than a clip
 
@@ -152,8 +152,8 @@ def test_autoencoder_encodes_and_decodes_as_its_network_does(tmp_path: Path) -> 
     codes = model.encode(frames)
     assert (codes.shape, codes.dtype) == ((18, 5), np.float32)
     with torch.no_grad():
-        expected = model.generator(batch_to_model_range(torch.from_numpy(frames))).video
-    drawn = batch_to_model_range(torch.from_numpy(model.decode(codes).video))
+        expected = model.generator(normalize_clips(torch.from_numpy(frames))).video
+    drawn = normalize_clips(torch.from_numpy(model.decode(codes).video))
     torch.testing.assert_close(drawn, expected, atol=1.01 / 127.5, rtol=0)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vgan.transfer.config import FinetuneConfig
 from vgan.transfer.finetune import WorkerGroup, batch_order, finetune, prepare_batch, schedule
 from vgan.transfer.scores import probabilities
-from vgan.video.pixels import batch_to_model_range
+from vgan.video.normalize import normalize_clips
 
 NUM_CLASSES = 3
 
@@ -120,7 +120,7 @@ def test_finetune_cosine_schedule_ends_near_zero() -> None:
 def test_finetune_augments_clips_by_config_and_draws() -> None:
     (clips, _), draws = colored_clips(4, seed=0), torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
     plain = prepare_batch(clips, draws, FinetuneConfig(flip=False, augment=[]))
-    assert torch.equal(plain, batch_to_model_range(clips))
+    assert torch.equal(plain, normalize_clips(clips))
     mirrored = prepare_batch(clips, draws, FinetuneConfig(flip=True, augment=[]))
     for clip, output, is_mirrored in zip(plain, mirrored, draws[:, 0] < 0.5, strict=True):
         assert torch.equal(output, clip.flip(-1) if is_mirrored else clip)

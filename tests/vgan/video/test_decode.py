@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from vgan.errors import VideoError
 from vgan.video.config import DecodeConfig
-from vgan.video.decode import Frame, frames, probe, reduced_size, square_pixels
+from vgan.video.decode import Frame, frames, probe_video, reduced_size, square_pixels
 from vgan.video.hdr import BT2020_LUMINANCE, GAMMA, TO_BT709, WHITE, light_to_pq
 
 BACKENDS = ["pyav", "decord"]
@@ -157,7 +157,7 @@ def test_decode_shows_square_pixels(tmp_path, backend, pixel_aspect, shape):
     pictures = [make_texture(0)[:128, :160]] * 3
     path = write_video(tmp_path / "a.mp4", pictures, "libx264", "yuv420p", pixel_aspect=pixel_aspect)
     assert {frame.image.shape[:2] for frame in decode(path, backend=backend)} == {shape}
-    assert (probe(path).height, probe(path).width) == shape
+    assert (probe_video(path).height, probe_video(path).width) == shape
 
 
 TURNS = {  # FFmpeg's -display_rotation, -hflip and -vflip -> transformation from stored to displayed picture
@@ -178,7 +178,7 @@ def test_decode_follows_the_display_matrix(tmp_path, turn):
     expected = TURNS[turn](picture)
     assert displayed.shape == expected.shape
     assert np.abs(displayed.astype(int) - expected).mean() < 12
-    assert (probe(path).height, probe(path).width) == expected.shape[:2]
+    assert (probe_video(path).height, probe_video(path).width) == expected.shape[:2]
 
 
 def test_decode_change_of_size_in_mid_stream_keeps_the_first_shape(tmp_path):
@@ -321,7 +321,7 @@ def test_decode_cover_picture_of_a_song_is_no_video(tmp_path):
 
 
 def test_probe_returns_the_metadata_of_the_file(make_video):
-    metadata = probe(make_video(num_frames=50))
+    metadata = probe_video(make_video(num_frames=50))
     assert (metadata.width, metadata.height, metadata.codec, metadata.rotation) == (170, 128, "h264", 0)
     assert "mp4" in metadata.container.split(",")
     assert metadata.fps == pytest.approx(25)
@@ -331,7 +331,7 @@ def test_probe_returns_the_metadata_of_the_file(make_video):
 def test_probe_unusable_file_names_its_reason(tmp_path):
     (tmp_path / "empty.mp4").write_bytes(b"")
     with pytest.raises(VideoError) as caught:
-        probe(tmp_path / "empty.mp4")
+        probe_video(tmp_path / "empty.mp4")
     assert caught.value.reason == "cannot_open"
 
 

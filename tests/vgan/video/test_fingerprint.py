@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from moving_pictures import camera, film, make_texture
 
-from vgan.video import fingerprint as module
 from vgan.video.config import DecodeConfig, FilterConfig
 from vgan.video.decode import frames
 from vgan.video.encode import write_mp4
@@ -94,8 +93,8 @@ def test_near_duplicates_dropped_clip_drops_no_other():
 @pytest.mark.parametrize("max_bits", [0, 1, 5, 10, 32])
 @pytest.mark.parametrize("blocks", [(16384, 512), (64, 16)])
 def test_near_duplicates_equals_brute_force(monkeypatch, max_bits, blocks):
-    monkeypatch.setattr(module, "BLOCK", blocks[0])
-    monkeypatch.setattr(module, "SMALL_BLOCK", blocks[1])
+    monkeypatch.setattr("vgan.video.fingerprint.BLOCK", blocks[0])
+    monkeypatch.setattr("vgan.video.fingerprint.SMALL_BLOCK", blocks[1])
     rng = np.random.default_rng(0)
     originals = rng.integers(0, 2, (30, 128))
     flipped = rng.random((240, 128)) < rng.choice([0, 0.02, 0.06, 0.12], (240, 1))

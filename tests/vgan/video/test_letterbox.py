@@ -10,7 +10,7 @@ from moving_pictures import camera, film, make_texture
 
 from vgan.video.config import DecodeConfig
 from vgan.video.decode import frames
-from vgan.video.letterbox import bars, crop
+from vgan.video.letterbox import crop, detect_bars
 
 
 def pan(num_frames: int = 8) -> np.ndarray:
@@ -29,45 +29,45 @@ def boxed(top: int, bottom: int, left: int, right: int, noise: float = 0.0) -> n
 @pytest.mark.parametrize("depths", [(0, 0, 0, 0), (16, 16, 0, 0), (16, 17, 0, 0), (0, 0, 28, 28), (22, 21, 7, 7)])
 def test_bars_of_known_depth_are_detected_exactly(depths):
     clip = boxed(*depths, noise=3.0)
-    assert bars(clip) == depths
+    assert detect_bars(clip) == depths
     assert crop(clip, depths).shape == (8, 128 - depths[0] - depths[1], 170 - depths[2] - depths[3], 3)
 
 
 def test_bars_thin_line_on_one_side_is_detected():
-    assert bars(boxed(0, 0, 3, 0)) == (0, 0, 3, 0)
+    assert detect_bars(boxed(0, 0, 3, 0)) == (0, 0, 3, 0)
 
 
 def test_bars_deep_dark_band_on_one_side_is_picture():
-    assert bars(boxed(20, 0, 0, 0)) == (0, 0, 0, 0)
+    assert detect_bars(boxed(20, 0, 0, 0)) == (0, 0, 0, 0)
 
 
 def test_bars_mixed_row_of_the_scaler_counts_as_bar():
     clip = boxed(16, 16, 0, 0)
     clip[:, 16] //= 2
-    assert bars(clip) == (17, 16, 0, 0)
+    assert detect_bars(clip) == (17, 16, 0, 0)
 
 
 def test_bars_with_half_of_one_edge_dark_are_detected():
     clip = boxed(16, 16, 0, 0)
     clip[:, 80:, 60:] = 5
-    assert bars(clip) == (16, 16, 0, 0)
+    assert detect_bars(clip) == (16, 16, 0, 0)
 
 
 def test_bars_night_sky_above_a_skyline_is_picture():
     clip = pan()
     skyline = 30 + (20 * np.sin(np.arange(170) / 9)).astype(int)
     clip[:, np.arange(128)[:, None] < skyline] = 6
-    assert bars(clip) == (0, 0, 0, 0)
+    assert detect_bars(clip) == (0, 0, 0, 0)
 
 
 def test_bars_black_frames_are_not_cropped():
-    assert bars(np.zeros((4, 64, 80, 3), np.uint8)) == (0, 0, 0, 0)
+    assert detect_bars(np.zeros((4, 64, 80, 3), np.uint8)) == (0, 0, 0, 0)
 
 
 def test_bars_that_are_bright_in_one_frame_are_picture():
     clip = boxed(16, 16, 0, 0)
     clip[5] = pan()[5]
-    assert bars(clip) == (0, 0, 0, 0)
+    assert detect_bars(clip) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -80,5 +80,5 @@ def test_bars_that_are_bright_in_one_frame_are_picture():
 )
 def test_bars_real_video(shared, name, depths):
     path = shared / "data/ucf101/UCF-101" / f"{name}.avi"
-    detected = bars(np.stack([frame.image for frame in islice(frames(path, DecodeConfig()), 32)]))
+    detected = detect_bars(np.stack([frame.image for frame in islice(frames(path, DecodeConfig()), 32)]))
     assert np.abs(np.subtract(detected, depths)).max() <= 1

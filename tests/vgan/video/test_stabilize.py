@@ -9,9 +9,9 @@ from moving_pictures import camera, film, make_texture, shaky_cameras
 
 from vgan.errors import VideoError
 from vgan.records import ClipScores
-from vgan.video import reference
+from vgan.video import reference_stabilizer
 from vgan.video.config import StabilizeConfig
-from vgan.video.stabilize import motion, reduced, render, stabilize, unstabilized
+from vgan.video.stabilize import crop_only, downscale, mean_frame_difference, render, stabilize
 
 T = 16
 HEIGHT, WIDTH = 128, 170
@@ -20,10 +20,10 @@ HEIGHT, WIDTH = 128, 170
 def test_stabilize_removes_the_motion_of_a_shaken_texture():
     frames = film([make_texture(4)] * T, shaky_cameras(4, T))
     clip, evidence = stabilize(frames, StabilizeConfig(), 64)
-    shaken, _ = unstabilized(frames, 64)
+    shaken, _ = crop_only(frames, 64)
     assert clip.shape == (T, 64, 64, 3)
     assert clip.dtype == np.uint8
-    assert motion(clip) < 0.2 * motion(shaken)
+    assert mean_frame_difference(clip) < 0.2 * mean_frame_difference(shaken)
     assert evidence.stabilized
     assert evidence.jitter_px > 4
     assert evidence.residual_px < 1
@@ -51,7 +51,7 @@ def test_stabilize_static_camera_keeps_the_objects_motion():
     scenes = scenes_with_a_red_square([(170 + 3 * t, 200) for t in range(T)])
     frames = film(scenes, [camera((0, 0))] * T)
     clip, evidence = stabilize(frames, StabilizeConfig(), 64)
-    as_filmed, _ = unstabilized(frames, 64)
+    as_filmed, _ = crop_only(frames, 64)
     assert np.abs(clip.astype(int) - as_filmed).mean() < 1.0
     displacement = red_centers(clip)[-1] - red_centers(clip)[0]
     assert displacement == pytest.approx([3 * (T - 1) / 2, 0], abs=0.5)  # 128 px become 64
@@ -172,9 +172,9 @@ def test_stabilize_window_with_a_cut_is_rejected_or_has_a_bad_score(preset):
 def test_stabilize_by_the_reference_removes_the_motion():
     frames = film([make_texture(4)] * 8, shaky_cameras(4, 8))
     clip, evidence = stabilize(frames, StabilizeConfig(preset="reference"), 64)
-    shaken, _ = unstabilized(frames, 64)
+    shaken, _ = crop_only(frames, 64)
     assert clip.shape == (8, 64, 64, 3)
-    assert motion(clip) < 0.3 * motion(shaken)
+    assert mean_frame_difference(clip) < 0.3 * mean_frame_difference(shaken)
     assert evidence.stabilized
     assert evidence.residual_px < 1
     assert evidence.num_matches >= 10
@@ -185,7 +185,7 @@ def test_reference_render_fills_from_the_composite_before():
     pictures = np.stack([np.full((128, 128, 3), value, np.uint8) for value in (10, 100, 200)])
     shift = np.tile(np.eye(3), (3, 1, 1))
     shift[1, 0, 2], shift[2, 0, 2] = 32, 64
-    clip, filled = reference.render(pictures, shift, 64)
+    clip, filled = reference_stabilizer.render(pictures, shift, 64)
     assert (clip[1, :, :15] == 10).all()
     assert (clip[1, :, 18:] == 100).all()
     assert (clip[2, :, :15] == 10).all()
@@ -223,10 +223,10 @@ def test_stabilize_does_not_change_a_frozen_window():
 
 def test_reduced_frames_keep_their_shape_and_are_never_enlarged():
     frames = np.random.default_rng(0).integers(0, 256, (2, 360, 640, 3), np.uint8)
-    assert reduced(frames, 128).shape == (2, 128, 228, 3)
-    assert reduced(frames, 360) is frames
-    assert reduced(frames, 400) is frames
-    assert np.abs(reduced(frames, 90)[0].astype(int) - cv2.resize(frames[0], (160, 90), interpolation=3)).max() <= 1
+    assert downscale(frames, 128).shape == (2, 128, 228, 3)
+    assert downscale(frames, 360) is frames
+    assert downscale(frames, 400) is frames
+    assert np.abs(downscale(frames, 90)[0].astype(int) - cv2.resize(frames[0], (160, 90), interpolation=3)).max() <= 1
 
 
 @pytest.mark.parametrize("config", [StabilizeConfig(preset="off"), StabilizeConfig(keep_failed=True)])

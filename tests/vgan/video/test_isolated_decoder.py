@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from vgan.errors import VideoError
-from vgan.video.child import Decoder, isolated_frames
 from vgan.video.config import DecodeConfig
 from vgan.video.decode import frames
+from vgan.video.isolated_decoder import Decoder, isolated_frames
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -33,7 +33,7 @@ def child_whose_decoder(code: str) -> list[str]:
     """Return the command of a child in which `decode.frames` is replaced by a generator with body `code`."""
     body = textwrap.indent(textwrap.dedent(code), "    ")
     return stub(
-        f"import os, sys\nimport numpy as np\nimport vgan.video.child as child\nfrom vgan.video.decode import Frame\n"
+        f"import os, sys\nimport numpy as np\nimport vgan.video.isolated_decoder as child\nfrom vgan.video.decode import Frame\n"
         f"picture = np.zeros((4, 6, 3), np.uint8)\n"
         f"def frames(path, config, start_s, end_s, native, on_skip):\n{body}\n"
         "child.frames = frames\nchild.main(sys.argv[1:])"
@@ -148,7 +148,7 @@ def test_isolated_frames_closed_early_leave_no_process(make_video):
 
 def test_decoder_child_dies_with_its_parent(make_video):
     code = (
-        "import sys, time\nfrom vgan.options import DecodeConfig\nfrom vgan.video.child import isolated_frames\n"
+        "import sys, time\nfrom vgan.options import DecodeConfig\nfrom vgan.video.isolated_decoder import isolated_frames\n"
         "source = isolated_frames(sys.stdin.readline().strip(), DecodeConfig())\n"
         "next(source)\nprint('ready', flush=True)\ntime.sleep(60)"
     )
@@ -168,9 +168,7 @@ def test_decoder_child_dies_with_its_parent(make_video):
 
 
 def test_child_imports_only_what_decoding_needs():
-    code = (
-        "import sys, vgan.video.child; print([m for m in ('torch', 'cv2', 'decord', 'matplotlib') if m in sys.modules])"
-    )
+    code = "import sys, vgan.video.isolated_decoder; print([m for m in ('torch', 'cv2', 'decord', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -209,7 +207,7 @@ def test_decoder_bad_video_does_not_end_the_child(make_video, tmp_path):
 
 
 def test_decoder_child_is_replaced_after_so_many_requests(make_video, monkeypatch):
-    monkeypatch.setattr("vgan.video.child.REQUESTS_A_CHILD", 2)
+    monkeypatch.setattr("vgan.video.isolated_decoder.REQUESTS_A_CHILD", 2)
     path = make_video(num_frames=3)
     children = set()
     before = set(children_of(os.getpid()))
@@ -384,7 +382,7 @@ def test_decoder_hostile_child_ends_in_a_reason_and_the_next_video_is_served(mak
     # The command fails while the file exists; then the same Decoder must work with a new child.
     command = stub(
         f"import os, sys\nif not os.path.exists({str(tmp_path / 'hostile')!r}):\n"
-        f"    os.execv(sys.executable, [sys.executable, '-P', '-m', 'vgan.video.child', *sys.argv[1:]])\n"
+        f"    os.execv(sys.executable, [sys.executable, '-P', '-m', 'vgan.video.isolated_decoder', *sys.argv[1:]])\n"
         f"{hostile(code)[-1]}"
     )
     started_s = time.monotonic()

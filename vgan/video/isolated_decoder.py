@@ -35,8 +35,8 @@ import numpy as np
 import vgan
 from vgan.errors import VideoError
 from vgan.video.config import DecodeConfig
-from vgan.video.decode import Frame, Probe, backend_version, frames, probe
-from vgan.video.strips import is_strip, probe_strip, strip_frames
+from vgan.video.decode import Frame, VideoMetadata, backend_version, frames, probe_video
+from vgan.video.image_strips import is_strip, probe_strip, strip_frames
 
 HEADER = struct.Struct("<cdII")  # type, pts_s, then height and width, or bytes of JSON and 0
 MAX_FRAME_BYTES = 2**28  # an 8K picture has 100 MB; a larger size is invalid
@@ -69,8 +69,8 @@ class Decoder:
     def __init__(self, config: DecodeConfig, command: list[str] | None = None) -> None:
         self.backend = ""  # name and version of the backend of the latest frames
         self._config = config
-        self._command = command or [sys.executable, "-P", "-m", "vgan.video.child"]
-        self._child: _Child | None = None
+        self._command = command or [sys.executable, "-P", "-m", "vgan.video.isolated_decoder"]
+        self._child: _DecoderProcess | None = None
 
     def __enter__(self) -> Decoder:
         return self
@@ -84,7 +84,7 @@ class Decoder:
             self._child.stop()
             self._child = None
 
-    def probe(self, path: str | Path) -> Probe:
+    def probe(self, path: str | Path) -> VideoMetadata:
         """Read the header and the first frame of a file (`decode.probe`).
 
         Raises:
@@ -149,20 +149,20 @@ class Decoder:
         try:
             yield from child.replies(request)
             clean = True
-        except _Reported as report:
+        except _ReportedError as report:
             clean = report.error.reason != "out_of_memory"
             raise report.error from None
         finally:
             if not clean:
                 child.stop()
 
-    def _ready_child(self) -> _Child:
+    def _ready_child(self) -> _DecoderProcess:
         """Return the child of the last request if it is usable, else a new one."""
         child = self._child
         if child is not None and child.usable():
             return child
         self.close()
-        return _Child(self._command, self._config)
+        return _DecoderProcess(self._command, self._config)
 
 
 def isolated_frames(path: str | Path, config: DecodeConfig, command: list[str] | None = None) -> Iterator[Frame]:
@@ -171,7 +171,7 @@ def isolated_frames(path: str | Path, config: DecodeConfig, command: list[str] |
         yield from decoder.frames(path)
 
 
-class _Reported(Exception):
+class _ReportedError(Exception):
     """Error that the child itself reported; the child remains usable."""
 
     def __init__(self, error: VideoError) -> None:
@@ -179,7 +179,7 @@ class _Reported(Exception):
         self.error = error
 
 
-class _Child:
+class _DecoderProcess:
     """A decoding process, its current request and the remaining time of that request."""
 
     def __init__(self, command: list[str], config: DecodeConfig) -> None:
@@ -250,7 +250,7 @@ class _Child:
                     break
                 if type_ == b"E":
                     self._busy = False
-                    raise _Reported(VideoError(*body))
+                    raise _ReportedError(VideoError(*body))
                 if type_ in b"FS":
                     if not math.isfinite(time_s) or (latest_s is not None and time_s <= latest_s):
                         raise _protocol_error(f"a frame at {time_s} s after one at {latest_s} s")
@@ -375,10 +375,10 @@ def _checked_text(type_: bytes, text: bytearray) -> Any:
     return value
 
 
-def _checked_probe(table: dict[str, Any]) -> Probe:
+def _checked_probe(table: dict[str, Any]) -> VideoMetadata:
     """Convert the child's table into a Probe."""
     try:
-        return Probe(**table)
+        return VideoMetadata(**table)
     except TypeError:
         raise _protocol_error("a probe of the wrong form") from None
 
@@ -413,7 +413,7 @@ def _serve(out: int, request: dict[str, Any], config: DecodeConfig) -> None:
     try:
         if request["do"] == "probe":
             path = request["path"]
-            _write_text(out, b"P", asdict(probe_strip(path, config.strip_fps) if is_strip(path) else probe(path)))
+            _write_text(out, b"P", asdict(probe_strip(path, config.strip_fps) if is_strip(path) else probe_video(path)))
         else:
             _serve_frames(out, request, replace(config, backend=request["backend"]))
     except VideoError as error:

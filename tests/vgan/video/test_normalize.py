@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from vgan.video.pixels import batch_from_model_range, batch_to_model_range
+from vgan.video.normalize import denormalize_clips, normalize_clips
 
 
 def every_level() -> torch.Tensor:
@@ -15,7 +15,7 @@ def every_level() -> torch.Tensor:
 
 def test_to_model_range_puts_channels_first_and_levels_in_one() -> None:
     frames = every_level()
-    clips = batch_to_model_range(frames)
+    clips = normalize_clips(frames)
     assert clips.shape == (2, 3, 4, 12, 16)
     assert clips.dtype == torch.float32
     assert (clips.min(), clips.max()) == (-1, 1)
@@ -24,9 +24,9 @@ def test_to_model_range_puts_channels_first_and_levels_in_one() -> None:
 
 def test_model_range_round_trip_is_exact() -> None:
     frames = every_level()
-    assert torch.equal(batch_from_model_range(batch_to_model_range(frames)), frames)
+    assert torch.equal(denormalize_clips(normalize_clips(frames)), frames)
 
 
 def test_from_model_range_clamps() -> None:
     clips = torch.tensor([-9.0, -1.0, 0.0, 1.0, 9.0]).reshape(1, 1, 1, 1, 5)
-    assert batch_from_model_range(clips).ravel().tolist() == [0, 0, 128, 255, 255]
+    assert denormalize_clips(clips).ravel().tolist() == [0, 0, 128, 255, 255]

@@ -13,7 +13,7 @@ from moving_pictures import HEIGHT, WIDTH, camera, corner_errors_px, film, make_
 from vgan.errors import VideoError
 from vgan.video.config import DecodeConfig, StabilizeConfig
 from vgan.video.decode import frames
-from vgan.video.register import IDENTITY, Features, align, make_template, match, register
+from vgan.video.registration import IDENTITY, Features, align, make_template, match, register
 
 T = 32
 CONFIG = StabilizeConfig()

@@ -19,7 +19,7 @@ STANDSTILL = 0.1  # maximum change of a frozen frame, as share of the upper quar
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class WindowStatistics:
     """Statistics of the thumbnails of a window."""
 
     contrast: float  # standard deviation of gray values, mean over frames, 0..255
@@ -27,7 +27,7 @@ class Look:
     activity: float  # mean absolute difference of adjacent frames, 0..255; includes camera motion
 
 
-def look(frames: np.ndarray) -> Look:
+def measure_window(frames: np.ndarray) -> WindowStatistics:
     """Measure the distinct frames (T, H, W, 3) uint8 of a window.
 
     The caller must omit frames that were repeated by the resampling to a fixed rate: a slower source is no defect.
@@ -36,18 +36,18 @@ def look(frames: np.ndarray) -> Look:
         [cv2.cvtColor(cv2.resize(f, (SIDE, SIDE), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY) for f in frames]
     )
     if len(thumbnails) < 2:
-        return Look(contrast=float(thumbnails.std()), frozen_fraction=0.0, activity=0.0)
+        return WindowStatistics(contrast=float(thumbnails.std()), frozen_fraction=0.0, activity=0.0)
     pixels = np.abs(np.diff(thumbnails.astype(np.int16), axis=0))  # (T - 1, SIDE, SIDE)
     change = pixels.mean((1, 2))
     frozen = (pixels.max((1, 2)) <= EQUAL) | (change <= STANDSTILL * np.percentile(change, 75))
-    return Look(
+    return WindowStatistics(
         contrast=float(thumbnails.std((1, 2)).mean()),
         frozen_fraction=float(frozen.mean()),
         activity=float(change.mean()),
     )
 
 
-def check(look: Look, config: PrescreenConfig) -> None:
+def reject_window(look: WindowStatistics, config: PrescreenConfig) -> None:
     """Raise VideoError if a bound is violated: stage "screen", reason black, static or frozen; 0 disables a bound."""
     if look.contrast < config.min_contrast:
         raise VideoError("screen", "black", f"contrast {look.contrast:.2f}; at least {config.min_contrast:g}")

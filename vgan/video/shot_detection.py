@@ -13,7 +13,7 @@ TransNetV2 with a threshold of 0.5:
 
 A true cut and a jump over lost frames in two of the 136 videos do not count as false. The bounds of this module were
 chosen on the same videos, none for TransNetV2. TransNetV2 is a hundred times slower, slower than SIFT, and therefore
-not used. Missed cuts fail registration (930 of 930 splices), and `vgan.video.dissolve` detects dissolves.
+not used. Missed cuts fail registration (930 of 930 splices), and `vgan.video.dissolve_detection` detects dissolves.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def split_shots(frames: Iterable[tuple[int, Frame]], config: ShotConfig) -> Iter
 
 def is_cut(before: np.ndarray, after: np.ndarray, bound: float, config: ShotConfig) -> bool:
     """Return True if two RGB images (64, 64, 3) uint8 differ by at least `bound` and have different blocks."""
-    return difference(before, after) >= bound and likeness(before, after) < config.max_likeness
+    return difference(before, after) >= bound and block_similarity(before, after) < config.max_likeness
 
 
 def difference(before: np.ndarray, after: np.ndarray) -> float:
@@ -99,7 +99,7 @@ def cut_bound(history: Sequence[float], config: ShotConfig) -> float:
     return max(config.min_difference, config.ratio * sorted(history)[max(0, len(history) - 3)])
 
 
-def likeness(before: np.ndarray, after: np.ndarray) -> float:
+def block_similarity(before: np.ndarray, after: np.ndarray) -> float:
     """Return the block similarity of two RGB images (64, 64, 3) uint8: 1 if all blocks of `after` match in `before`.
 
     It is the mean, over blocks with texture, of the maximum normalized correlation within REACH pixels, which is

@@ -66,7 +66,7 @@ class Matches:
 
 
 @dataclass(frozen=True)
-class Pair:
+class PairRegistration:
     """Registration quality of a frame and the preceding one."""
 
     residual_px: float  # RMS reprojection error of the inliers, pixels at 128 px short side
@@ -80,7 +80,7 @@ class Registration:
     """Camera motion of a window: transforms (T, 3, 3) from the pixels of each input frame to those of the first."""
 
     transforms: np.ndarray
-    pairs: list[Pair]  # one per frame that differs from the preceding one
+    pairs: list[PairRegistration]  # one per frame that differs from the preceding one
     drift_px: float  # RMS corner distance of the last frame to its direct match with the first, at 128 px; 0 if none
 
 
@@ -129,14 +129,14 @@ def register(grays: np.ndarray, config: StabilizeConfig) -> Registration:
             )
         matches = refine(grays[t - 1], grays[t], matches, scale, config.ransac_px / unit)
         step = fit_similarity(matches.after, matches.before, FIT_SOFTNESS_PX / unit)
-        transform = hold(template, smalls[t], transforms[-1] @ step, unit)
+        transform = correct_drift(template, smalls[t], transforms[-1] @ step, unit)
         if not 1 / MAX_ZOOM < scale_of(transform) < MAX_ZOOM:
             raise VideoError(
                 "stabilize", "collapsed", f"zoom {scale_of(transform):.3g} of frame {t} relative to the first"
             )
         step = np.linalg.inv(transforms[-1]) @ transform
         pairs.append(
-            Pair(
+            PairRegistration(
                 residual_px=residual(step, matches, config.ransac_px / unit) * unit,
                 inlier_ratio=matches.inlier_ratio,
                 num_matches=matches.num_matches,
@@ -305,7 +305,7 @@ def align(template: Template, small: np.ndarray, transform: np.ndarray) -> tuple
     return np.linalg.inv(template.to_unit) @ correction @ template.to_unit @ transform, overlap
 
 
-def hold(template: Template, small: np.ndarray, predicted: np.ndarray, unit: float) -> np.ndarray:
+def correct_drift(template: Template, small: np.ndarray, predicted: np.ndarray, unit: float) -> np.ndarray:
     """Correct the drift of `predicted` (3, 3), which maps a frame to the first one, by their direct alignment.
 
     Applies the share HOLD of the correction, if the frames overlap enough and the correction is small. Similarities

@@ -12,7 +12,7 @@ from vgan.video.config import FilterConfig
 Bound = tuple[str, float, float, bool]  # reason, value, bound, True for an upper bound
 
 
-def verdict(evidence: ClipScores, config: FilterConfig) -> tuple[str, str] | None:
+def first_violation(evidence: ClipScores, config: FilterConfig) -> tuple[str, str] | None:
     """Return (reason, detail) of the first bound that a clip's scores violate, None if they satisfy all.
 
     A clip that was not stabilized (`evidence.stabilized` is False) has default registration scores, which satisfy the
@@ -24,7 +24,7 @@ def verdict(evidence: ClipScores, config: FilterConfig) -> tuple[str, str] | Non
     return None
 
 
-def broken(scores: ClipScores, config: FilterConfig) -> np.ndarray:
+def violation_mask(scores: ClipScores, config: FilterConfig) -> np.ndarray:
     """Return the mask (N,) bool of clips that violate a bound, as `verdict` for scores that are arrays (N,)."""
     accepted = np.ones(np.shape(scores.motion), bool)
     for _, value, bound, upper in _bounds(scores, config):
@@ -32,7 +32,7 @@ def broken(scores: ClipScores, config: FilterConfig) -> np.ndarray:
     return ~accepted
 
 
-def strain(evidence: ClipScores, config: FilterConfig) -> float:
+def bound_utilization(evidence: ClipScores, config: FilterConfig) -> float:
     """Return the largest utilization of any bound by a clip's scores: 0 far from all bounds, above 1 if rejected."""
     ratios = [0.0]
     for reason, value, bound, upper in _bounds(evidence, config):

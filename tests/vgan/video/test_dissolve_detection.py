@@ -11,7 +11,7 @@ from moving_pictures import camera, film, make_texture
 
 from vgan.video.config import DecodeConfig
 from vgan.video.decode import frames
-from vgan.video.dissolve import dissolve_score
+from vgan.video.dissolve_detection import dissolve_score
 
 
 def scene(seed: int, speed_px: float = 0.3) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 
 from vgan.records import ClipScores
 from vgan.video.config import FILTER_REASONS, FilterConfig
-from vgan.video.gates import broken, strain, verdict
+from vgan.video.quality_filters import bound_utilization, first_violation, violation_mask
 
 GOOD = {"residual_px": 0.3, "inlier_ratio": 0.9, "num_matches": 80, "photometric": 5.0, "motion": 3.0}
 BROKEN = {
@@ -25,8 +25,8 @@ BROKEN = {
 
 
 def test_gates_good_clip_passes():
-    assert verdict(ClipScores(**GOOD), FilterConfig()) is None
-    assert strain(ClipScores(**GOOD), FilterConfig()) < 1
+    assert first_violation(ClipScores(**GOOD), FilterConfig()) is None
+    assert bound_utilization(ClipScores(**GOOD), FilterConfig()) < 1
 
 
 def test_gates_every_reason_on_a_score_is_tested():
@@ -36,27 +36,30 @@ def test_gates_every_reason_on_a_score_is_tested():
 @pytest.mark.parametrize("reason", BROKEN)
 def test_gates_violated_bound_returns_its_reason_and_value(reason):
     evidence = ClipScores(**GOOD | BROKEN[reason])
-    violation = verdict(evidence, FilterConfig())
+    violation = first_violation(evidence, FilterConfig())
     assert violation is not None
     assert violation[0] == reason
     (value,) = BROKEN[reason].values()
     assert f"{value:.3g}" in violation[1]
-    assert strain(evidence, FilterConfig()) > 1
+    assert bound_utilization(evidence, FilterConfig()) > 1
 
 
 @pytest.mark.parametrize("reason", BROKEN)
 def test_gates_disabled_bound_accepts_the_clip(reason):
-    assert verdict(ClipScores(**GOOD | BROKEN[reason]), FilterConfig(off=[reason])) is None
+    assert first_violation(ClipScores(**GOOD | BROKEN[reason]), FilterConfig(off=[reason])) is None
 
 
 def test_gates_clip_that_was_not_registered_is_filtered_by_motion_only():
-    assert verdict(ClipScores(motion=3.0, stabilized=False), FilterConfig()) is None
-    assert verdict(ClipScores(motion=0.0, stabilized=False), FilterConfig())[0] == "still"
+    assert first_violation(ClipScores(motion=3.0, stabilized=False), FilterConfig()) is None
+    assert first_violation(ClipScores(motion=0.0, stabilized=False), FilterConfig())[0] == "still"
 
 
 def test_strain_increases_toward_the_bound():
     bound = FilterConfig().max_residual_px
-    strains = [strain(ClipScores(**GOOD | {"residual_px": share * bound}), FilterConfig()) for share in (0.5, 0.8, 1.0)]
+    strains = [
+        bound_utilization(ClipScores(**GOOD | {"residual_px": share * bound}), FilterConfig())
+        for share in (0.5, 0.8, 1.0)
+    ]
     assert strains == sorted(strains)
     assert strains[-1] == pytest.approx(1.0)
 
@@ -68,13 +71,13 @@ def test_gates_unknown_reason_is_refused():
 
 @pytest.mark.parametrize("score", ["residual_px", "inlier_ratio", "drift_px", "dissolve", "motion"])
 def test_gates_nan_score_is_rejected(score):
-    assert verdict(ClipScores(**GOOD | {score: float("nan")}), FilterConfig()) is not None
+    assert first_violation(ClipScores(**GOOD | {score: float("nan")}), FilterConfig()) is not None
 
 
 def test_gates_of_many_clips_equal_those_of_single_clips():
     clips = [ClipScores(**GOOD | scores) for scores in ({}, *BROKEN.values(), {"motion": float("nan")})]
     columns = {name: np.array([vars(clip)[name] for clip in clips]) for name in vars(clips[0])}
     for config in (FilterConfig(), FilterConfig(off=["still", "photometric"])):
-        one_by_one = [verdict(clip, config) is not None for clip in clips]
-        assert broken(ClipScores(**columns), config).tolist() == one_by_one
+        one_by_one = [first_violation(clip, config) is not None for clip in clips]
+        assert violation_mask(ClipScores(**columns), config).tolist() == one_by_one
         assert 0 < sum(one_by_one) < len(clips)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from vgan.errors import VideoError
-from vgan.video.decode import Frame, Probe, reduced_size
+from vgan.video.decode import Frame, VideoMetadata, reduced_size
 
 FORMATS = ("JPEG", "PNG")  # MoCoGAN's strips have the extension .jpg and are PNG
 MIN_FRAMES = 16  # shortest clip of the original; a picture of fewer squares is not a strip
@@ -42,7 +42,7 @@ def is_strip(path: str | Path) -> bool:
         return False
 
 
-def probe_strip(path: str | Path, fps: float) -> Probe:
+def probe_strip(path: str | Path, fps: float) -> VideoMetadata:
     """Read the header of a strip that plays at `fps` frames per second.
 
     Raises:
@@ -55,7 +55,9 @@ def probe_strip(path: str | Path, fps: float) -> Probe:
     except PICTURE_FAULTS as error:
         raise VideoError("decode", "cannot_open", _first_line(error)) from error
     duration_s = long // side / fps
-    return Probe(duration_s=duration_s, width=side, height=side, fps=fps, codec=codec, container="strip", rotation=0)
+    return VideoMetadata(
+        duration_s=duration_s, width=side, height=side, fps=fps, codec=codec, container="strip", rotation=0
+    )
 
 
 def read_strip(data: bytes) -> np.ndarray:

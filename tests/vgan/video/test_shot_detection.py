@@ -12,7 +12,7 @@ from moving_pictures import camera, film, make_texture
 
 from vgan.video.config import DecodeConfig, ShotConfig
 from vgan.video.decode import Frame, frames
-from vgan.video.shots import likeness, split_shots
+from vgan.video.shot_detection import block_similarity, split_shots
 
 
 def cut_positions(images, runs=None) -> list[int]:
@@ -77,15 +77,15 @@ def test_split_shots_window_with_a_splice_anywhere_is_cut_there(offset):
 
 def test_likeness_ignores_movement_and_exposure_but_not_content():
     before, after, other = (image[:64, :64] for image in (*pan(0, 2, 6), pan(1, 1, 0)[0]))
-    assert likeness(before, after) > 0.8  # new content at the border has no match
-    assert likeness(before, (after * 0.6 + 60).astype(np.uint8)) > 0.8
-    assert likeness(before, other) < 0.6
+    assert block_similarity(before, after) > 0.8  # new content at the border has no match
+    assert block_similarity(before, (after * 0.6 + 60).astype(np.uint8)) > 0.8
+    assert block_similarity(before, other) < 0.6
 
 
 def test_likeness_to_a_blank_picture_is_zero():
     picture, blank = pan(0, 1, 0)[0][:64, :64], np.full((64, 64, 3), 40, np.uint8)
-    assert likeness(blank, picture) == pytest.approx(0, abs=1e-3)
-    assert likeness(picture, blank) == 0
+    assert block_similarity(blank, picture) == pytest.approx(0, abs=1e-3)
+    assert block_similarity(picture, blank) == 0
 
 
 def test_split_shots_cut_in_the_last_frame_is_detected():

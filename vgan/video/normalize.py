@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def batch_to_model_range(frames: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
+def normalize_clips(frames: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
     """Convert uint8 frames (B, T, H, W, C) in 0..255 to float32 clips (B, C, T, H, W) in [-1, 1] on the same device.
 
     Args:
@@ -17,7 +17,7 @@ def batch_to_model_range(frames: Tensor, memory_format: torch.memory_format = to
     return clips.div_(127.5).sub_(1.0)
 
 
-def batch_from_model_range(clips: Tensor) -> Tensor:
+def denormalize_clips(clips: Tensor) -> Tensor:
     """Convert float clips (B, C, T, H, W), clamped to [-1, 1], to uint8 frames (B, T, H, W, C), rounded to nearest."""
     levels = ((clips.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return levels.permute(0, 2, 3, 4, 1).contiguous()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from vgan.video.shots import SIDE, likeness
+from vgan.video.shot_detection import SIDE, block_similarity
 
 FINE = 4.0  # sigma, pixels at SIDE: coarser structure is similar in most scenes (sky above, ground below)
 # Measured on windows of uncut UCF101 that the score was not chosen on: 0 of 202 stabilized and 1 of 249 unstabilized
@@ -26,7 +26,7 @@ def dissolve_score(clip: np.ndarray) -> float:
     regardless of the frames between them.
     """
     images = np.stack([cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for frame in clip])
-    dissimilarity = 1 - max(likeness(images[0], images[-1]), likeness(images[-1], images[0]))
+    dissimilarity = 1 - max(block_similarity(images[0], images[-1]), block_similarity(images[-1], images[0]))
     gray = np.stack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images]).astype(np.float32)
     contrast = gray.std((1, 2))
     contrast_loss = 1 - float(contrast.min()) / max(float(contrast.max()), 1e-3)

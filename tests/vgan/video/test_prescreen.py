@@ -12,7 +12,7 @@ from moving_pictures import camera, film, make_texture
 from vgan.errors import VideoError
 from vgan.video.config import DecodeConfig, PrescreenConfig
 from vgan.video.decode import frames
-from vgan.video.screen import Look, check, look
+from vgan.video.prescreen import WindowStatistics, measure_window, reject_window
 
 OFF = PrescreenConfig(min_contrast=0, min_activity=0, max_frozen=0)
 
@@ -23,9 +23,9 @@ def pan(num_frames: int = 32) -> np.ndarray:
 
 def refusal(clip: np.ndarray) -> str:
     with pytest.raises(VideoError) as caught:
-        check(look(clip), PrescreenConfig())
+        reject_window(measure_window(clip), PrescreenConfig())
     assert caught.value.stage == "screen"
-    check(look(clip), OFF)  # each test can be disabled
+    reject_window(measure_window(clip), OFF)  # each test can be disabled
     return caught.value.reason
 
 
@@ -35,7 +35,7 @@ def with_sensor_noise(clip: np.ndarray) -> np.ndarray:
 
 
 def test_check_moving_picture_is_accepted():
-    check(look(pan()), PrescreenConfig())
+    reject_window(measure_window(pan()), PrescreenConfig())
 
 
 @pytest.mark.parametrize("level", [0, 16, 255])
@@ -59,17 +59,19 @@ def test_check_every_frame_twice_with_coding_noise_is_frozen():
 
 
 def test_look_still_camera_with_noise_has_no_frozen_frame():
-    assert look(with_sensor_noise(np.repeat(pan(1), 32, axis=0))).frozen_fraction == 0
+    assert measure_window(with_sensor_noise(np.repeat(pan(1), 32, axis=0))).frozen_fraction == 0
 
 
 def test_look_counts_repeated_frames():
     clip = pan()
     clip[10:14] = clip[9]
-    assert look(clip).frozen_fraction == 4 / 31
+    assert measure_window(clip).frozen_fraction == 4 / 31
 
 
 def test_look_single_frame_has_no_change():
-    assert look(pan(1)) == Look(contrast=look(pan(1)).contrast, frozen_fraction=0.0, activity=0.0)
+    assert measure_window(pan(1)) == WindowStatistics(
+        contrast=measure_window(pan(1)).contrast, frozen_fraction=0.0, activity=0.0
+    )
 
 
 @pytest.mark.parametrize("bounds", [{"min_contrast": -1.0}, {"max_frozen": 1.5}])

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from vgan.errors import VideoError
-from vgan.video import decode, strips
-from vgan.video.child import Decoder
+from vgan.video import decode, image_strips
 from vgan.video.config import DecodeConfig
+from vgan.video.isolated_decoder import Decoder
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
 
 def reason(data: bytes) -> str:
     with pytest.raises(VideoError) as caught:
-        strips.read_strip(data)
+        image_strips.read_strip(data)
     assert caught.value.stage == "decode"
     return caught.value.reason
 
@@ -45,16 +45,16 @@ def picture(pixels: np.ndarray, format_: str = "PNG") -> bytes:
 
 @pytest.mark.parametrize("vertical", [True, False])
 def test_strip_returns_the_frames_in_order(clip: np.ndarray, vertical: bool) -> None:
-    data = strips.write_strip(clip, vertical=vertical)
+    data = image_strips.write_strip(clip, vertical=vertical)
     assert Image.open(io.BytesIO(data)).size == ((32, 160) if vertical else (160, 32))
-    read = strips.read_strip(data)
+    read = image_strips.read_strip(data)
     assert read.shape == clip.shape
     assert read.dtype == np.uint8
     assert np.abs(read.astype(int) - clip).max() <= 4
 
 
 def test_strip_of_one_frame_is_one_frame(clip: np.ndarray) -> None:
-    assert strips.read_strip(strips.write_strip(clip[:1])).shape == (1, 32, 32, 3)
+    assert image_strips.read_strip(image_strips.write_strip(clip[:1])).shape == (1, 32, 32, 3)
 
 
 def test_strip_of_real_video_keeps_color_and_detail(shared: Path) -> None:
@@ -63,7 +63,7 @@ def test_strip_of_real_video_keeps_color_and_detail(shared: Path) -> None:
         images = [frame.image for frame in islice(decode.frames(path, DecodeConfig()), 32)]
         left = (images[0].shape[1] - 128) // 2
         frames = np.ascontiguousarray(np.stack(images)[:, :, left : left + 128])
-        read = strips.read_strip(strips.write_strip(frames))
+        read = image_strips.read_strip(image_strips.write_strip(frames))
         assert read.shape == (32, 128, 128, 3)
         psnrs.append(psnr_db(read, frames))
     assert np.median(psnrs) > 42
@@ -72,7 +72,7 @@ def test_strip_of_real_video_keeps_color_and_detail(shared: Path) -> None:
 
 def test_official_horizontal_strips_are_read_completely(shared: Path) -> None:
     paths = sorted((shared / "data/weizmann/actions").glob("*/*.jpg"))
-    clips = [strips.read_strip(path.read_bytes()) for path in paths]
+    clips = [image_strips.read_strip(path.read_bytes()) for path in paths]
     assert {clip.shape[1:] for clip in clips} == {(64, 64, 3)}
     assert sum(map(len, clips)) == 2645
     for clip in clips:  # a wrong split would shift the picture within the frame; adjacent frames are similar
@@ -83,7 +83,7 @@ def test_official_horizontal_strips_are_read_completely(shared: Path) -> None:
 
 @pytest.mark.parametrize("pixels", [(160, 32), (160, 32, 4)], ids=["gray", "alpha"])
 def test_strip_of_other_pixels_becomes_rgb(pixels: tuple[int, ...]) -> None:
-    read = strips.read_strip(picture(np.full(pixels, 77, np.uint8)))
+    read = image_strips.read_strip(picture(np.full(pixels, 77, np.uint8)))
     assert read.shape == (5, 32, 32, 3)
     assert (read == 77).all()
 
@@ -106,7 +106,7 @@ def claims(width: int, height: int) -> bytes:
 
 
 def test_hostile_pictures_are_bad_videos(clip: np.ndarray) -> None:
-    jpeg, png = strips.write_strip(clip), picture(clip.reshape(160, 32, 3))
+    jpeg, png = image_strips.write_strip(clip), picture(clip.reshape(160, 32, 3))
     assert reason(b"") == reason(b"not a picture at all") == reason(jpeg[:10]) == "cannot_open"
     assert reason(claims(128, 128 * 8192)) == reason(claims(60_000, 60_000)) == "cannot_open"
     assert reason(claims(128, 1280)) == "corrupt"
@@ -115,13 +115,13 @@ def test_hostile_pictures_are_bad_videos(clip: np.ndarray) -> None:
 
 def test_damaged_strips_are_read_or_rejected(clip: np.ndarray) -> None:
     random = np.random.default_rng(0)
-    for good in (strips.write_strip(clip), picture(clip.reshape(160, 32, 3))):
+    for good in (image_strips.write_strip(clip), picture(clip.reshape(160, 32, 3))):
         rejected = 0
         for _ in range(300):
             data = np.frombuffer(good, np.uint8).copy()
             data[random.integers(0, len(data), 4)] = random.integers(0, 256, 4)
             try:
-                assert strips.read_strip(data.tobytes()).ndim == 4
+                assert image_strips.read_strip(data.tobytes()).ndim == 4
             except VideoError as error:
                 rejected += error.stage == "decode"
         assert rejected > 10
@@ -129,17 +129,17 @@ def test_damaged_strips_are_read_or_rejected(clip: np.ndarray) -> None:
 
 def test_strip_frames_have_times_and_are_reduced_but_not_enlarged(clip: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / "a:b.jpg"
-    path.write_bytes(strips.write_strip(clip))
-    frames = list(strips.strip_frames(path, fps=25, short_side=16))
+    path.write_bytes(image_strips.write_strip(clip))
+    frames = list(image_strips.strip_frames(path, fps=25, short_side=16))
     assert [frame.pts_s for frame in frames] == [0.0, 0.04, 0.08, 0.12, 0.16]
     assert {frame.image.shape for frame in frames} == {(16, 16, 3)}
     assert np.abs(frames[3].image[8:, 8:].astype(int) - clip[3, 16:, 16:][::2, ::2]).max() <= 4
-    assert {frame.image.shape for frame in strips.strip_frames(path, fps=25, short_side=64)} == {(32, 32, 3)}
+    assert {frame.image.shape for frame in image_strips.strip_frames(path, fps=25, short_side=64)} == {(32, 32, 3)}
 
 
 def test_strip_frames_of_no_file_is_a_bad_video(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="cannot_open"):
-        list(strips.strip_frames(tmp_path / "missing.jpg", fps=25))
+        list(image_strips.strip_frames(tmp_path / "missing.jpg", fps=25))
 
 
 @pytest.mark.parametrize(
@@ -154,26 +154,26 @@ def test_strip_frames_of_no_file_is_a_bad_video(tmp_path: Path) -> None:
 )
 def test_write_strip_rejects_invalid_frames(frames: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"strip holds|frames must be"):
-        strips.write_strip(frames)
+        image_strips.write_strip(frames)
 
 
 def test_read_list_returns_paths_without_labels_blanks_and_line_ends() -> None:
     text = (
         "\ufeffgolf/1.mp4/0000.jpg\r\n\r\n  beach/2.mp4/0001.jpg \r\nv_Archery_g01_c01.jpg 3\nmy clips/4.jpg\t12\n5.jpg"
     )
-    assert strips.read_list(text) == [
+    assert image_strips.read_list(text) == [
         "golf/1.mp4/0000.jpg",
         "beach/2.mp4/0001.jpg",
         "v_Archery_g01_c01.jpg",
         "my clips/4.jpg",
         "5.jpg",
     ]
-    assert strips.read_list("\n \r\n") == []
+    assert image_strips.read_list("\n \r\n") == []
 
 
 def test_decoder_plays_a_strip_like_a_video(clip: np.ndarray, tmp_path: Path) -> None:
     long = np.concatenate([clip] * 4)
-    (tmp_path / "0001.jpg").write_bytes(strips.write_strip(long))
+    (tmp_path / "0001.jpg").write_bytes(image_strips.write_strip(long))
     with Decoder(DecodeConfig(strip_fps=10)) as decoder:
         probe = decoder.probe(tmp_path / "0001.jpg")
         frames = list(decoder.frames(tmp_path / "0001.jpg"))
@@ -188,10 +188,10 @@ def test_decoder_plays_a_strip_like_a_video(clip: np.ndarray, tmp_path: Path) ->
 def test_is_strip_distinguishes_strips_from_pictures_and_animations(
     clip: np.ndarray, tmp_path: Path, shared: Path
 ) -> None:
-    (tmp_path / "short.jpg").write_bytes(strips.write_strip(clip))
-    assert not strips.is_strip(tmp_path / "short.jpg")
-    assert not strips.is_strip(shared / "data" / "odd" / "file-type" / "fixture.apng")
-    assert not strips.is_strip(tmp_path / "missing.jpg")
+    (tmp_path / "short.jpg").write_bytes(image_strips.write_strip(clip))
+    assert not image_strips.is_strip(tmp_path / "short.jpg")
+    assert not image_strips.is_strip(shared / "data" / "odd" / "file-type" / "fixture.apng")
+    assert not image_strips.is_strip(tmp_path / "missing.jpg")
     weizmann = sorted((shared / "data" / "weizmann").rglob("*.jpg"))
     assert len(weizmann) == 36
-    assert all(map(strips.is_strip, weizmann))
+    assert all(map(image_strips.is_strip, weizmann))

@@ -11,18 +11,18 @@ import numpy as np
 from vgan.errors import VideoError
 from vgan.records import Clip, Reject
 from vgan.scenes.preprocess import scene_view
-from vgan.video import letterbox, screen
+from vgan.video import letterbox, prescreen
 from vgan.video.config import VideoConfig
 from vgan.video.decode import Frame
-from vgan.video.dissolve import dissolve_score
+from vgan.video.dissolve_detection import dissolve_score
 from vgan.video.fingerprint import fingerprint
-from vgan.video.gates import verdict
+from vgan.video.quality_filters import first_violation
 from vgan.video.resample import RATE_TOLERANCE, resample
-from vgan.video.shots import split_shots
-from vgan.video.stabilize import stabilize, unstabilized
+from vgan.video.shot_detection import split_shots
+from vgan.video.stabilize import crop_only, stabilize
 
 
-def clips_from_video(frames: Iterable[Frame], config: VideoConfig) -> Iterator[Clip | Reject]:
+def extract_clips(frames: Iterable[Frame], config: VideoConfig) -> Iterator[Clip | Reject]:
     """Yield the clips of one video in order, with all scores, and a Reject for every window or shot without a clip.
 
     The bounds of `config.gates` are applied later, when the dataset is packed. Stops after `config.clip.max_per_video`
@@ -81,15 +81,15 @@ def _clip_from_window(shot: int, window: list[Frame], config: VideoConfig) -> Cl
         pixels = np.stack([frame.image for frame in window])
         uncropped_area = pixels.shape[1] * pixels.shape[2]
         if config.screen.crop_letterbox:
-            pixels = letterbox.crop(pixels, letterbox.bars(pixels))
+            pixels = letterbox.crop(pixels, letterbox.detect_bars(pixels))
         height, width = pixels.shape[1:3]
         if min(height, width) < config.clip.size:
             minimum = f"at least {config.clip.size} on the short side"
             raise VideoError("screen", "too_small", f"{width}x{height} pixels; {minimum}")
         # Repeats from resampling a slower source do not count as frozen: each source frame is measured once.
         source_frames = [t for t, frame in enumerate(window) if t == 0 or frame is not window[t - 1]]
-        statistics = screen.look(pixels[source_frames])
-        screen.check(statistics, config.screen)
+        statistics = prescreen.measure_window(pixels[source_frames])
+        prescreen.reject_window(statistics, config.screen)
         clip, evidence = stabilize(pixels, config.stabilize, config.clip.size)
         scores = {
             "contrast": statistics.contrast,
@@ -99,8 +99,8 @@ def _clip_from_window(shot: int, window: list[Frame], config: VideoConfig) -> Cl
             "fingerprint": fingerprint(clip),
         }
         evidence = replace(evidence, **scores)
-        if config.stabilize.keep_failed and evidence.stabilized and verdict(evidence, config.gates):
-            clip, plain = unstabilized(pixels, config.clip.size)
+        if config.stabilize.keep_failed and evidence.stabilized and first_violation(evidence, config.gates):
+            clip, plain = crop_only(pixels, config.clip.size)
             evidence = replace(plain, **scores)
     except VideoError as error:
         return Reject(start_s=start_s, stage=error.stage, reason=error.reason, detail=error.detail)

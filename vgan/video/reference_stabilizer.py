@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from vgan.errors import VideoError
-from vgan.video.register import EVIDENCE_PX, IDENTITY, Pair, Registration
+from vgan.video.registration import EVIDENCE_PX, IDENTITY, PairRegistration, Registration
 
 FLANN_TREES, FLANN_CHECKS, FLANN_KDTREE = 5, 50, 1
 RATIO, MIN_MATCHES, RANSAC_PX = 0.7, 10, 5.0  # RANSAC threshold in pixels of the input frames
@@ -47,7 +47,7 @@ def register(frames: np.ndarray) -> Registration:
         is_inlier = inliers.ravel() == 1
         errors = _project(step, source[is_inlier]) - target[is_inlier]
         pairs.append(
-            Pair(
+            PairRegistration(
                 residual_px=float(np.sqrt((errors**2).sum(1).mean())) * unit if is_inlier.any() else float("inf"),
                 inlier_ratio=float(is_inlier.mean()),
                 num_matches=num_matches,
