@@ -26,9 +26,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from cluster import storage
 from cluster.deletion import deleted_rows, without
 from cluster.shards import ROWS_PER_GROUP, Manifest, one_array, to_frames
+from cluster.storage.files import read_row_group
+from cluster.storage.urls import join_url
 from vgan.errors import InputError
 
 WINDOW = 8  # row groups: 512 clips, 200 MB raw
@@ -192,8 +193,8 @@ class ClipReader:
 
     def _read(self, index: int) -> tuple[list[str], pa.Array]:
         shard, group = (int(v) for v in self.groups[index, :2])
-        url = storage.join(self.url, self.manifest.shards[shard].path)
-        table = storage.read_row_group(url, group, ["clip_id", "frames"])
+        url = join_url(self.url, self.manifest.shards[shard].path)
+        table = read_row_group(url, group, ["clip_id", "frames"])
         return table["clip_id"].to_pylist(), one_array(table["frames"])
 
 

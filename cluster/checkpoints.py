@@ -28,7 +28,19 @@ from typing import Any
 
 from torch import nn
 
-from cluster import storage
+from cluster.storage.files import (
+    exists,
+    find_files,
+    get_file,
+    json_bytes,
+    list_files,
+    put_file,
+    read_bytes,
+    read_json,
+    remove_tree,
+    write_json,
+)
+from cluster.storage.urls import filesystem, join_url
 from vgan.errors import InputError
 from vgan.models import pretrained
 from vgan.models.config import ModelConfig
@@ -59,7 +71,7 @@ class Checkpoint:
 def write_state(folder: Path, state: dict[str, Any], networks: dict[str, nn.Module]) -> None:
     """Write state.json and weights/*.safetensors into a local folder."""
     pretrained.write_weights(folder / WEIGHTS, networks)
-    (folder / STATE).write_bytes(storage.json_bytes(state))
+    (folder / STATE).write_bytes(json_bytes(state))
 
 
 # ---- a run's checkpoints -----------------------------------------------------------------------------------------
@@ -72,7 +84,7 @@ def folder_name(step: int, attempt: str) -> str:
 
 def committed(run_url: str) -> list[str]:
     """Urls of a run's complete checkpoints, the newest first."""
-    return [storage.join(run_url, name) for name, complete in _folders(run_url) if complete]
+    return [join_url(run_url, name) for name, complete in _folders(run_url) if complete]
 
 
 def latest(run_url: str) -> str | None:
@@ -83,8 +95,8 @@ def latest(run_url: str) -> str | None:
 def _folders(run_url: str) -> list[tuple[str, bool]]:
     """Names of all step_* folders and whether each is committed, the newest first."""
     lists: dict[str, set[tuple[int, int]]] = defaultdict(set)
-    root = storage.filesystem(run_url)[1].rstrip("/") + "/"
-    for path in storage.find(run_url) or {}:
+    root = filesystem(run_url)[1].rstrip("/") + "/"
+    for path in find_files(run_url) or {}:
         name, _, file = path.partition(root)[2].partition("/")
         if file and name.startswith("step_"):
             found = LIST.fullmatch(file)
@@ -102,8 +114,8 @@ def upload(folder: Path, url: str, rank: int, world_size: int) -> None:
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
         files[name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        storage.put_file(storage.join(url, name), path)
-    storage.write_json(storage.join(url, f"files-{rank}-of-{world_size}.json"), files)
+        put_file(join_url(url, name), path)
+    write_json(join_url(url, f"files-{rank}-of-{world_size}.json"), files)
 
 
 def fetch(url: str, folder: Path) -> None:
@@ -112,16 +124,16 @@ def fetch(url: str, folder: Path) -> None:
     Raises:
         Damaged: a file is missing or is not the one that was written; says which.
     """
-    lists = [name for name in storage.list_files(url, ".json") if LIST.fullmatch(name.rpartition("/")[2])]
+    lists = [name for name in list_files(url, ".json") if LIST.fullmatch(name.rpartition("/")[2])]
     try:
-        files = {name: entry for part in lists for name, entry in storage.read_json(part).items()}
+        files = {name: entry for part in lists for name, entry in read_json(part).items()}
         hashes = {name: str(entry["sha256"]) for name, entry in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as fault:
         raise Damaged(f"a list of its files cannot be read: {fault}") from fault
     for name, sha256 in hashes.items():
         local = folder / name
         try:
-            storage.get_file(storage.join(url, name), local)
+            get_file(join_url(url, name), local)
         except FileNotFoundError as fault:
             raise Damaged(f"{name} is missing") from fault
         if _sha256(local) != sha256:
@@ -138,7 +150,7 @@ def fetch_newest(run_url: str, folder: Path) -> str | None:
     """
     damaged = []
     for name, complete in _folders(run_url):
-        url = storage.join(run_url, name)
+        url = join_url(run_url, name)
         if not complete:
             log.warning("%s was not finished: passed over", url)
             continue
@@ -169,7 +181,7 @@ def _lowest(urls: list[str], metric: str) -> str | None:
 def metrics_at(url: str) -> dict[str, float]:
     """What was measured before a checkpoint; empty where it cannot be read."""
     try:
-        found = storage.read_json(storage.join(url, STATE)).get("metrics", {})
+        found = read_json(join_url(url, STATE)).get("metrics", {})
         return {key: float(value) for key, value in found.items()}
     except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return {}
@@ -181,16 +193,16 @@ def prune(run_url: str, newest: int, best_by: str = "") -> None:
     Args:
         best_by: metric whose lowest value keeps its checkpoint too.
     """
-    folders = [(storage.join(run_url, name), complete) for name, complete in _folders(run_url)]
+    folders = [(join_url(run_url, name), complete) for name, complete in _folders(run_url)]
     chosen = _lowest([url for url, complete in folders if complete], best_by) if best_by else None
     kept = 0
     for url, complete in folders:
         if kept < newest or url == chosen:
             kept += complete
             continue
-        for path in storage.list_files(url, ".json"):  # its lists first: half removed, it is not taken for whole
-            storage.remove(path)
-        storage.remove(url)
+        for path in list_files(url, ".json"):  # its lists first: half removed, it is not taken for whole
+            remove_tree(path)
+        remove_tree(url)
 
 
 def _sha256(path: Path) -> str:
@@ -207,7 +219,7 @@ def open_checkpoint(url: str) -> Checkpoint:
     Raises:
         InputError: nothing there, or nothing that this version can read.
     """
-    if not storage.exists(storage.join(url, STATE)):
+    if not exists(join_url(url, STATE)):
         newest = latest(url)
         if newest is None:
             raise InputError(
@@ -215,7 +227,7 @@ def open_checkpoint(url: str) -> Checkpoint:
             )
         url = newest
     try:
-        state = storage.read_json(storage.join(url, STATE))
+        state = read_json(join_url(url, STATE))
         fields = {k: state[k] for k in ("step", "clips_seen", "dataset_url", "dataset_digest", "mlflow_run_id")}
     except (ValueError, KeyError, TypeError) as fault:
         raise InputError(f"{STATE} at {url!r} does not describe a checkpoint: {fault}") from fault
@@ -236,9 +248,9 @@ def open_model(url: str, *, ema: bool = True) -> tuple[Model, Checkpoint | None]
         if "://" in url:
             raise InputError(f"{url!r}: .t7 files are read from local paths only, so copy it here first")
         return pretrained.load(url), None
-    found = None if storage.exists(storage.join(url, MODEL)) else open_checkpoint(url)
+    found = None if exists(join_url(url, MODEL)) else open_checkpoint(url)
     folder = found.url if found else url
-    model = pretrained.load_model_from(lambda name: storage.read_bytes(storage.join(folder, name)), folder, ema=ema)
+    model = pretrained.load_model_from(lambda name: read_bytes(join_url(folder, name)), folder, ema=ema)
     return model, found
 
 
@@ -253,9 +265,9 @@ def load_weights(checkpoint: Checkpoint, name: str, network: nn.Module) -> None:
     Raises:
         InputError: the file is missing or broken, or a tensor's name or shape differs.
     """
-    path = storage.join(checkpoint.url, WEIGHTS, f"{name}.safetensors")
+    path = join_url(checkpoint.url, WEIGHTS, f"{name}.safetensors")
     try:
-        data = storage.read_bytes(path)
+        data = read_bytes(path)
     except FileNotFoundError as fault:
         raise InputError(f"cannot read weights from {path!r}: {fault}") from fault
     pretrained.load_into(network, pretrained.read_tensors(data, path), path)

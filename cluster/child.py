@@ -15,9 +15,9 @@ from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from torch import Tensor, nn
 
-from cluster import storage
 from cluster.checkpoints import Checkpoint
 from cluster.placement import train_labels
+from cluster.storage.urls import arrow_filesystem
 from cluster.transfer import LabelledClips
 from vgan.allocator import keep_freed_memory
 from vgan.models.classifier import Classifier
@@ -148,7 +148,7 @@ def run_child_on_workers(
         cpus: cores a worker.
         scratch: url of a folder all nodes share.
     """
-    fs, path = storage.arrow_filesystem(scratch)
+    fs, path = arrow_filesystem(scratch)
     trainer = TorchTrainer(
         _on_worker,
         train_loop_config={"child": child, "shared": shared, "config": config, "use_gpu": use_gpu},

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from cluster import storage
 from cluster.deletion import deleted_rows, read_deleted
 from cluster.inspection import funnel_text
 from cluster.runs import flatten
 from cluster.shards import read_clips, read_manifest
 from cluster.sources import CREDITS
+from cluster.storage.files import json_bytes, write_bytes
+from cluster.storage.urls import join_url, redact
 from vgan.video.config import VideoConfig
 from vgan.viz.histograms import histogram, histogram_png
 
@@ -79,13 +80,13 @@ def write_card(url: str) -> list[str]:
     content = card(url)
     histograms = {title: (d["counts"], d["edges"]) for title, d in content["distributions"].items()}
     files = {
-        "card.json": storage.json_bytes(content),
+        "card.json": json_bytes(content),
         "card.md": card_text(content).encode(),
         "card.png": histogram_png(histograms),
     }
-    urls = [storage.join(url, name) for name in files]
+    urls = [join_url(url, name) for name in files]
     for file_url, data in zip(urls, files.values(), strict=True):
-        storage.write_bytes(file_url, data)
+        write_bytes(file_url, data)
     return urls
 
 
@@ -175,7 +176,7 @@ def _distribution(values: np.ndarray) -> dict[str, Any]:
 def _origin(uri: str) -> str:
     """Return protocol and host (or bucket) of a url, "local files" for a local path."""
     protocol, separator, rest = uri.partition("://")
-    return f"{protocol}://{storage.redact('://' + rest)[3:].partition('/')[0]}" if separator else "local files"
+    return f"{protocol}://{redact('://' + rest)[3:].partition('/')[0]}" if separator else "local files"
 
 
 def _table(head: str, rows: list[str]) -> list[str]:

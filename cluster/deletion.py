@@ -11,10 +11,11 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow.compute as pc
 
-from cluster import storage
 from cluster.records import forget, tables
 from cluster.shards import MANIFEST, Manifest, read_manifest, small_columns
 from cluster.sources import MEANT, meant_by
+from cluster.storage.files import exists, list_names, read_json, remove_files, write_json
+from cluster.storage.urls import join_url
 from cluster.units import Ledger
 from vgan.errors import InputError
 
@@ -25,8 +26,8 @@ HALF_WINDOW = 256  # clips: half of a shuffling window of `batches`
 
 def read_deleted(url: str) -> set[str]:
     """Read the names on a dataset's deletion list; empty if there is no list."""
-    list_url = storage.join(url, DELETED)
-    return set(storage.read_json(list_url)["names"]) if storage.exists(list_url) else set()
+    list_url = join_url(url, DELETED)
+    return set(read_json(list_url)["names"]) if exists(list_url) else set()
 
 
 def delete(url: str, names: Iterable[str]) -> int:
@@ -37,7 +38,7 @@ def delete(url: str, names: Iterable[str]) -> int:
     """
     listed = read_deleted(url) | {name.strip() for name in names if name.strip()}
     rows, digest = np.empty(0, np.int64), ""
-    if storage.exists(storage.join(url, MANIFEST)):
+    if exists(join_url(url, MANIFEST)):
         manifest = read_manifest(url)
         rows, digest = rows_of(url, manifest, listed), manifest.digest
     _write(url, listed, digest, rows)
@@ -46,10 +47,10 @@ def delete(url: str, names: Iterable[str]) -> int:
 
 def deleted_rows(url: str, manifest: Manifest) -> np.ndarray:
     """Return the positions in stored order of the clips to skip, ascending, int64."""
-    list_url = storage.join(url, DELETED)
-    if not storage.exists(list_url):
+    list_url = join_url(url, DELETED)
+    if not exists(list_url):
         return np.empty(0, np.int64)
-    deletion_list = storage.read_json(list_url)
+    deletion_list = read_json(list_url)
     if deletion_list["digest"] != manifest.digest:  # the dataset was packed after the list was written
         return rows_of(url, manifest, set(deletion_list["names"]))
     return np.array(deletion_list["rows"], np.int64)
@@ -98,13 +99,13 @@ def purge(url: str, manifest: Manifest, names: set[str]) -> None:
         columns = {name: pc.struct_field(records["source"], name) for name in MEANT}
         videos.update(records["video"].filter(meant_by(names, columns)).to_pylist())
     for folder in ("units", "requeued"):
-        folder_url = storage.join(url, "work", folder)
-        file_names = storage.list_names(folder_url) if videos else []
-        storage.remove_files(folder_url, [name for name in file_names if name.partition(".")[0] in videos])
+        folder_url = join_url(url, "work", folder)
+        file_names = list_names(folder_url) if videos else []
+        remove_files(folder_url, [name for name in file_names if name.partition(".")[0] in videos])
     forget(url, videos)  # last: the records map names to videos, so a rerun after a crash needs them
     listed = names | read_deleted(url)  # names may have been added meanwhile
     _write(url, listed, manifest.digest, rows_of(url, manifest, listed))
 
 
 def _write(url: str, names: set[str], digest: str, rows: np.ndarray) -> None:
-    storage.write_json(storage.join(url, DELETED), {"names": sorted(names), "digest": digest, "rows": rows.tolist()})
+    write_json(join_url(url, DELETED), {"names": sorted(names), "digest": digest, "rows": rows.tolist()})

@@ -11,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from cluster import checkpoints, storage
+from cluster import checkpoints
 from cluster.batches import group_table
 from cluster.checkpoints import Checkpoint
 from cluster.looking import Eyes, RealSet, choose, look_at_drawn, look_at_reals, search
 from cluster.mixtures import codes_of, require_fit, training_set
 from cluster.session import ray_session, require_room
 from cluster.shards import MANIFEST, Manifest, read_clips, read_manifest
+from cluster.storage.files import exists, json_bytes, make_writable_folder, read_bytes, write_bytes
+from cluster.storage.urls import join_url
 from cluster.tracking import Tracker, TrackingConfig
 from vgan.errors import InputError
 from vgan.metrics.clip_statistics import REVISION, ClipStatistics, distribution_distances, from_npz, to_npz
@@ -159,7 +161,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     others = [_other(url, config, manifest) for url in config.samples]
     eyes = Eyes(extractor=extractor, frames=frames, cpus=config.cpus, gpus=config.gpus)
     Tracker(config.tracking.uri, config.tracking.experiment or EXPERIMENT).experiment_id()  # what cannot be used is
-    storage.make_folder(config.out)  # told now, not after hours of work
+    make_writable_folder(config.out)  # told now, not after hours of work
     with ray_session(config.address) as alone:
         if alone:
             require_room("a task", cpus=eyes.cpus, gpus=eyes.gpus)
@@ -296,7 +298,7 @@ def _subject(url: str, config: EvaluateConfig, manifest: Manifest) -> Subject:
 def _training(source: Checkpoint | None, given: str) -> tuple[str, Manifest | None]:
     """The dataset that a model was trained on: its own, wherever it is now, or of an unknown one what is given."""
     for url in filter(None, [source.dataset_url if source else "", given]):
-        if source is not None and url == source.dataset_url and not storage.exists(storage.join(url, MANIFEST)):
+        if source is not None and url == source.dataset_url and not exists(join_url(url, MANIFEST)):
             continue
         found = read_manifest(url)
         if source is None or found.digest == source.dataset_digest:
@@ -347,13 +349,13 @@ def _seen(chosen: RealSet, eyes: Eyes, config: EvaluateConfig) -> ClipStatistics
     told = [REVISION, chosen.digest, eyes.frames]
     if eyes.extractor is not None:
         told += [eyes.extractor.name, eyes.extractor.digest, eyes.extractor.resolution]
-    key = hashlib.sha256(storage.json_bytes(told)).hexdigest()[:32]
-    kept = storage.join(config.cache or storage.join(config.out, "cache"), f"{key}.npz")
-    if storage.exists(kept):
+    key = hashlib.sha256(json_bytes(told)).hexdigest()[:32]
+    kept = join_url(config.cache or join_url(config.out, "cache"), f"{key}.npz")
+    if exists(kept):
         print(f"{len(chosen.rows)} real clips of {chosen.url}: as seen before ({kept})", flush=True)
-        return from_npz(storage.read_bytes(kept))
+        return from_npz(read_bytes(kept))
     seen = look_at_reals(chosen, eyes, f"look at {chosen.url.rpartition('/')[2]}")
-    storage.write_bytes(kept, to_npz(seen))
+    write_bytes(kept, to_npz(seen))
     return seen
 
 

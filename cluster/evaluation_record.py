@@ -7,8 +7,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from cluster import runs, storage
+from cluster import runs
 from cluster.evaluation import EXPERIMENT, EvaluateConfig, Evaluation, Judged
+from cluster.storage.files import json_bytes
 from cluster.tracking import Tracker
 from vgan.metrics.frechet import Interval, statistic_name
 
@@ -96,7 +97,7 @@ def log_evaluation(found: Evaluation, config: EvaluateConfig, page: str = "") ->
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or EXPERIMENT)
     whole = table(found)
     for row in found.rows[1:]:
-        told = storage.json_bytes([row.name, row.lineage, found.protocol])
+        told = json_bytes([row.name, row.lineage, found.protocol])
         key = hashlib.sha256(told).hexdigest()[:32]
         tags = {"kind": "evaluation", "judged": row.kind, "git_commit": runs.git_commit(), **row.lineage}
         tags |= {"reference_set_digest": found.protocol["reference_set_digest"], "remark": row.remark}
@@ -111,7 +112,7 @@ def log_evaluation(found: Evaluation, config: EvaluateConfig, page: str = "") ->
                 "spectrum", num=row.num, resolution=found.protocol["size"], num_frames=found.protocol["num_frames"]
             )
             run.curve(spectrum, row.spectrum)  # steps are cycles a clip
-            run.text(storage.json_bytes({"protocol": found.protocol, **_plain(row)}).decode(), "result.json")
+            run.text(json_bytes({"protocol": found.protocol, **_plain(row)}).decode(), "result.json")
             run.text(whole + "\n", "table.txt")
             if page:
                 run.text(page, "card.html")

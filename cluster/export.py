@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow.parquet as pq
 import ray
 
-from cluster import storage
 from cluster.deletion import deleted_rows
 from cluster.placement import decode_labels
 from cluster.progress import progress_bar
 from cluster.shards import Manifest, read_manifest, to_frames
+from cluster.storage.files import read_bytes, write_bytes
+from cluster.storage.urls import join_url
 from vgan.video.image_strips import write_strip
 
 LIST = "list.txt"
@@ -45,20 +46,16 @@ def write_strips(out: str, strips: str) -> int:
         for task in tasks:
             names += ray.get(task)
             bar.update()
-    storage.write_bytes(storage.join(strips, LIST), "".join(f"{name}\n" for name in sorted(names)).encode())
+    write_bytes(join_url(strips, LIST), "".join(f"{name}\n" for name in sorted(names)).encode())
     return len(names)
 
 
 def write_shard_strips(out: str, path: str, manifest: Manifest, strips: str, gone: Sequence[int] = ()) -> list[str]:
     """Write one shard's clips as JPEG strips, except the rows `gone`; returns their paths relative to `strips`."""
-    table = pq.read_table(io.BytesIO(storage.read_bytes(storage.join(out, path))), columns=["clip_id", "frames"])
+    table = pq.read_table(io.BytesIO(read_bytes(join_url(out, path))), columns=["clip_id", "frames"])
     table = table.take(sorted(set(range(table.num_rows)) - set(gone))) if gone else table
     names = [f"clips/{name[:2]}/{name}.jpg" for name in table["clip_id"].to_pylist()]
     frames = to_frames(table["frames"], manifest.clip)
     with ThreadPoolExecutor(WRITERS) as pool:
-        list(
-            pool.map(
-                lambda name, clip: storage.write_bytes(storage.join(strips, name), write_strip(clip)), names, frames
-            )
-        )
+        list(pool.map(lambda name, clip: write_bytes(join_url(strips, name), write_strip(clip)), names, frames))
     return names

@@ -14,8 +14,10 @@ from pathlib import Path
 import aiohttp
 from fsspec import AbstractFileSystem
 
-from cluster import storage
 from cluster.sources import Source
+from cluster.storage.errors import retryable_exceptions, user_error_for
+from cluster.storage.files import version_tag
+from cluster.storage.urls import filesystem, redact
 from vgan.errors import VideoError
 
 FETCH_ATTEMPTS, BACKOFF_S = 3, 1.0
@@ -40,7 +42,7 @@ def local_copy(source: Source) -> Iterator[Path]:
         InputError, OSError: Any other error, after FETCH_ATTEMPTS attempts. It ends the job and leaves the video
             uncommitted, so that expired credentials or a network failure do not reject a corpus.
     """
-    fs, path = storage.filesystem(source.uri)
+    fs, path = filesystem(source.uri)
     if "file" in fs.protocol:
         try:
             if not stat.S_ISREG(Path(path).stat().st_mode):  # opening a pipe would block forever
@@ -55,14 +57,14 @@ def local_copy(source: Source) -> Iterator[Path]:
             if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
                 raise
             raise VideoError("fetch", "unreadable", str(error)) from error
-        _check_unchanged(source, Path(path).stat().st_size, storage.listing_version(fs.info(path)))
+        _check_unchanged(source, Path(path).stat().st_size, version_tag(fs.info(path)))
         yield Path(path)
         return
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / "video"
         _download(fs, path, local, source.uri)
         fs.invalidate_cache()  # a cached listing would hide a change
-        version = storage.listing_version(fs.info(path)) if source.version else None
+        version = version_tag(fs.info(path)) if source.version else None
         _check_unchanged(source, local.stat().st_size, version)
         yield local
 
@@ -79,7 +81,7 @@ def _check_unchanged(source: Source, size: int, version: str | None) -> None:
 
 def _download(fs: AbstractFileSystem, path: str, local: Path, uri: str) -> None:
     """Copy a remote file to a local path, retrying after errors that are not final."""
-    name, last_error = storage.redact(uri), Exception()
+    name, last_error = redact(uri), Exception()
     for attempt in range(1, FETCH_ATTEMPTS + 1):
         try:
             fs.get_file(path, str(local))
@@ -87,14 +89,12 @@ def _download(fs: AbstractFileSystem, path: str, local: Path, uri: str) -> None:
         except FileNotFoundError as error:
             raise VideoError("fetch", "missing", str(error)) from error
         except PermissionError as error:  # of an object store: concerns the job's credentials, not this video
-            raise (storage.explained(error, uri) or error) from error
-        except storage.faults() as error:
+            raise (user_error_for(error, uri) or error) from error
+        except retryable_exceptions() as error:
             if isinstance(error, aiohttp.ClientResponseError) and error.status in HTTP_FINAL:
                 raise VideoError("fetch", f"http_{error.status}", error.message) from error
             last_error = error
         log.warning("download of %s failed (%s), attempt %d of %d", name, last_error, attempt, FETCH_ATTEMPTS)
         if attempt < FETCH_ATTEMPTS:
             time.sleep(BACKOFF_S * 2**attempt)
-    raise storage.explained(last_error, uri) or OSError(
-        f"download of {name} failed {FETCH_ATTEMPTS} times: {last_error}"
-    )
+    raise user_error_for(last_error, uri) or OSError(f"download of {name} failed {FETCH_ATTEMPTS} times: {last_error}")

@@ -7,11 +7,12 @@ from functools import reduce
 
 import numpy as np
 
-from cluster import storage
 from cluster.batches import group_table
 from cluster.looking import PART, run_parts
 from cluster.progress import progress_bar
 from cluster.shards import Manifest, read_frames, to_frames
+from cluster.storage.files import read_row_group
+from cluster.storage.urls import join_url
 from vgan.analysis.hidden_units import (
     LayerProbe,
     TopActivations,
@@ -57,7 +58,7 @@ def find_top(probe: LayerProbe, url: str, manifest: Manifest, *, num: int, cpus:
 
 def _look(probe: LayerProbe, url: str, manifest: Manifest, group: np.ndarray, num: int) -> TopActivations:
     shard, number, first, _ = (int(value) for value in group)
-    table = storage.read_row_group(storage.join(url, manifest.shards[shard].path), number, ["frames", "source_id"])
+    table = read_row_group(join_url(url, manifest.shards[shard].path), number, ["frames", "source_id"])
     clips, videos = to_frames(table["frames"], manifest.clip), np.array(table["source_id"].to_pylist(), str)
     rows, parts = np.arange(first, first + len(clips)), (slice(i, i + PART) for i in range(0, len(clips), PART))
     return reduce(TopActivations.join, (top_activations(probe.maps(clips[p]), rows[p], videos[p], num) for p in parts))

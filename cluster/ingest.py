@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 import ray
 from ray.util.annotations import RayDeprecationWarning
 
-from cluster import logs, prometheus, storage
+from cluster import logs, prometheus
 from cluster.deletion import purge, read_deleted
 from cluster.fetch import local_copy
 from cluster.judging import columns_for
@@ -50,6 +50,9 @@ from cluster.shards import (
     write_manifest,
 )
 from cluster.sources import Source, Sources
+from cluster.storage.conditional_write import put_if_absent, supports_put_if_absent
+from cluster.storage.files import exists, json_bytes, write_bytes
+from cluster.storage.urls import join_url
 from cluster.units import Ledger, Unit, Videos, commit_url
 from vgan.errors import InputError, VideoError
 from vgan.records import Clip, Reject, clip_id
@@ -85,7 +88,7 @@ def prepare(
     listed, deleted = Sources.of(sources), read_deleted(out)
     remaining, deleted_sources = listed.split_by(deleted)
     videos, ledger = videos_by_name(remaining, config), Ledger.read(out)
-    if not storage.honours_create(out):
+    if not supports_put_if_absent(out):
         print(f"{out}: this store has no put-if-absent; duplicate work is harmless, its results are equal", flush=True)
     _report_resumed(ledger, videos)
     with SourceHours(ledger.open_units(videos)) as progress:
@@ -128,7 +131,7 @@ def already_prepared(
     Raises:
         InputError: `out` holds another dataset, made with other settings or not to be replaced.
     """
-    if not storage.exists(storage.join(out, MANIFEST)):
+    if not exists(join_url(out, MANIFEST)):
         return None
     manifest = read_manifest(out)
     inputs = _inputs_digest(sources, read_deleted(out), Ledger.read(out), config, packing)
@@ -171,7 +174,7 @@ def _inputs_digest(
 
 def _indented(value: Any, depth: int) -> bytes:
     """Encode a value as canonical JSON indented by `depth` spaces, without the final newline."""
-    lines = storage.json_bytes(value).splitlines()
+    lines = json_bytes(value).splitlines()
     return b"\n".join(b" " * depth + line for line in lines)
 
 
@@ -283,7 +286,7 @@ def commit_unit(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str,
             "seconds": round(time.monotonic() - started, 3),
             **_write_clips(unit, result, out, config),
         }
-        if storage.write_new(url, storage.json_bytes(record)):
+        if put_if_absent(url, json_bytes(record)):
             _count(record, len(result.clips), run)
     return {
         "clips": len(result.clips),
@@ -302,7 +305,7 @@ def decode_unit(path: Path, unit: Unit, out: str, config: VideoConfig) -> Found:
         return Found(rejects=[_whole_video_reject(error)], segments=unit.segments or 1)
     segments = unit.segments or num_segments(probe.duration_s, config.decode.segment_s)
     start_s, end_s, source_s = segment_span(probe.duration_s, unit.segment, segments)
-    if storage.exists(commit_url(out, unit, segments)):  # by an earlier attempt, which died after committing
+    if exists(commit_url(out, unit, segments)):  # by an earlier attempt, which died after committing
         return Found(rejects=[], segments=segments, source_s=source_s, committed=True)
     frames = decoder.frames(path, start_s, end_s, native=config.stabilize.preset == "reference")
     cap = math.ceil(config.clip.max_per_video / segments)
@@ -371,7 +374,7 @@ def _write_clips(unit: Unit, result: Found, out: str, config: VideoConfig) -> di
         rows.append(clip_row(clip, clip_id=name, decoder=result.decoder, **lineage))
     pixels = [row.pop("frames") for row in rows]
     data = f"work/units/{unit.name}-{uuid.uuid4().hex[:8]}.frames"
-    storage.write_bytes(storage.join(out, data), b"".join(pixels))
+    write_bytes(join_url(out, data), b"".join(pixels))
     columns = {key: [row[key] for row in rows] for key in rows[0]}
     return {"data": data, "clips": columns | {"crc32": [zlib.crc32(p) for p in pixels]}}
 

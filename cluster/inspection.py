@@ -13,12 +13,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
-from cluster import storage
 from cluster.placement import decode_labels
 from cluster.progress import progress_bar
 from cluster.records import tables
 from cluster.shards import MANIFEST, Manifest, Shard, read_manifest
 from cluster.sources import Source
+from cluster.storage.files import exists, read_bytes
+from cluster.storage.urls import join_url
 from cluster.units import Ledger, queue_again, read_records
 from vgan.errors import InputError
 
@@ -45,7 +46,7 @@ def status(out: str, videos: Mapping[str, Source] | None = None) -> Status:
         InputError: neither commit records nor a manifest exist at `out`.
     """
     ledger = Ledger.read(out)
-    finished = storage.exists(storage.join(out, MANIFEST))
+    finished = exists(join_url(out, MANIFEST))
     if not ledger.units.num_rows and not finished:
         raise InputError(f"nothing was prepared at {out!r}: it holds neither commit records nor a manifest")
     requested = ledger.all_videos() if videos is None else videos
@@ -144,9 +145,9 @@ def verify(out: str) -> list[str]:
 
 def check_shard(out: str, shard: Shard) -> tuple[list[str], list[str]]:
     """Verify one shard; returns (defects, clip ids)."""
-    url = storage.join(out, shard.path)
+    url = join_url(out, shard.path)
     try:
-        data = storage.read_bytes(url)
+        data = read_bytes(url)
     except FileNotFoundError:
         return [f"{shard.path} is missing"], []
     if len(data) != shard.bytes:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from cluster import storage
 from cluster.fetch import local_copy
 from cluster.judging import SCORES, candidates
 from cluster.shards import REJECTS, Manifest, frame_bytes, read_clips, read_manifest, work_digest
 from cluster.sources import Source
+from cluster.storage.files import read_bytes, read_ranges
+from cluster.storage.urls import join_url
 from cluster.units import Ledger, read_records
 from vgan.errors import InputError, VideoError
 from vgan.records import ClipScores
@@ -108,7 +109,7 @@ def inspection(out: str, num: int) -> Inspection:
 
 def _refusals(out: str) -> dict[tuple[str, float], str]:
     """Read the clips rejected by gates: "reason: detail" by (source_id, start_s)."""
-    table = pq.read_table(io.BytesIO(storage.read_bytes(storage.join(out, REJECTS))))
+    table = pq.read_table(io.BytesIO(read_bytes(join_url(out, REJECTS))))
     return {
         (row["source_id"], row["start_s"]): f"{row['reason']}: {row['detail']}"
         for row in table.to_pylist()
@@ -154,7 +155,7 @@ def _pixels(out: str, row: dict[str, Any], config: VideoConfig) -> np.ndarray:
     size = frame_bytes(config.clip)
     span = (row["row"] * size, (row["row"] + 1) * size)
     try:
-        (data,) = storage.read_ranges(storage.join(out, row["data"]), [span])
+        (data,) = read_ranges(join_url(out, row["data"]), [span])
     except FileNotFoundError as error:
         raise InputError(f"the pixels of unpacked clips are missing from {out!r}/work/units") from error
     spec = config.clip

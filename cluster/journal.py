@@ -10,7 +10,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from cluster import storage
+from cluster.storage.files import list_files, read_bytes, write_bytes
+from cluster.storage.urls import join_url
 from vgan.errors import InputError
 
 LINES = 500  # responses per part
@@ -29,9 +30,9 @@ class Journal:
     def __init__(self, url: str) -> None:
         self.url = url
         self._responses: dict[str, bytes] = {}  # as JSON: two million dicts would not fit in memory
-        parts = storage.list_files(url, ".jsonl")
+        parts = list_files(url, ".jsonl")
         for part in parts:
-            for line in storage.read_bytes(part).splitlines():
+            for line in read_bytes(part).splitlines():
                 self._load(line, part)
         self.resumed = len(self._responses)
         self._part = 1 + max((int(p.rpartition("-")[2].removesuffix(".jsonl")) for p in parts), default=-1)
@@ -55,7 +56,7 @@ class Journal:
         if key not in self._responses:
             value = ask()
             self._lines.append(json.dumps([key, value]).encode() + b"\n")
-            storage.write_bytes(storage.join(self.url, f"part-{self._part:06d}.jsonl"), b"".join(self._lines))
+            write_bytes(join_url(self.url, f"part-{self._part:06d}.jsonl"), b"".join(self._lines))
             self._responses[key] = json.dumps(value).encode()
             if len(self._lines) == LINES:
                 self._part, self._lines = self._part + 1, []

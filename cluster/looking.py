@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import ray
 
-from cluster import storage
 from cluster.placement import train_labels
 from cluster.progress import progress_bar
 from cluster.shards import Manifest, read_clips, read_frames, to_frames
+from cluster.storage.files import read_row_group
+from cluster.storage.urls import join_url
 from vgan.allocator import keep_freed_memory
 from vgan.errors import InputError
 from vgan.metrics.clip_statistics import ClipStatistics, compute_statistics, concatenate
@@ -139,8 +140,8 @@ def _search(
     eyes: Eyes, asked: tuple[np.ndarray, np.ndarray], url: str, manifest: Manifest, group: np.ndarray
 ) -> NearestNeighbors:
     shard, number, first, _ = (int(value) for value in group)
-    path = storage.join(url, manifest.shards[shard].path)
-    table = storage.read_row_group(path, number, ["frames", "source_id"])
+    path = join_url(url, manifest.shards[shard].path)
+    table = read_row_group(path, number, ["frames", "source_id"])
     known = normalize_blocks(block_means(to_frames(table["frames"], manifest.clip)[:, : eyes.frames]))
     sources = np.array(table["source_id"].to_pylist(), str)
     return nearest_neighbors(asked[0], known, sources=sources, own=asked[1], first=first)

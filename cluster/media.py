@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from cluster import storage
+from cluster.storage.files import write_bytes
 from vgan.video.encode import write_gif, write_mp4
 
 MOVING: dict[str, Callable[[np.ndarray, str | Path, float], None]] = {"mp4": write_mp4, "gif": write_gif}
@@ -32,4 +32,4 @@ def write_media(frames: np.ndarray, still: np.ndarray, url: str, formats: Sequen
                 MOVING[kind](frames, path, fps)
             else:
                 Image.fromarray(still).save(path)
-            storage.write_bytes(f"{url}.{kind}", path.read_bytes())
+            write_bytes(f"{url}.{kind}", path.read_bytes())

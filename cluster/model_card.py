@@ -11,10 +11,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cluster import storage
 from cluster.evaluation import EvaluateConfig, Evaluation, Judged, Subject
 from cluster.evaluation_record import LINES, cells, names_by_word, notes
 from cluster.shards import read_frames
+from cluster.storage.files import exists, read_json
 from cluster.sweep_record import results_of
 from vgan.errors import InputError
 from vgan.training import diagnostics
@@ -110,9 +110,9 @@ def _video(frames: np.ndarray, fps: float, alt: str) -> Media:
 
 def _with_transfer(card: Card, url: str) -> Card:
     """The card with the figure of a sweep."""
-    if not storage.exists(url):
+    if not exists(url):
         raise InputError(f"no results of a sweep at transfer={url!r}: give results.json of jobs.finetune")
-    rows = storage.read_json(url)
+    rows = read_json(url)
     told = {"protocol": rows[0]["protocol"], "chance": rows[0]["chance"]}
     own = results_of([row for row in rows if row["protocol"] == told["protocol"]])
     plot = figure_png(label_fraction_figure(accuracies(own), relative_gains(own), **told))

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import cv2
 
-from cluster import storage
 from cluster.checkpoints import open_checkpoint
 from cluster.inspector import clip_before, reject_counts
 from cluster.shards import Manifest, read_clips, read_manifest, to_frames
 from cluster.sources import Source
+from cluster.storage.files import read_json
+from cluster.storage.urls import join_url
 from cluster.sweep_record import results_of
 from cluster.transfer import dataset_url
 from vgan.transfer.accuracy_curves import accuracies, relative_gains
@@ -48,7 +49,7 @@ def overview(
     """
     manifest, labelled = read_manifest(clips_url), read_manifest(dataset_url(sweep_url))
     checkpoint = open_checkpoint(run_url)
-    rows = storage.read_json(storage.join(sweep_url, "sweep", "results.json"))
+    rows = read_json(join_url(sweep_url, "sweep", "results.json"))
     protocol, chance = rows[0]["protocol"], rows[0]["chance"]
     counts = manifest.counts
     figures = {

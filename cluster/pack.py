@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from cluster import prometheus, storage
+from cluster import prometheus
 from cluster.judging import choose
 from cluster.placement import decode_labels
 from cluster.progress import progress_bar
@@ -37,6 +37,8 @@ from cluster.shards import (
     work_digest,
 )
 from cluster.sources import CREDITS, Sources
+from cluster.storage.files import list_names, read_ranges, remove_tree, write_bytes
+from cluster.storage.urls import join_url
 from vgan.errors import InputError
 from vgan.video.config import ClipSpec, VideoConfig
 from vgan.video.image_strips import write_strip
@@ -89,10 +91,10 @@ def pack(
     for reason, num in chosen.refused.items():
         labels = {"run": prometheus.run_of(out), "stage": "gates", "reason": reason}
         prometheus.add("scene_prepare_rejects_total", num, **labels)
-    storage.remove(storage.join(out, MANIFEST))  # from here on the old dataset no longer exists
-    storage.remove(storage.join(out, "shards"))
+    remove_tree(join_url(out, MANIFEST))  # from here on the old dataset no longer exists
+    remove_tree(join_url(out, "shards"))
     shards = _write_shards(accepted, out, config, packing)
-    storage.write_bytes(storage.join(out, REJECTS), table_bytes(chosen.rejects))
+    write_bytes(join_url(out, REJECTS), table_bytes(chosen.rejects))
     digests = {"digest": config_digest(config), "work_digest": work_digest(config)}
     manifest = Manifest(
         clip=config.clip,
@@ -108,7 +110,7 @@ def pack(
 
 def _check_pixels_exist(clips: pa.Table, out: str) -> None:
     """Raise InputError if the pixels of a clip are missing; called before an older dataset is removed."""
-    existing = pa.array(storage.list_names(storage.join(out, "work", "units")), pa.string())
+    existing = pa.array(list_names(join_url(out, "work", "units")), pa.string())
     paths = pc.unique(clips["data"].cast(pa.string()))
     names = pc.struct_field(pc.extract_regex(paths, "(?P<name>[^/]*)$"), "name")
     missing = names.filter(pc.invert(pc.is_in(names, value_set=existing)))
@@ -171,7 +173,7 @@ def write_shard(clips: pa.Table, out: str, path: str, config: VideoConfig, codec
     def gather(name: str) -> None:
         positions = by_file[name]
         ranges = [(rows[p] * size, (rows[p] + 1) * size) for p in positions]
-        for p, data in zip(positions, storage.read_ranges(storage.join(out, name), ranges), strict=True):
+        for p, data in zip(positions, read_ranges(join_url(out, name), ranges), strict=True):
             if zlib.crc32(data) != checksums[p]:
                 raise OSError(f"{name}, clip {rows[p]}: the pixels differ from the committed ones (CRC-32 mismatch)")
             pixels[p * size : (p + 1) * size] = data
@@ -185,6 +187,6 @@ def write_shard(clips: pa.Table, out: str, path: str, config: VideoConfig, codec
     table = clips.select([name for name in schema.names if name != "frames"]).combine_chunks()
     table = table.append_column(schema.field("frames"), frames).select(schema.names)
     data = table_bytes(table.replace_schema_metadata(schema.metadata))
-    storage.write_bytes(storage.join(out, path), data)
+    write_bytes(join_url(out, path), data)
     prometheus.add("scene_pack_clips_total", clips.num_rows, run=prometheus.run_of(out))
     return Shard(path=path, rows=clips.num_rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())

@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cluster import storage
 from cluster.flickr import PER_PAGE
 from cluster.inspection import status
 from cluster.shards import MANIFEST, read_manifest
 from cluster.sources import read_sources
+from cluster.storage.files import exists, read_bytes, read_json
+from cluster.storage.urls import join_url
 from cluster.units import Ledger, read_records
 from vgan.errors import InputError
 from vgan.options import check_choice, option
@@ -156,10 +157,10 @@ def read_rates(url: str) -> Rates:
     Raises:
         InputError: no such file, not JSON, an unknown name, or without date and machine.
     """
-    if not storage.exists(url):
+    if not exists(url):
         raise InputError(f"no rates at {url!r}")
     try:
-        values = storage.read_json(url)
+        values = read_json(url)
         if not isinstance(values, dict) or not {"date", "machine"} <= set(values):
             raise ValueError("rates are an object with `date` and `machine`, for rates of nowhere mean nothing")
         return Rates(**values)
@@ -184,8 +185,8 @@ def _corpus(videos: int, config: CorpusConfig, told: str) -> Corpus:
 
 def listed(url: str, config: CorpusConfig) -> Corpus:
     """The videos of a sources manifest; lengths and sizes that it does not tell are taken from `config`."""
-    if url.endswith(".parquet") and storage.exists(url):
-        table = pq.read_table(io.BytesIO(storage.read_bytes(url)), columns=["bytes", "duration_s"])
+    if url.endswith(".parquet") and exists(url):
+        table = pq.read_table(io.BytesIO(read_bytes(url)), columns=["bytes", "duration_s"])
     else:
         rows = [{"bytes": s.bytes, "duration_s": s.duration_s} for s in read_sources(url)]
         table = pa.Table.from_pylist(rows, pa.schema([("bytes", pa.int64()), ("duration_s", pa.float64())]))
@@ -370,7 +371,7 @@ def check(out: str, rates: Rates) -> Checked:
     planned_s = sum(_planned(record, rates) for record in records)
     windows = sum(map(_windows, records))
     clips = sum(len(r["clips"].get("clip_id", ())) for r in records)
-    if storage.exists(storage.join(out, MANIFEST)):  # after the gates; records know of what came before them only
+    if exists(join_url(out, MANIFEST)):  # after the gates; records know of what came before them only
         counts = read_manifest(out).counts
         clips, windows = counts["clips"], counts["windows"]
     return Checked(

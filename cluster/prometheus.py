@@ -10,7 +10,7 @@ import functools
 
 from ray.util.metrics import Counter, Gauge
 
-from cluster import storage
+from cluster.storage.urls import redact
 
 COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {  # description, labels; each label has few values
     "scene_prepare_units_total": ("videos or segments committed", ("run", "outcome")),
@@ -43,7 +43,7 @@ def show(name: str, value: float, **labels: str) -> None:
 
 def run_of(url: str) -> str:
     """Return the value of the label `run` for work on a dataset: the last component of its folder's URL."""
-    return storage.redact(url).rstrip("/").rpartition("/")[2]
+    return redact(url).rstrip("/").rpartition("/")[2]
 
 
 @functools.cache

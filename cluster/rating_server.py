@@ -26,7 +26,8 @@ from functools import lru_cache
 
 from aiohttp import web
 
-from cluster import storage
+from cluster.storage.files import read_bytes
+from cluster.storage.urls import join_url
 from cluster.study import CLIPS, StoredStudy, clip_name
 from cluster.votes import Vote, VoteStore
 from vgan.study.trials import PRACTICE, rater_session
@@ -165,7 +166,7 @@ class RatingServer:
                     answer.set_result(stood)
 
     def _read_clip(self, number: int) -> bytes:
-        return storage.read_bytes(storage.join(self.url, CLIPS, clip_name(number)))
+        return read_bytes(join_url(self.url, CLIPS, clip_name(number)))
 
 
 class _Buckets:

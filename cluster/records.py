@@ -20,8 +20,18 @@ import pyarrow.compute as pc
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from cluster import storage
 from cluster.sources import SCHEMA
+from cluster.storage.files import (
+    json_bytes,
+    list_files,
+    list_names,
+    read_bytes,
+    read_columns,
+    remove_files,
+    remove_tree,
+    write_bytes,
+)
+from cluster.storage.urls import join_url
 from cluster.units import NAMED, READERS, Ledger, commit_names, named_units, unmoved
 from vgan.records import ClipScores
 
@@ -69,13 +79,13 @@ def parsed(texts: list[bytes]) -> pa.Table:
 
 def as_table(records: pa.Table | list[dict[str, Any]]) -> pa.Table:
     """Convert records to a table of schema RECORD; a table is returned unchanged."""
-    return records if isinstance(records, pa.Table) else parsed([storage.json_bytes(record) for record in records])
+    return records if isinstance(records, pa.Table) else parsed([json_bytes(record) for record in records])
 
 
 def compact(out: str) -> None:
     """Move a dataset's individual records into Parquet files if there are more than MOST_LOOSE."""
-    folder = storage.join(out, "work", "commits")
-    names = storage.list_names(folder, ".json")
+    folder = join_url(out, "work", "commits")
+    names = list_names(folder, ".json")
     if len(names) <= MOST_LOOSE:
         return
     units = Ledger.read(out).units
@@ -83,7 +93,7 @@ def compact(out: str) -> None:
     individual = commit_names(units.filter(is_individual))
     # Moved by a run that was killed before it removed the individual files.
     moved = set(names) & set(commit_names(units.filter(pc.invert(is_individual))))
-    storage.remove_files(folder, sorted(moved))
+    remove_files(folder, sorted(moved))
     for start in range(0, len(individual), BLOCK):
         block = individual[start : start + BLOCK]
         try:
@@ -91,13 +101,13 @@ def compact(out: str) -> None:
         except FileNotFoundError:  # another job is compacting this block
             continue
         _write(out, named_units(block), records)
-        storage.remove_files(folder, block)
+        remove_files(folder, block)
 
 
 def _read(folder: str, names: list[str]) -> pa.Table:
     """Read individual record files in parallel to a table of schema RECORD."""
     with ThreadPoolExecutor(READERS) as pool:
-        return parsed(list(pool.map(lambda name: storage.read_bytes(storage.join(folder, name)), names)))
+        return parsed(list(pool.map(lambda name: read_bytes(join_url(folder, name)), names)))
 
 
 def _write(out: str, units: pa.Table, records: pa.Table) -> None:
@@ -108,7 +118,7 @@ def _write(out: str, units: pa.Table, records: pa.Table) -> None:
     name = hashlib.sha256("\n".join(commit_names(units)).encode()).hexdigest()[:20]
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    storage.write_bytes(storage.join(out, "work", "records", f"{name}.parquet"), buffer.getvalue())
+    write_bytes(join_url(out, "work", "records", f"{name}.parquet"), buffer.getvalue())
 
 
 def forget(out: str, videos: Collection[str]) -> None:
@@ -116,16 +126,16 @@ def forget(out: str, videos: Collection[str]) -> None:
     if not videos:
         return
     removed = pa.array(videos, pa.string())
-    for url in storage.list_files(storage.join(out, "work", "records"), ".parquet"):
-        table = storage.read_columns(url)
+    for url in list_files(join_url(out, "work", "records"), ".parquet"):
+        table = read_columns(url)
         remaining = table.filter(pc.invert(pc.is_in(table["video"], value_set=removed)))
         if remaining.num_rows < table.num_rows:
             if remaining.num_rows:
                 _write(out, remaining.select(NAMED), remaining.drop_columns(["generation"]))
-            storage.remove(url)
-    folder = storage.join(out, "work", "commits")
-    units = named_units(storage.list_names(folder, ".json"))
-    storage.remove_files(folder, commit_names(units.filter(pc.is_in(units["video"], value_set=removed))))
+            remove_tree(url)
+    folder = join_url(out, "work", "commits")
+    units = named_units(list_names(folder, ".json"))
+    remove_files(folder, commit_names(units.filter(pc.is_in(units["video"], value_set=removed))))
 
 
 def tables(ledger: Ledger, videos: Iterable[str] | None = None, columns: list[str] | None = None) -> Iterator[pa.Table]:
@@ -146,10 +156,10 @@ def tables(ledger: Ledger, videos: Iterable[str] | None = None, columns: list[st
     for file, url in enumerate(ledger.files):
         rows = units.filter(pc.equal(units["file"], file)).sort_by("row")
         if rows.num_rows:
-            records = storage.read_columns(url, columns)
+            records = read_columns(url, columns)
             yield records.take(rows["row"]).append_column("place", rows["place"])
     individual = units.filter(pc.equal(units["file"], -1))
-    folder = storage.join(ledger.out, "work", "commits")
+    folder = join_url(ledger.out, "work", "commits")
     for start in range(0, individual.num_rows, BLOCK):
         rows = individual.slice(start, BLOCK)
         with unmoved(ledger.out):

@@ -10,7 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cluster import storage
+from cluster.storage.conditional_write import put_if_absent
+from cluster.storage.files import json_bytes, read_json
+from cluster.storage.urls import join_url, redact
 from vgan.errors import InputError
 
 RECORD = "run.json"
@@ -31,9 +33,9 @@ def claim(url: str, name: str, settings: dict[str, Any], defaults: dict[str, Any
     Raises:
         InputError: The run was started with other settings, which the message lists.
     """
-    record_url = storage.join(url, RECORD)
-    storage.write_new(record_url, storage.json_bytes({"key": f"{name}-{uuid.uuid4().hex}", "settings": settings}))
-    record = storage.read_json(record_url)
+    record_url = join_url(url, RECORD)
+    put_if_absent(record_url, json_bytes({"key": f"{name}-{uuid.uuid4().hex}", "settings": settings}))
+    record = read_json(record_url)
     old, new = flatten(defaults or {}) | flatten(record["settings"]), flatten(settings)
     changed = [f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
     if changed:
@@ -49,7 +51,7 @@ def public_settings(config: Any) -> dict[str, Any]:
     def redacted(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: redacted(item) for key, item in value.items()}
-        return storage.redact(value) if isinstance(value, str) else value
+        return redact(value) if isinstance(value, str) else value
 
     return redacted(asdict(config))
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from cluster import checkpoints, storage
+from cluster import checkpoints
+from cluster.storage.urls import join_url
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Saver:
 
     def _upload(self, scratch: Path, name: str) -> None:
         try:
-            checkpoints.upload(scratch, storage.join(self.run_url, name), self.rank, self.world_size)
+            checkpoints.upload(scratch, join_url(self.run_url, name), self.rank, self.world_size)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         if self.rank == 0:

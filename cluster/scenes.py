@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster import storage
 from cluster.shards import Manifest, small_columns
+from cluster.storage.files import exists, read_bytes
+from cluster.storage.urls import absolute_url
 from vgan.errors import InputError
 from vgan.scenes.config import SceneConfig
 from vgan.scenes.labels import category_labels, scene_column
@@ -58,10 +59,10 @@ def _checked_digest(weights: str, sha256: str) -> str:
 
 def _read(weights: str) -> bytes:
     """Read the classifier's file; raises InputError if it does not exist."""
-    url = storage.absolute(weights)
-    if not storage.exists(url):
+    url = absolute_url(weights)
+    if not exists(url):
         raise InputError(f"no file at scene.weights={weights!r}: give the file of a Places365 classifier")
-    return storage.read_bytes(url)
+    return read_bytes(url)
 
 
 @functools.lru_cache(maxsize=1)

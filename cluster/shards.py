@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster import storage
 from cluster.progress import progress_bar
 from cluster.sources import CREDITS
+from cluster.storage.files import exists, json_bytes, read_json, read_row_group, write_json
+from cluster.storage.urls import arrow_filesystem, filesystem, join_url
 from vgan.errors import InputError
 from vgan.records import SCHEMA_VERSION, VIDEO_REVISION, Clip, ClipScores
 from vgan.scenes.labels import scene_column
@@ -169,7 +170,7 @@ def work_digest(config: VideoConfig) -> str:
 
 
 def _digest(settings: dict[str, Any]) -> str:
-    return hashlib.sha256(storage.json_bytes([SCHEMA_VERSION, VIDEO_REVISION, settings])).hexdigest()[:16]
+    return hashlib.sha256(json_bytes([SCHEMA_VERSION, VIDEO_REVISION, settings])).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,12 +213,12 @@ class Manifest:
     def content_digest(self) -> str:
         """Return the SHA-256 of the manifest's content, without `digest`, `inputs`, `created` and `git_commit`."""
         content = {k: v for k, v in asdict(self).items() if k not in ("digest", "inputs", "created", "git_commit")}
-        return hashlib.sha256(storage.json_bytes(content)).hexdigest()
+        return hashlib.sha256(json_bytes(content)).hexdigest()
 
 
 def write_manifest(manifest: Manifest, url: str) -> None:
     """Write manifest.json into a dataset's folder atomically; a dataset is finished once it exists."""
-    storage.write_json(storage.join(url, MANIFEST), asdict(manifest))
+    write_json(join_url(url, MANIFEST), asdict(manifest))
 
 
 def read_manifest(url: str) -> Manifest:
@@ -226,12 +227,12 @@ def read_manifest(url: str) -> Manifest:
     Raises:
         InputError: no manifest (unfinished or no dataset), or a manifest of another schema version.
     """
-    path = storage.join(url, MANIFEST)
-    if not storage.exists(path):
+    path = join_url(url, MANIFEST)
+    if not exists(path):
         raise InputError(
             f"no dataset at {url!r}: {MANIFEST} is missing; create or complete it with `python -m jobs.prepare`"
         )
-    value = storage.read_json(path)
+    value = read_json(path)
     if value.get("schema_version") != SCHEMA_VERSION:
         version = value.get("schema_version")
         raise InputError(f"{path!r} has schema version {version}, this code reads {SCHEMA_VERSION}: prepare it again")
@@ -250,7 +251,7 @@ def read_clips(
         only: id of the single clip to read; empty reads every clip.
         optional: further column names, skipped if the dataset lacks them.
     """
-    fs, root = storage.arrow_filesystem(url)
+    fs, root = arrow_filesystem(url)
     if optional and manifest.shards:
         available = pq.read_schema(f"{root}/{manifest.shards[0].path}", filesystem=fs).names
         columns = [*(columns or ()), *(name for name in optional if name in available)]
@@ -266,7 +267,7 @@ def small_columns(url: str, manifest: Manifest, columns: Sequence[str], desc: st
     """Yield these columns of each shard in stored order, without those the dataset lacks; shards load in parallel."""
 
     def read(path: str) -> pa.Table:
-        fs, file_path = storage.filesystem(storage.join(url, path))
+        fs, file_path = filesystem(join_url(url, path))
         with fs.open(file_path, "rb") as file:
             shard = pq.ParquetFile(file)
             return shard.read(columns=[name for name in columns if name in shard.schema_arrow.names])
@@ -286,7 +287,7 @@ def read_frames(url: str, manifest: Manifest, rows: np.ndarray) -> np.ndarray:
             count = min(ROWS_PER_GROUP, shard.rows - start)
             selected = np.flatnonzero((rows >= first) & (rows < first + count))
             if len(selected):
-                stored = storage.read_row_group(storage.join(url, shard.path), group, ["frames"])["frames"]
+                stored = read_row_group(join_url(url, shard.path), group, ["frames"])["frames"]
                 out[selected] = to_frames(stored.take(pa.array(rows[selected] - first)), spec)
             first += count
     return out

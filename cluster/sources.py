@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cluster import storage
 from cluster.rows import Rows
+from cluster.storage.files import exists, find_files, read_bytes, version_tag, write_bytes
+from cluster.storage.urls import filesystem, join_url
 from vgan.errors import InputError
 from vgan.video.image_strips import read_list
 
@@ -140,17 +141,17 @@ def list_folder(url: str, suffixes: frozenset[str] = VIDEO_SUFFIXES) -> tuple[li
     Raises:
         InputError: There is no such folder.
     """
-    files = storage.find(url)
+    files = find_files(url)
     if files is None:
         raise InputError(f"no folder at {url!r}: give an existing folder of videos")
-    _, root = storage.filesystem(url)
+    _, root = filesystem(url)
     sources = []
     for path in sorted(files):
         name = posixpath.relpath(path, root)
         if posixpath.splitext(path)[1].lower() in suffixes and _is_utf8(name):
             info = files[path]
-            version = storage.listing_version(info)
-            sources.append(Source(uri=storage.join(url, name), source_id=name, bytes=info["size"], version=version))
+            version = version_tag(info)
+            sources.append(Source(uri=join_url(url, name), source_id=name, bytes=info["size"], version=version))
     return sources, len(files) - len(sources)
 
 
@@ -203,7 +204,7 @@ def read_sources(url: str) -> Sources:
     uris = sources.table["uri"]
     protocols = pc.struct_field(pc.extract_regex(uris, "^(?P<protocol>.*?)://"), "protocol")
     for protocol in pc.unique(protocols.drop_null()):
-        storage.filesystem(uris[pc.index(protocols, protocol).as_py()].as_py())  # fail here, not in the workers
+        filesystem(uris[pc.index(protocols, protocol).as_py()].as_py())  # fail here, not in the workers
     return sources
 
 
@@ -220,7 +221,7 @@ def write_sources(sources: Iterable[Source], url: str) -> None:
     """Write a sources manifest atomically as a Parquet file."""
     buffer = io.BytesIO()
     pq.write_table(Sources.of(sources).table, buffer, row_group_size=BLOCK)
-    storage.write_bytes(url, buffer.getvalue())
+    write_bytes(url, buffer.getvalue())
 
 
 def read_manifest_rows(url: str) -> Sources:
@@ -229,9 +230,9 @@ def read_manifest_rows(url: str) -> Sources:
     Raises:
         InputError: The file is missing, has another format than its suffix, has no column `uri`, or has a bad value.
     """
-    if not storage.exists(url):
+    if not exists(url):
         raise InputError(f"no sources manifest at {url!r}: make one with `python -m jobs.acquire`")
-    data, folder = storage.read_bytes(url), url.rpartition("/")[0]
+    data, folder = read_bytes(url), url.rpartition("/")[0]
     if url.endswith(".parquet"):
         return _from_parquet(data, folder, url)
     text = data.decode("utf-8-sig", errors="replace")  # spreadsheet programs write a byte order mark
@@ -302,7 +303,7 @@ def _source(row: dict[str, Any], folder: str, where: str) -> Source:
         types = {"bytes": int, "duration_s": float}
         typed = {name: types[name](value) if name in types else value for name, value in values.items()}
         uri = values["uri"]
-        absolute_uri = uri if "://" in uri or uri.startswith(("/", "~/")) else storage.join(folder, uri)
+        absolute_uri = uri if "://" in uri or uri.startswith(("/", "~/")) else join_url(folder, uri)
         return Source(**{"source_id": uri, **typed, "uri": absolute_uri})
     except (KeyError, ValueError) as error:
         raise InputError(

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from cluster import storage
 from cluster.fetch import local_copy
 from cluster.shards import MANIFEST, read_frames, read_manifest
 from cluster.sources import VIDEO_SUFFIXES, Source
+from cluster.storage.files import exists, list_files, read_bytes, write_bytes, write_json
+from cluster.storage.urls import join_url
 from vgan.errors import InputError, VideoError
 from vgan.study.trials import (
     SCRAMBLED,
@@ -57,7 +58,7 @@ def list_clips(folder: str, categories: Sequence[str]) -> dict[str, list[str]]:
     Raises:
         InputError: nothing there.
     """
-    places = {name: storage.join(folder, name) for name in categories} or {"all": folder}
+    places = {name: join_url(folder, name) for name in categories} or {"all": folder}
     found = {name: _sources(url) for name, url in places.items()}
     for name, sources in found.items():
         if not sources:
@@ -68,10 +69,10 @@ def list_clips(folder: str, categories: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _sources(url: str) -> list[str]:
-    if storage.exists(storage.join(url, MANIFEST)):
+    if exists(join_url(url, MANIFEST)):
         rows = sum(shard.rows for shard in read_manifest(url).shards)
         return [f"{url}#{row}" for row in range(rows)]
-    files = storage.list_files(url)
+    files = list_files(url)
     return [f for f in files if Path(f).suffix.lower() in VIDEO_SUFFIXES | {".gif"} and Path(f).stem not in OVERVIEWS]
 
 
@@ -90,9 +91,9 @@ def write_study(study: Study, url: str, *, num_frames: int, fps: float) -> Store
         # A box needs 8 bytes at least, so that none fits into less.
         size = max(path.stat().st_size for path in paths) + FREE_BOX.size
         for path in paths:
-            storage.write_bytes(storage.join(url, CLIPS, path.name), padded_mp4(path.read_bytes(), size))
+            write_bytes(join_url(url, CLIPS, path.name), padded_mp4(path.read_bytes(), size))
     record = {"schema_version": SCHEMA_VERSION, "num_frames": num_frames, "fps": fps, **asdict(study)}
-    storage.write_json(storage.join(url, STUDY), record)
+    write_json(join_url(url, STUDY), record)
     return read_study(url)
 
 
@@ -102,10 +103,10 @@ def read_study(url: str) -> StoredStudy:
     Raises:
         InputError: none, or one of another version.
     """
-    path = storage.join(url, STUDY)
-    if not storage.exists(path):
+    path = join_url(url, STUDY)
+    if not exists(path):
         raise InputError(f"no study at {url!r}: {STUDY} is missing; make it with `python -m jobs.study action=make`")
-    data = storage.read_bytes(path)
+    data = read_bytes(path)
     value = json.loads(data)
     if value.get("schema_version") != SCHEMA_VERSION:
         found = value.get("schema_version")

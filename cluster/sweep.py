@@ -11,12 +11,14 @@ from typing import Any
 import ray
 from tqdm import tqdm
 
-from cluster import checkpoints, runs, storage
+from cluster import checkpoints, runs
 from cluster.child import INITS, PRETRAINED, Child, Start, run_child, run_child_on_workers
 from cluster.placement import train_labels
 from cluster.progress import progress_bar
 from cluster.session import ray_session, require_room
 from cluster.shards import Manifest
+from cluster.storage.files import exists, make_writable_folder, read_json, write_json
+from cluster.storage.urls import join_url
 from cluster.sweep_record import log_child, log_finished, log_results, row_of, table
 from cluster.tracking import Tracker, TrackingConfig
 from cluster.transfer import LabelledClips, dataset_url, load_split, prepare_labelled, require_unseen, windows
@@ -132,7 +134,7 @@ def sweep(config: SweepConfig) -> list[dict[str, Any]]:
     remarks = {require_unseen(config.ucf101, config.splits, *dataset, config.allow_leak) for dataset in sorted(seen)}
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "transfer")
     tracker.experiment_id()  # a tracking server that cannot be used is told before the work, not after
-    storage.make_folder(config.out)
+    make_writable_folder(config.out)
     with ray_session(config.address) as alone:
         if alone:
             require_room("a run", " or workers=", cpus=config.workers * config.cpus, gpus=config.gpus)
@@ -155,7 +157,7 @@ def _run_children(
     remark: str,
 ) -> list[dict[str, Any]]:
     """Run the children under one MLflow parent run."""
-    results_url = storage.join(config.out, config.name)
+    results_url = join_url(config.out, config.name)
     key = _claim(config, manifest.digest, starts)
     lineage = {
         "sweep_id": key,
@@ -231,10 +233,10 @@ def _outcomes(
     with progress_bar(total=len(children), unit="run", desc="sweep") as bar:
         queue = deque[Child]()
         for child in children:
-            url = storage.join(results_url, f"{child.name}.json")
-            if storage.exists(url):
+            url = join_url(results_url, f"{child.name}.json")
+            if exists(url):
                 bar.update()
-                yield child, storage.read_json(url), False
+                yield child, read_json(url), False
             else:
                 queue.append(child)
         while queue or waiting:
@@ -252,7 +254,7 @@ def _outcomes(
                 continue
             bar.set_postfix_str(f"{child.name} {outcome['accuracy']:.1%}", refresh=False)
             bar.update()
-            storage.write_json(storage.join(results_url, f"{child.name}.json"), outcome)
+            write_json(join_url(results_url, f"{child.name}.json"), outcome)
             yield child, outcome, True
 
 
@@ -310,10 +312,10 @@ def _claim(config: SweepConfig, digest: str, starts: dict[str, Start]) -> str:
     Raises:
         InputError: they were made with other settings, or an init began with other weights.
     """
-    url = storage.join(config.out, config.name)
+    url = join_url(config.out, config.name)
     pinned = {"finetune": asdict(config.finetune), "data": digest}
     tests = {"test_clips": config.test_clips, "choose": config.choose, "fold": config.fold}
     key = runs.claim(url, config.name, pinned | tests)
     for init, start in starts.items():
-        runs.claim(storage.join(url, "inits", init), init, {"model": asdict(start.model), "checkpoint": start.url})
+        runs.claim(join_url(url, "inits", init), init, {"model": asdict(start.model), "checkpoint": start.url})
     return key

@@ -32,7 +32,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.utils.time import get_current_time_millis
 from sqlalchemy.exc import SQLAlchemyError
 
-from cluster import storage
+from cluster.storage.urls import absolute_url, redact
 from cluster.tracking_config import TrackingConfig as TrackingConfig
 from vgan.errors import InputError
 
@@ -59,7 +59,7 @@ class Tracker:
     """
 
     def __init__(self, uri: str, experiment: str) -> None:
-        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.absolute('mlflow.db')}"
+        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{absolute_url('mlflow.db')}"
         self.experiment = experiment
         self._client: mlflow.MlflowClient | None = None
         self._experiment_id = ""
@@ -97,7 +97,7 @@ class Tracker:
             tags = {"mlflow.experimentKind": "custom_model_development"}
             return self.client.create_experiment(self.experiment, artifact_location=folder, tags=tags)
         except FAULTS as error:
-            raise InputError(f"cannot use MLflow at tracking.uri={storage.redact(self.uri)!r}: {error}") from error
+            raise InputError(f"cannot use MLflow at tracking.uri={redact(self.uri)!r}: {error}") from error
 
     def start(
         self, key: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str], parent: str = ""

@@ -13,13 +13,15 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
-from cluster import checkpoints, engines, runs, storage
+from cluster import checkpoints, engines, runs
 from cluster.placement import train_labels
 from cluster.scenes import rows_showing
 from cluster.session import ray_session
 from cluster.shards import Manifest, read_manifest
 from cluster.sizing import Sizing, check_memory, matrix_flop_per_s, memory_gb, sizing
 from cluster.stopping import HeedingConfig, run_stoppable, start_signal
+from cluster.storage.files import free_disk_bytes, json_bytes, make_writable_folder
+from cluster.storage.urls import arrow_filesystem, join_url
 from cluster.tracking import Run, Tracker, TrackingConfig, environment
 from cluster.worker import Job, Outcome, train_worker
 from vgan.errors import InputError
@@ -156,7 +158,7 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
     _check_fits(config, manifest)
     only = rows_showing(config.data, manifest, config.scenes, config.scene_threshold) if config.scenes else None
     clips = sum(shard.rows for shard in manifest.shards) if only is None else int(only.sum())
-    run_url = storage.join(config.out, config.name)
+    run_url = join_url(config.out, config.name)
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "gan")
     tracker.experiment_id()  # a tracking server that cannot be used is told before anything is written
     size = sizing(
@@ -169,7 +171,7 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
         precision=config.precision,
     )
     print("\n".join(size.lines(config.worker_range, config.checkpoint_every)), flush=True)
-    storage.make_folder(run_url)
+    make_writable_folder(run_url)
     with ray_session(config.address) as alone:
         if alone:  # the workers will run here: what they would wait or fail for is told now
             _check_room(config, size)
@@ -183,7 +185,7 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
         )
         with run.ending():
             run.dataset(name="clips", digest=manifest.digest, url=config.data, context="training")
-            run.text(storage.json_bytes(settings).decode(), "settings.json")
+            run.text(json_bytes(settings).decode(), "settings.json")
             run.text(environment(), "environment.txt")
             outcome = _train(config, manifest, only, tracker, run)
             if outcome.failed:
@@ -209,7 +211,7 @@ def _check_room(config: TrainConfig, size: Sizing) -> None:
     if there < least:
         raise InputError(f"workers={config.workers} need a {kind} each, and there are {there}: lower workers=")
     check_memory(size, min(most, there), memory_gb())
-    free_gb = storage.free_bytes(config.out) / 1e9
+    free_gb = free_disk_bytes(config.out) / 1e9
     needed_gb = (config.checkpoints_kept + 1 + bool(config.keep_best)) * size.checkpoint_gb
     if free_gb < needed_gb:
         raise InputError(
@@ -249,7 +251,7 @@ def _trainer(job: Job) -> TorchTrainer:
     # Ray's own 60 s are short for workers that import torch and DeepSpeed on a busy or a new node. When a node has gone
     # it may wait this long for it before it goes on with fewer.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{START_TIMEOUT_S}")
-    fs, path = storage.arrow_filesystem(config.out)
+    fs, path = arrow_filesystem(config.out)
     least, most = config.worker_range
     return TorchTrainer(
         train_worker,

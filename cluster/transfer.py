@@ -8,11 +8,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from cluster import storage
 from cluster.ingest import prepare
 from cluster.pack import Packing
 from cluster.shards import Manifest, read_clips, read_frames, read_manifest
 from cluster.sources import Source
+from cluster.storage.urls import join_url
 from vgan.errors import InputError
 from vgan.transfer.label_subsets import held_out_mask
 from vgan.transfer.scores import protocol_name
@@ -204,4 +204,4 @@ def require_unseen(root: str, splits: list[int], pretraining_url: str, digest: s
 
 def dataset_url(out: str, test_clips: int = 1) -> str:
     """Where a sweep keeps its labelled clips."""
-    return storage.join(out, "clips" if test_clips == 1 else "clips-several")
+    return join_url(out, "clips" if test_clips == 1 else "clips-several")

@@ -27,9 +27,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster import storage
 from cluster.rows import BLOCK, Rows
 from cluster.sources import Source, Sources
+from cluster.storage.files import json_bytes, list_files, list_names, read_columns, read_json, write_bytes
+from cluster.storage.urls import join_url
 from vgan.errors import InputError
 
 READERS = 32  # threads; they mostly wait for an object store
@@ -55,7 +56,7 @@ def video_name(source: Source, digest: str) -> str:
 
 def _name(*identity: str | int | None, digest: str) -> str:
     """Hash (source_id, uri, bytes, version) and the settings digest to 20 hex digits."""
-    return hashlib.sha256(storage.json_bytes([*identity, digest])).hexdigest()[:20]
+    return hashlib.sha256(json_bytes([*identity, digest])).hexdigest()[:20]
 
 
 class Videos(Mapping[str, Source]):
@@ -147,7 +148,7 @@ class Units(Rows[Unit]):
 
 def commit_url(out: str, unit: Unit, segments: int) -> str:
     """Return the url of a unit's commit record for a video of this number of segments."""
-    return storage.join(out, "work", "commits", f"{unit.name}of{segments}.json")
+    return join_url(out, "work", "commits", f"{unit.name}of{segments}.json")
 
 
 @dataclass(frozen=True)
@@ -163,11 +164,11 @@ class Ledger:
     def read(cls, out: str) -> Ledger:
         """Read the ledger of a dataset's folder; empty if the folder does not exist."""
         # Individual files first: a record moved between the two listings is then listed twice rather than missed.
-        individual = _with_location(named_units(storage.list_names(storage.join(out, "work", "commits"), ".json")), -1)
-        files = storage.list_files(storage.join(out, "work", "records"), ".parquet")
-        moved = [_with_location(storage.read_columns(url, NAMED), index) for index, url in enumerate(files)]
+        individual = _with_location(named_units(list_names(join_url(out, "work", "commits"), ".json")), -1)
+        files = list_files(join_url(out, "work", "records"), ".parquet")
+        moved = [_with_location(read_columns(url, NAMED), index) for index, url in enumerate(files)]
         generations: dict[str, int] = {}
-        for name in storage.list_names(storage.join(out, "work", "requeued")):
+        for name in list_names(join_url(out, "work", "requeued")):
             if match := MARKER.fullmatch(name):
                 generations[match["video"]] = max(generations.get(match["video"], 0), int(match["generation"]))
         return cls(out, _deduplicated(pa.concat_tables([*moved, individual])), files, generations)
@@ -235,11 +236,9 @@ class Ledger:
 
     def commit_urls(self, videos: Iterable[str]) -> list[str]:
         """Return the locations of the records of `records_of`: url of a JSON file, or `file#row` in a Parquet file."""
-        folder, units = storage.join(self.out, "work", "commits"), self.records_of(videos)
+        folder, units = join_url(self.out, "work", "commits"), self.records_of(videos)
         locations = zip(units["file"].to_pylist(), units["row"].to_pylist(), commit_names(units), strict=True)
-        return [
-            storage.join(folder, name) if file < 0 else f"{self.files[file]}#{row}" for file, row, name in locations
-        ]
+        return [join_url(folder, name) if file < 0 else f"{self.files[file]}#{row}" for file, row, name in locations]
 
     def all_videos(self) -> list[str]:
         """Return the names of all videos with a record of the current generation, sorted."""
@@ -293,11 +292,11 @@ def read_records(urls: list[str]) -> list[dict[str, Any]]:
     """
     rows: dict[str, dict[int, dict[str, Any]]] = {url.rpartition("#")[0]: {} for url in urls if ".parquet#" in url}
     for file in rows:
-        rows[file] = dict(enumerate(map(_record, storage.read_columns(file).to_pylist())))
+        rows[file] = dict(enumerate(map(_record, read_columns(file).to_pylist())))
 
     def read(url: str) -> dict[str, Any]:
         file, _, row = url.rpartition("#")
-        return rows[file][int(row)] if file in rows else storage.read_json(url)
+        return rows[file][int(row)] if file in rows else read_json(url)
 
     with ThreadPoolExecutor(READERS) as pool, unmoved(urls[0].rpartition("/work/")[0] if urls else ""):
         return list(pool.map(read, urls))
@@ -330,4 +329,4 @@ def queue_again(out: str, ledger: Ledger, videos: Iterable[str]) -> None:
     """Requeue videos: start a new generation of each."""
     for video in videos:
         marker = f"{video}.g{ledger.generation(video) + 1}"
-        storage.write_bytes(storage.join(out, "work", "requeued", marker), b"")
+        write_bytes(join_url(out, "work", "requeued", marker), b"")

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from cluster import storage
+from cluster.storage.urls import redact
 from vgan.errors import InputError
 from vgan.study.ratings import Votes
 
@@ -63,9 +63,9 @@ class VoteStore:
         try:
             self.engine = sa.create_engine(url)
         except (SQLAlchemyError, ImportError) as fault:
-            raise InputError(f"cannot use db={storage.redact(url)!r}: {fault}") from fault
+            raise InputError(f"cannot use db={redact(url)!r}: {fault}") from fault
         if self.engine.dialect.name not in _INSERT:
-            raise InputError(f"db= must begin with sqlite:/// or postgresql+psycopg://, got {storage.redact(url)!r}")
+            raise InputError(f"db= must begin with sqlite:/// or postgresql+psycopg://, got {redact(url)!r}")
         self._insert = _INSERT[self.engine.dialect.name]
         if self.engine.dialect.name == "sqlite":
             sa.event.listen(self.engine, "connect", _make_durable)
@@ -75,7 +75,7 @@ class VoteStore:
             self._make_tables()
             self.secret = self._find_secret()
         except (SQLAlchemyError, OSError) as fault:
-            raise InputError(f"cannot use db={storage.redact(url)!r}: {str(fault).splitlines()[0]}") from fault
+            raise InputError(f"cannot use db={redact(url)!r}: {str(fault).splitlines()[0]}") from fault
 
     def _make_tables(self) -> None:
         """Make what is missing. PostgreSQL fails where another process does so at that moment: then once more."""

@@ -18,11 +18,12 @@ import ray.train
 import torch
 from torch import Tensor
 
-from cluster import checkpoints, engines, logs, prometheus, runs, storage
+from cluster import checkpoints, engines, logs, prometheus, runs
 from cluster.batches import Batch, ClipReader, prefetched, share
 from cluster.saving import Saver
 from cluster.shards import Manifest
 from cluster.stopping import StopWatch, must_go_on
+from cluster.storage.urls import join_url
 from cluster.tracking import Outbox, Run, Tracker, system_metrics
 from vgan.allocator import keep_freed_memory
 from vgan.errors import InputError
@@ -60,7 +61,7 @@ class Job:
 
     @property
     def run_url(self) -> str:
-        return storage.join(self.config.out, self.config.name)
+        return join_url(self.config.out, self.config.name)
 
 
 @dataclass(frozen=True, kw_only=True)

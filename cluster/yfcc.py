@@ -14,9 +14,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from urllib.parse import unquote_plus
 
-from cluster import storage
 from cluster.progress import progress_bar
 from cluster.sources import Source
+from cluster.storage.files import exists
+from cluster.storage.urls import filesystem, join_url, redact
 from vgan.errors import InputError
 from vgan.options import option
 
@@ -44,7 +45,7 @@ def video_url(files: str, media_hash: str) -> str:
         files: URL of the folder of videos.
         media_hash: Hash of the video in hexadecimal digits.
     """
-    return storage.join(files, media_hash[:3], media_hash[3:6], f"{media_hash}.mp4")
+    return join_url(files, media_hash[:3], media_hash[3:6], f"{media_hash}.mp4")
 
 
 def list_yfcc(
@@ -145,9 +146,9 @@ def _rows(url: str, num_columns: tuple[int, int] = (23, 25)) -> Iterator[tuple[i
     Raises:
         InputError: The file is missing, cannot be read, or has another number of columns.
     """
-    if not storage.exists(url):
-        raise InputError(f"no file at {storage.redact(url)!r}: give a copy of YFCC100M's metadata")
-    fs, path = storage.filesystem(url)
+    if not exists(url):
+        raise InputError(f"no file at {redact(url)!r}: give a copy of YFCC100M's metadata")
+    fs, path = filesystem(url)
     size = fs.info(path).get("size") or 0
     with (
         fs.open(path, "rb") as file,

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cluster import storage
 from cluster.flickr import FlickrConfig, crawl, terms
 from cluster.journal import Journal
 from cluster.licenses import allowing, without_repeats
 from cluster.sources import Source, list_folder, list_glob, read_manifest_rows, write_sources
+from cluster.storage.files import make_writable_folder, read_lines
+from cluster.storage.urls import absolute_url, join_url
 from cluster.yfcc import YfccConfig, list_yfcc
 from jobs import command
 from vgan.errors import InputError
@@ -86,8 +87,8 @@ def main(config: AcquireConfig) -> None:
         raise InputError(
             f"no video found in {origin!r}" if not found else f"none of {len(found)} videos in {origin!r} is left"
         )
-    out = storage.absolute(config.out)
-    storage.make_folder(out.rpartition("/")[0])
+    out = absolute_url(config.out)
+    make_writable_folder(out.rpartition("/")[0])
     write_sources(sources, out)
     sizes = [s.bytes for s in sources if s.bytes is not None]
     unknown = len(sources) - len(sizes)
@@ -101,28 +102,28 @@ def _say(count: int, what: str) -> None:
 
 
 def _lines(url: str) -> list[str]:
-    return storage.read_lines(storage.absolute(url))
+    return read_lines(absolute_url(url))
 
 
 def _from_folder(config: AcquireConfig) -> list[Source]:
-    url = storage.absolute(config.folder)
+    url = absolute_url(config.folder)
     sources, others = list_glob(url) if "*" in url else list_folder(url)
     _say(others, "files passed over: no video suffix, another name than the glob's, or one that is not UTF-8")
     return sources
 
 
 def _from_urls(config: AcquireConfig) -> Sequence[Source]:
-    return read_manifest_rows(storage.absolute(config.urls))
+    return read_manifest_rows(absolute_url(config.urls))
 
 
 def _from_tinyvideo(config: AcquireConfig) -> list[Source]:
-    url = storage.absolute(config.tinyvideo)
-    root = storage.absolute(config.root) if config.root else url.rpartition("/")[0]
+    url = absolute_url(config.tinyvideo)
+    root = absolute_url(config.root) if config.root else url.rpartition("/")[0]
     names = read_list("\n".join(_lines(url)))
     outside = [name for name in names if name.startswith(("/", "~")) or "://" in name or ".." in name.split("/")]
     if outside:
         raise InputError(f"{url!r}: {outside[0]!r} lies outside of the folder of the strips")
-    return [Source(uri=storage.join(root, name), source_id=name) for name in names]
+    return [Source(uri=join_url(root, name), source_id=name) for name in names]
 
 
 def _from_ucf101(config: AcquireConfig) -> list[Source]:
@@ -144,7 +145,7 @@ def _from_ucf101(config: AcquireConfig) -> list[Source]:
 
 def _from_flickr(config: AcquireConfig) -> list[Source]:
     _need_licenses(config)
-    out = storage.absolute(config.out)
+    out = absolute_url(config.out)
     search = replace(config.flickr, tags=terms(config.flickr.tags, _lines), words=terms(config.flickr.words, _lines))
     journal = Journal(f"{out}.journal")
     _say(journal.resumed, f"answers of an earlier run are in {journal.url}")
@@ -158,8 +159,8 @@ def _from_yfcc(config: AcquireConfig) -> list[Source]:
     _need_licenses(config)
     places = replace(
         config.yfcc,
-        metadata=storage.absolute(config.yfcc.metadata),
-        hashes=storage.absolute(config.yfcc.hashes) if config.yfcc.hashes else "",
+        metadata=absolute_url(config.yfcc.metadata),
+        hashes=absolute_url(config.yfcc.hashes) if config.yfcc.hashes else "",
     )
     sources, left_out = list_yfcc(places, allowing(config.licenses), config.limit)
     for reason, count in left_out.items():

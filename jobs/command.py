@@ -16,8 +16,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cluster import storage
 from cluster.runs import flatten, public_settings
+from cluster.storage.files import write_bytes
 from vgan.errors import InputError
 from vgan.presets import preset_overrides
 
@@ -129,7 +129,7 @@ def require(config: Any, *keys: str) -> None:
 
 def save(config: Any, url: str) -> None:
     """Keep the resolved settings beside the output."""
-    storage.write_bytes(url, yaml.safe_dump(public_settings(config), sort_keys=False).encode())
+    write_bytes(url, yaml.safe_dump(public_settings(config), sort_keys=False).encode())
 
 
 def options(kind: type, prefix: str = "", made: Any = None) -> list[tuple[str, Any, Any, str]]:

@@ -12,11 +12,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster import storage
 from cluster.engines import check_compiler
 from cluster.head import Head, check_port, local_head
 from cluster.overview import overview
 from cluster.sources import read_sources
+from cluster.storage.files import make_writable_folder
 from jobs import command
 from vgan.errors import InputError
 from vgan.options import option
@@ -72,7 +72,7 @@ class Places:
 def main(config: DemoConfig) -> None:
     """Run every stage, then write and print the summary."""
     places = _places(config)
-    storage.make_folder(str(places.root))
+    make_writable_folder(str(places.root))
     if not config.ucf101:
         _draw_actions(places.labelled)
     started = time.monotonic()

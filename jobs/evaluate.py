@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cluster import storage
 from cluster.evaluation import EvaluateConfig, evaluate
 from cluster.evaluation_record import log_evaluation, results, table
 from cluster.model_card import model_card
+from cluster.storage.files import write_bytes, write_json
+from cluster.storage.urls import absolute_url, join_url
 from jobs import command
 
 ABOUT = """Compare drawn with real clips: Fréchet and kernel video distance, motion, flicker, masks, diversity, copies.
@@ -26,22 +27,22 @@ def main(config: EvaluateConfig) -> None:
     command.require(config, "data", "out")
     config = replace(
         config,
-        data=storage.absolute(config.data),
-        checkpoint=[storage.absolute(url) for url in config.checkpoint],
-        samples=[storage.absolute(url) for url in config.samples],
-        out=storage.absolute(config.out),
-        training=config.training and storage.absolute(config.training),
-        cache=config.cache and storage.absolute(config.cache),
-        report=config.report and storage.absolute(config.report),
-        transfer=config.transfer and storage.absolute(config.transfer),
+        data=absolute_url(config.data),
+        checkpoint=[absolute_url(url) for url in config.checkpoint],
+        samples=[absolute_url(url) for url in config.samples],
+        out=absolute_url(config.out),
+        training=config.training and absolute_url(config.training),
+        cache=config.cache and absolute_url(config.cache),
+        report=config.report and absolute_url(config.report),
+        transfer=config.transfer and absolute_url(config.transfer),
     )
     found = evaluate(config)
-    storage.write_json(storage.join(config.out, "results.json"), results(found))
-    storage.write_bytes(storage.join(config.out, "table.txt"), f"{table(found)}\n".encode())
-    command.save(config, storage.join(config.out, "settings.yaml"))
+    write_json(join_url(config.out, "results.json"), results(found))
+    write_bytes(join_url(config.out, "table.txt"), f"{table(found)}\n".encode())
+    command.save(config, join_url(config.out, "settings.yaml"))
     page = model_card(found, config) if config.report else ""
     if page:
-        storage.write_bytes(config.report, page.encode())
+        write_bytes(config.report, page.encode())
     log_evaluation(found, config, page)
     print(table(found))
     print(f"results -> {config.out}{f', card -> {config.report}' if page else ''}")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cluster import runs, storage
+from cluster import runs
+from cluster.storage.files import write_json
+from cluster.storage.urls import absolute_url, join_url
 from cluster.sweep import SweepConfig, sweep
 from cluster.sweep_record import gather, log_finished, log_results, table, write_figures
 from cluster.tracking import Tracker
@@ -55,14 +57,14 @@ def main(config: FinetuneJobConfig) -> None:
     command.require(config, "ucf101", "out")
     config = replace(
         config,
-        ucf101=storage.absolute(config.ucf101),
-        out=storage.absolute(config.out),
-        checkpoint=config.checkpoint and storage.absolute(config.checkpoint),
-        others={name: storage.absolute(url) for name, url in config.others.items()},
+        ucf101=absolute_url(config.ucf101),
+        out=absolute_url(config.out),
+        checkpoint=config.checkpoint and absolute_url(config.checkpoint),
+        others={name: absolute_url(url) for name, url in config.others.items()},
     )
     rows = sweep(config)
-    command.save(config, storage.join(config.out, config.name, "settings.yaml"))
-    storage.write_json(storage.join(config.out, config.name, "results.json"), rows)
+    command.save(config, join_url(config.out, config.name, "settings.yaml"))
+    write_json(join_url(config.out, config.name, "results.json"), rows)
     print(table(rows))
 
 
@@ -71,7 +73,7 @@ def report(config: FinetuneJobConfig) -> None:
     command.require(config, "sweep", "out")
     if "://" in config.out:
         raise InputError(f"out={config.out!r} must be a local folder with action=report")
-    out = Path(storage.absolute(config.out)) / "-".join(config.sweep)
+    out = Path(absolute_url(config.out)) / "-".join(config.sweep)
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "transfer")
     parent, rows = gather(tracker, config.sweep)
     if len(config.sweep) == 1:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from cluster import checkpoints, storage
+from cluster import checkpoints
 from cluster.checkpoints import Checkpoint
 from cluster.media import FORMATS, write_media
 from cluster.mixtures import codes_of, require_fit, training_set
 from cluster.shards import read_manifest
+from cluster.storage.files import exists, make_writable_folder, read_bytes, write_bytes
+from cluster.storage.urls import absolute_url, join_url
 from jobs import command
 from vgan.errors import InputError
 from vgan.models import gaussian_mixture
@@ -66,7 +68,7 @@ class GenerateConfig:
 def main(config: GenerateConfig) -> None:
     """Sample and write the files."""
     command.require(config, "checkpoint", "out")
-    model, source = checkpoints.open_model(storage.absolute(config.checkpoint), ema=config.ema)
+    model, source = checkpoints.open_model(absolute_url(config.checkpoint), ema=config.ema)
     if model.config.kind == "future":
         raise InputError(
             f"checkpoint={config.checkpoint!r} draws from images, not from noise: use `python -m jobs.predict`"
@@ -78,13 +80,13 @@ def main(config: GenerateConfig) -> None:
     if model.config.kind == "autoencoder":
         model = replace(model, mixture=_mixture(config, model, source))
     clips = model.sample(config.num, config.seed)
-    out = storage.absolute(config.out)
-    storage.make_folder(out)
+    out = absolute_url(config.out)
+    make_writable_folder(out)
     _write_all(clips, out, config)
     if model.mixture is not None:
-        storage.write_bytes(storage.join(out, MIXTURE), gaussian_mixture.mixture_bytes(model.mixture))
-    url = source.url if source else storage.absolute(config.checkpoint)
-    command.save(replace(config, checkpoint=url), storage.join(out, "settings.yaml"))  # which one it was
+        write_bytes(join_url(out, MIXTURE), gaussian_mixture.mixture_bytes(model.mixture))
+    url = source.url if source else absolute_url(config.checkpoint)
+    command.save(replace(config, checkpoint=url), join_url(out, "settings.yaml"))  # which one it was
     step = f"step {source.step}" if source else config.checkpoint
     mask = "" if clips.mask is None else f", mask mean {clips.mask.mean():.2f}"
     print(f"{config.num} clips from {step}{mask} -> {out}")
@@ -96,17 +98,17 @@ def main(config: GenerateConfig) -> None:
 def _write_all(clips: GeneratedClips, out: str, config: GenerateConfig) -> None:
     strips = [film_strip(clip) for clip in clips.video]
     for index, (clip, row) in enumerate(zip(clips.video, strips, strict=True)):
-        write_media(clip, row, storage.join(out, f"sample-{index:04d}"), config.format, config.fps)
+        write_media(clip, row, join_url(out, f"sample-{index:04d}"), config.format, config.fps)
     write_media(
         sample_grid(clips.video[:GRID], scale=2),
         np.concatenate(strips[:GRID]),
-        storage.join(out, "grid"),
+        join_url(out, "grid"),
         config.format,
         config.fps,
     )
     if config.panels:
         panels = clips_panels(clips, PANEL_ROWS)
-        write_media(panels, panels[len(panels) // 2], storage.join(out, "panels"), config.format, config.fps)
+        write_media(panels, panels[len(panels) // 2], join_url(out, "panels"), config.format, config.fps)
 
 
 # ---- the baseline ------------------------------------------------------------------------------------------------
@@ -115,15 +117,15 @@ def _write_all(clips: GeneratedClips, out: str, config: GenerateConfig) -> None:
 def _mixture(config: GenerateConfig, model: Model, source: Checkpoint | None) -> LatentMixture:
     """The mixture that an autoencoder draws from: given, kept in its folder, or fitted now."""
     if config.mixture:
-        url = storage.absolute(config.mixture)
-        url = url if url.endswith(".safetensors") else storage.join(url, MIXTURE)
-        if not storage.exists(url):
+        url = absolute_url(config.mixture)
+        url = url if url.endswith(".safetensors") else join_url(url, MIXTURE)
+        if not exists(url):
             raise InputError(f"no mixture at mixture={config.mixture!r}: leave it empty to fit one")
-        return gaussian_mixture.read_mixture(storage.read_bytes(url), url)
+        return gaussian_mixture.read_mixture(read_bytes(url), url)
     if model.mixture is not None and not config.data:
         return model.mixture
     if config.data:
-        url = storage.absolute(config.data)
+        url = absolute_url(config.data)
         manifest = read_manifest(url)
         require_fit(model, url, manifest, "give another data=")
     elif source is None:

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cluster import checkpoints, storage
+from cluster import checkpoints
 from cluster.hidden import Unit, find_top, show
 from cluster.media import FORMATS, write_media
 from cluster.mixtures import require_fit
 from cluster.session import ray_session, require_room
 from cluster.shards import read_manifest
+from cluster.storage.files import make_writable_folder, write_json
+from cluster.storage.urls import absolute_url, join_url
 from jobs import command
 from vgan.analysis.hidden_units import NETWORKS, make_probe
 from vgan.errors import InputError
@@ -56,14 +58,14 @@ class InspectConfig:
 def main(config: InspectConfig) -> None:
     """Look at every clip, then write the pictures and the table."""
     command.require(config, "data", "checkpoint", "out")
-    url, out = storage.absolute(config.data), storage.absolute(config.out)
+    url, out = absolute_url(config.data), absolute_url(config.out)
     manifest = read_manifest(url)
-    model, _ = checkpoints.open_model(storage.absolute(config.checkpoint))
+    model, _ = checkpoints.open_model(absolute_url(config.checkpoint))
     require_fit(model, url, manifest, "give another data=")
     seen = make_probe(model, config.network, config.layer)
     if beyond := [unit for unit in config.units if not 0 <= unit < seen.num_units]:
         raise InputError(f"units: layer {config.layer} has units 0 to {seen.num_units - 1}, got {beyond[0]}")
-    storage.make_folder(out)
+    make_writable_folder(out)
     with ray_session(config.address) as alone:
         if alone:
             require_room("a task", cpus=config.cpus)
@@ -78,15 +80,15 @@ def main(config: InspectConfig) -> None:
         panels = unit_panels(title, unit.clips, unit.segmented)
         clips, segmented = (_at(c, unit.frames) for c in (unit.clips, unit.segmented))
         still = unit_panels(title, clips, segmented)[0]
-        write_media(panels, still, storage.join(out, f"unit-{unit.number:04d}"), config.format, manifest.clip.fps)
+        write_media(panels, still, join_url(out, f"unit-{unit.number:04d}"), config.format, manifest.clip.fps)
         sheets.append(still)
     width = max(sheet.shape[1] for sheet in sheets)
     sheets = [np.pad(s, ((0, 8), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in sheets]
-    write_media(np.vstack(sheets)[None], np.vstack(sheets), storage.join(out, "sheet"), ["png"], manifest.clip.fps)
+    write_media(np.vstack(sheets)[None], np.vstack(sheets), join_url(out, "sheet"), ["png"], manifest.clip.fps)
     keys = ("number", "stands_out", "motion", "peaks", "videos", "rows")
     rows = [{key: getattr(unit, key) for key in keys} for unit in units]
     about = {"checkpoint": config.checkpoint, "network": config.network, "layer": config.layer, "field": seen.field}
-    storage.write_json(storage.join(out, "units.json"), about | {"dataset": manifest.digest, "units": rows})
+    write_json(join_url(out, "units.json"), about | {"dataset": manifest.digest, "units": rows})
     print(f"layer {config.layer} of the {config.network}: {seen.num_units} units that see {seen.field} pixels a side")
     for unit in units:
         print(f"  unit {unit.number:4d}: {told(unit)}")

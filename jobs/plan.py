@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-from cluster import storage
 from cluster.planner import (
     Checked,
     CorpusConfig,
@@ -21,6 +20,8 @@ from cluster.planner import (
 )
 from cluster.runs import public_settings
 from cluster.shards import CODECS
+from cluster.storage.files import make_writable_folder, write_bytes, write_json
+from cluster.storage.urls import absolute_url, join_url
 from jobs import command
 from vgan.errors import InputError
 from vgan.options import check_choice, option, section
@@ -66,12 +67,12 @@ def main(config: PlanConfig) -> None:
     """Plan, print the table, write JSON and picture."""
     if bool(config.hours) == bool(config.sources):
         raise InputError("give exactly one of hours= and sources=")
-    rates = read_rates(storage.absolute(config.rates)) if config.rates else Rates()
-    checked = check(storage.absolute(config.measured), rates) if config.measured else None
+    rates = read_rates(absolute_url(config.rates)) if config.rates else Rates()
+    checked = check(absolute_url(config.measured), rates) if config.measured else None
     if checked:
         rates = replace(rates, clip_yield=checked.clip_yield or rates.clip_yield)
     corpus = (
-        listed(storage.absolute(config.sources), config.corpus)
+        listed(absolute_url(config.sources), config.corpus)
         if config.sources
         else wanted(config.hours, config.corpus, rates)
     )
@@ -102,10 +103,10 @@ def _check_text(checked: Checked, url: str) -> str:
 
 def write(found: Plan, checked: Checked | None, config: PlanConfig) -> None:
     """Write plan.json and plan.png."""
-    out = storage.absolute(config.out)
-    storage.make_folder(out)
+    out = absolute_url(config.out)
+    make_writable_folder(out)
     value = asdict(replace(found, settings=public_settings(config)))
-    storage.write_json(storage.join(out, "plan.json"), value | {"checked": checked and asdict(checked)})
+    write_json(join_url(out, "plan.json"), value | {"checked": checked and asdict(checked)})
     panels = {
         "core-hours": {stage.name: stage.core_hours for stage in found.stages if stage.core_hours},
         "wall hours": {stage.name: stage.wall_hours for stage in found.stages},
@@ -113,7 +114,7 @@ def write(found: Plan, checked: Checked | None, config: PlanConfig) -> None:
         found.currency: found.money,
     }
     title = f"{found.clip_hours:,.0f} h of clips of {found.corpus.videos:,} videos; limited by {found.limits}"
-    storage.write_bytes(storage.join(out, "plan.png"), plan_png(panels, title))
+    write_bytes(join_url(out, "plan.png"), plan_png(panels, title))
     print(f"-> {out}/plan.json, {out}/plan.png")
 
 

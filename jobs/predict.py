@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cluster import checkpoints, storage
+from cluster import checkpoints
 from cluster.checkpoints import Checkpoint
 from cluster.fetch import local_copy
 from cluster.media import FORMATS, write_media
 from cluster.progress import progress_bar
 from cluster.shards import Manifest, read_clips, read_manifest, to_frames
 from cluster.sources import VIDEO_SUFFIXES, Source, list_folder
+from cluster.storage.files import exists, make_writable_folder, write_bytes
+from cluster.storage.urls import absolute_url, join_url
 from jobs import command
 from vgan.errors import InputError, VideoError
 from vgan.metrics.prediction_error import (
@@ -86,20 +88,20 @@ def main(config: PredictConfig) -> None:
     command.require(config, "checkpoint", "out")
     if not config.images and not config.data:
         raise InputError("nothing to predict: give images= or data=")
-    model, source = checkpoints.open_model(storage.absolute(config.checkpoint))
+    model, source = checkpoints.open_model(absolute_url(config.checkpoint))
     if model.config.kind != "future" or model.generator is None:
         raise InputError(
             f"checkpoint={config.checkpoint!r} is of kind={model.config.kind}: train one with model.kind=future"
         )
     if torch.cuda.is_available():
         model.generator.cuda()
-    out = storage.absolute(config.out)
-    storage.make_folder(out)
+    out = absolute_url(config.out)
+    make_writable_folder(out)
     if config.images:
         _predict_images(config, model, out)
     if config.data:
         _predict_dataset(config, model, source, out)
-    command.save(config, storage.join(out, "settings.yaml"))
+    command.save(config, join_url(out, "settings.yaml"))
 
 
 # ---- images and videos ---------------------------------------------------------------------------------------------
@@ -114,7 +116,7 @@ def _predict_images(config: PredictConfig, model: Model, out: str) -> None:
     for number, given in enumerate(_read_all(config.images, video)):
         clips = model.predict(given.image[None])
         row = _panels(given, clips)
-        write_media(row, row[-1], storage.join(out, f"future-{number:04d}"), config.format, config.fps)
+        write_media(row, row[-1], join_url(out, f"future-{number:04d}"), config.format, config.fps)
         rows = [*rows, row][:SHOWN]
         if given.truth is not None:
             known.append((given.truth, clips.video[0]))
@@ -124,7 +126,7 @@ def _predict_images(config: PredictConfig, model: Model, out: str) -> None:
     width = max(row.shape[2] for row in rows)
     wide = [np.pad(row, ((0, 0), (0, 0), (0, width - row.shape[2]), (0, 0)), constant_values=255) for row in rows]
     together = np.concatenate(wide, axis=1)
-    write_media(together, together[-1], storage.join(out, "all"), config.format, config.fps)
+    write_media(together, together[-1], join_url(out, "all"), config.format, config.fps)
     print(f"{number + 1} futures -> {out}; all.* shows the first {len(rows)}")
     if known:
         truth, predicted = (np.stack(side) for side in zip(*known, strict=True))
@@ -147,7 +149,7 @@ def _read_all(words: list[str], video: VideoConfig) -> Iterator[Given]:
 def _sources(words: list[str]) -> list[Source]:
     sources = []
     for word in words:
-        url = storage.absolute(word)
+        url = absolute_url(word)
         if Path(url).suffix.lower() in IMAGES | VIDEO_SUFFIXES:
             sources.append(Source(uri=url, source_id=url.rpartition("/")[2]))
         else:
@@ -183,7 +185,7 @@ def _panels(given: Given, clips: GeneratedClips) -> np.ndarray:
 
 def _predict_dataset(config: PredictConfig, model: Model, source: Checkpoint | None, out: str) -> None:
     """The table of errors over clips that were not trained on, printed and written as errors.json."""
-    url = storage.absolute(config.data)
+    url = absolute_url(config.data)
     manifest = read_manifest(url)
     truth, sources = _clips(url, manifest, model, config.num)
     guesses = {"model": _predicted(model, truth), "copy the frame": copy_first_frame(truth)}
@@ -201,12 +203,12 @@ def _predict_dataset(config: PredictConfig, model: Model, source: Checkpoint | N
     protocol = f"mse_frames2-{truth.shape[1]}_{len(truth)}clips_{manifest.digest[:8]}"
     print(f"{protocol} (dataset {config.data}):\n{error_table(errors)}")
     table = {name: {"mean": found.mean, "by_frame": found.by_frame.tolist()} for name, found in errors.items()}
-    storage.write_bytes(storage.join(out, "errors.json"), json.dumps({"protocol": protocol, "mse": table}).encode())
+    write_bytes(join_url(out, "errors.json"), json.dumps({"protocol": protocol, "mse": table}).encode())
 
 
 def _trained_on(source: Checkpoint | None) -> Manifest | None:
     """The manifest of the dataset that a checkpoint was trained on, if it is still there as it was."""
-    if source is None or not storage.exists(storage.join(source.dataset_url, "manifest.json")):
+    if source is None or not exists(join_url(source.dataset_url, "manifest.json")):
         return None
     found = read_manifest(source.dataset_url)
     return found if found.digest == source.dataset_digest else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 
-from cluster import storage
 from cluster.dataset_card import write_card
 from cluster.deletion import delete
 from cluster.export import write_strips
@@ -17,6 +16,8 @@ from cluster.scenes import with_classifier
 from cluster.session import ray_session, require_room
 from cluster.shards import CODECS, MANIFEST, Manifest
 from cluster.sources import read_sources
+from cluster.storage.files import exists, json_bytes, make_writable_folder, read_lines, write_bytes
+from cluster.storage.urls import absolute_url, join_url
 from cluster.tracking import Tracker, TrackingConfig
 from jobs import command
 from vgan.errors import InputError
@@ -108,19 +109,19 @@ class PrepareConfig:
 def main(config: PrepareConfig) -> None:
     """Do what `config.action` says."""
     command.require(config, "out")
-    out = storage.absolute(config.out)
+    out = absolute_url(config.out)
     if config.action == "status":
         show_status(config, out)
     elif config.action == "verify":
         check(config, out)
     elif config.action == "inspect":
-        page = storage.join(out, "inspector.html")
-        storage.write_bytes(page, render_inspection(inspection(out, config.num)).encode())
+        page = join_url(out, "inspector.html")
+        write_bytes(page, render_inspection(inspection(out, config.num)).encode())
         print(f"{page}: open it in a browser")
     elif config.action == "strips":
         command.require(config, "strips")
         with ray_session(config.address):
-            num = write_strips(out, storage.absolute(config.strips))
+            num = write_strips(out, absolute_url(config.strips))
         print(f"{num} strips and their list.txt -> {config.strips}")
     elif config.action == "card":
         for place in write_card(out):
@@ -136,10 +137,10 @@ def main(config: PrepareConfig) -> None:
 def make_dataset(config: PrepareConfig, out: str) -> None:
     """Prepare the dataset, log its counts, print them; with action=retry, first queue again what was rejected."""
     command.require(config, "sources", *(["reason"] if config.action == "retry" else []))
-    sources = read_sources(storage.absolute(config.sources))
+    sources = read_sources(absolute_url(config.sources))
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "prepare")
     tracker.experiment_id()  # a tracking server that cannot be used is told before the work, not after
-    storage.make_folder(out)
+    make_writable_folder(out)
     packing = Packing(seed=config.seed, shard_mb=config.shard_mb, codec=config.codec)
     again = config.replace or config.action == "retry"
     manifest = already_prepared(sources, out, config.video(), packing, replace=again)
@@ -151,7 +152,7 @@ def make_dataset(config: PrepareConfig, out: str) -> None:
             if alone and config.scene.weights and config.scene.gpus:
                 require_room("a task with scene.gpus", "0 or", cpus=1, gpus=config.scene.gpus)
             manifest = prepare(sources, out, config.video(), packing, replace=again)
-    command.save(config, storage.join(out, "settings.yaml"))
+    command.save(config, join_url(out, "settings.yaml"))
     track(tracker, config, manifest, out)
     print(summary(manifest, out))
     rejected = manifest.counts["rejected"] / manifest.counts["sources"]
@@ -165,7 +166,7 @@ def show_status(config: PrepareConfig, out: str) -> None:
     """Print how far the dataset is, of these sources if they are given."""
     videos = None
     if config.sources:
-        videos = videos_by_name(read_sources(storage.absolute(config.sources)), config.video())
+        videos = videos_by_name(read_sources(absolute_url(config.sources)), config.video())
     print(status_text(status(out, videos), out))
 
 
@@ -174,8 +175,8 @@ def mark_deleted(config: PrepareConfig, out: str) -> None:
     command.require(config, "names")
     names = [config.names]
     if config.names.endswith(".txt"):
-        names = storage.read_lines(storage.absolute(config.names))
-    if not storage.exists(storage.join(out, "work")) and not storage.exists(storage.join(out, MANIFEST)):
+        names = read_lines(absolute_url(config.names))
+    if not exists(join_url(out, "work")) and not exists(join_url(out, MANIFEST)):
         raise InputError(f"nothing was prepared at {out!r}")
     clips = delete(out, names)
     print(f"{clips} clips are left out from the next epoch on; prepare with replace=true removes them for good")
@@ -215,7 +216,7 @@ def track(tracker: Tracker, config: PrepareConfig, manifest: Manifest, out: str)
     with run.ending():
         run.dataset(name="clips", digest=manifest.digest, url=out, context="prepare")
         run.metrics(counts | {f"rejects/{k.replace('.', '/')}": v for k, v in rejects.items()})
-        run.text(storage.json_bytes(asdict(manifest)).decode(), "manifest.json")
+        run.text(json_bytes(asdict(manifest)).decode(), "manifest.json")
         run.text(funnel_text(manifest.counts), "funnel.txt")
 
 

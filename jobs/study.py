@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from cluster import rating_server, storage
+from cluster import rating_server
 from cluster.runs import check_name
+from cluster.storage.files import exists, read_bytes, write_bytes
+from cluster.storage.urls import absolute_url, join_url
 from cluster.study import STUDY, StoredStudy, list_clips, read_study, write_study
 from cluster.tracking_config import TrackingConfig
 from cluster.turk import hits_csv, read_results
@@ -104,15 +106,15 @@ def main(config: StudyConfig) -> None:
 def make(config: StudyConfig) -> None:
     """Choose the trials, and encode them."""
     command.require(config, "methods", "real")
-    out = storage.absolute(config.out)
-    if storage.exists(storage.join(out, STUDY)):
+    out = absolute_url(config.out)
+    if exists(join_url(out, STUDY)):
         raise InputError(f"out={config.out!r} already holds a study: choose another folder")
     folders = {**config.methods, REAL: config.real}
-    clips = {name: list_clips(storage.absolute(url), config.categories) for name, url in folders.items()}
+    clips = {name: list_clips(absolute_url(url), config.categories) for name, url in folders.items()}
     study = make_study(clips, config.plan())
     print(f"{len(study.trials)} trials of {len(study.pairs)} pairs; encoding them", flush=True)
     write_study(study, out, num_frames=config.num_frames, fps=config.fps)
-    command.save(config, storage.join(out, "settings.yaml"))
+    command.save(config, join_url(out, "settings.yaml"))
     cells = len(study.pairs) * len(study.categories)
     counted = min(config.per_rater - config.gold_per_rater, len(study.numbers(PAIR)))
     needed = required_votes(0.55)
@@ -132,7 +134,7 @@ def links(config: StudyConfig) -> None:
 def serve(config: StudyConfig) -> None:
     """Serve the study until it is stopped."""
     stored, store = _open(config)
-    server = rating_server.RatingServer(stored, storage.absolute(config.out), store)
+    server = rating_server.RatingServer(stored, absolute_url(config.out), store)
     say = f"{len(store.all())} votes so far; serving on http://{config.host}"
     try:
         asyncio.run(
@@ -158,8 +160,8 @@ def report(config: StudyConfig) -> None:
     found = study_report.make_report(votes, stored, tables, config.name)
     lines = [line for table in tables.values() for line in (table.title, preference_text(table.cells), "")]
     text = "\n".join([*lines, *(f"{what}: {value}" for what, value in found.worth)])
-    page, path = render_study_report(found), storage.join(storage.absolute(config.out), "report.html")
-    storage.write_bytes(path, page.encode())
+    page, path = render_study_report(found), join_url(absolute_url(config.out), "report.html")
+    write_bytes(path, page.encode())
     print(f"{len(votes)} votes of {found.raters} raters\n\n{text}\n\n{path}")
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "study")
     metrics = study_report.metrics_of(votes, stored, tables)
@@ -169,10 +171,10 @@ def report(config: StudyConfig) -> None:
 def export(config: StudyConfig) -> None:
     """Write hit.html and hits.csv for Mechanical Turk."""
     command.require(config, "media")
-    out = storage.absolute(config.out)
+    out = absolute_url(config.out)
     table = hits_csv(read_study(out).study, config.media, config.per_hit)
-    storage.write_bytes(storage.join(out, "hits.csv"), table.encode())
-    storage.write_bytes(storage.join(out, "hit.html"), render_hit(config.per_hit).encode())
+    write_bytes(join_url(out, "hits.csv"), table.encode())
+    write_bytes(join_url(out, "hit.html"), render_hit(config.per_hit).encode())
     print(f"{table.count(chr(10)) - 1} HITs of {config.per_hit} trials -> {out}/hits.csv, hit.html; upload {out}/clips")
 
 
@@ -180,10 +182,10 @@ def read(config: StudyConfig) -> None:
     """Take in the results of a batch; once more changes nothing."""
     command.require(config, "results")
     stored, store = _open(config)
-    url = storage.absolute(config.results)
-    if not storage.exists(url):
+    url = absolute_url(config.results)
+    if not exists(url):
         raise InputError(f"no file at results={config.results!r}")
-    found = read_results(storage.read_bytes(url).decode("utf-8-sig", "replace"), stored.study, store.secret)
+    found = read_results(read_bytes(url).decode("utf-8-sig", "replace"), stored.study, store.secret)
     before = len(store.all())
     for start in range(0, len(found.votes), 100):
         store.put(found.votes[start : start + 100])
@@ -196,7 +198,7 @@ def read(config: StudyConfig) -> None:
 
 def _open(config: StudyConfig) -> tuple[StoredStudy, VoteStore]:
     """The study and its votes."""
-    out = storage.absolute(config.out)
+    out = absolute_url(config.out)
     stored = read_study(out)
     if not config.db and "://" in out:
         raise InputError(f"out={config.out!r} is no local folder: give db=")

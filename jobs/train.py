@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cluster import storage
+from cluster.storage.urls import absolute_url, join_url
 from cluster.training import TrainConfig, fit
 from jobs import command
 
@@ -20,9 +20,9 @@ the baseline's autoencoder (model.kind). The same name continues its run; Ctrl-C
 def main(config: TrainConfig) -> None:
     """Train, and print where the last checkpoint is."""
     command.require(config, "data", "out")
-    config = replace(config, data=storage.absolute(config.data), out=storage.absolute(config.out))
+    config = replace(config, data=absolute_url(config.data), out=absolute_url(config.out))
     checkpoint = fit(config)
-    command.save(config, storage.join(config.out, config.name, "settings.yaml"))
+    command.save(config, join_url(config.out, config.name, "settings.yaml"))
     print(f"step {checkpoint.step}, {checkpoint.clips_seen} clips seen -> {checkpoint.url}")
 
 

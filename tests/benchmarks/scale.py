@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cluster import deletion, records, storage
+from cluster import deletion, records
 from cluster.batches import epoch_order, group_table
 from cluster.ingest import WINDOW, already_prepared, videos_by_name
 from cluster.inspection import status
@@ -34,6 +34,7 @@ from cluster.planner import CorpusConfig, NodeConfig, PriceConfig, Rates, listed
 from cluster.progress import SourceHours
 from cluster.shards import REJECTS, Manifest, Shard, read_manifest, table_bytes, work_digest, write_manifest
 from cluster.sources import Source, Sources, read_sources, write_sources
+from cluster.storage.files import json_bytes, write_bytes
 from cluster.units import Ledger, Units, Videos
 from vgan.records import ClipScores, Reject
 from vgan.video.config import FilterConfig, VideoConfig
@@ -95,7 +96,7 @@ def record(kind: int) -> str:
         "data": f"work/units/{video}.g0.0-00000000.frames" if rows else None,
         "clips": {key: [row[key] for row in rows] for key in rows[0]} if rows else {},
     }
-    return storage.json_bytes(value).decode()
+    return json_bytes(value).decode()
 
 
 def write_records(videos: Videos, start: int, end: int, out: str) -> None:
@@ -230,7 +231,7 @@ def pack_without_pixels(size: int, out: str, clock: Clock) -> int:
         videos = videos_by_name(found, VIDEO)
         pieces = records.tables(Ledger.read(out), videos, columns_for(VIDEO))
         chosen = choose(pieces, found, VIDEO)
-        storage.write_bytes(f"{out}/{REJECTS}", table_bytes(chosen.rejects))
+        write_bytes(f"{out}/{REJECTS}", table_bytes(chosen.rejects))
         num_clips = sum(table.num_rows for table in shard_tables(chosen.accepted, VIDEO, PACKING))
     assert num_clips == chosen.counts["clips"]
     return num_clips + chosen.refused.total()

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster import storage
 from cluster.shards import Manifest, Shard, clip_row, clip_schema, config_digest, table_bytes, write_manifest
+from cluster.storage.files import write_bytes
+from cluster.storage.urls import join_url
 from vgan.records import Clip, ClipScores
 from vgan.video.config import ClipSpec, VideoConfig
 from vgan.video.image_strips import write_strip
@@ -39,7 +40,7 @@ def write_dataset() -> WriteDataset:
                 rows = [row | {"frames": write_strip(pixels(row["frames"]))} for row in rows]
             data = table_bytes(pa.Table.from_pylist(rows, clip_schema(video.clip, codec)))
             path = f"shards/shard-{number:06d}.parquet"
-            storage.write_bytes(storage.join(url, path), data)
+            write_bytes(join_url(url, path), data)
             shards.append(Shard(path=path, rows=len(rows), bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
         content = {"clip": video.clip, "config": {"digest": config_digest(video), "seed": seed}, "shards": shards}
         manifest = Manifest(**content, counts={"clips": num_clips})

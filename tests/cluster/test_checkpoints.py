@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 import vgan
-from cluster import checkpoints, storage
+from cluster import checkpoints
 from cluster.checkpoints import Checkpoint, latest, load_weights, open_checkpoint, open_model, write_state
 from cluster.saving import Saver
+from cluster.storage.files import read_json, write_bytes, write_json
 from vgan.errors import InputError
 from vgan.models.config import ModelConfig
 from vgan.models.discriminator import Discriminator
@@ -304,7 +305,7 @@ def steps_named(run: Path) -> list[str]:
 def to_memory(folder: Path, url: str) -> str:
     for path in folder.rglob("*"):
         if path.is_file():
-            storage.write_bytes(f"{url}/{path.relative_to(folder)}", path.read_bytes())
+            write_bytes(f"{url}/{path.relative_to(folder)}", path.read_bytes())
     return url
 
 
@@ -346,8 +347,8 @@ def test_open_model_where_there_is_none_is_bad_input(tmp_path: Path) -> None:
 
 def test_open_checkpoint_of_settings_this_version_does_not_know_is_bad_input(write: Write) -> None:
     folder = write()
-    state = storage.read_json(str(folder / "state.json"))
+    state = read_json(str(folder / "state.json"))
     state["model"]["depth"] = 9
-    storage.write_json(str(folder / "state.json"), state)
+    write_json(str(folder / "state.json"), state)
     with pytest.raises(InputError, match=r"cannot make: .*depth"):
         open_checkpoint(str(folder))

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster import storage
 from cluster.batches import ClipReader
 from cluster.deletion import DELETED, delete, deleted_rows, read_deleted, without
 from cluster.shards import read_manifest
+from cluster.storage.files import read_json
 from vgan.errors import InputError
 
 
@@ -83,4 +83,4 @@ def test_without_takes_replacements_half_a_window_later() -> None:
 
 def test_delete_before_packing_is_stored(tmp_path: Path) -> None:
     assert delete(str(tmp_path), ["a"]) == 0
-    assert storage.read_json(str(tmp_path / DELETED))["names"] == ["a"]
+    assert read_json(str(tmp_path / DELETED))["names"] == ["a"]

@@ -9,10 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster import records, storage
+from cluster import records
 from cluster.judging import candidates, choose, columns_for
 from cluster.records import compact, forget, tables
 from cluster.sources import Source, Sources
+from cluster.storage.conditional_write import put_if_absent
+from cluster.storage.files import json_bytes, list_names, remove_files
+from cluster.storage.urls import join_url
 from cluster.units import Ledger, Unit, commit_url, queue_again, read_records, video_name
 from vgan.errors import InputError
 from vgan.records import ClipScores
@@ -59,7 +62,7 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         for segment in range(2 if n == 1 else 1):
             unit = Unit(video, source, segment=segment)
             value = record(unit, 2 if n == 1 else 1, n % 4)
-            storage.write_new(commit_url(str(tmp_path), unit, value["segments"]), storage.json_bytes(value))
+            put_if_absent(commit_url(str(tmp_path), unit, value["segments"]), json_bytes(value))
     return str(tmp_path)
 
 
@@ -68,7 +71,7 @@ def all_records(out: str) -> list[dict]:
 
 
 def individual(out: str) -> list[str]:
-    return storage.list_names(storage.join(out, "work", "commits"))
+    return list_names(join_url(out, "work", "commits"))
 
 
 def test_compact_moves_every_record_and_changes_none(out: str) -> None:
@@ -76,7 +79,7 @@ def test_compact_moves_every_record_and_changes_none(out: str) -> None:
     assert (len(names), len(before)) == (13, 13)
     compact(out)
     assert individual(out) == []
-    assert len(storage.list_names(storage.join(out, "work", "records"))) == 3
+    assert len(list_names(join_url(out, "work", "records"))) == 3
     assert all_records(out) == before
     assert len(Ledger.read(out).open_units(VIDEOS)) == 0
 
@@ -99,9 +102,9 @@ def test_compact_killed_before_removal_counts_every_record_once_and_resumes(
         if names:
             raise KeyboardInterrupt
 
-    real = storage.remove_files
+    real = remove_files
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "remove_files", killed)
+        patch.setattr("cluster.records.remove_files", killed)
         with pytest.raises(KeyboardInterrupt):
             compact(out)
     assert len(individual(out)) == 13 - removed
@@ -116,7 +119,7 @@ def test_retry_that_cannot_read_the_video_keeps_the_first_record(out: str) -> No
     """Check a retry after the worker died past its commit: it cannot read the video and records one segment."""
     video, source = list(VIDEOS.items())[1]  # of two segments
     failed = record(Unit(video, source), 1, 0)
-    storage.write_new(commit_url(out, Unit(video, source), 1), storage.json_bytes(failed))
+    put_if_absent(commit_url(out, Unit(video, source), 1), json_bytes(failed))
     before = all_records(out)
     assert len(before) == 13
     assert [r["segments"] for r in before if r["video"] == video] == [2, 2]

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster import shards, storage
+from cluster import shards
 from cluster.shards import (
     Manifest,
     Shard,
@@ -28,6 +28,7 @@ from cluster.shards import (
     work_digest,
     write_manifest,
 )
+from cluster.storage.files import write_json
 from vgan.errors import InputError
 from vgan.records import Clip, ClipScores
 from vgan.video.config import ClipSpec, DecodeConfig, VideoConfig
@@ -160,7 +161,7 @@ def test_read_manifest_without_dataset_names_the_fix(tmp_path: Path) -> None:
 def test_read_manifest_of_another_version_names_both(tmp_path: Path, version: int | None) -> None:
     write_manifest(manifest(), str(tmp_path))
     value = json.loads((tmp_path / "manifest.json").read_text()) | {"schema_version": version}
-    storage.write_json(str(tmp_path / "manifest.json"), value)
+    write_json(str(tmp_path / "manifest.json"), value)
     with pytest.raises(InputError, match=rf"schema version {version}, this code reads 2"):
         read_manifest(str(tmp_path))
 

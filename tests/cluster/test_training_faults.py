@@ -24,7 +24,8 @@ from ray.cluster_utils import Cluster
 from s3_server import Faults, environment, failing_proxy, forget_connections, required_in_ci, s3_server
 from safetensors.torch import load_file
 
-from cluster import checkpoints, storage
+from cluster import checkpoints
+from cluster.storage.files import read_json
 
 pytestmark = pytest.mark.slow  # each run starts a Ray of its own
 
@@ -379,7 +380,7 @@ def test_training_on_a_store_that_fails_one_call_in_twenty_ends_as_on_a_disk(
         for name, value in environment(endpoint).items():
             monkeypatch.setenv(name, value)
         forget_connections()
-        assert storage.read_json("s3://runs/train/gan/run.json")
+        assert read_json("s3://runs/train/gan/run.json")
         fsspec.filesystem("s3").get("runs/train/gan", str(tmp_path / "fetched"), recursive=True)
     assert sum(faults.done.values()) - faults.done["passed"] > 5, faults.done
     print(f"calls: {dict(faults.done)}")

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster import storage
 from cluster.shards import Manifest, Shard, clip_row, clip_schema, table_bytes, write_manifest
+from cluster.storage.files import write_bytes
 from cluster.transfer import leaked, load_split, require_unseen, windows
 from vgan.errors import InputError
 from vgan.records import Clip, ClipScores
@@ -49,7 +49,7 @@ def write(url: Path, clips: list[tuple[str, float]]) -> Manifest:
         lineage = {"source_id": source, "source_uri": source, "label": None, "split": None, "decoder": ""}
         rows.append(clip_row(clip, clip_id=f"c{number}", **lineage))
     data = table_bytes(pa.Table.from_pylist(rows, clip_schema(SPEC)))
-    storage.write_bytes(f"{url}/s.parquet", data)
+    write_bytes(f"{url}/s.parquet", data)
     shard = Shard(path="s.parquet", rows=len(rows), bytes=len(data), sha256="")
     manifest = Manifest(clip=SPEC, config={}, counts={}, shards=[shard], digest="d")
     write_manifest(manifest, str(url))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import storage
 from cluster.sources import Source
+from cluster.storage.conditional_write import put_if_absent
+from cluster.storage.files import json_bytes
 from cluster.units import Ledger, Unit, commit_url, queue_again, read_records, video_name
 
 A = Source(uri="/videos/a.mp4", source_id="a.mp4", bytes=10, version="1")
@@ -19,7 +20,7 @@ NAME_A, NAME_B = VIDEOS
 
 def commit(out: Path, unit: Unit, segments: int) -> None:
     url = commit_url(str(out), unit, segments)
-    assert storage.write_new(url, storage.json_bytes({"name": unit.name}))
+    assert put_if_absent(url, json_bytes({"name": unit.name}))
 
 
 def test_ledger_of_an_empty_folder_opens_the_first_segment_of_every_video(tmp_path):

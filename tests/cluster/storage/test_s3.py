@@ -14,7 +14,20 @@ import s3_server
 import s3fs
 from s3_server import SECRET, Faults, environment, failing_proxy, forget_connections
 
-from cluster import storage
+from cluster.storage.conditional_write import put_if_absent, supports_put_if_absent
+from cluster.storage.files import (
+    exists,
+    list_files,
+    make_writable_folder,
+    read_bytes,
+    read_json,
+    read_ranges,
+    remove_tree,
+    version_tag,
+    write_bytes,
+)
+from cluster.storage.retry import ATTEMPTS
+from cluster.storage.urls import filesystem, join_url
 from vgan.errors import InputError
 
 BUCKET = "clips"
@@ -35,7 +48,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
 def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Monkeypatch for environment variables of this test, with new s3fs connections that read them."""
     monkeypatch.setenv("HOME", "/nonexistent")  # no ~/.aws
-    monkeypatch.setattr(storage, "BACKOFF_S", 0.01)
+    monkeypatch.setattr("cluster.storage.retry.BACKOFF_S", 0.01)
     forget_connections()
     yield monkeypatch
     forget_connections()
@@ -67,118 +80,118 @@ def faults(environ: str, use: pytest.MonkeyPatch) -> Iterator[Faults]:
 
 
 def test_s3_files_are_written_read_listed_and_removed(folder: str, served: tuple[str, Path]) -> None:
-    storage.make_folder(folder)
+    make_writable_folder(folder)
     names = ["a b\u00e9.json", "-i.json", "100%.json", "b.json"]
     for name in (*names, "below/c.json"):
-        storage.write_bytes(storage.join(folder, name), name.encode())
-    assert storage.list_files(folder, ".json") == sorted(storage.join(folder, name) for name in names)
-    assert [storage.read_bytes(storage.join(folder, name)).decode() for name in names] == names
-    assert storage.list_files(storage.join(folder, "nothing")) == []
-    storage.remove(folder)
-    assert not storage.exists(folder)
+        write_bytes(join_url(folder, name), name.encode())
+    assert list_files(folder, ".json") == sorted(join_url(folder, name) for name in names)
+    assert [read_bytes(join_url(folder, name)).decode() for name in names] == names
+    assert list_files(join_url(folder, "nothing")) == []
+    remove_tree(folder)
+    assert not exists(folder)
     assert list((served[1] / BUCKET).glob("**/*.json")) == []
 
 
 def test_s3_reads_files_of_another_process_without_delay(folder: str) -> None:
-    storage.write_bytes(storage.join(folder, "a"), b"old")
-    assert storage.list_files(folder) == [storage.join(folder, "a")]
+    write_bytes(join_url(folder, "a"), b"old")
+    assert list_files(folder) == [join_url(folder, "a")]
     other = fsspec.filesystem("s3", skip_instance_cache=True)
-    other.pipe_file(storage.join(folder, "b"), b"new")
-    other.pipe_file(storage.join(folder, "a"), b"new and longer")
-    assert storage.exists(storage.join(folder, "b"))
-    assert storage.read_bytes(storage.join(folder, "a")) == b"new and longer"
-    assert storage.list_files(folder) == [storage.join(folder, "a"), storage.join(folder, "b")]
+    other.pipe_file(join_url(folder, "b"), b"new")
+    other.pipe_file(join_url(folder, "a"), b"new and longer")
+    assert exists(join_url(folder, "b"))
+    assert read_bytes(join_url(folder, "a")) == b"new and longer"
+    assert list_files(folder) == [join_url(folder, "a"), join_url(folder, "b")]
 
 
 def test_write_new_on_a_store_without_put_if_absent_keeps_the_first_file(folder: str) -> None:
-    assert not storage.honours_create(folder)
-    assert storage.list_files(folder) == []
-    assert storage.write_new(storage.join(folder, "a.json"), b"first")
-    assert not storage.write_new(storage.join(folder, "a.json"), b"second")
-    assert storage.read_bytes(storage.join(folder, "a.json")) == b"first"
+    assert not supports_put_if_absent(folder)
+    assert list_files(folder) == []
+    assert put_if_absent(join_url(folder, "a.json"), b"first")
+    assert not put_if_absent(join_url(folder, "a.json"), b"second")
+    assert read_bytes(join_url(folder, "a.json")) == b"first"
 
 
 def test_write_new_on_a_store_with_put_if_absent_has_one_winner(folder: str, faults: Faults) -> None:
     faults.put_if_absent = True
-    assert storage.honours_create(folder)
+    assert supports_put_if_absent(folder)
     gate = threading.Barrier(8)
 
     def claim(writer: int) -> bool:
         gate.wait()
-        return storage.write_new(storage.join(folder, "a"), bytes([writer]) * 1000)
+        return put_if_absent(join_url(folder, "a"), bytes([writer]) * 1000)
 
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(claim, range(8)))
     assert results.count(True) == 1
-    assert storage.read_bytes(storage.join(folder, "a")) == bytes([results.index(True)]) * 1000
+    assert read_bytes(join_url(folder, "a")) == bytes([results.index(True)]) * 1000
 
 
 def test_write_new_whose_response_is_lost_leaves_its_content(folder: str, faults: Faults) -> None:
     faults.put_if_absent = True
     faults.next.extend([None, None, "drop_after"])  # the first two requests check that the file is missing
-    storage.write_new(storage.join(folder, "a"), b"mine")
+    put_if_absent(join_url(folder, "a"), b"mine")
     assert faults.done["drop_after"] == 1
-    assert storage.read_bytes(storage.join(folder, "a")) == b"mine"
+    assert read_bytes(join_url(folder, "a")) == b"mine"
 
 
 @pytest.mark.parametrize(("kind", "times"), [("500", 3), ("503", 2), ("drop_before", 2), ("cut_body", 2)])
 def test_s3_operations_retry_transient_faults(folder: str, faults: Faults, kind: str, times: int) -> None:
-    url = storage.join(folder, "a")
+    url = join_url(folder, "a")
     operations = [
-        lambda: storage.write_bytes(url, b"0123456789"),
-        lambda: storage.read_bytes(url) == b"0123456789",
-        lambda: storage.read_ranges(url, [(2, 5)]) == [b"234"],
-        lambda: storage.list_files(folder) == [url],
-        lambda: storage.exists(url),
-        lambda: not storage.write_new(url, b"other"),
-        lambda: storage.write_new(storage.join(folder, "b"), b"new"),
-        lambda: storage.remove(folder),
+        lambda: write_bytes(url, b"0123456789"),
+        lambda: read_bytes(url) == b"0123456789",
+        lambda: read_ranges(url, [(2, 5)]) == [b"234"],
+        lambda: list_files(folder) == [url],
+        lambda: exists(url),
+        lambda: not put_if_absent(url, b"other"),
+        lambda: put_if_absent(join_url(folder, "b"), b"new"),
+        lambda: remove_tree(folder),
     ]
     for number, operation in enumerate(operations):
         if kind != "cut_body" or number in (1, 2, 3):  # the others have no body, or do not need all of it
             faults.next.extend([kind] * times)
         assert operation() in (None, True), number
         assert not faults.next, number
-    assert storage.list_files(folder) == []
+    assert list_files(folder) == []
 
 
 def test_s3_writes_through_an_unreliable_network_are_complete_and_not_repeated(folder: str, faults: Faults) -> None:
     faults.rate, faults.put_if_absent = 0.05, True
-    urls = [storage.join(folder, f"{number:03d}") for number in range(60)]
+    urls = [join_url(folder, f"{number:03d}") for number in range(60)]
 
     def work(url: str) -> bytes:
-        storage.write_new(url, url.encode() * 100)
-        storage.write_new(url, b"doubled")
-        return storage.read_bytes(url)
+        put_if_absent(url, url.encode() * 100)
+        put_if_absent(url, b"doubled")
+        return read_bytes(url)
 
     with ThreadPoolExecutor(4) as pool:
         contents = list(pool.map(work, urls))
     assert contents == [url.encode() * 100 for url in urls]
-    assert storage.list_files(folder) == urls
-    storage.remove(folder)
-    assert storage.list_files(folder) == []
+    assert list_files(folder) == urls
+    remove_tree(folder)
+    assert list_files(folder) == []
     assert sum(faults.done.values()) - faults.done["passed"] > 10
 
 
 def test_read_ranges_of_an_object_gives_each_range(folder: str) -> None:
     data = bytes(range(256)) * 40_000
-    storage.write_bytes(storage.join(folder, "a"), data)
+    write_bytes(join_url(folder, "a"), data)
     ranges = [(0, 10), (5_000_000, 5_300_000), (7, 7), (len(data) - 3, len(data))]
-    assert storage.read_ranges(storage.join(folder, "a"), ranges) == [data[a:b] for a, b in ranges]
+    assert read_ranges(join_url(folder, "a"), ranges) == [data[a:b] for a, b in ranges]
     with pytest.raises(OSError, match="requested bytes"):
-        storage.read_ranges(storage.join(folder, "a"), [(len(data) - 3, len(data) + 1)])
+        read_ranges(join_url(folder, "a"), [(len(data) - 3, len(data) + 1)])
 
 
 def test_listing_version_of_an_object_is_equal_in_listings_and_changes_with_content(folder: str) -> None:
-    url = storage.join(folder, "a")
-    storage.write_bytes(url, b"one")
-    fs, path = storage.filesystem(url)
-    first = storage.listing_version(fs.info(path))
+    url = join_url(folder, "a")
+    write_bytes(url, b"one")
+    fs, path = filesystem(url)
+    first = version_tag(fs.info(path))
     fs.invalidate_cache()
-    assert first == storage.listing_version(fs.ls(storage.filesystem(folder)[1], detail=True)[0])
-    storage.write_bytes(url, b"two")
+    assert first == version_tag(fs.ls(filesystem(folder)[1], detail=True)[0])
+    write_bytes(url, b"two")
     fs.invalidate_cache()
-    assert first != storage.listing_version(fs.info(path))
+    assert first != version_tag(fs.info(path))
     assert first
     assert first.startswith("etag:")
 
@@ -200,7 +213,7 @@ def test_make_folder_names_the_wrong_variable_and_no_secret(
     use.setenv("AWS_MAX_ATTEMPTS", "1")
     use.setenv(variable, value) if value else use.delenv(variable)
     with pytest.raises(InputError, match=message) as caught:
-        storage.make_folder(folder)
+        make_writable_folder(folder)
     assert folder in str(caught.value)
     assert "\n" not in str(caught.value)
     assert SECRET not in str(caught.value)
@@ -209,10 +222,10 @@ def test_make_folder_names_the_wrong_variable_and_no_secret(
 
 @pytest.mark.usefixtures("environ")
 def test_make_folder_never_makes_a_bucket(served: tuple[str, Path]) -> None:
-    for act in (storage.make_folder, lambda url: storage.write_bytes(storage.join(url, "a"), b"x")):
+    for act in (make_writable_folder, lambda url: write_bytes(join_url(url, "a"), b"x")):
         with pytest.raises(InputError, match="no bucket for 's3://nosuch/"):
             act("s3://nosuch/clips")
-    assert not storage.exists("s3://nosuch/clips")
+    assert not exists("s3://nosuch/clips")
     assert [path.name for path in served[1].iterdir()] == [BUCKET]
 
 
@@ -220,23 +233,23 @@ def test_wrong_credentials_are_bad_input_for_every_operation_without_retries(
     folder: str, faults: Faults, use: pytest.MonkeyPatch
 ) -> None:
     use.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    url = storage.join(folder, "a")
-    for act in (storage.exists, storage.read_bytes, storage.list_files, storage.remove, storage.read_json):
+    url = join_url(folder, "a")
+    for act in (exists, read_bytes, list_files, remove_tree, read_json):
         with pytest.raises(InputError, match="credentials"):
             act(url)
     with pytest.raises(InputError, match="credentials"):
-        storage.write_bytes(url, b"")
+        write_bytes(url, b"")
     assert faults.done["passed"] <= 8  # one or two requests per operation
 
 
 def test_missing_object_is_not_retried(folder: str, faults: Faults) -> None:
     with pytest.raises(FileNotFoundError):
-        storage.read_bytes(storage.join(folder, "missing"))
+        read_bytes(join_url(folder, "missing"))
     assert faults.done["passed"] <= 3
 
 
 def test_permanent_server_error_is_bad_input(folder: str, faults: Faults) -> None:
     faults.rate, faults.kinds = 1.0, ("500",)  # rclone's answer when its disk is full
     with pytest.raises(InputError, match=r"keeps answering 500.*disk is full"):
-        storage.write_bytes(storage.join(folder, "a"), b"x")
-    assert faults.done["500"] == storage.ATTEMPTS
+        write_bytes(join_url(folder, "a"), b"x")
+    assert faults.done["500"] == ATTEMPTS

@@ -13,8 +13,20 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from cluster import storage
 from cluster.shards import read_manifest
+from cluster.storage.conditional_write import put_if_absent, supports_put_if_absent
+from cluster.storage.errors import is_transient, retryable_exceptions, user_error_for
+from cluster.storage.files import (
+    list_files,
+    make_writable_folder,
+    put_file,
+    read_bytes,
+    read_ranges,
+    remove_tree,
+    version_tag,
+    write_bytes,
+)
+from cluster.storage.urls import filesystem, join_url
 from vgan.errors import InputError
 from vgan.synthetic import draw_clip
 from vgan.video.encode import write_mp4
@@ -41,51 +53,49 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_gs_files_are_written_listed_read_in_parts_and_removed(bucket: str) -> None:
-    url = storage.join(bucket, "deep", "a b.bin")
-    storage.make_folder(storage.join(bucket, "deep"))
-    storage.write_bytes(url, b"hello world")
-    assert storage.list_files(storage.join(bucket, "deep")) == [url]
-    assert storage.read_bytes(url) == b"hello world"
-    assert storage.read_ranges(url, [(0, 3), (5, 5), (4, 9)]) == [b"hel", b"", b"o wor"]
-    fs, path = storage.filesystem(url)
-    first = storage.listing_version(fs.info(path))
-    storage.write_bytes(url, b"hello there")
+    url = join_url(bucket, "deep", "a b.bin")
+    make_writable_folder(join_url(bucket, "deep"))
+    write_bytes(url, b"hello world")
+    assert list_files(join_url(bucket, "deep")) == [url]
+    assert read_bytes(url) == b"hello world"
+    assert read_ranges(url, [(0, 3), (5, 5), (4, 9)]) == [b"hel", b"", b"o wor"]
+    fs, path = filesystem(url)
+    first = version_tag(fs.info(path))
+    write_bytes(url, b"hello there")
     fs.invalidate_cache()
-    assert storage.listing_version(fs.info(path)) not in (None, first)
-    assert not storage.write_new(url, b"third") or not storage.honours_create(
-        bucket
-    )  # the emulator ignores put-if-absent
-    storage.remove(storage.join(bucket, "deep"))
-    assert storage.list_files(storage.join(bucket, "deep")) == []
+    assert version_tag(fs.info(path)) not in (None, first)
+    assert not put_if_absent(url, b"third") or not supports_put_if_absent(bucket)  # the emulator ignores put-if-absent
+    remove_tree(join_url(bucket, "deep"))
+    assert list_files(join_url(bucket, "deep")) == []
 
 
 def test_gs_errors_are_transient_or_bad_input() -> None:
     busy = gcsfs_retry.HttpError({"code": 503, "message": "try later"})
-    assert storage.may_pass(busy)
-    assert isinstance(busy, storage.faults())
-    assert not storage.may_pass(gcsfs_retry.HttpError({"code": 400, "message": "no"}))
+    assert is_transient(busy)
+    assert isinstance(busy, retryable_exceptions())
+    assert not is_transient(gcsfs_retry.HttpError({"code": 400, "message": "no"}))
     no_credentials = gcsfs_retry.google.auth.exceptions.DefaultCredentialsError("none found")
     for error in (
         no_credentials,
         OSError("Forbidden: https://host/clips\nnot yours"),
         gcsfs_retry.HttpError({"code": 401}),
     ):
-        assert not storage.may_pass(error)
-        assert "correct the credentials" in str(storage.explained(error, "gs://clips/x"))
+        assert not is_transient(error)
+        assert "correct the credentials" in str(user_error_for(error, "gs://clips/x"))
 
 
 def test_gs_missing_bucket_for_output_is_bad_input(bucket: str) -> None:
     with pytest.raises(InputError, match="cannot write to 'gs://nobody-made-this/x'"):
-        storage.make_folder("gs://nobody-made-this/x")
-    assert storage.list_files(bucket) == []
+        make_writable_folder("gs://nobody-made-this/x")
+    assert list_files(bucket) == []
 
 
 @pytest.mark.slow
 def test_prepare_from_bucket_to_bucket(bucket: str, tmp_path: Path) -> None:
     for n in range(2):
         write_mp4(draw_clip("Spin", num_frames=96, size=(96, 128), seed=n).frames, tmp_path / f"{n}.mp4", 25.0)
-        storage.put_file(storage.join(bucket, "videos", f"{n}.mp4"), tmp_path / f"{n}.mp4")
-    out = storage.join(bucket, "made")
+        put_file(join_url(bucket, "videos", f"{n}.mp4"), tmp_path / f"{n}.mp4")
+    out = join_url(bucket, "made")
     words = [f"sources={bucket}/videos", f"out={out}", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]
     job = subprocess.run(
         [sys.executable, "-m", "jobs.prepare", *words], env=os.environ, capture_output=True, text=True, timeout=280
@@ -93,4 +103,4 @@ def test_prepare_from_bucket_to_bucket(bucket: str, tmp_path: Path) -> None:
     assert job.returncode == 0, job.stdout[-2000:] + job.stderr[-3000:]
     manifest = read_manifest(out)
     assert manifest.counts["sources"] == manifest.counts["accepted"] == 2
-    assert json.loads(storage.read_bytes(storage.join(out, "manifest.json")))["digest"] == manifest.digest
+    assert json.loads(read_bytes(join_url(out, "manifest.json")))["digest"] == manifest.digest
