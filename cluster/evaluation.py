@@ -16,11 +16,12 @@ from cluster.batches import group_table
 from cluster.checkpoints import Checkpoint
 from cluster.looking import Eyes, RealSet, choose, look_at_drawn, look_at_reals, search
 from cluster.mixtures import codes_of, require_fit, training_set
+from cluster.observability.mlflow_tracker import Tracker
+from cluster.observability.tracking_config import TrackingConfig
 from cluster.session import ray_session, require_room
 from cluster.shards import MANIFEST, Manifest, read_clips, read_manifest
 from cluster.storage.files import exists, json_bytes, make_writable_folder, read_bytes, write_bytes
 from cluster.storage.urls import join_url
-from cluster.tracking import Tracker, TrackingConfig
 from vgan.errors import InputError
 from vgan.metrics.clip_statistics import REVISION, ClipStatistics, distribution_distances, from_npz, to_npz
 from vgan.metrics.extractors import open_extractor

@@ -9,8 +9,8 @@ from typing import Any
 
 from cluster import runs
 from cluster.evaluation import EXPERIMENT, EvaluateConfig, Evaluation, Judged
+from cluster.observability.mlflow_tracker import Tracker
 from cluster.storage.files import json_bytes
-from cluster.tracking import Tracker
 from vgan.metrics.frechet import Interval, statistic_name
 
 # Lines of the table by a metric's own word: heading, meaning, what it is multiplied by to be shown.

@@ -23,7 +23,7 @@ from typing import Any
 
 from cluster.journal import Journal
 from cluster.licenses import allowing, check_known
-from cluster.progress import progress_bar
+from cluster.observability.progress_bar import progress_bar
 from cluster.sources import Source
 from vgan.errors import InputError
 from vgan.options import option

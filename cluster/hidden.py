@@ -9,7 +9,7 @@ import numpy as np
 
 from cluster.batches import group_table
 from cluster.looking import PART, run_parts
-from cluster.progress import progress_bar
+from cluster.observability.progress_bar import progress_bar
 from cluster.shards import Manifest, read_frames, to_frames
 from cluster.storage.files import read_row_group
 from cluster.storage.urls import join_url

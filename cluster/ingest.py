@@ -32,13 +32,14 @@ import pyarrow.compute as pc
 import ray
 from ray.util.annotations import RayDeprecationWarning
 
-from cluster import logs, prometheus
 from cluster.deletion import purge, read_deleted
 from cluster.fetch import local_copy
 from cluster.judging import columns_for
+from cluster.observability import log_format, prometheus
+from cluster.observability.progress_bar import silence_ray_data
 from cluster.pack import Packing, pack
 from cluster.placement import decode_labels
-from cluster.progress import SourceHours, quiet_ray_data
+from cluster.prepare.progress import SourceHours
 from cluster.records import as_table, compact, tables
 from cluster.scenes import worker_classifier
 from cluster.shards import (
@@ -195,7 +196,7 @@ def _run_units(units: list[Unit], out: str, config: VideoConfig, progress: Sourc
     Raises:
         InputError: a task failed with an error that the user can correct.
     """
-    quiet_ray_data()
+    silence_ray_data()
     ray.data.DataContext.get_current().execution_options.label_selector = decode_labels()
     # A block is a task. Ray Data needs about 0.13 s between two tasks of a worker, the time of 80 frames, so short
     # videos share a task (408 UCF101 videos on two cores: 0.84 of the speed of plain processes with four videos per
@@ -259,8 +260,8 @@ def commit_unit(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str,
     """
     started = time.monotonic()
     unit = Unit(**row | {"source": Source(**row["source"])})
-    run = prometheus.run_of(out)
-    logs.work_on(run, unit.name)
+    run = prometheus.run_label(out)
+    log_format.set_log_context(run, unit.name)
     try:
         with local_copy(unit.source) as path:
             for _ in range(1 + KILLED_RETRIES):
@@ -382,8 +383,8 @@ def _write_clips(unit: Unit, result: Found, out: str, config: VideoConfig) -> di
 def _count(record: dict[str, Any], num_clips: int, run: str) -> None:
     """Increment the Prometheus counters for one committed unit."""
     outcome = "quarantined" if record["quarantined"] else "clips" if num_clips else "no_clips"
-    prometheus.add("scene_prepare_units_total", 1, run=run, outcome=outcome)
-    prometheus.add("scene_prepare_source_seconds_total", record["source_s"], run=run)
-    prometheus.add("scene_prepare_clips_total", num_clips, run=run)
+    prometheus.increment("scene_prepare_units_total", 1, run=run, outcome=outcome)
+    prometheus.increment("scene_prepare_source_seconds_total", record["source_s"], run=run)
+    prometheus.increment("scene_prepare_clips_total", num_clips, run=run)
     for (stage, reason), num in Counter((r["stage"], r["reason"]) for r in record["rejects"]).items():
-        prometheus.add("scene_prepare_rejects_total", num, run=run, stage=stage, reason=reason)
+        prometheus.increment("scene_prepare_rejects_total", num, run=run, stage=stage, reason=reason)

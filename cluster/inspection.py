@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
+from cluster.observability.progress_bar import progress_bar
 from cluster.placement import decode_labels
-from cluster.progress import progress_bar
 from cluster.records import tables
 from cluster.shards import MANIFEST, Manifest, Shard, read_manifest
 from cluster.sources import Source

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import ray
 
+from cluster.observability.progress_bar import progress_bar
 from cluster.placement import train_labels
-from cluster.progress import progress_bar
 from cluster.shards import Manifest, read_clips, read_frames, to_frames
 from cluster.storage.files import read_row_group
 from cluster.storage.urls import join_url

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from cluster import prometheus
 from cluster.judging import choose
+from cluster.observability import prometheus
+from cluster.observability.progress_bar import progress_bar
 from cluster.placement import decode_labels
-from cluster.progress import progress_bar
 from cluster.runs import git_commit
 from cluster.shards import (
     MANIFEST,
@@ -89,8 +89,8 @@ def pack(
         )
     _check_pixels_exist(accepted, out)
     for reason, num in chosen.refused.items():
-        labels = {"run": prometheus.run_of(out), "stage": "gates", "reason": reason}
-        prometheus.add("scene_prepare_rejects_total", num, **labels)
+        labels = {"run": prometheus.run_label(out), "stage": "gates", "reason": reason}
+        prometheus.increment("scene_prepare_rejects_total", num, **labels)
     remove_tree(join_url(out, MANIFEST))  # from here on the old dataset no longer exists
     remove_tree(join_url(out, "shards"))
     shards = _write_shards(accepted, out, config, packing)
@@ -188,5 +188,5 @@ def write_shard(clips: pa.Table, out: str, path: str, config: VideoConfig, codec
     table = table.append_column(schema.field("frames"), frames).select(schema.names)
     data = table_bytes(table.replace_schema_metadata(schema.metadata))
     write_bytes(join_url(out, path), data)
-    prometheus.add("scene_pack_clips_total", clips.num_rows, run=prometheus.run_of(out))
+    prometheus.increment("scene_pack_clips_total", clips.num_rows, run=prometheus.run_label(out))
     return Shard(path=path, rows=clips.num_rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())

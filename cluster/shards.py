@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.progress import progress_bar
+from cluster.observability.progress_bar import progress_bar
 from cluster.sources import CREDITS
 from cluster.storage.files import exists, json_bytes, read_json, read_row_group, write_json
 from cluster.storage.urls import arrow_filesystem, filesystem, join_url

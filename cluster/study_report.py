@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from cluster.observability.mlflow_tracker import Tracker
 from cluster.runs import git_commit
 from cluster.study import StoredStudy
-from cluster.tracking import Tracker
 from vgan.study.ratings import (
     MEAN,
     Cell,

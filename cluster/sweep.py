@@ -13,14 +13,15 @@ from tqdm import tqdm
 
 from cluster import checkpoints, runs
 from cluster.child import INITS, PRETRAINED, Child, Start, run_child, run_child_on_workers
+from cluster.observability.mlflow_tracker import Tracker
+from cluster.observability.progress_bar import progress_bar
+from cluster.observability.tracking_config import TrackingConfig
 from cluster.placement import train_labels
-from cluster.progress import progress_bar
 from cluster.session import ray_session, require_room
 from cluster.shards import Manifest
 from cluster.storage.files import exists, make_writable_folder, read_json, write_json
 from cluster.storage.urls import join_url
 from cluster.sweep_record import log_child, log_finished, log_results, row_of, table
-from cluster.tracking import Tracker, TrackingConfig
 from cluster.transfer import LabelledClips, dataset_url, load_split, prepare_labelled, require_unseen, windows
 from vgan.errors import InputError
 from vgan.models.config import ModelConfig

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cluster.child import Child
-from cluster.tracking import Run, Tracker
+from cluster.observability.mlflow_tracker import Run, Tracker
 from vgan.errors import InputError
 from vgan.transfer.accuracy_curves import BASELINE, EVERY, Point, Result, accuracies, paired_differences, relative_gains
 from vgan.transfer.label_subsets import ids_digest

@@ -14,6 +14,9 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchTrainer
 
 from cluster import checkpoints, engines, runs
+from cluster.observability.mlflow_tracker import Run, Tracker
+from cluster.observability.system_metrics import installed_packages
+from cluster.observability.tracking_config import TrackingConfig
 from cluster.placement import train_labels
 from cluster.scenes import rows_showing
 from cluster.session import ray_session
@@ -22,7 +25,6 @@ from cluster.sizing import Sizing, check_memory, matrix_flop_per_s, memory_gb, s
 from cluster.stopping import HeedingConfig, run_stoppable, start_signal
 from cluster.storage.files import free_disk_bytes, json_bytes, make_writable_folder
 from cluster.storage.urls import arrow_filesystem, join_url
-from cluster.tracking import Run, Tracker, TrackingConfig, environment
 from cluster.worker import Job, Outcome, train_worker
 from vgan.errors import InputError
 from vgan.models.config import ModelConfig
@@ -186,7 +188,7 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
         with run.ending():
             run.dataset(name="clips", digest=manifest.digest, url=config.data, context="training")
             run.text(json_bytes(settings).decode(), "settings.json")
-            run.text(environment(), "environment.txt")
+            run.text(installed_packages(), "environment.txt")
             outcome = _train(config, manifest, only, tracker, run)
             if outcome.failed:
                 raise InputError(outcome.failed)

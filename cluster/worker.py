@@ -18,13 +18,16 @@ import ray.train
 import torch
 from torch import Tensor
 
-from cluster import checkpoints, engines, logs, prometheus, runs
+from cluster import checkpoints, engines, runs
 from cluster.batches import Batch, ClipReader, prefetched, share
+from cluster.observability import log_format, prometheus
+from cluster.observability.mlflow_queue import MlflowQueue
+from cluster.observability.mlflow_tracker import Run, Tracker
+from cluster.observability.system_metrics import system_metrics
 from cluster.saving import Saver
 from cluster.shards import Manifest
 from cluster.stopping import StopWatch, must_go_on
 from cluster.storage.urls import join_url
-from cluster.tracking import Outbox, Run, Tracker, system_metrics
 from vgan.allocator import keep_freed_memory
 from vgan.errors import InputError
 from vgan.training.diagnostics import diagnose, training_diagnostics
@@ -79,7 +82,7 @@ def train_worker(loop: dict[str, Any]) -> Outcome:
     config = job.config
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    logs.work_on(config.name, f"rank-{rank}")
+    log_format.set_log_context(config.name, f"rank-{rank}")
 
     engines.prepare_ops(config.use_gpu)
     keep_freed_memory()
@@ -292,11 +295,11 @@ def _timed_next(feed: Iterator[Batch]) -> tuple[Batch, float]:
 
 def _count_step(config: TrainConfig, step: int, rank: int, wait_s: float, started_s: float) -> None:
     """Tell Prometheus of a step; rank 0 for all."""
-    prometheus.add("scene_train_wait_seconds_total", wait_s, run=config.name, rank=str(rank))
+    prometheus.increment("scene_train_wait_seconds_total", wait_s, run=config.name, rank=str(rank))
     if rank == 0:
-        prometheus.add("scene_train_clips_total", config.batch_size, run=config.name)
-        prometheus.show("scene_train_step", step, run=config.name)
-        prometheus.show("scene_train_start_time_seconds", started_s, run=config.name)
+        prometheus.increment("scene_train_clips_total", config.batch_size, run=config.name)
+        prometheus.set_gauge("scene_train_step", step, run=config.name)
+        prometheus.set_gauge("scene_train_start_time_seconds", started_s, run=config.name)
 
 
 class _Clock:
@@ -325,7 +328,7 @@ class Report:
 
     def __init__(self, job: Job, world_size: int) -> None:
         self.config, self.world_size = job.config, world_size
-        self._out = Outbox(Run(job.tracker, job.run_id))
+        self._out = MlflowQueue(Run(job.tracker, job.run_id))
         self._wrong: dict[str, int] = {}  # for how many lines each thing has been wrong
 
     def say(self, line: str) -> None:

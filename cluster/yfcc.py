@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from urllib.parse import unquote_plus
 
-from cluster.progress import progress_bar
+from cluster.observability.progress_bar import progress_bar
 from cluster.sources import Source
 from cluster.storage.files import exists
 from cluster.storage.urls import filesystem, join_url, redact

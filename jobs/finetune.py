@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster import runs
+from cluster.observability.mlflow_tracker import Tracker
 from cluster.storage.files import write_json
 from cluster.storage.urls import absolute_url, join_url
 from cluster.sweep import SweepConfig, sweep
 from cluster.sweep_record import gather, log_finished, log_results, table, write_figures
-from cluster.tracking import Tracker
 from jobs import command
 from vgan.errors import InputError
 from vgan.options import check_choice, option

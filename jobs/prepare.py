@@ -10,6 +10,8 @@ from cluster.export import write_strips
 from cluster.ingest import already_prepared, prepare, videos_by_name
 from cluster.inspection import funnel_text, quarantine, requeue, status, status_text, verify
 from cluster.inspector import inspection
+from cluster.observability.mlflow_tracker import Tracker
+from cluster.observability.tracking_config import TrackingConfig
 from cluster.pack import Packing
 from cluster.runs import flatten, public_settings
 from cluster.scenes import with_classifier
@@ -18,7 +20,6 @@ from cluster.shards import CODECS, MANIFEST, Manifest
 from cluster.sources import read_sources
 from cluster.storage.files import exists, json_bytes, make_writable_folder, read_lines, write_bytes
 from cluster.storage.urls import absolute_url, join_url
-from cluster.tracking import Tracker, TrackingConfig
 from jobs import command
 from vgan.errors import InputError
 from vgan.options import check_choice, option, section

@@ -6,11 +6,11 @@ import asyncio
 from dataclasses import dataclass
 
 from cluster import rating_server
+from cluster.observability.tracking_config import TrackingConfig
 from cluster.runs import check_name
 from cluster.storage.files import exists, read_bytes, write_bytes
 from cluster.storage.urls import absolute_url, join_url
 from cluster.study import STUDY, StoredStudy, list_clips, read_study, write_study
-from cluster.tracking_config import TrackingConfig
 from cluster.turk import hits_csv, read_results
 from cluster.votes import VoteStore
 from jobs import command
@@ -150,7 +150,7 @@ def serve(config: StudyConfig) -> None:
 def report(config: StudyConfig) -> None:
     """Print the table, write report.html, and put both into MLflow."""
     from cluster import study_report  # with MLflow and torch, which a server has no use for
-    from cluster.tracking import Tracker
+    from cluster.observability.mlflow_tracker import Tracker
 
     stored, store = _open(config)
     votes = store.all()

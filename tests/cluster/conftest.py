@@ -68,7 +68,7 @@ def _row(number: int) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def _empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow database with its tables and only the default experiment, created once per session."""
-    from cluster.tracking import Tracker
+    from cluster.observability.mlflow_tracker import Tracker
 
     path = tmp_path_factory.mktemp("mlflow") / "empty.db"
     Tracker(f"sqlite:///{path}", "unused").client.search_experiments()

@@ -17,8 +17,8 @@ from cluster.evaluation import EvaluateConfig, Evaluation, evaluate
 from cluster.evaluation_record import log_evaluation, results, table, word_of
 from cluster.looking import Eyes, choose, search
 from cluster.model_card import model_card
+from cluster.observability.tracking_config import TrackingConfig
 from cluster.shards import Manifest, read_manifest
-from cluster.tracking import TrackingConfig
 from vgan.errors import InputError
 from vgan.metrics.nearest_neighbors import block_means, normalize_blocks
 from vgan.models import make_networks, pretrained

@@ -114,7 +114,7 @@ import ray
 from ray.util.state import list_actors
 from cluster.session import ray_session
 from cluster.training import TrainConfig, fit
-from cluster.tracking import TrackingConfig
+from cluster.observability.mlflow_tracker import TrackingConfig
 from vgan.options import ModelConfig
 
 address, data, out, workers = sys.argv[1:]

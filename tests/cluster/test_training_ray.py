@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from cluster import checkpoints
-from cluster.tracking import TrackingConfig
+from cluster.observability.tracking_config import TrackingConfig
 from cluster.training import TrainConfig, fit
 from vgan.errors import InputError
 from vgan.models.config import ModelConfig

@@ -18,7 +18,7 @@ import yaml
 from manifests import built, pods
 from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
-from cluster import prometheus
+from cluster.observability import prometheus
 from infra.rehearsal.manifests import K8S, ROOT
 
 MONITORING = K8S / "monitoring"
@@ -71,9 +71,9 @@ def exported(scrape: Callable[[], str]) -> dict[str, set[str]]:
         def tell(self) -> None:
             for _ in range(15):  # gauges are forgotten
                 for name, (_, labels) in prometheus.COUNTERS.items():
-                    prometheus.add(name, 1.0, **dict.fromkeys(labels, "x"))
+                    prometheus.increment(name, 1.0, **dict.fromkeys(labels, "x"))
                 for name, (_, labels) in prometheus.GAUGES.items():
-                    prometheus.show(name, 1.0, **dict.fromkeys(labels, "x"))
+                    prometheus.set_gauge(name, 1.0, **dict.fromkeys(labels, "x"))
                 time.sleep(2)
 
     teller = Teller.remote()

@@ -5,17 +5,12 @@ Runs carry a key as a tag, so that a restarted job continues its run.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 import os
 import tempfile
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,28 +21,22 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 import mlflow
-import psutil
-import torch
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 from mlflow.utils.time import get_current_time_millis
 from sqlalchemy.exc import SQLAlchemyError
 
+from cluster.observability.tracking_config import TrackingConfig as TrackingConfig
 from cluster.storage.urls import absolute_url, redact
-from cluster.tracking_config import TrackingConfig as TrackingConfig
 from vgan.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
-RUN_KEY = "run_key"  # tag that identifies a run across restarts
-FAULTS = (mlflow.MlflowException, SQLAlchemyError, OSError)  # of a server, a database, a network
-RETRY_S = 5.0
-MAX_ENTRIES = 500  # queued while the server is unreachable
-# Metric values per entry: a full queue holds 8,000 log steps of 30 metrics, 80 MB. A server accepts 1,000 at once.
-MAX_POINTS = 500
-
 log = logging.getLogger(__name__)
+
+RUN_KEY = "run_key"  # tag that identifies a run across restarts
+TRACKING_EXCEPTIONS = (mlflow.MlflowException, SQLAlchemyError, OSError)  # of a server, a database, a network
 
 
 class Tracker:
@@ -96,7 +85,7 @@ class Tracker:
             # Without this tag the UI opens the experiment in its views for LLM chats.
             tags = {"mlflow.experimentKind": "custom_model_development"}
             return self.client.create_experiment(self.experiment, artifact_location=folder, tags=tags)
-        except FAULTS as error:
+        except TRACKING_EXCEPTIONS as error:
             raise InputError(f"cannot use MLflow at tracking.uri={redact(self.uri)!r}: {error}") from error
 
     def start(
@@ -174,7 +163,7 @@ class Run:
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Log scalars of one step, by metric name."""
-        self.points(points(values, step))
+        self.points(metric_points(values, step))
 
     def points(self, found: Sequence[Metric]) -> None:
         """Log metric values, each with its own step and time."""
@@ -237,112 +226,17 @@ class Run:
         """
         try:
             self.client.set_terminated(self.id, status)
-        except FAULTS as error:
+        except TRACKING_EXCEPTIONS as error:
             log.warning("MLflow did not record the status %s of the ended run: %s", status, first_line(error))
 
 
-class Outbox:
-    """Queue that sends a run's log entries in order from a background thread, so that training never waits for MLflow.
-
-    While the server does not answer, entries are queued and retried; one warning is logged when it stops answering and
-    one when it answers again. Entries that the server refuses are dropped with a warning.
-
-    Args:
-        run: The run that receives the entries.
-    """
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self._entries: deque[Callable[[], None]] = deque(maxlen=MAX_ENTRIES)
-        self._changed = threading.Condition()  # reentrant
-        self._open: partial[None] | None = None  # the entry that collects metrics, as long as it is not the first
-        self._full = self._closing = False
-        self._thread = threading.Thread(target=self._send_all, daemon=True)
-        self._thread.start()
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Queue scalars of one step, by metric name."""
-        new_points = points(values, step)
-        with self._changed:
-            if (
-                self._open is None
-                or self._open is self._entries[0]
-                or len(self._open.args[0]) + len(new_points) > MAX_POINTS
-            ):
-                self._open = partial(self.run.points, [])
-                self._put(self._open)
-            self._open.args[0].extend(new_points)
-
-    def image(self, pixels: np.ndarray, key: str, step: int) -> None:
-        """Queue an RGB image (H, W, 3), uint8."""
-        self._put(partial(self.run.image, pixels, key, step))
-
-    def tag(self, **tags: str) -> None:
-        """Queue tags of the run."""
-        self._put(partial(self.run.tag, **tags))
-
-    def close(self, patience_s: float = 30.0) -> None:
-        """Send the remaining entries; drop them with a warning once none was sent for `patience_s` seconds."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        num_remaining = MAX_ENTRIES + 1
-        while self._thread.is_alive() and len(self._entries) < num_remaining:
-            num_remaining = len(self._entries)
-            self._thread.join(patience_s)
-        if self._entries:
-            log.warning("MLflow still does not answer: %d entries of the run are lost", len(self._entries))
-
-    def _put(self, entry: Callable[[], None]) -> None:
-        """Append an entry; if the queue is full, drop the oldest."""
-        with self._changed:
-            if len(self._entries) == MAX_ENTRIES and not self._full:
-                log.warning("MLflow has not answered for a long time: the oldest entries of the run are lost")
-            self._full = len(self._entries) == MAX_ENTRIES
-            if self._full:
-                self._remove_first()
-            self._entries.append(entry)
-            self._changed.notify_all()
-
-    def _remove_first(self) -> None:
-        """Remove the oldest entry."""
-        if self._entries.popleft() is self._open:
-            self._open = None
-
-    def _send_all(self) -> None:
-        """Send entries until the queue is closed and empty (the background thread)."""
-        unreachable = False
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._entries or self._closing)
-                if not self._entries:
-                    return
-                entry = self._entries[0]
-            try:
-                entry()
-            except FAULTS as error:
-                if not _is_refusal(error):
-                    if not unreachable:
-                        log.warning("MLflow does not answer: its entries are queued (%s)", first_line(error))
-                    unreachable = True
-                    time.sleep(RETRY_S)
-                    continue
-                log.warning("MLflow refuses an entry: %s", first_line(error))
-            with self._changed:
-                if self._entries and self._entries[0] is entry:  # else a full queue has dropped it
-                    self._remove_first()
-            if unreachable:
-                log.warning("MLflow answers again: sending the queued entries")
-            unreachable = False
-
-
-def points(values: Mapping[str, float], step: int) -> list[Metric]:
+def metric_points(values: Mapping[str, float], step: int) -> list[Metric]:
     """Convert scalars of one step to MLflow metrics with the present time."""
     now = get_current_time_millis()
     return [Metric(key, float(value), now, step) for key, value in values.items()]
 
 
-def _is_refusal(error: Exception) -> bool:
+def is_refusal(error: Exception) -> bool:
     """Return True for an answer of the server (HTTP 4xx) that a retry would not change."""
     return isinstance(error, mlflow.MlflowException) and 400 <= error.get_http_status_code() < 500
 
@@ -350,24 +244,3 @@ def _is_refusal(error: Exception) -> bool:
 def first_line(fault: Exception) -> str:
     """Return the first line of an error's message, or its type if it has none; at most 200 characters."""
     return (str(fault).splitlines() or [type(fault).__name__])[0][:200]
-
-
-def system_metrics() -> dict[str, float]:
-    """Measure resource usage: GB (10^9 bytes) now, CPU percent since the last call.
-
-    Memory of this process, CPU and memory percent of its machine; on a GPU, the peak of its allocated memory.
-    """
-    usage = {
-        "system/cpu_percent": psutil.cpu_percent(),
-        "system/memory_percent": psutil.virtual_memory().percent,
-        "system/process_memory_gb": psutil.Process().memory_info().rss / 1e9,
-    }
-    if torch.cuda.is_initialized():
-        usage["system/gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
-    return usage
-
-
-def environment() -> str:
-    """List installed packages and versions, one per line, in the format of `pip freeze`."""
-    packages = {f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions()}
-    return "".join(f"{line}\n" for line in sorted(packages, key=str.lower))

@@ -17,8 +17,9 @@ import torch
 from mlflow.entities import Metric
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from cluster import tracking
-from cluster.tracking import Outbox, Run, Tracker, environment, system_metrics
+from cluster.observability.mlflow_queue import MlflowQueue
+from cluster.observability.mlflow_tracker import Run, Tracker
+from cluster.observability.system_metrics import installed_packages, system_metrics
 from vgan.errors import InputError
 
 
@@ -167,7 +168,7 @@ def failing(run: Run, monkeypatch: pytest.MonkeyPatch, *faults: Exception) -> li
             raise remaining.pop(0)
         original(*args, **kwargs)
 
-    monkeypatch.setattr(tracking, "RETRY_S", 0.01)
+    monkeypatch.setattr("cluster.observability.mlflow_queue.RETRY_S", 0.01)
     monkeypatch.setattr(run.client, "log_batch", log_batch)
     return remaining
 
@@ -177,7 +178,7 @@ def test_outbox_queues_entries_of_an_unreachable_server_and_sends_them_in_order(
 ) -> None:
     run = start(tracker)
     remaining = failing(run, monkeypatch, mlflow.MlflowException("no connection"), OSError("reset"), OSError("reset"))
-    outbox = Outbox(run)
+    outbox = MlflowQueue(run)
     for step in (1, 2, 3):
         outbox.metrics({"loss": 1 / step}, step)
     outbox.tag(warned="yes")
@@ -192,7 +193,7 @@ def test_outbox_queues_entries_of_an_unreachable_server_and_sends_them_in_order(
 def test_outbox_batches_metrics_and_logs_dropped_entries(
     tracker: Tracker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tracking, "MAX_ENTRIES", 3)
+    monkeypatch.setattr("cluster.observability.mlflow_queue.MAX_ENTRIES", 3)
     run = start(tracker)
     started, may_continue, calls, original = threading.Event(), threading.Event(), list[int](), run.client.log_batch
 
@@ -203,7 +204,7 @@ def test_outbox_batches_metrics_and_logs_dropped_entries(
         original(run_id, metrics=metrics)
 
     monkeypatch.setattr(run.client, "log_batch", log_batch)
-    outbox = Outbox(run)
+    outbox = MlflowQueue(run)
     for step in range(1, 1701):  # entries: the first, blocked at the server; 500, 500, 500, 199; two tags
         outbox.metrics({"loss": 1 / step}, step)
         assert started.wait(30)
@@ -224,7 +225,7 @@ def test_outbox_drops_refused_entries_and_continues(
     run = start(tracker)
     refused = mlflow.MlflowException("bad name", error_code=INVALID_PARAMETER_VALUE)
     remaining = failing(run, monkeypatch, refused)
-    outbox = Outbox(run)
+    outbox = MlflowQueue(run)
     outbox.metrics({"loss": 1.0}, 1)
     outbox.metrics({"loss": 0.5}, 2)
     outbox.close()
@@ -236,7 +237,7 @@ def test_outbox_drops_refused_entries_and_continues(
 def test_outbox_waits_for_a_slow_server_while_it_accepts_entries(
     tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "MAX_POINTS", 1)  # one value per entry
+    monkeypatch.setattr("cluster.observability.mlflow_queue.MAX_POINTS", 1)  # one value per entry
     run = start(tracker)
     original = run.client.log_batch
 
@@ -245,7 +246,7 @@ def test_outbox_waits_for_a_slow_server_while_it_accepts_entries(
         original(*args, **kwargs)
 
     monkeypatch.setattr(run.client, "log_batch", slow)
-    outbox = Outbox(run)
+    outbox = MlflowQueue(run)
     for step in range(40):
         outbox.metrics({"loss": 1.0}, step)
     outbox.close(patience_s=0.5)
@@ -257,7 +258,7 @@ def test_outbox_gives_up_on_an_unreachable_server_and_logs_the_loss(
 ) -> None:
     run = start(tracker)
     failing(run, monkeypatch, *[OSError("away")] * 100_000)
-    outbox = Outbox(run)
+    outbox = MlflowQueue(run)
     for step in (1, 2):
         outbox.metrics({"loss": 1.0}, step)
     outbox.close(patience_s=0.2)
@@ -282,4 +283,4 @@ def test_system_metrics_and_environment_are_of_this_process() -> None:
     usage = system_metrics()
     assert 0.05 < usage["system/process_memory_gb"] < 100
     assert 0 < usage["system/memory_percent"] <= 100
-    assert f"torch=={torch.__version__}\n" in environment()
+    assert f"torch=={torch.__version__}\n" in installed_packages()

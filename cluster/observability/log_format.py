@@ -25,7 +25,7 @@ _HANDLER = logging.StreamHandler()
 _HANDLER.setFormatter(KeyValueFormatter())
 
 
-def work_on(run: str, unit: str) -> None:
+def set_log_context(run: str, unit: str) -> None:
     """Set the run and the work unit or rank in this process's log lines, and write them to standard error."""
     _CONTEXT.update(run=run, unit=unit)
     logging.getLogger().addHandler(_HANDLER)  # adding the same handler again has no effect

@@ -30,18 +30,18 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def add(name: str, amount: float, **labels: str) -> None:
+def increment(name: str, amount: float, **labels: str) -> None:
     """Increment a counter; amounts of 0, which Ray refuses, are ignored."""
     if amount > 0:
         _counter(name).inc(amount, labels)
 
 
-def show(name: str, value: float, **labels: str) -> None:
+def set_gauge(name: str, value: float, **labels: str) -> None:
     """Set a gauge."""
     _gauge(name).set(value, labels)
 
 
-def run_of(url: str) -> str:
+def run_label(url: str) -> str:
     """Return the value of the label `run` for work on a dataset: the last component of its folder's URL."""
     return redact(url).rstrip("/").rpartition("/")[2]
 

@@ -7,12 +7,12 @@ import shlex
 
 import pytest
 
-from cluster import logs
+from cluster.observability import log_format
 
 
 @pytest.fixture(autouse=True)
 def _no_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "_CONTEXT", {"run": "", "unit": ""})
+    monkeypatch.setattr("cluster.observability.log_format._CONTEXT", {"run": "", "unit": ""})
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
 
 
@@ -23,10 +23,12 @@ def pairs(line: str) -> dict[str, str]:
 def test_log_lines_name_the_run_and_the_unit(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "_HANDLER", handler := logging.StreamHandler())  # writes to the captured stream
-    handler.setFormatter(logs.KeyValueFormatter())
-    logs.work_on("clips", "0af3.g0.1")
-    logs.work_on("clips", "0af3.g0.2")  # the next unit; its lines must not be written twice
+    monkeypatch.setattr(
+        "cluster.observability.log_format._HANDLER", handler := logging.StreamHandler()
+    )  # writes to the captured stream
+    handler.setFormatter(log_format.KeyValueFormatter())
+    log_format.set_log_context("clips", "0af3.g0.1")
+    log_format.set_log_context("clips", "0af3.g0.2")  # the next unit; its lines must not be written twice
     logging.getLogger("cluster.fetch").warning('fetching "%s" failed\nagain', "a b.mp4")
     (line,) = capsys.readouterr().err.splitlines()
     fields = pairs(line)
@@ -41,7 +43,7 @@ def test_log_lines_keep_a_traceback_on_their_line() -> None:
         record = logging.LogRecord(
             "a", logging.ERROR, "", 1, "saving failed", (), (OSError, error, error.__traceback__)
         )
-    line = logs.KeyValueFormatter().format(record)
+    line = log_format.KeyValueFormatter().format(record)
     assert "\n" not in line
     assert "run=" not in line, "no context was set"
     assert pairs(line)["message"].endswith("OSError: no such bucket")
