@@ -16,7 +16,7 @@ from ray.train.torch import TorchTrainer
 from torch import Tensor, nn
 
 from cluster.checkpoints import Checkpoint
-from cluster.placement import train_labels
+from cluster.runtime.placement import train_labels
 from cluster.storage.urls import arrow_filesystem
 from cluster.transfer import LabelledClips
 from vgan.allocator import keep_freed_memory

@@ -10,7 +10,7 @@ import numpy as np
 
 from cluster.deletion import deleted_rows, read_deleted
 from cluster.inspection import funnel_text
-from cluster.runs import flatten
+from cluster.runtime.provenance import flatten
 from cluster.shards import read_clips, read_manifest
 from cluster.sources import CREDITS
 from cluster.storage.files import json_bytes, write_bytes

@@ -18,7 +18,7 @@ from cluster.looking import Eyes, RealSet, choose, look_at_drawn, look_at_reals,
 from cluster.mixtures import codes_of, require_fit, training_set
 from cluster.observability.mlflow_tracker import Tracker
 from cluster.observability.tracking_config import TrackingConfig
-from cluster.session import ray_session, require_room
+from cluster.runtime.ray_session import ray_session, require_resources
 from cluster.shards import MANIFEST, Manifest, read_clips, read_manifest
 from cluster.storage.files import exists, json_bytes, make_writable_folder, read_bytes, write_bytes
 from cluster.storage.urls import join_url
@@ -165,7 +165,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     make_writable_folder(config.out)  # told now, not after hours of work
     with ray_session(config.address) as alone:
         if alone:
-            require_room("a task", cpus=eyes.cpus, gpus=eyes.gpus)
+            require_resources("a task", cpus=eyes.cpus, gpus=eyes.gpus)
         measure = Measure(config, name, reference, _seen(reference, eyes, config), eyes)
         rows = [measure.of_reference()]
         rows += [measure.of_set(chosen, title, "real") for title, chosen in _controls(config, reference, subjects)]

@@ -7,9 +7,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from cluster import runs
 from cluster.evaluation import EXPERIMENT, EvaluateConfig, Evaluation, Judged
 from cluster.observability.mlflow_tracker import Tracker
+from cluster.runtime.provenance import git_commit
 from cluster.storage.files import json_bytes
 from vgan.metrics.frechet import Interval, statistic_name
 
@@ -99,7 +99,7 @@ def log_evaluation(found: Evaluation, config: EvaluateConfig, page: str = "") ->
     for row in found.rows[1:]:
         told = json_bytes([row.name, row.lineage, found.protocol])
         key = hashlib.sha256(told).hexdigest()[:32]
-        tags = {"kind": "evaluation", "judged": row.kind, "git_commit": runs.git_commit(), **row.lineage}
+        tags = {"kind": "evaluation", "judged": row.kind, "git_commit": git_commit(), **row.lineage}
         tags |= {"reference_set_digest": found.protocol["reference_set_digest"], "remark": row.remark}
         run = tracker.start(
             key, name=row.name, params=found.protocol, tags={key: value for key, value in tags.items() if value}

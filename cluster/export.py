@@ -11,7 +11,7 @@ import ray
 
 from cluster.deletion import deleted_rows
 from cluster.observability.progress_bar import progress_bar
-from cluster.placement import decode_labels
+from cluster.runtime.placement import decode_labels
 from cluster.shards import Manifest, read_manifest, to_frames
 from cluster.storage.files import read_bytes, write_bytes
 from cluster.storage.urls import join_url

@@ -38,9 +38,9 @@ from cluster.judging import columns_for
 from cluster.observability import log_format, prometheus
 from cluster.observability.progress_bar import silence_ray_data
 from cluster.pack import Packing, pack
-from cluster.placement import decode_labels
 from cluster.prepare.progress import SourceHours
 from cluster.records import as_table, compact, tables
+from cluster.runtime.placement import decode_labels
 from cluster.scenes import worker_classifier
 from cluster.shards import (
     MANIFEST,

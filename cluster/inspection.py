@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import ray
 
 from cluster.observability.progress_bar import progress_bar
-from cluster.placement import decode_labels
 from cluster.records import tables
+from cluster.runtime.placement import decode_labels
 from cluster.shards import MANIFEST, Manifest, Shard, read_manifest
 from cluster.sources import Source
 from cluster.storage.files import exists, read_bytes

@@ -11,7 +11,7 @@ import numpy as np
 import ray
 
 from cluster.observability.progress_bar import progress_bar
-from cluster.placement import train_labels
+from cluster.runtime.placement import train_labels
 from cluster.shards import Manifest, read_clips, read_frames, to_frames
 from cluster.storage.files import read_row_group
 from cluster.storage.urls import join_url

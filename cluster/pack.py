@@ -20,8 +20,8 @@ import ray
 from cluster.judging import choose
 from cluster.observability import prometheus
 from cluster.observability.progress_bar import progress_bar
-from cluster.placement import decode_labels
-from cluster.runs import git_commit
+from cluster.runtime.placement import decode_labels
+from cluster.runtime.provenance import git_commit
 from cluster.shards import (
     MANIFEST,
     READERS,

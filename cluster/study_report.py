@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from cluster.observability.mlflow_tracker import Tracker
-from cluster.runs import git_commit
+from cluster.runtime.provenance import git_commit
 from cluster.study import StoredStudy
 from vgan.study.ratings import (
     MEAN,

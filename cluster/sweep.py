@@ -11,13 +11,15 @@ from typing import Any
 import ray
 from tqdm import tqdm
 
-from cluster import checkpoints, runs
+from cluster import checkpoints
 from cluster.child import INITS, PRETRAINED, Child, Start, run_child, run_child_on_workers
 from cluster.observability.mlflow_tracker import Tracker
 from cluster.observability.progress_bar import progress_bar
 from cluster.observability.tracking_config import TrackingConfig
-from cluster.placement import train_labels
-from cluster.session import ray_session, require_room
+from cluster.runtime.placement import train_labels
+from cluster.runtime.provenance import flatten, git_commit, redacted_settings
+from cluster.runtime.ray_session import ray_session, require_resources
+from cluster.runtime.run_registry import check_name, register_run
 from cluster.shards import Manifest
 from cluster.storage.files import exists, make_writable_folder, read_json, write_json
 from cluster.storage.urls import join_url
@@ -93,7 +95,7 @@ class SweepConfig:
         if taken := sorted(set(self.others) & set(INITS)):
             raise ValueError(f"others must have names of their own, got {taken[0]}")
         for name in self.others:
-            runs.check_name(name)
+            check_name(name)
         if self.test_clips < 1 or self.fold < 0:
             got = f"got {self.test_clips} and {self.fold}"
             raise ValueError(f"test_clips must be at least 1 and fold at least 0, {got}")
@@ -113,7 +115,7 @@ class SweepConfig:
                 raise ValueError(f"{key} must name each value once, got {getattr(self, key)}")
         if not (self.inits and self.fractions and self.seeds and self.splits):
             raise ValueError("inits, fractions, seeds and splits must each name at least one value")
-        runs.check_name(self.name)
+        check_name(self.name)
 
 
 def sweep(config: SweepConfig) -> list[dict[str, Any]]:
@@ -138,7 +140,7 @@ def sweep(config: SweepConfig) -> list[dict[str, Any]]:
     make_writable_folder(config.out)
     with ray_session(config.address) as alone:
         if alone:
-            require_room("a run", " or workers=", cpus=config.workers * config.cpus, gpus=config.gpus)
+            require_resources("a run", " or workers=", cpus=config.workers * config.cpus, gpus=config.gpus)
         clips_url = dataset_url(config.out, config.test_clips)
         video = windows(config.video, config.test_clips)
         manifest = prepare_labelled(config.ucf101, config.splits, clips_url, video, seed=config.seed)
@@ -163,12 +165,12 @@ def _run_children(
     lineage = {
         "sweep_id": key,
         "dataset_hash": manifest.digest,
-        "git_commit": runs.git_commit(),
+        "git_commit": git_commit(),
         "remark": remark,
     }
     again = tracker.finished(key)
     parent = tracker.start(
-        key, name=config.name, params=runs.flatten(runs.public_settings(config)), tags={"kind": "sweep", **lineage}
+        key, name=config.name, params=flatten(redacted_settings(config)), tags={"kind": "sweep", **lineage}
     )
     url = dataset_url(config.out, config.test_clips)
     parent.dataset(name=config.dataset, digest=manifest.digest, url=url, context="transfer")
@@ -316,7 +318,7 @@ def _claim(config: SweepConfig, digest: str, starts: dict[str, Start]) -> str:
     url = join_url(config.out, config.name)
     pinned = {"finetune": asdict(config.finetune), "data": digest}
     tests = {"test_clips": config.test_clips, "choose": config.choose, "fold": config.fold}
-    key = runs.claim(url, config.name, pinned | tests)
+    key = register_run(url, config.name, pinned | tests)
     for init, start in starts.items():
-        runs.claim(join_url(url, "inits", init), init, {"model": asdict(start.model), "checkpoint": start.url})
+        register_run(join_url(url, "inits", init), init, {"model": asdict(start.model), "checkpoint": start.url})
     return key

@@ -13,13 +13,15 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
-from cluster import checkpoints, engines, runs
+from cluster import checkpoints, engines
 from cluster.observability.mlflow_tracker import Run, Tracker
 from cluster.observability.system_metrics import installed_packages
 from cluster.observability.tracking_config import TrackingConfig
-from cluster.placement import train_labels
+from cluster.runtime.placement import train_labels
+from cluster.runtime.provenance import flatten, git_commit, redacted_settings
+from cluster.runtime.ray_session import ray_session
+from cluster.runtime.run_registry import check_name, register_run
 from cluster.scenes import rows_showing
-from cluster.session import ray_session
 from cluster.shards import Manifest, read_manifest
 from cluster.sizing import Sizing, check_memory, matrix_flop_per_s, memory_gb, sizing
 from cluster.stopping import HeedingConfig, run_stoppable, start_signal
@@ -135,7 +137,7 @@ class TrainConfig:
         if self.max_norm < 0 or self.max_failures < 0 or self.resize_every_s <= 0:
             got = f"got {self.max_norm}, {self.max_failures} and {self.resize_every_s}"
             raise ValueError(f"max_norm and max_failures must be 0 or more, resize_every_s above 0, {got}")
-        runs.check_name(self.name)
+        check_name(self.name)
 
     @property
     def worker_range(self) -> tuple[int, int]:
@@ -178,12 +180,12 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
         if alone:  # the workers will run here: what they would wait or fail for is told now
             _check_room(config, size)
             engines.prepare_ops(config.use_gpu)
-        settings = runs.public_settings(config)
+        settings = redacted_settings(config)
         run = tracker.start(
-            runs.claim(run_url, config.name, _pinned(config, manifest), DEFAULTS),
+            register_run(run_url, config.name, _pinned(config, manifest), DEFAULTS),
             name=config.name,
-            params=runs.flatten(settings),
-            tags={"dataset_hash": manifest.digest, "run_url": run_url, "git_commit": runs.git_commit()},
+            params=flatten(settings),
+            tags={"dataset_hash": manifest.digest, "run_url": run_url, "git_commit": git_commit()},
         )
         with run.ending():
             run.dataset(name="clips", digest=manifest.digest, url=config.data, context="training")

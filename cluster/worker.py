@@ -18,12 +18,13 @@ import ray.train
 import torch
 from torch import Tensor
 
-from cluster import checkpoints, engines, runs
+from cluster import checkpoints, engines
 from cluster.batches import Batch, ClipReader, prefetched, share
 from cluster.observability import log_format, prometheus
 from cluster.observability.mlflow_queue import MlflowQueue
 from cluster.observability.mlflow_tracker import Run, Tracker
 from cluster.observability.system_metrics import system_metrics
+from cluster.runtime.provenance import redacted_settings
 from cluster.saving import Saver
 from cluster.shards import Manifest
 from cluster.stopping import StopWatch, must_go_on
@@ -265,7 +266,7 @@ def write_checkpoint(nets: engines.Engines, step: int, job: Job, metrics: dict[s
             "step": step,
             "clips_seen": step * config.batch_size,
             "model": asdict(config.model),
-            "config": runs.public_settings(config),
+            "config": redacted_settings(config),
             "dataset_url": config.data,
             "dataset_digest": job.manifest.digest,
             "mlflow_run_id": job.run_id,

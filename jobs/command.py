@@ -16,7 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cluster.runs import flatten, public_settings
+from cluster.runtime.provenance import flatten, redacted_settings
 from cluster.storage.files import write_bytes
 from vgan.errors import InputError
 from vgan.presets import preset_overrides
@@ -43,7 +43,7 @@ def run(job: Callable[[T], None], kind: type[T], about: str, argv: Sequence[str]
     try:
         config = load(kind, words)
         if getattr(config, "action", "run") in ("run", "retry"):  # others only look at what is there
-            print(f"settings:\n{yaml.safe_dump(public_settings(config), sort_keys=False)}", end="", flush=True)
+            print(f"settings:\n{yaml.safe_dump(redacted_settings(config), sort_keys=False)}", end="", flush=True)
         job(config)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
@@ -129,7 +129,7 @@ def require(config: Any, *keys: str) -> None:
 
 def save(config: Any, url: str) -> None:
     """Keep the resolved settings beside the output."""
-    write_bytes(url, yaml.safe_dump(public_settings(config), sort_keys=False).encode())
+    write_bytes(url, yaml.safe_dump(redacted_settings(config), sort_keys=False).encode())
 
 
 def options(kind: type, prefix: str = "", made: Any = None) -> list[tuple[str, Any, Any, str]]:

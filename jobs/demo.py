@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.engines import check_compiler
-from cluster.head import Head, check_port, local_head
 from cluster.overview import overview
+from cluster.runtime.local_head import Head, check_port, local_head
 from cluster.sources import read_sources
 from cluster.storage.files import make_writable_folder
 from jobs import command

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cluster import runs
 from cluster.observability.mlflow_tracker import Tracker
+from cluster.runtime.run_registry import check_name
 from cluster.storage.files import write_json
 from cluster.storage.urls import absolute_url, join_url
 from cluster.sweep import SweepConfig, sweep
@@ -46,7 +46,7 @@ class FinetuneJobConfig(SweepConfig):
         super().__post_init__()
         check_choice("action", self.action, ACTIONS)
         for name in self.sweep:
-            runs.check_name(name)
+            check_name(name)
 
 
 def main(config: FinetuneJobConfig) -> None:

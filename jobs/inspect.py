@@ -10,7 +10,7 @@ from cluster import checkpoints
 from cluster.hidden import Unit, find_top, show
 from cluster.media import FORMATS, write_media
 from cluster.mixtures import require_fit
-from cluster.session import ray_session, require_room
+from cluster.runtime.ray_session import ray_session, require_resources
 from cluster.shards import read_manifest
 from cluster.storage.files import make_writable_folder, write_json
 from cluster.storage.urls import absolute_url, join_url
@@ -68,7 +68,7 @@ def main(config: InspectConfig) -> None:
     make_writable_folder(out)
     with ray_session(config.address) as alone:
         if alone:
-            require_room("a task", cpus=config.cpus)
+            require_resources("a task", cpus=config.cpus)
         top = find_top(seen, url, manifest, num=config.top, cpus=config.cpus)
     chosen = config.units or np.argsort(-top.stands_out, kind="stable")[: config.num].tolist()
     units = show(seen, top, url, manifest, chosen)

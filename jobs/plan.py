@@ -18,7 +18,7 @@ from cluster.planner import (
     read_rates,
     wanted,
 )
-from cluster.runs import public_settings
+from cluster.runtime.provenance import redacted_settings
 from cluster.shards import CODECS
 from cluster.storage.files import make_writable_folder, write_bytes, write_json
 from cluster.storage.urls import absolute_url, join_url
@@ -105,7 +105,7 @@ def write(found: Plan, checked: Checked | None, config: PlanConfig) -> None:
     """Write plan.json and plan.png."""
     out = absolute_url(config.out)
     make_writable_folder(out)
-    value = asdict(replace(found, settings=public_settings(config)))
+    value = asdict(replace(found, settings=redacted_settings(config)))
     write_json(join_url(out, "plan.json"), value | {"checked": checked and asdict(checked)})
     panels = {
         "core-hours": {stage.name: stage.core_hours for stage in found.stages if stage.core_hours},

@@ -13,9 +13,9 @@ from cluster.inspector import inspection
 from cluster.observability.mlflow_tracker import Tracker
 from cluster.observability.tracking_config import TrackingConfig
 from cluster.pack import Packing
-from cluster.runs import flatten, public_settings
+from cluster.runtime.provenance import flatten, redacted_settings
+from cluster.runtime.ray_session import ray_session, require_resources
 from cluster.scenes import with_classifier
-from cluster.session import ray_session, require_room
 from cluster.shards import CODECS, MANIFEST, Manifest
 from cluster.sources import read_sources
 from cluster.storage.files import exists, json_bytes, make_writable_folder, read_lines, write_bytes
@@ -151,7 +151,7 @@ def make_dataset(config: PrepareConfig, out: str) -> None:
     if manifest is None:
         with ray_session(config.address) as alone:
             if alone and config.scene.weights and config.scene.gpus:
-                require_room("a task with scene.gpus", "0 or", cpus=1, gpus=config.scene.gpus)
+                require_resources("a task with scene.gpus", "0 or", cpus=1, gpus=config.scene.gpus)
             manifest = prepare(sources, out, config.video(), packing, replace=again)
     command.save(config, join_url(out, "settings.yaml"))
     track(tracker, config, manifest, out)
@@ -210,7 +210,7 @@ def track(tracker: Tracker, config: PrepareConfig, manifest: Manifest, out: str)
     """One MLflow run for the dataset, found again by its digest."""
     tags = {"dataset_hash": manifest.digest, "dataset_url": out, "git_commit": manifest.git_commit}
     run = tracker.start(
-        f"prepare-{manifest.digest}", name="prepare", params=flatten(public_settings(config)), tags=tags
+        f"prepare-{manifest.digest}", name="prepare", params=flatten(redacted_settings(config)), tags=tags
     )
     counts = {f"counts/{k}": v for k, v in manifest.counts.items() if not isinstance(v, dict)}
     rejects = flatten(manifest.counts["segments_rejected_by_reason"])

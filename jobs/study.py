@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cluster import rating_server
 from cluster.observability.tracking_config import TrackingConfig
-from cluster.runs import check_name
+from cluster.runtime.run_registry import check_name
 from cluster.storage.files import exists, read_bytes, write_bytes
 from cluster.storage.urls import absolute_url, join_url
 from cluster.study import STUDY, StoredStudy, list_clips, read_study, write_study

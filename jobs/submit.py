@@ -15,17 +15,17 @@ from typing import ClassVar
 
 import yaml
 
-from cluster.placement import DECODE, TRAIN
-from cluster.submission import (
+from cluster.runtime.job_submission import (
     PACKAGES,
     RAY,
     ROOT,
-    check_upload,
-    client_environment,
-    free_id,
+    check_upload_size,
+    client_env,
+    list_jobs,
+    next_submission_id,
     submit_command,
-    submitted_jobs,
 )
+from cluster.runtime.placement import DECODE, TRAIN
 from jobs import command
 from vgan.errors import InputError
 from vgan.options import option
@@ -72,7 +72,7 @@ def main(job: Sequence[str], config: SubmitConfig) -> None:
     if {"-h", "--help", "help"} & set(job):
         raise InputError(f"python -m jobs.{job[0]} --help lists its options")
     name = run_name(job)
-    check_upload()
+    check_upload_size()
     address = (config.address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS).rstrip("/")
     if not address.startswith(("http://", "https://")):
         raise InputError(f"address={address!r} must be the jobs API's url, like {DEFAULT_ADDRESS}")
@@ -80,7 +80,7 @@ def main(job: Sequence[str], config: SubmitConfig) -> None:
         identity, access = config.id or name, {"RAY_AUTH_MODE": "token"}
     else:
         access = token_access(config.token_file)
-        identity = config.id or free_id(_jobs(address, access), name)
+        identity = config.id or next_submission_id(_jobs(address, access), name)
     labels = {DECODE: config.decode_labels, TRAIN: config.train_labels}
     line = submit_command(
         address,
@@ -94,7 +94,7 @@ def main(job: Sequence[str], config: SubmitConfig) -> None:
     shown = [f"{key}={value}" for key, value in access.items() if key != "RAY_AUTH_TOKEN"]
     print(shlex.join([*shown, "ray", *line[1:]]), flush=True)
     if not config.dry_run:
-        os.execve(RAY, line, client_environment() | access)  # noqa: S606 - its exit code and signals are ours from here
+        os.execve(RAY, line, client_env() | access)  # noqa: S606 - its exit code and signals are ours from here
 
 
 def run_name(job: Sequence[str]) -> str:
@@ -132,7 +132,7 @@ def token_access(token_file: str) -> dict[str, str]:
 def _jobs(address: str, access: Mapping[str, str]) -> list[dict[str, object]]:
     token = access.get("RAY_AUTH_TOKEN") or Path(access["RAY_AUTH_TOKEN_PATH"]).read_text()
     try:
-        return submitted_jobs(address, token.strip())
+        return list_jobs(address, token.strip())
     except urllib.error.HTTPError as fault:
         why = "the token is refused" if fault.code in (401, 403) else f"HTTP {fault.code}"
         raise InputError(f"the jobs API at address={address!r} does not serve us: {why}") from fault

@@ -30,7 +30,7 @@ import stabilization
 
 from cluster.ingest import num_segments, prepare, segment_span
 from cluster.pack import Packing
-from cluster.session import ray_session
+from cluster.runtime.ray_session import ray_session
 from cluster.sources import list_folder
 from vgan.errors import VideoError
 from vgan.records import Clip

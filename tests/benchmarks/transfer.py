@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cluster.child import Child, Start, run_child
-from cluster.session import ray_session
+from cluster.runtime.ray_session import ray_session
 from cluster.transfer import LabelledClips
 from vgan.models.classifier import Classifier
 from vgan.models.config import ModelConfig

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from manifests import OVERLAYS, named, of_kind, pods, ray_clusters, settings
 
-from cluster import placement
+from cluster.runtime import placement
 from cluster.training import TrainConfig
 from infra.rehearsal.manifests import ROOT, Manifest, walk
 from jobs import command

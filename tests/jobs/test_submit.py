@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.head import Head, local_head
-from cluster.submission import MAX_UPLOAD_MIB, PACKAGES, check_upload, free_id
+from cluster.runtime.job_submission import MAX_UPLOAD_MIB, PACKAGES, check_upload_size, next_submission_id
+from cluster.runtime.local_head import Head, local_head
 from jobs import submit
 from vgan.errors import InputError
 
@@ -82,26 +82,26 @@ def test_submission_is_called_as_the_run(job: list[str], name: str) -> None:
     ],
 )
 def test_another_start_gets_a_number(status: dict[str, str], expected: str) -> None:
-    assert free_id([{"submission_id": k, "status": v} for k, v in status.items()], "gan") == expected
+    assert next_submission_id([{"submission_id": k, "status": v} for k, v in status.items()], "gan") == expected
 
 
 @pytest.mark.parametrize("status", ["PENDING", "RUNNING"])
 def test_a_run_is_not_started_beside_itself(status: str) -> None:
     earlier = [{"submission_id": "gan", "status": "FAILED"}, {"submission_id": "gan-2", "status": status}]
     with pytest.raises(InputError, match=f"'gan-2' is {status}"):
-        free_id(earlier, "gan")
+        next_submission_id(earlier, "gan")
 
 
 def test_upload_that_ray_would_refuse_is_told_with_its_largest_file(tmp_path: Path) -> None:
-    check_upload()
+    check_upload_size()
     for package in PACKAGES:
         (tmp_path / package).mkdir()
     with open(tmp_path / "jobs/weights.bin", "wb") as file:
         file.truncate(MAX_UPLOAD_MIB * 2**20)
-    check_upload(tmp_path)
+    check_upload_size(tmp_path)
     (tmp_path / "vgan/more.py").write_text("x")
     with pytest.raises(InputError, match=r"weights\.bin"):
-        check_upload(tmp_path)
+        check_upload_size(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 STOPPED = """
 import os, signal, time
 from dataclasses import dataclass
-from cluster.session import ray_session
+from cluster.runtime.ray_session import ray_session
 from jobs import command
 
 @dataclass(frozen=True)

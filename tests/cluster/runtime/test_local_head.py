@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.head import Head, local_head
+from cluster.runtime.local_head import Head, local_head
 from vgan.errors import InputError
 
 

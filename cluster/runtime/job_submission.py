@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.runs import git_commit
+from cluster.runtime.provenance import git_commit
 from vgan.errors import InputError
 
 RAY = str(Path(sys.executable).with_name("ray"))
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("vgan", "cluster", "jobs")  # uploaded with each job
 MAX_UPLOAD_MIB = 100  # limit of Ray's jobs API
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -43,12 +43,12 @@ def submit_command(
     return [*submit, "--runtime-env-json", json.dumps(env), "--", python, "-m", *words]
 
 
-def client_environment() -> dict[str, str]:
+def client_env() -> dict[str, str]:
     """Return this process's environment without the variables that hold the address and token of a cluster."""
     return {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS" and not k.startswith("RAY_AUTH")}
 
 
-def submitted_jobs(address: str, token: str) -> list[dict[str, Any]]:
+def list_jobs(address: str, token: str) -> list[dict[str, Any]]:
     """List the submitted jobs, oldest first, with the fields of `ray job list`: submission_id, status, start_time, ...
 
     Args:
@@ -65,7 +65,7 @@ def submitted_jobs(address: str, token: str) -> list[dict[str, Any]]:
     return sorted((job for job in jobs if job.get("submission_id")), key=lambda job: job["start_time"])
 
 
-def free_id(jobs: Sequence[Mapping[str, Any]], name: str) -> str:
+def next_submission_id(jobs: Sequence[Mapping[str, Any]], name: str) -> str:
     """Return the first unused submission id of the run `name`: `name`, then `name-2`, `name-3`, ...
 
     Args:
@@ -87,7 +87,7 @@ def free_id(jobs: Sequence[Mapping[str, Any]], name: str) -> str:
     return candidate
 
 
-def check_upload(folder: Path = ROOT) -> None:
+def check_upload_size(folder: Path = ROOT) -> None:
     """Raise InputError if the packages in `folder` exceed MAX_UPLOAD_MIB, the upload limit of Ray's jobs API."""
     files = [f for package in PACKAGES for f in (folder / package).rglob("*") if f.is_file()]
     files = [f for f in files if "__pycache__" not in f.parts]

@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 
-from cluster import runs
+from cluster.runtime.provenance import flatten
+from cluster.runtime.run_registry import check_name, register_run
 from vgan.errors import InputError
 
 SETTINGS: dict[str, Any] = {"model": {"base": 64, "kind": "two_stream"}, "seed": 0, "inits": ["vgan"], "rate": 2e-4}
 
 
 def test_claim_again_with_the_same_settings_gives_the_same_key(tmp_path: Path) -> None:
-    key = runs.claim(str(tmp_path / "gan"), "gan", SETTINGS)
-    assert runs.claim(str(tmp_path / "gan"), "gan", {**SETTINGS, "model": dict(SETTINGS["model"])}) == key
+    key = register_run(str(tmp_path / "gan"), "gan", SETTINGS)
+    assert register_run(str(tmp_path / "gan"), "gan", {**SETTINGS, "model": dict(SETTINGS["model"])}) == key
     assert key.startswith("gan-")
-    assert runs.claim(str(tmp_path / "other"), "gan", SETTINGS) != key
+    assert register_run(str(tmp_path / "other"), "gan", SETTINGS) != key
 
 
 @pytest.mark.parametrize(
@@ -34,37 +35,37 @@ def test_claim_again_with_the_same_settings_gives_the_same_key(tmp_path: Path) -
 def test_claim_with_other_settings_names_each_and_keeps_the_record(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    key = runs.claim(str(tmp_path), "gan", SETTINGS)
+    key = register_run(str(tmp_path), "gan", SETTINGS)
     with pytest.raises(InputError, match=message):
-        runs.claim(str(tmp_path), "gan", SETTINGS | change)
-    assert runs.claim(str(tmp_path), "gan", SETTINGS) == key
+        register_run(str(tmp_path), "gan", SETTINGS | change)
+    assert register_run(str(tmp_path), "gan", SETTINGS) == key
 
 
 def test_claim_of_a_run_older_than_an_option_uses_the_options_default(tmp_path: Path) -> None:
-    key = runs.claim(str(tmp_path / "gan"), "gan", SETTINGS)
+    key = register_run(str(tmp_path / "gan"), "gan", SETTINGS)
     newer = SETTINGS | {"model": SETTINGS["model"] | {"norm": "batch"}}
-    assert runs.claim(str(tmp_path / "gan"), "gan", newer, {"model": {"norm": "batch", "base": 8}}) == key
+    assert register_run(str(tmp_path / "gan"), "gan", newer, {"model": {"norm": "batch", "base": 8}}) == key
     newer = SETTINGS | {"model": SETTINGS["model"] | {"norm": "spectral"}}
     with pytest.raises(InputError, match=r"model\.norm was 'batch', now 'spectral'"):
-        runs.claim(str(tmp_path / "gan"), "gan", newer, {"model": {"norm": "batch", "base": 8}})
+        register_run(str(tmp_path / "gan"), "gan", newer, {"model": {"norm": "batch", "base": 8}})
 
 
 def test_claim_of_many_at_once_agrees_on_one_key(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        keys = set(pool.map(lambda _: runs.claim(str(tmp_path), "gan", SETTINGS), range(8)))
+        keys = set(pool.map(lambda _: register_run(str(tmp_path), "gan", SETTINGS), range(8)))
     assert len(keys) == 1
 
 
 @pytest.mark.parametrize("name", ["gan", "a.b-c_1", "_x", "7"])
 def test_check_name_allows_plain_names(name: str) -> None:
-    runs.check_name(name)
+    check_name(name)
 
 
 @pytest.mark.parametrize("name", ["", "..", "-x", "a/b", "a b", "a'b", "caf\u00e9", "a\n"])
 def test_check_name_rejects_names_invalid_in_paths_and_queries(name: str) -> None:
     with pytest.raises(ValueError, match="name may hold"):
-        runs.check_name(name)
+        check_name(name)
 
 
 def test_flatten_dots_nested_keys() -> None:
-    assert runs.flatten({"a": {"b": {"c": 1}, "d": [1]}, "e": None}) == {"a.b.c": 1, "a.d": [1], "e": None}
+    assert flatten({"a": {"b": {"c": 1}, "d": [1]}, "e": None}) == {"a.b.c": 1, "a.d": [1], "e": None}

@@ -65,7 +65,7 @@ def _init_ray(**options: Any) -> None:
             signal.signal(signal.SIGTERM, previous_handler)
 
 
-def require_room(what: str, way_out: str = "", *, cpus: float, gpus: float = 0.0) -> None:
+def require_resources(what: str, way_out: str = "", *, cpus: float, gpus: float = 0.0) -> None:
     """Check that a Ray that cannot grow has the resources for a task; without them it would wait forever.
 
     Args:

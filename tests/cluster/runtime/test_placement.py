@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
-from cluster import placement
+from cluster.runtime import placement
 from vgan.errors import InputError
 from vgan.synthetic import draw_clip
 from vgan.video.encode import write_mp4
@@ -75,7 +75,7 @@ from ray.util.state import list_tasks
 from cluster.ingest import prepare
 from cluster.inspection import verify
 from cluster.pack import Packing
-from cluster.session import ray_session
+from cluster.runtime.ray_session import ray_session
 from cluster.sources import list_folder
 from vgan.options import ClipSpec, DecodeConfig, GateConfig, StabilizeConfig, VideoConfig
 
@@ -112,7 +112,7 @@ TRAIN = """
 import json, sys
 import ray
 from ray.util.state import list_actors
-from cluster.session import ray_session
+from cluster.runtime.ray_session import ray_session
 from cluster.training import TrainConfig, fit
 from cluster.observability.mlflow_tracker import TrackingConfig
 from vgan.options import ModelConfig
@@ -145,7 +145,7 @@ import json, sys
 import ray
 from cluster import sweep
 from cluster.child import Child
-from cluster.session import ray_session
+from cluster.runtime.ray_session import ray_session
 
 def node_id(*_, **__):
     return ray.get_runtime_context().get_node_id()

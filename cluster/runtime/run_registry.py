@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import uuid
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from cluster.runtime.provenance import flatten
 from cluster.storage.conditional_write import put_if_absent
 from cluster.storage.files import json_bytes, read_json
-from cluster.storage.urls import join_url, redact
+from cluster.storage.urls import join_url
 from vgan.errors import InputError
 
 RECORD = "run.json"
 
 
-def claim(url: str, name: str, settings: dict[str, Any], defaults: dict[str, Any] | None = None) -> str:
+def register_run(url: str, name: str, settings: dict[str, Any], defaults: dict[str, Any] | None = None) -> str:
     """Return the key of the run in a folder, registering the run at its first start.
 
     Args:
@@ -45,36 +42,7 @@ def claim(url: str, name: str, settings: dict[str, Any], defaults: dict[str, Any
     return record["key"]
 
 
-def public_settings(config: Any) -> dict[str, Any]:
-    """Convert a configuration dataclass to nested dicts for display and records, without passwords in URLs."""
-
-    def redacted(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: redacted(item) for key, item in value.items()}
-        return redact(value) if isinstance(value, str) else value
-
-    return redacted(asdict(config))
-
-
 def check_name(name: str) -> None:
     """Raise ValueError unless the name of a run is valid in paths and in MLflow queries."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
         raise ValueError(f"name may hold letters, digits, dot, dash and underscore, got {name!r}")
-
-
-def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings to dotted keys: {"model.base": 64, ...}."""
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= flatten(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
-    return flat
-
-
-def git_commit() -> str:
-    """Return the commit of this git checkout; outside of one, the environment variable GIT_COMMIT or ""."""
-    try:
-        command = ["git", "rev-parse", "HEAD"]
-        result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
-    except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("GIT_COMMIT", "")
-    return result.stdout.strip()

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.submission import RAY, client_environment, submit_command, submitted_jobs
+from cluster.runtime.job_submission import RAY, client_env, list_jobs, submit_command
 from vgan.errors import InputError
 
 START_TIMEOUT_S, STOP_TIMEOUT_S = 90.0, 20.0
@@ -34,7 +34,7 @@ class Head:
 
     def environment(self) -> dict[str, str]:
         """Return the environment of an authenticated client of the head."""
-        return {**client_environment(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
+        return {**client_env(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
 
     def submit_command(self, name: str, words: Sequence[str]) -> list[str]:
         """Build the `ray job submit` command for `python -m <words>`.
@@ -79,11 +79,11 @@ class Head:
 
     def jobs(self) -> list[dict[str, Any]]:
         """List the submitted jobs, oldest first, with the fields of `ray job list`: submission_id, status, ..."""
-        return submitted_jobs(self.address, self.token_file.read_text().strip())
+        return list_jobs(self.address, self.token_file.read_text().strip())
 
     def refuses_without_token(self) -> bool:
         """Return True if the head rejects a `ray job submit` without the token."""
-        env = {**client_environment(), "RAY_AUTH_MODE": "disabled", "HOME": "/nonexistent"}
+        env = {**client_env(), "RAY_AUTH_MODE": "disabled", "HOME": "/nonexistent"}
         result = subprocess.run(
             [RAY, "job", "submit", "--address", self.address, "--", "true"],
             timeout=60,

@@ -1,0 +1,40 @@
+"""Provenance of results: settings without secrets, and the code's commit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cluster.storage.urls import redact
+
+
+def redacted_settings(config: Any) -> dict[str, Any]:
+    """Convert a configuration dataclass to nested dicts for display and records, without passwords in URLs."""
+
+    def redacted(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: redacted(item) for key, item in value.items()}
+        return redact(value) if isinstance(value, str) else value
+
+    return redacted(asdict(config))
+
+
+def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings to dotted keys: {"model.base": 64, ...}."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= flatten(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return flat
+
+
+def git_commit() -> str:
+    """Return the commit of this git checkout; outside of one, the environment variable GIT_COMMIT or ""."""
+    try:
+        command = ["git", "rev-parse", "HEAD"]
+        result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("GIT_COMMIT", "")
+    return result.stdout.strip()
