@@ -12,7 +12,7 @@ from cluster.deletion import deleted_rows, read_deleted
 from cluster.inspection import funnel_text
 from cluster.runtime.provenance import flatten
 from cluster.shards import read_clips, read_manifest
-from cluster.sources import CREDITS
+from cluster.sources.manifest import ATTRIBUTION_COLUMNS
 from cluster.storage.files import json_bytes, write_bytes
 from cluster.storage.urls import join_url, redact
 from vgan.video.config import VideoConfig
@@ -35,7 +35,7 @@ def card(url: str) -> dict[str, Any]:
     """
     manifest = read_manifest(url)
     # Includes clips on the deletion list: the files still contain them.
-    table = read_clips(url, manifest, ["source_id", "source_uri", "start_s"], optional=[*SCORES, *CREDITS])
+    table = read_clips(url, manifest, ["source_id", "source_uri", "start_s"], optional=[*SCORES, *ATTRIBUTION_COLUMNS])
     clip_s = manifest.clip.num_frames / manifest.clip.fps
     videos = table.group_by("source_id").aggregate([("start_s", "count")])
     scores = {title: table[name].to_numpy() for name, title in SCORES.items() if name in table.column_names}

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from cluster.records import forget, tables
 from cluster.shards import MANIFEST, Manifest, read_manifest, small_columns
-from cluster.sources import MEANT, meant_by
+from cluster.sources.manifest import NAME_COLUMNS, matches_any_name
 from cluster.storage.files import exists, list_names, read_json, remove_files, write_json
 from cluster.storage.urls import join_url
 from cluster.units import Ledger
@@ -96,8 +96,8 @@ def purge(url: str, manifest: Manifest, names: set[str]) -> None:
         return
     videos: set[str] = set()
     for records in tables(Ledger.read(url), columns=["video", "source"]):
-        columns = {name: pc.struct_field(records["source"], name) for name in MEANT}
-        videos.update(records["video"].filter(meant_by(names, columns)).to_pylist())
+        columns = {name: pc.struct_field(records["source"], name) for name in NAME_COLUMNS}
+        videos.update(records["video"].filter(matches_any_name(names, columns)).to_pylist())
     for folder in ("units", "requeued"):
         folder_url = join_url(url, "work", folder)
         file_names = list_names(folder_url) if videos else []

@@ -33,7 +33,6 @@ import ray
 from ray.util.annotations import RayDeprecationWarning
 
 from cluster.deletion import purge, read_deleted
-from cluster.fetch import local_copy
 from cluster.judging import columns_for
 from cluster.observability import log_format, prometheus
 from cluster.observability.progress_bar import silence_ray_data
@@ -50,7 +49,8 @@ from cluster.shards import (
     work_digest,
     write_manifest,
 )
-from cluster.sources import Source, Sources
+from cluster.sources.download import local_copy
+from cluster.sources.manifest import Source, Sources
 from cluster.storage.conditional_write import put_if_absent, supports_put_if_absent
 from cluster.storage.files import exists, json_bytes, write_bytes
 from cluster.storage.urls import join_url

@@ -17,7 +17,7 @@ from cluster.observability.progress_bar import progress_bar
 from cluster.records import tables
 from cluster.runtime.placement import decode_labels
 from cluster.shards import MANIFEST, Manifest, Shard, read_manifest
-from cluster.sources import Source
+from cluster.sources.manifest import Source
 from cluster.storage.files import exists, read_bytes
 from cluster.storage.urls import join_url
 from cluster.units import Ledger, queue_again, read_records

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from cluster.fetch import local_copy
 from cluster.judging import SCORES, candidates
 from cluster.shards import REJECTS, Manifest, frame_bytes, read_clips, read_manifest, work_digest
-from cluster.sources import Source
+from cluster.sources.download import local_copy
+from cluster.sources.manifest import Source
 from cluster.storage.files import read_bytes, read_ranges
 from cluster.storage.urls import join_url
 from cluster.units import Ledger, read_records

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from cluster.records import as_table
 from cluster.scenes import refusals, scene_counts
 from cluster.shards import REJECTS_SCHEMA, clip_schema, one_array
-from cluster.sources import CREDITS, Source, Sources
+from cluster.sources.manifest import ATTRIBUTION_COLUMNS, Source, Sources
 from vgan.records import ClipScores
 from vgan.scenes.config import SceneConfig
 from vgan.video.config import FilterConfig, VideoConfig
@@ -23,7 +23,7 @@ from vgan.video.quality_filters import first_violation, violation_mask
 
 STAGES = ("fetch", "decode", "shots", "screen", "stabilize", "gates")  # in the order of processing
 SCORES = [f.name for f in fields(ClipScores)]
-OF_SOURCES = {name: name for name in ("source_id", "label", "split", *CREDITS)} | {"source_uri": "uri"}
+OF_SOURCES = {name: name for name in ("source_id", "label", "split", *ATTRIBUTION_COLUMNS)} | {"source_uri": "uri"}
 BLOCK = 65536  # clips whose scores are held as Python or NumPy objects at a time
 
 

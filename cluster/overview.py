@@ -15,7 +15,7 @@ import cv2
 from cluster.checkpoints import open_checkpoint
 from cluster.inspector import clip_before, reject_counts
 from cluster.shards import Manifest, read_clips, read_manifest, to_frames
-from cluster.sources import Source
+from cluster.sources.manifest import Source
 from cluster.storage.files import read_json
 from cluster.storage.urls import join_url
 from cluster.sweep_record import results_of

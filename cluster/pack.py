@@ -36,7 +36,7 @@ from cluster.shards import (
     to_frames,
     work_digest,
 )
-from cluster.sources import CREDITS, Sources
+from cluster.sources.manifest import ATTRIBUTION_COLUMNS, Sources
 from cluster.storage.files import list_names, read_ranges, remove_tree, write_bytes
 from cluster.storage.urls import join_url
 from vgan.errors import InputError
@@ -183,7 +183,9 @@ def write_shard(clips: pa.Table, out: str, path: str, config: VideoConfig, codec
     frames = pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), clips.num_rows, [None, pa.py_buffer(pixels)])
     if codec == "jpeg":
         frames = pa.array([write_strip(clip) for clip in to_frames(frames, config.clip)], pa.binary())
-    schema = clip_schema(config.clip, codec, credited=CREDITS[0] in clips.column_names, scenes=config.scene.looked_for)
+    schema = clip_schema(
+        config.clip, codec, credited=ATTRIBUTION_COLUMNS[0] in clips.column_names, scenes=config.scene.looked_for
+    )
     table = clips.select([name for name in schema.names if name != "frames"]).combine_chunks()
     table = table.append_column(schema.field("frames"), frames).select(schema.names)
     data = table_bytes(table.replace_schema_metadata(schema.metadata))

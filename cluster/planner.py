@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cluster.flickr import PER_PAGE
 from cluster.inspection import status
 from cluster.shards import MANIFEST, read_manifest
-from cluster.sources import read_sources
+from cluster.sources.flickr import PER_PAGE
+from cluster.sources.manifest import read_sources
 from cluster.storage.files import exists, read_bytes, read_json
 from cluster.storage.urls import join_url
 from cluster.units import Ledger, read_records

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from cluster.sources import SCHEMA
+from cluster.sources.manifest import SCHEMA
 from cluster.storage.files import (
     json_bytes,
     list_files,

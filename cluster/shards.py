@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.observability.progress_bar import progress_bar
-from cluster.sources import CREDITS
+from cluster.sources.manifest import ATTRIBUTION_COLUMNS
 from cluster.storage.files import exists, json_bytes, read_json, read_row_group, write_json
 from cluster.storage.urls import arrow_filesystem, filesystem, join_url
 from vgan.errors import InputError
@@ -73,7 +73,7 @@ def clip_schema(spec: ClipSpec, codec: str = "raw", *, credited: bool = False, s
             pa.field("label", pa.string()),
             pa.field("split", pa.string()),
             pa.field("decoder", pa.string(), nullable=False),
-            *(pa.field(name, pa.string()) for name in CREDITS if credited),
+            *(pa.field(name, pa.string()) for name in ATTRIBUTION_COLUMNS if credited),
             *(pa.field(f.name, arrow_types[str(f.type)], nullable=False) for f in fields(ClipScores)),
             *([pa.field("scene", pa.string()), pa.field("scene_score", pa.float64())] if scenes else []),
             *(pa.field(scene_column(category), pa.float64()) for category in scenes),

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from cluster.fetch import local_copy
 from cluster.shards import MANIFEST, read_frames, read_manifest
-from cluster.sources import VIDEO_SUFFIXES, Source
+from cluster.sources.download import local_copy
+from cluster.sources.manifest import VIDEO_SUFFIXES, Source
 from cluster.storage.files import exists, list_files, read_bytes, write_bytes, write_json
 from cluster.storage.urls import join_url
 from vgan.errors import InputError, VideoError

@@ -11,7 +11,7 @@ import numpy as np
 from cluster.ingest import prepare
 from cluster.pack import Packing
 from cluster.shards import Manifest, read_clips, read_frames, read_manifest
-from cluster.sources import Source
+from cluster.sources.manifest import Source
 from cluster.storage.urls import join_url
 from vgan.errors import InputError
 from vgan.transfer.label_subsets import held_out_mask

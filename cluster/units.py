@@ -27,8 +27,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.rows import BLOCK, Rows
-from cluster.sources import Source, Sources
+from cluster.sources.lazy_rows import BLOCK, LazyRows
+from cluster.sources.manifest import Source, Sources
 from cluster.storage.files import json_bytes, list_files, list_names, read_columns, read_json, write_bytes
 from cluster.storage.urls import join_url
 from vgan.errors import InputError
@@ -120,7 +120,7 @@ class Unit:
         return f"{self.video}.g{self.generation}.{self.segment}"
 
 
-class Units(Rows[Unit]):
+class Units(LazyRows[Unit]):
     """Units stored as columns: int32 (N, 4) of (index in `videos`, generation, segment, segments)."""
 
     def __init__(self, videos: Videos, columns: np.ndarray) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cluster.flickr import FlickrConfig, crawl, terms
-from cluster.journal import Journal
-from cluster.licenses import allowing, without_repeats
-from cluster.sources import Source, list_folder, list_glob, read_manifest_rows, write_sources
+from cluster.sources.flickr import FlickrConfig, crawl, expand_terms
+from cluster.sources.licenses import deduplicate, license_filter
+from cluster.sources.manifest import Source, list_folder, list_glob, read_manifest_rows, write_sources
+from cluster.sources.response_cache import ResponseCache
+from cluster.sources.yfcc100m import YfccConfig, list_yfcc
 from cluster.storage.files import make_writable_folder, read_lines
 from cluster.storage.urls import absolute_url, join_url
-from cluster.yfcc import YfccConfig, list_yfcc
 from jobs import command
 from vgan.errors import InputError
 from vgan.options import check_choice, option, section
@@ -75,12 +75,12 @@ def main(config: AcquireConfig) -> None:
     origin, list_videos = origins[given[0]]
     deleted = set(_lines(config.deleted)) if config.deleted else set()
     found = list_videos(config)
-    allowed = allowing(config.licenses)
+    allowed = license_filter(config.licenses)
     licensed = [s for s in found if allowed(s.license, s.license_url)]
     _say(len(found) - len(licensed), "left out: no licence of licenses=")
     left = [s for s in licensed if not s.names & deleted]
     _say(len(licensed) - len(left), "left out: on the deletion list")
-    sources, repeats = without_repeats(left)
+    sources, repeats = deduplicate(left)
     _say(repeats, "left out: listed before, by url or content")
     sources = sources[: config.limit or None]
     if not sources:
@@ -146,8 +146,10 @@ def _from_ucf101(config: AcquireConfig) -> list[Source]:
 def _from_flickr(config: AcquireConfig) -> list[Source]:
     _need_licenses(config)
     out = absolute_url(config.out)
-    search = replace(config.flickr, tags=terms(config.flickr.tags, _lines), words=terms(config.flickr.words, _lines))
-    journal = Journal(f"{out}.journal")
+    search = replace(
+        config.flickr, tags=expand_terms(config.flickr.tags, _lines), words=expand_terms(config.flickr.words, _lines)
+    )
+    journal = ResponseCache(f"{out}.journal")
     _say(journal.resumed, f"answers of an earlier run are in {journal.url}")
     found = crawl(search, config.licenses, journal, config.limit)
     for reason, count in found.left_out.items():
@@ -162,7 +164,7 @@ def _from_yfcc(config: AcquireConfig) -> list[Source]:
         metadata=absolute_url(config.yfcc.metadata),
         hashes=absolute_url(config.yfcc.hashes) if config.yfcc.hashes else "",
     )
-    sources, left_out = list_yfcc(places, allowing(config.licenses), config.limit)
+    sources, left_out = list_yfcc(places, license_filter(config.licenses), config.limit)
     for reason, count in left_out.items():
         _say(count, f"left out: {reason}")
     return sources

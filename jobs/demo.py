@@ -15,7 +15,7 @@ from pathlib import Path
 from cluster.engines import check_compiler
 from cluster.overview import overview
 from cluster.runtime.local_head import Head, check_port, local_head
-from cluster.sources import read_sources
+from cluster.sources.manifest import read_sources
 from cluster.storage.files import make_writable_folder
 from jobs import command
 from vgan.errors import InputError

@@ -12,11 +12,11 @@ import torch
 
 from cluster import checkpoints
 from cluster.checkpoints import Checkpoint
-from cluster.fetch import local_copy
 from cluster.media import FORMATS, write_media
 from cluster.observability.progress_bar import progress_bar
 from cluster.shards import Manifest, read_clips, read_manifest, to_frames
-from cluster.sources import VIDEO_SUFFIXES, Source, list_folder
+from cluster.sources.download import local_copy
+from cluster.sources.manifest import VIDEO_SUFFIXES, Source, list_folder
 from cluster.storage.files import exists, make_writable_folder, write_bytes
 from cluster.storage.urls import absolute_url, join_url
 from jobs import command

@@ -17,7 +17,7 @@ from cluster.runtime.provenance import flatten, redacted_settings
 from cluster.runtime.ray_session import ray_session, require_resources
 from cluster.scenes import with_classifier
 from cluster.shards import CODECS, MANIFEST, Manifest
-from cluster.sources import read_sources
+from cluster.sources.manifest import read_sources
 from cluster.storage.files import exists, json_bytes, make_writable_folder, read_lines, write_bytes
 from cluster.storage.urls import absolute_url, join_url
 from jobs import command

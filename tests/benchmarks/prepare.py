@@ -31,7 +31,7 @@ import stabilization
 from cluster.ingest import num_segments, prepare, segment_span
 from cluster.pack import Packing
 from cluster.runtime.ray_session import ray_session
-from cluster.sources import list_folder
+from cluster.sources.manifest import list_folder
 from vgan.errors import VideoError
 from vgan.records import Clip
 from vgan.video.clip_extraction import extract_clips

@@ -33,7 +33,7 @@ from cluster.pack import Packing, shard_tables
 from cluster.planner import CorpusConfig, NodeConfig, PriceConfig, Rates, listed, plan
 from cluster.prepare.progress import SourceHours
 from cluster.shards import REJECTS, Manifest, Shard, read_manifest, table_bytes, work_digest, write_manifest
-from cluster.sources import Source, Sources, read_sources, write_sources
+from cluster.sources.manifest import Source, Sources, read_sources, write_sources
 from cluster.storage.files import json_bytes, write_bytes
 from cluster.units import Ledger, Units, Videos
 from vgan.records import ClipScores, Reject

@@ -19,7 +19,7 @@ from cluster.deletion import delete, deleted_rows
 from cluster.ingest import commit_unit, prepare, videos_by_name
 from cluster.pack import Packing
 from cluster.shards import Manifest, read_clips, read_manifest, to_frames
-from cluster.sources import Source, list_folder
+from cluster.sources.manifest import Source, list_folder
 from cluster.units import Ledger, Unit, read_records
 from vgan.errors import InputError
 from vgan.synthetic import draw_clip

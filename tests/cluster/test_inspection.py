@@ -16,7 +16,7 @@ from cluster.inspection import quarantine, requeue, status, verify
 from cluster.inspector import inspection
 from cluster.pack import Packing
 from cluster.shards import read_clips, read_manifest, to_frames
-from cluster.sources import Source, list_folder, read_sources
+from cluster.sources.manifest import Source, list_folder, read_sources
 from vgan.errors import InputError
 from vgan.synthetic import draw_clip
 from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, StabilizeConfig, VideoConfig

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.judging import _number_within, candidates, count, judge
-from cluster.sources import CREDITS, Source
+from cluster.sources.manifest import ATTRIBUTION_COLUMNS, Source
 from vgan.records import ClipScores
 from vgan.video.config import ClipSpec, FilterConfig, VideoConfig
 
@@ -86,10 +86,10 @@ def test_count_every_source_is_accepted_or_rejected_for_its_most_frequent_reason
 def test_candidates_have_attribution_columns_only_if_a_source_has_attribution() -> None:
     records = [record("a", [good(FAR_APART[0])]), record("b", [good(FAR_APART[1])])]
     plain = [Source(uri="/v/a", source_id="a"), Source(uri="/v/b", source_id="b")]
-    assert not set(CREDITS) & set(candidates(records, plain, VIDEO).column_names)
+    assert not set(ATTRIBUTION_COLUMNS) & set(candidates(records, plain, VIDEO).column_names)
     attributed = replace(plain[0], license="Attribution License", author="Ann", page="https://p/a", tags="sea")
     clips = candidates(records, [attributed, plain[1]], VIDEO)
-    assert clips.select(CREDITS).to_pylist() == [attributed.credits, plain[1].credits]
+    assert clips.select(ATTRIBUTION_COLUMNS).to_pylist() == [attributed.credits, plain[1].credits]
 
 
 def test_number_within_interleaved_sources():

@@ -24,7 +24,7 @@ from cluster.planner import (
     read_rates,
     wanted,
 )
-from cluster.sources import Source, write_sources
+from cluster.sources.manifest import Source, write_sources
 from vgan.errors import InputError
 
 # One hour of 100x100 at 25 frames/s: 900 M pixels, 90,000 frames.

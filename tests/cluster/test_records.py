@@ -12,7 +12,7 @@ import pytest
 from cluster import records
 from cluster.judging import candidates, choose, columns_for
 from cluster.records import compact, forget, tables
-from cluster.sources import Source, Sources
+from cluster.sources.manifest import Source, Sources
 from cluster.storage.conditional_write import put_if_absent
 from cluster.storage.files import json_bytes, list_names, remove_files
 from cluster.storage.urls import join_url

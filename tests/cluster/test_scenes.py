@@ -19,7 +19,7 @@ from cluster.inspector import inspection
 from cluster.pack import Packing
 from cluster.scenes import refusals, rows_showing, scene_counts, with_classifier
 from cluster.shards import Manifest, config_digest, read_clips, read_manifest, settings_of, work_digest
-from cluster.sources import list_folder
+from cluster.sources.manifest import list_folder
 from vgan.errors import InputError
 from vgan.scenes.config import SceneConfig
 from vgan.scenes.labels import places365_labels

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.sources import Source
+from cluster.sources.manifest import Source
 from cluster.storage.conditional_write import put_if_absent
 from cluster.storage.files import json_bytes
 from cluster.units import Ledger, Unit, commit_url, queue_again, read_records, video_name

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.sources import Source, read_sources
+from cluster.sources.manifest import Source, read_sources
 from jobs import acquire, command, plan
 from jobs.acquire import AcquireConfig
 from jobs.plan import PlanConfig

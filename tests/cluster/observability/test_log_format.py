@@ -29,11 +29,11 @@ def test_log_lines_name_the_run_and_the_unit(
     handler.setFormatter(log_format.KeyValueFormatter())
     log_format.set_log_context("clips", "0af3.g0.1")
     log_format.set_log_context("clips", "0af3.g0.2")  # the next unit; its lines must not be written twice
-    logging.getLogger("cluster.fetch").warning('fetching "%s" failed\nagain', "a b.mp4")
+    logging.getLogger("cluster.sources.download").warning('fetching "%s" failed\nagain', "a b.mp4")
     (line,) = capsys.readouterr().err.splitlines()
     fields = pairs(line)
     assert (fields["run"], fields["unit"], fields["level"]) == ("clips", "0af3.g0.2", "WARNING")
-    assert (fields["logger"], fields["message"]) == ("cluster.fetch", 'fetching "a b.mp4" failed\\nagain')
+    assert (fields["logger"], fields["message"]) == ("cluster.sources.download", 'fetching "a b.mp4" failed\\nagain')
 
 
 def test_log_lines_keep_a_traceback_on_their_line() -> None:

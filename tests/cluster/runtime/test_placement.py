@@ -76,7 +76,7 @@ from cluster.ingest import prepare
 from cluster.inspection import verify
 from cluster.pack import Packing
 from cluster.runtime.ray_session import ray_session
-from cluster.sources import list_folder
+from cluster.sources.manifest import list_folder
 from vgan.options import ClipSpec, DecodeConfig, GateConfig, StabilizeConfig, VideoConfig
 
 address, videos, out = sys.argv[1:]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import unquote_plus
 
 from cluster.observability.progress_bar import progress_bar
-from cluster.sources import Source
+from cluster.sources.manifest import Source
 from cluster.storage.files import exists
 from cluster.storage.urls import filesystem, join_url, redact
 from vgan.errors import InputError

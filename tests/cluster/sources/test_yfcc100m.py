@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.licenses import allowing
-from cluster.yfcc import FILES, YfccConfig, list_yfcc, video_url
+from cluster.sources.licenses import license_filter
+from cluster.sources.yfcc100m import FILES, YfccConfig, list_yfcc, video_url
 from vgan.errors import InputError
 
 HASHES = {"11": "a" * 32, "12": "b" * 31, "13": "c" * 30, "14": "d" * 32}
-ALL = allowing(["any"])
+ALL = license_filter(["any"])
 
 
 def row(video: str, columns: int, marker: str = "1", license_code: str = "by") -> str:
@@ -56,7 +56,7 @@ def test_list_yfcc_reads_every_release(tmp_path: Path, columns: int, suffix: str
 
 def test_list_yfcc_applies_licenses_tags_and_limit(tmp_path: Path) -> None:
     config = YfccConfig(metadata=metadata(tmp_path, 25), tags=["New York"])
-    sources, left_out = list_yfcc(config, allowing(["by"]))
+    sources, left_out = list_yfcc(config, license_filter(["by"]))
     assert ([s.source_id for s in sources], left_out) == (["yfcc/11", "yfcc/14"], {"licence": 1})
     assert len(list_yfcc(config, ALL, limit=1)[0]) == 1
     assert list_yfcc(YfccConfig(metadata=config.metadata, tags=["york"]), ALL) == ([], {})

@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 from fsspec import AbstractFileSystem
 
-from cluster.sources import Source
+from cluster.sources.manifest import Source
 from cluster.storage.errors import retryable_exceptions, user_error_for
 from cluster.storage.files import version_tag
 from cluster.storage.urls import filesystem, redact

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.sources import Source, Sources, list_folder, read_sources, write_sources
+from cluster.sources.manifest import Source, Sources, list_folder, read_sources, write_sources
 from vgan.errors import InputError
 
 HOSTILE = ("-i.mp4", "a b\u00e9.mp4", "100%.avi", "a#b?.mov", "x[1].mp4", "a::b.mp4", "$(touch x).mkv", "UPPER.MP4")

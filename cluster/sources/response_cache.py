@@ -17,7 +17,7 @@ from vgan.errors import InputError
 LINES = 500  # responses per part
 
 
-class Journal:
+class ResponseCache:
     """Cache of responses by key. Only one process at a time may write to it.
 
     Args:

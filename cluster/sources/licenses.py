@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from cluster.sources import Source
+from cluster.sources.manifest import Source
 from vgan.errors import InputError
 
 ANY = "any"
@@ -30,7 +30,7 @@ def license_names(name: str | None, url: str | None) -> set[str]:
     return names
 
 
-def allowing(licenses: Sequence[str]) -> Callable[[str | None, str | None], bool]:
+def license_filter(licenses: Sequence[str]) -> Callable[[str | None, str | None], bool]:
     """Return the predicate of an allow-list: True for a license (name, URL) on it.
 
     An empty list, or one with the entry `any`, allows every license, an unknown one (None, None) included.
@@ -41,7 +41,7 @@ def allowing(licenses: Sequence[str]) -> Callable[[str | None, str | None], bool
     return lambda name, url: bool(entries & license_names(name, url))
 
 
-def check_known(licenses: Sequence[str], known: Iterable[tuple[str, str]]) -> None:
+def check_license_names(licenses: Sequence[str], known: Iterable[tuple[str, str]]) -> None:
     """Raise InputError if an entry of an allow-list matches none of the licenses (name, URL) in `known`."""
     known = list(known)
     names = set().union(*(license_names(*license_) for license_ in known), {ANY})
@@ -51,7 +51,7 @@ def check_known(licenses: Sequence[str], known: Iterable[tuple[str, str]]) -> No
             raise InputError(f"licenses: {entry!r} must be one of {valid}, or a code like by-sa, cc0 or pdm")
 
 
-def without_repeats(sources: Sequence[Source]) -> tuple[list[Source], int]:
+def deduplicate(sources: Sequence[Source]) -> tuple[list[Source], int]:
     """Remove duplicate sources: those with the URI of an earlier one, or with its size and content hash.
 
     Contents are compared only if the version of the source is a content hash.

@@ -10,7 +10,7 @@ T = TypeVar("T")
 BLOCK = 1024  # rows per block of objects while iterating
 
 
-class Rows(Sequence[T]):
+class LazyRows(Sequence[T]):
     """Sequence whose objects are created from columns on access; equal to any sequence of equal objects."""
 
     @abstractmethod

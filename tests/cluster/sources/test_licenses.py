@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.licenses import allowing, check_known, license_names, without_repeats
-from cluster.sources import Source
+from cluster.sources.licenses import check_license_names, deduplicate, license_filter, license_names
+from cluster.sources.manifest import Source
 from vgan.errors import InputError
 
 BY_SA = ("Attribution-ShareAlike License", "https://creativecommons.org/licenses/by-sa/2.0/")
@@ -15,22 +15,22 @@ RESERVED = ("All Rights Reserved", "")
 
 @pytest.mark.parametrize("entry", ["by-sa", "BY-SA-2.0", BY_SA[0].upper(), BY_SA[1]])
 def test_allowing_matches_a_license_by_code_version_name_and_url(entry: str) -> None:
-    allowed = allowing([entry])
+    allowed = license_filter([entry])
     assert allowed(*BY_SA)
     assert not any(allowed(*other) for other in (CC0, RESERVED, (None, None), ("Attribution License", None)))
-    assert not allowing(["by"])(*BY_SA)
+    assert not license_filter(["by"])(*BY_SA)
 
 
 def test_allowing_with_an_empty_list_or_any_takes_all() -> None:
-    assert allowing([])(None, None)
-    assert allowing(["any"])(*RESERVED)
+    assert license_filter([])(None, None)
+    assert license_filter(["any"])(*RESERVED)
     assert license_names(*CC0) >= {"cc0", "cc0-1.0"}
 
 
 def test_check_known_lists_the_valid_licenses() -> None:
-    check_known(["cc0", "all rights reserved"], [CC0, RESERVED])
+    check_license_names(["cc0", "all rights reserved"], [CC0, RESERVED])
     with pytest.raises(InputError, match=r"'by-3\.0' must be one of 'Attribution-ShareAlike License'"):
-        check_known(["by-3.0"], [BY_SA])
+        check_license_names(["by-3.0"], [BY_SA])
 
 
 def test_without_repeats_keeps_the_first_of_a_url_and_of_a_known_content() -> None:
@@ -40,15 +40,15 @@ def test_without_repeats_keeps_the_first_of_a_url_and_of_a_known_content() -> No
         Source(uri="/d", source_id="d", bytes=4, version=md5),
     )
     same_url, same_content = Source(uri="/a", source_id="b"), Source(uri="/c", source_id="c", bytes=3, version=md5)
-    assert without_repeats([first, same_url, same_content, other]) == ([first, other], 2)
+    assert deduplicate([first, same_url, same_content, other]) == ([first, other], 2)
 
 
 def test_without_repeats_does_not_treat_times_or_other_tags_as_content_hashes() -> None:
     for version in ("modified:1700000000.0", "etag:5f3-17bd", None):
         pair = [Source(uri=f"/{n}", source_id=n, bytes=3, version=version) for n in "ab"]
-        assert without_repeats(pair) == (pair, 0)
+        assert deduplicate(pair) == (pair, 0)
 
 
 def test_without_repeats_rejects_one_name_for_two_files() -> None:
     with pytest.raises(InputError, match="two videos have the source_id 'a', the second is '/b'"):
-        without_repeats([Source(uri="/a", source_id="a"), Source(uri="/b", source_id="a")])
+        deduplicate([Source(uri="/a", source_id="a"), Source(uri="/b", source_id="a")])

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cluster.rows import Rows
+from cluster.sources.lazy_rows import LazyRows
 from cluster.storage.files import exists, find_files, read_bytes, version_tag, write_bytes
 from cluster.storage.urls import filesystem, join_url
 from vgan.errors import InputError
@@ -42,8 +42,8 @@ SCHEMA = pa.schema(
         pa.field("tags", pa.string()),  # separated by commas
     ]
 )
-MEANT = ("source_id", "uri", "page")  # columns by which deletion lists may identify a source
-CREDITS = ("license", "license_url", "author", "page", "tags")
+NAME_COLUMNS = ("source_id", "uri", "page")  # columns by which deletion lists may identify a source
+ATTRIBUTION_COLUMNS = ("license", "license_url", "author", "page", "tags")
 BLOCK = 65536  # rows that are converted from or to Python objects at a time
 
 
@@ -67,7 +67,7 @@ class Source:
     @property
     def credits(self) -> dict[str, str | None]:
         """Attribution and license: the columns in CREDITS."""
-        return {name: getattr(self, name) for name in CREDITS}
+        return {name: getattr(self, name) for name in ATTRIBUTION_COLUMNS}
 
     @property
     def names(self) -> set[str]:
@@ -75,7 +75,7 @@ class Source:
         return {name for name in (self.source_id, self.uri, self.page) if name}
 
 
-class Sources(Rows[Source]):
+class Sources(LazyRows[Source]):
     """Sequence of sources stored as a table of SCHEMA.
 
     2 million sources take about 300 MB, a tenth of the size of their objects.
@@ -107,15 +107,15 @@ class Sources(Rows[Source]):
     @property
     def credited(self) -> bool:
         """True if any source has a value in one of the columns in CREDITS."""
-        return any(pc.any(pc.not_equal(self.table[name], "")).as_py() for name in CREDITS)
+        return any(pc.any(pc.not_equal(self.table[name], "")).as_py() for name in ATTRIBUTION_COLUMNS)
 
     def split_by(self, names: Collection[str]) -> tuple[Sources, Sources]:
         """Split into sources that no name (source_id, URI or page) in `names` matches, and sources that one matches."""
-        mask = meant_by(names, self.table)
+        mask = matches_any_name(names, self.table)
         return Sources(self.table.filter(pc.invert(mask))), Sources(self.table.filter(mask))
 
 
-def meant_by(names: Collection[str], columns: Mapping[str, Any] | pa.Table) -> Any:
+def matches_any_name(names: Collection[str], columns: Mapping[str, Any] | pa.Table) -> Any:
     """Return a boolean Arrow array, one value per row: True if a name matches the row's source_id, URI or page.
 
     Args:
@@ -123,7 +123,7 @@ def meant_by(names: Collection[str], columns: Mapping[str, Any] | pa.Table) -> A
         columns: Columns of SCHEMA, those in MEANT at least.
     """
     value_set = pa.array(sorted(names), pa.string())
-    source_id, uri, page = (pc.is_in(columns[name], value_set=value_set) for name in MEANT)
+    source_id, uri, page = (pc.is_in(columns[name], value_set=value_set) for name in NAME_COLUMNS)
     return pc.or_(pc.or_(source_id, uri), page)
 
 

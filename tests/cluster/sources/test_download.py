@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster import fetch
-from cluster.fetch import local_copy
-from cluster.sources import Source
+from cluster.sources.download import local_copy
+from cluster.sources.manifest import Source
 from vgan.errors import InputError, VideoError
 
 
@@ -45,7 +44,7 @@ def source(uri: str) -> Source:
 
 @pytest.fixture
 def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(fetch, "BACKOFF_S", 0.0)
+    monkeypatch.setattr("cluster.sources.download.BACKOFF_S", 0.0)
     handler = type("Fresh", (Answers,), {"asked": []})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster import flickr
-from cluster.flickr import Crawl, FlickrConfig, crawl, terms
-from cluster.journal import Journal
-from cluster.sources import read_sources
+from cluster.sources import flickr
+from cluster.sources.flickr import CrawlResult, FlickrConfig, crawl, expand_terms
+from cluster.sources.manifest import read_sources
+from cluster.sources.response_cache import ResponseCache
 from tests.cluster.flickr_server import KEY, Library, serving
 from vgan.errors import InputError
 
@@ -28,7 +28,7 @@ FAST = 10_000_000  # calls per hour
 @pytest.fixture(autouse=True)
 def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLICKR_API_KEY", KEY)
-    monkeypatch.setattr(flickr, "BACKOFF_S", 0.01)
+    monkeypatch.setattr("cluster.sources.flickr.BACKOFF_S", 0.01)
 
 
 @pytest.fixture
@@ -42,11 +42,11 @@ def config(library: Library) -> Iterator[FlickrConfig]:
         yield FlickrConfig(tags=["beach", "sea"], words=["golf"], url=url, calls_per_hour=FAST)
 
 
-def run_crawl(config: FlickrConfig, folder: Path, licenses: tuple[str, ...] = ("any",), limit: int = 0) -> Crawl:
-    return crawl(config, licenses, Journal(str(folder / "journal")), limit)
+def run_crawl(config: FlickrConfig, folder: Path, licenses: tuple[str, ...] = ("any",), limit: int = 0) -> CrawlResult:
+    return crawl(config, licenses, ResponseCache(str(folder / "journal")), limit)
 
 
-def ids(result: Crawl) -> list[int]:
+def ids(result: CrawlResult) -> list[int]:
     return sorted(int(s.source_id.removeprefix("flickr/")) - 1000 for s in result.sources)
 
 
@@ -83,8 +83,8 @@ def test_crawl_requests_allowed_licenses_by_flickrs_present_ids(
 
 def test_crawl_bisects_time_until_a_search_returns_all_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (flickr.RESULTS, flickr.PER_PAGE) == (4000, 500)  # as documented; a tenth in this test
-    monkeypatch.setattr(flickr, "RESULTS", 400)
-    monkeypatch.setattr(flickr, "PER_PAGE", 50)
+    monkeypatch.setattr("cluster.sources.flickr.RESULTS", 400)
+    monkeypatch.setattr("cluster.sources.flickr.PER_PAGE", 50)
     monkeypatch.setattr(flickr.Flickr, "sizes", lambda _, video: {"files": [[360, f"https://v/{video}.mp4"]]})
     library = Library(num=950, per_day=10, results=400)
     with serving(library) as url:
@@ -96,7 +96,7 @@ def test_crawl_bisects_time_until_a_search_returns_all_results(tmp_path: Path, m
 def test_crawl_counts_results_beyond_the_limit_within_one_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flickr, "RESULTS", 20)
+    monkeypatch.setattr("cluster.sources.flickr.RESULTS", 20)
     library = Library(num=30, per_day=30, results=20)
     with serving(library) as url:
         config = FlickrConfig(tags=["sea"], url=url, calls_per_hour=FAST, until="2011-01-01")
@@ -199,17 +199,17 @@ def test_acquire_killed_and_restarted_writes_the_complete_manifest(tmp_path: Pat
 
 def test_terms_of_lists_replace_the_list_and_occur_once() -> None:
     lists = {"words.txt": ["beach", "", " train station ", "golf"]}
-    assert terms(["golf", "words.txt", "sea"], lists.__getitem__) == ["golf", "beach", "train station", "sea"]
+    assert expand_terms(["golf", "words.txt", "sea"], lists.__getitem__) == ["golf", "beach", "train station", "sea"]
 
 
 def test_journal_of_many_parts_returns_every_response(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.journal.LINES", 3)
+    monkeypatch.setattr("cluster.sources.response_cache.LINES", 3)
     count = itertools.count()
     for _ in range(2):
-        journal = Journal(str(tmp_path))
+        journal = ResponseCache(str(tmp_path))
         for key in "abcdefgh":
             assert journal.remember(key, lambda: next(count)) == "abcdefgh".index(key)
     assert len(list(tmp_path.iterdir())) == 3
     (tmp_path / "part-000009.jsonl").write_text("half a li")
     with pytest.raises(InputError, match="is not a journal"):
-        Journal(str(tmp_path))
+        ResponseCache(str(tmp_path))

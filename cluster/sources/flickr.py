@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
-from cluster.journal import Journal
-from cluster.licenses import allowing, check_known
 from cluster.observability.progress_bar import progress_bar
-from cluster.sources import Source
+from cluster.sources.licenses import check_license_names, license_filter
+from cluster.sources.manifest import Source
+from cluster.sources.response_cache import ResponseCache
 from vgan.errors import InputError
 from vgan.options import option
 
@@ -79,7 +79,7 @@ def _day(name: str, text: str) -> int:
     return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
 
 
-class Refused(Exception):
+class FlickrApiError(Exception):
     """Response with stat=fail that a retry would not change."""
 
     def __init__(self, code: int, message: str) -> None:
@@ -128,7 +128,7 @@ class Flickr:
                 if code == 100:
                     raise InputError(f"Flickr does not accept the key in {KEY} ({reason}): correct it")
                 if code not in AWAY:
-                    raise Refused(code, reason)
+                    raise FlickrApiError(code, reason)
             except urllib.error.HTTPError as error:
                 reason = f"status {error.code}"
                 if error.code not in (408, 429) and error.code < 500:
@@ -208,7 +208,7 @@ class Flickr:
         """
         try:
             sizes = self.call("flickr.photos.getSizes", photo_id=video)["sizes"]["size"]
-        except Refused as error:
+        except FlickrApiError as error:
             if error.code not in GONE:
                 raise
             return {"why": GONE[error.code]}
@@ -226,14 +226,14 @@ class Flickr:
 
 
 @dataclass(frozen=True)
-class Crawl:
+class CrawlResult:
     """Result of a crawl."""
 
     sources: list[Source]
     left_out: dict[str, int]  # number of omitted videos by reason
 
 
-def crawl(config: FlickrConfig, licenses: Sequence[str], journal: Journal, limit: int = 0) -> Crawl:
+def crawl(config: FlickrConfig, licenses: Sequence[str], journal: ResponseCache, limit: int = 0) -> CrawlResult:
     """List every video that Flickr finds for the tags and texts under the allowed licenses, each once.
 
     Args:
@@ -249,15 +249,17 @@ def crawl(config: FlickrConfig, licenses: Sequence[str], journal: Journal, limit
     client = Flickr(config)
     try:
         return _crawl(client, config, licenses, journal, limit)
-    except Refused as error:
+    except FlickrApiError as error:
         raise InputError(f"Flickr refuses the search: {error}") from error
 
 
-def _crawl(client: Flickr, config: FlickrConfig, licenses: Sequence[str], journal: Journal, limit: int) -> Crawl:
+def _crawl(
+    client: Flickr, config: FlickrConfig, licenses: Sequence[str], journal: ResponseCache, limit: int
+) -> CrawlResult:
     """Run a crawl with a client; raises Refused where `crawl` raises InputError."""
     flickr_licenses = client.licenses()
-    check_known(licenses, flickr_licenses.values())
-    allowed = allowing(licenses)
+    check_license_names(licenses, flickr_licenses.values())
+    allowed = license_filter(licenses)
     ids = [license_id for license_id, name_and_url in flickr_licenses.items() if allowed(*name_and_url)]
     query = {"license": ",".join(ids)} if len(ids) < len(flickr_licenses) else {}
     until = _day("until", config.until) if config.until else journal.remember("until", lambda: int(time.time()))
@@ -280,13 +282,13 @@ def _crawl(client: Flickr, config: FlickrConfig, licenses: Sequence[str], journa
                     continue
                 sources.append(_source(row, _choose_file(sizes["files"], config.height), *name_and_url))
                 if len(sources) == limit:
-                    return Crawl(sources, left_out)
-    return Crawl(sources, left_out)
+                    return CrawlResult(sources, left_out)
+    return CrawlResult(sources, left_out)
 
 
 def _pages(
     client: Flickr,
-    journal: Journal,
+    journal: ResponseCache,
     query: dict[str, str],
     span: tuple[int, int],
     bar: Any,
@@ -344,7 +346,7 @@ def _source(row: dict[str, str], uri: str, license_name: str, license_url: str) 
     )
 
 
-def terms(entries: Sequence[str], read_lines: Callable[[str], list[str]]) -> list[str]:
+def expand_terms(entries: Sequence[str], read_lines: Callable[[str], list[str]]) -> list[str]:
     """Replace lists (URLs that end in .txt) among search terms by their lines; return each term once, in order."""
     expanded = [term for entry in entries for term in (read_lines(entry) if entry.endswith(".txt") else [entry])]
     return list(dict.fromkeys(term.strip() for term in expanded if term.strip()))
