@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from cluster import checkpoints
-from cluster.batches import group_table
 from cluster.checkpoints import Checkpoint
+from cluster.dataset.manifest import MANIFEST, Manifest, read_manifest
+from cluster.dataset.order import row_group_index
+from cluster.dataset.shards import read_clips
 from cluster.looking import Eyes, RealSet, choose, look_at_drawn, look_at_reals, search
 from cluster.mixtures import codes_of, require_fit, training_set
 from cluster.observability.mlflow_tracker import Tracker
 from cluster.observability.tracking_config import TrackingConfig
 from cluster.runtime.ray_session import ray_session, require_resources
-from cluster.shards import MANIFEST, Manifest, read_clips, read_manifest
 from cluster.storage.files import exists, json_bytes, make_writable_folder, read_bytes, write_bytes
 from cluster.storage.urls import join_url
 from vgan.errors import InputError
@@ -340,7 +341,7 @@ def _controls(config: EvaluateConfig, reference: RealSet, subjects: Sequence[Sub
 
 def _some_groups(manifest: Manifest, most: int, seed: int) -> np.ndarray:
     """Row groups of `most` clips about, drawn at random; all where there are no more."""
-    groups = group_table(manifest)
+    groups = row_group_index(manifest)
     order = np.random.default_rng(seed).permutation(len(groups))
     return groups[np.sort(order[: 1 + int(np.searchsorted(np.cumsum(groups[order, 3]), most))])]
 

@@ -7,10 +7,11 @@ from functools import reduce
 
 import numpy as np
 
-from cluster.batches import group_table
+from cluster.dataset.manifest import Manifest
+from cluster.dataset.order import row_group_index
+from cluster.dataset.shards import decode_frames, read_frames
 from cluster.looking import PART, run_parts
 from cluster.observability.progress_bar import progress_bar
-from cluster.shards import Manifest, read_frames, to_frames
 from cluster.storage.files import read_row_group
 from cluster.storage.urls import join_url
 from vgan.analysis.hidden_units import (
@@ -44,7 +45,7 @@ def find_top(probe: LayerProbe, url: str, manifest: Manifest, *, num: int, cpus:
 
     Memory does not grow with the dataset: a task gives back its highest peaks alone.
     """
-    groups = group_table(manifest)
+    groups = row_group_index(manifest)
     parts = [(url, manifest, group, num) for group in groups]
     found: TopActivations | None = None
     with progress_bar(total=int(groups[:, 3].sum()), unit="clip", desc="hidden units") as bar:
@@ -59,7 +60,7 @@ def find_top(probe: LayerProbe, url: str, manifest: Manifest, *, num: int, cpus:
 def _look(probe: LayerProbe, url: str, manifest: Manifest, group: np.ndarray, num: int) -> TopActivations:
     shard, number, first, _ = (int(value) for value in group)
     table = read_row_group(join_url(url, manifest.shards[shard].path), number, ["frames", "source_id"])
-    clips, videos = to_frames(table["frames"], manifest.clip), np.array(table["source_id"].to_pylist(), str)
+    clips, videos = decode_frames(table["frames"], manifest.clip), np.array(table["source_id"].to_pylist(), str)
     rows, parts = np.arange(first, first + len(clips)), (slice(i, i + PART) for i in range(0, len(clips), PART))
     return reduce(TopActivations.join, (top_activations(probe.maps(clips[p]), rows[p], videos[p], num) for p in parts))
 

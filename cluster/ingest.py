@@ -32,23 +32,18 @@ import pyarrow.compute as pc
 import ray
 from ray.util.annotations import RayDeprecationWarning
 
-from cluster.deletion import purge, read_deleted
+from cluster.dataset.deletion_list import read_deleted
+from cluster.dataset.manifest import MANIFEST, Manifest, read_manifest, work_digest, write_manifest
+from cluster.dataset.shards import clip_row
 from cluster.judging import columns_for
 from cluster.observability import log_format, prometheus
 from cluster.observability.progress_bar import silence_ray_data
 from cluster.pack import Packing, pack
 from cluster.prepare.progress import SourceHours
+from cluster.prepare.purge import purge
+from cluster.prepare.scene_scores import process_classifier
 from cluster.records import as_table, compact, tables
 from cluster.runtime.placement import decode_labels
-from cluster.scenes import worker_classifier
-from cluster.shards import (
-    MANIFEST,
-    Manifest,
-    clip_row,
-    read_manifest,
-    work_digest,
-    write_manifest,
-)
 from cluster.sources.download import local_copy
 from cluster.sources.manifest import Source, Sources
 from cluster.storage.conditional_write import put_if_absent, supports_put_if_absent
@@ -328,7 +323,7 @@ def _with_scene_scores(items: Iterable[Clip | Reject], config: VideoConfig) -> I
         return items
     from vgan.scenes.scoring import add_scene_scores  # imports torch
 
-    return add_scene_scores(items, worker_classifier(config.scene.weights, config.scene.sha256), config.scene)
+    return add_scene_scores(items, process_classifier(config.scene.weights, config.scene.sha256), config.scene)
 
 
 def _whole_video_reject(error: VideoError) -> Reject:

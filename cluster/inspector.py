@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from cluster.dataset.manifest import REJECTS, Manifest, read_manifest, work_digest
+from cluster.dataset.shards import frame_bytes, read_clips
 from cluster.judging import SCORES, candidates
-from cluster.shards import REJECTS, Manifest, frame_bytes, read_clips, read_manifest, work_digest
 from cluster.sources.download import local_copy
 from cluster.sources.manifest import Source
 from cluster.storage.files import read_bytes, read_ranges

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster.dataset.manifest import REJECTS_SCHEMA
+from cluster.dataset.shards import clip_schema, combine_chunks
+from cluster.prepare.scene_scores import count_scenes, scene_mismatches
 from cluster.records import as_table
-from cluster.scenes import refusals, scene_counts
-from cluster.shards import REJECTS_SCHEMA, clip_schema, one_array
 from cluster.sources.manifest import ATTRIBUTION_COLUMNS, Source, Sources
 from vgan.records import ClipScores
 from vgan.scenes.config import SceneConfig
@@ -64,7 +65,7 @@ def choose(parts: Iterable[pa.Table], sources: Sources, config: VideoConfig) -> 
     del clips
     counts = count(records, rejects, accepted)
     if config.scene.sha256:
-        counts["scenes"] = scene_counts(accepted, config.scene.categories, config.scene.threshold)
+        counts["scenes"] = count_scenes(accepted, config.scene.categories, config.scene.threshold)
     assert counts["sources"] == len(sources), counts
     return Chosen(accepted, rejects, Counter(v[0] for v in verdicts if v), counts)
 
@@ -100,10 +101,10 @@ def candidates(
     schema_fields = [field for field in schema if field.name != "frames"] + [
         pa.field(*each, nullable=False) for each in location_fields
     ]
-    columns = {"data": pa.DictionaryArray.from_arrays(record, one_array(table["data"])), "row": pa.array(row)}
+    columns = {"data": pa.DictionaryArray.from_arrays(record, combine_chunks(table["data"])), "row": pa.array(row)}
     for name in (field.name for field in schema_fields if field.name not in columns):
         if name in OF_SOURCES:
-            columns[name] = pa.DictionaryArray.from_arrays(source, one_array(listed.table[OF_SOURCES[name]]))
+            columns[name] = pa.DictionaryArray.from_arrays(source, combine_chunks(listed.table[OF_SOURCES[name]]))
         else:
             columns[name] = pc.list_flatten(stored[name]).take(clip_index) if name in stored else pa.nulls(len(record))
     types = [columns[f.name].type if pa.types.is_dictionary(columns[f.name].type) else f.type for f in schema_fields]
@@ -139,10 +140,10 @@ def judge(clips: pa.Table, config: FilterConfig, scene: SceneConfig | None = Non
         )
         for i, row in zip(failing.tolist(), scores.take(pa.array(failing)).to_pylist(), strict=True):
             verdicts[start + i] = first_violation(ClipScores(**row), config)
-    for i, refusal in enumerate(refusals(clips, scene) if scene else []):
+    for i, refusal in enumerate(scene_mismatches(clips, scene) if scene else []):
         if refusal and verdicts[i] is None:
             verdicts[i] = "other_scene", refusal
-    sources, passing = one_array(clips["source_id"]), _passed(verdicts)
+    sources, passing = combine_chunks(clips["source_id"]), _passed(verdicts)
     owner = sources.indices.to_numpy()
     if "near_duplicate" not in config.off:
         blocks = (clips["fingerprint"].take(pa.array(passing[i : i + BLOCK])) for i in range(0, len(passing), BLOCK))
@@ -225,7 +226,7 @@ def _main_reasons(rejects: pa.Table) -> list[str]:
     numbered = rejects.append_column("number", pa.array(np.arange(rejects.num_rows)))
     reasons = numbered.group_by(["source_id", "reason"]).aggregate([("number", "count"), ("number", "min")])
     ranked = reasons.sort_by([("source_id", "ascending"), ("number_count", "descending"), ("number_min", "ascending")])
-    sources = one_array(ranked["source_id"]).dictionary_encode().indices.to_numpy()
+    sources = combine_chunks(ranked["source_id"]).dictionary_encode().indices.to_numpy()
     return ranked["reason"].take(pa.array(np.flatnonzero(np.diff(sources, prepend=-1)))).to_pylist()
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import ray
 
+from cluster.dataset.manifest import Manifest
+from cluster.dataset.shards import decode_frames, read_clips, read_frames
 from cluster.observability.progress_bar import progress_bar
 from cluster.runtime.placement import train_labels
-from cluster.shards import Manifest, read_clips, read_frames, to_frames
 from cluster.storage.files import read_row_group
 from cluster.storage.urls import join_url
 from vgan.allocator import keep_freed_memory
@@ -108,7 +109,7 @@ def search(
     Args:
         asked: what `vgan.metrics.nearest_neighbors.normalize_blocks` gives, (Q, D).
         sources: (Q,) str, videos whose clips do not count; "" for drawn clips.
-        groups: which row groups are searched, rows of `cluster.batches.group_table`.
+        groups: which row groups are searched, rows of `cluster.dataset.order.row_group_index`.
     """
     questions = ray.put((asked, sources))
     parts = [(questions, url, manifest, group) for group in groups]
@@ -142,7 +143,7 @@ def _search(
     shard, number, first, _ = (int(value) for value in group)
     path = join_url(url, manifest.shards[shard].path)
     table = read_row_group(path, number, ["frames", "source_id"])
-    known = normalize_blocks(block_means(to_frames(table["frames"], manifest.clip)[:, : eyes.frames]))
+    known = normalize_blocks(block_means(decode_frames(table["frames"], manifest.clip)[:, : eyes.frames]))
     sources = np.array(table["source_id"].to_pylist(), str)
     return nearest_neighbors(asked[0], known, sources=sources, own=asked[1], first=first)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from cluster.batches import ClipReader
 from cluster.checkpoints import Checkpoint
-from cluster.shards import Manifest, read_manifest
+from cluster.dataset.loader import ClipReader
+from cluster.dataset.manifest import Manifest, read_manifest
 from vgan.errors import InputError
 from vgan.models.pretrained import BATCH, Model
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from cluster.dataset.shards import read_frames
 from cluster.evaluation import EvaluateConfig, Evaluation, Judged, Subject
 from cluster.evaluation_record import LINES, cells, names_by_word, notes
-from cluster.shards import read_frames
 from cluster.storage.files import exists, read_json
 from cluster.sweep_record import results_of
 from vgan.errors import InputError

@@ -17,25 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
+from cluster.dataset.manifest import MANIFEST, REJECTS, Manifest, Shard, config_digest, digest_settings, work_digest
+from cluster.dataset.shards import READERS, clip_schema, decode_frames, frame_bytes, shard_bytes
 from cluster.judging import choose
 from cluster.observability import prometheus
 from cluster.observability.progress_bar import progress_bar
 from cluster.runtime.placement import decode_labels
 from cluster.runtime.provenance import git_commit
-from cluster.shards import (
-    MANIFEST,
-    READERS,
-    REJECTS,
-    Manifest,
-    Shard,
-    clip_schema,
-    config_digest,
-    frame_bytes,
-    settings_of,
-    table_bytes,
-    to_frames,
-    work_digest,
-)
 from cluster.sources.manifest import ATTRIBUTION_COLUMNS, Sources
 from cluster.storage.files import list_names, read_ranges, remove_tree, write_bytes
 from cluster.storage.urls import join_url
@@ -94,11 +82,11 @@ def pack(
     remove_tree(join_url(out, MANIFEST))  # from here on the old dataset no longer exists
     remove_tree(join_url(out, "shards"))
     shards = _write_shards(accepted, out, config, packing)
-    write_bytes(join_url(out, REJECTS), table_bytes(chosen.rejects))
+    write_bytes(join_url(out, REJECTS), shard_bytes(chosen.rejects))
     digests = {"digest": config_digest(config), "work_digest": work_digest(config)}
     manifest = Manifest(
         clip=config.clip,
-        config={"video": settings_of(config), "seed": packing.seed, "codec": packing.codec, **digests},
+        config={"video": digest_settings(config), "seed": packing.seed, "codec": packing.codec, **digests},
         counts=counts,
         shards=shards,
         inputs=inputs,
@@ -182,13 +170,13 @@ def write_shard(clips: pa.Table, out: str, path: str, config: VideoConfig, codec
         list(pool.map(gather, by_file))
     frames = pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), clips.num_rows, [None, pa.py_buffer(pixels)])
     if codec == "jpeg":
-        frames = pa.array([write_strip(clip) for clip in to_frames(frames, config.clip)], pa.binary())
+        frames = pa.array([write_strip(clip) for clip in decode_frames(frames, config.clip)], pa.binary())
     schema = clip_schema(
         config.clip, codec, credited=ATTRIBUTION_COLUMNS[0] in clips.column_names, scenes=config.scene.looked_for
     )
     table = clips.select([name for name in schema.names if name != "frames"]).combine_chunks()
     table = table.append_column(schema.field("frames"), frames).select(schema.names)
-    data = table_bytes(table.replace_schema_metadata(schema.metadata))
+    data = shard_bytes(table.replace_schema_metadata(schema.metadata))
     write_bytes(join_url(out, path), data)
     prometheus.increment("scene_pack_clips_total", clips.num_rows, run=prometheus.run_label(out))
     return Shard(path=path, rows=clips.num_rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cluster.inspection import status
-from cluster.shards import MANIFEST, read_manifest
+from cluster.dataset.manifest import MANIFEST, read_manifest
+from cluster.prepare.status import dataset_status
 from cluster.sources.flickr import PER_PAGE
 from cluster.sources.manifest import read_sources
 from cluster.storage.files import exists, read_bytes, read_json
@@ -363,7 +363,7 @@ class Checked:
 
 def check(out: str, rates: Rates) -> Checked:
     """What a dataset's commit records tell of its cost, and what the rates say of its videos' lengths and windows."""
-    status(out)  # says so if there is nothing
+    dataset_status(out)  # says so if there is nothing
     ledger = Ledger.read(out)
     records = [r for r in read_records(ledger.commit_urls(ledger.all_videos())) if r["probe"] and r["source_s"]]
     if not records:

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from cluster.shards import MANIFEST, read_frames, read_manifest
+from cluster.dataset.manifest import MANIFEST, read_manifest
+from cluster.dataset.shards import read_frames
 from cluster.sources.download import local_copy
 from cluster.sources.manifest import VIDEO_SUFFIXES, Source
 from cluster.storage.files import exists, list_files, read_bytes, write_bytes, write_json

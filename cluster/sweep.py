@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from cluster import checkpoints
 from cluster.child import INITS, PRETRAINED, Child, Start, run_child, run_child_on_workers
+from cluster.dataset.manifest import Manifest
 from cluster.observability.mlflow_tracker import Tracker
 from cluster.observability.progress_bar import progress_bar
 from cluster.observability.tracking_config import TrackingConfig
@@ -20,7 +21,6 @@ from cluster.runtime.placement import train_labels
 from cluster.runtime.provenance import flatten, git_commit, redacted_settings
 from cluster.runtime.ray_session import ray_session, require_resources
 from cluster.runtime.run_registry import check_name, register_run
-from cluster.shards import Manifest
 from cluster.storage.files import exists, make_writable_folder, read_json, write_json
 from cluster.storage.urls import join_url
 from cluster.sweep_record import log_child, log_finished, log_results, row_of, table

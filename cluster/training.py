@@ -14,6 +14,8 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchTrainer
 
 from cluster import checkpoints, engines
+from cluster.dataset.manifest import Manifest, read_manifest
+from cluster.dataset.scene_selection import scene_mask
 from cluster.observability.mlflow_tracker import Run, Tracker
 from cluster.observability.system_metrics import installed_packages
 from cluster.observability.tracking_config import TrackingConfig
@@ -21,8 +23,6 @@ from cluster.runtime.placement import train_labels
 from cluster.runtime.provenance import flatten, git_commit, redacted_settings
 from cluster.runtime.ray_session import ray_session
 from cluster.runtime.run_registry import check_name, register_run
-from cluster.scenes import rows_showing
-from cluster.shards import Manifest, read_manifest
 from cluster.sizing import Sizing, check_memory, matrix_flop_per_s, memory_gb, sizing
 from cluster.stopping import HeedingConfig, run_stoppable, start_signal
 from cluster.storage.files import free_disk_bytes, json_bytes, make_writable_folder
@@ -160,7 +160,7 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
     """
     manifest = read_manifest(config.data)
     _check_fits(config, manifest)
-    only = rows_showing(config.data, manifest, config.scenes, config.scene_threshold) if config.scenes else None
+    only = scene_mask(config.data, manifest, config.scenes, config.scene_threshold) if config.scenes else None
     clips = sum(shard.rows for shard in manifest.shards) if only is None else int(only.sum())
     run_url = join_url(config.out, config.name)
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "gan")

@@ -8,9 +8,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from cluster.dataset.manifest import Manifest, read_manifest
+from cluster.dataset.shards import read_clips, read_frames
 from cluster.ingest import prepare
 from cluster.pack import Packing
-from cluster.shards import Manifest, read_clips, read_frames, read_manifest
 from cluster.sources.manifest import Source
 from cluster.storage.urls import join_url
 from vgan.errors import InputError

@@ -19,14 +19,15 @@ import torch
 from torch import Tensor
 
 from cluster import checkpoints, engines
-from cluster.batches import Batch, ClipReader, prefetched, share
+from cluster.dataset.loader import Batch, ClipReader, prefetch
+from cluster.dataset.manifest import Manifest
+from cluster.dataset.order import rank_slice
 from cluster.observability import log_format, prometheus
 from cluster.observability.mlflow_queue import MlflowQueue
 from cluster.observability.mlflow_tracker import Run, Tracker
 from cluster.observability.system_metrics import system_metrics
 from cluster.runtime.provenance import redacted_settings
 from cluster.saving import Saver
-from cluster.shards import Manifest
 from cluster.stopping import StopWatch, must_go_on
 from cluster.storage.urls import join_url
 from vgan.allocator import keep_freed_memory
@@ -88,7 +89,7 @@ def train_worker(loop: dict[str, Any]) -> Outcome:
     engines.prepare_ops(config.use_gpu)
     keep_freed_memory()
     torch.manual_seed(config.seed)
-    first, end = share(config.batch_size, rank, world_size)
+    first, end = rank_slice(config.batch_size, rank, world_size)
     nets = engines.make_engines(
         config.model,
         config.objective,
@@ -141,11 +142,11 @@ def train(
 ) -> Outcome:
     """Train from the step after `start` to the last one, or until all ranks know of a reason to stop."""
     config, rank, world_size = job.config, reader.rank, reader.world_size
-    first, end = share(config.batch_size, rank, world_size)
+    first, end = rank_slice(config.batch_size, rank, world_size)
     weight = (end - first) * world_size / config.batch_size
     weighed = engines.weigh(nets, weight)
     watch = StopWatch(job.stop if rank == 0 else None)
-    feed = prefetched(reader.batches(consumed=start * config.batch_size, pin=config.use_gpu))
+    feed = prefetch(reader.batches(consumed=start * config.batch_size, pin=config.use_gpu))
     clock, safe, logged, started_s = _Clock(), False, list[dict[str, float]](), time.time()
     for step in range(start + 1, config.steps + 1):
         going_on()

@@ -9,9 +9,9 @@ import torch
 
 from cluster import checkpoints
 from cluster.checkpoints import Checkpoint
+from cluster.dataset.manifest import read_manifest
 from cluster.media import FORMATS, write_media
 from cluster.mixtures import codes_of, require_fit, training_set
-from cluster.shards import read_manifest
 from cluster.storage.files import exists, make_writable_folder, read_bytes, write_bytes
 from cluster.storage.urls import absolute_url, join_url
 from jobs import command

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from cluster import checkpoints
+from cluster.dataset.manifest import read_manifest
 from cluster.hidden import Unit, find_top, show
 from cluster.media import FORMATS, write_media
 from cluster.mixtures import require_fit
 from cluster.runtime.ray_session import ray_session, require_resources
-from cluster.shards import read_manifest
 from cluster.storage.files import make_writable_folder, write_json
 from cluster.storage.urls import absolute_url, join_url
 from jobs import command

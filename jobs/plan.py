@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
+from cluster.dataset.manifest import CODECS
 from cluster.planner import (
     Checked,
     CorpusConfig,
@@ -19,7 +20,6 @@ from cluster.planner import (
     wanted,
 )
 from cluster.runtime.provenance import redacted_settings
-from cluster.shards import CODECS
 from cluster.storage.files import make_writable_folder, write_bytes, write_json
 from cluster.storage.urls import absolute_url, join_url
 from jobs import command

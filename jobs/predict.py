@@ -12,9 +12,10 @@ import torch
 
 from cluster import checkpoints
 from cluster.checkpoints import Checkpoint
+from cluster.dataset.manifest import Manifest, read_manifest
+from cluster.dataset.shards import decode_frames, read_clips
 from cluster.media import FORMATS, write_media
 from cluster.observability.progress_bar import progress_bar
-from cluster.shards import Manifest, read_clips, read_manifest, to_frames
 from cluster.sources.download import local_copy
 from cluster.sources.manifest import VIDEO_SUFFIXES, Source, list_folder
 from cluster.storage.files import exists, make_writable_folder, write_bytes
@@ -224,7 +225,7 @@ def _clips(url: str, manifest: Manifest, model: Model, num: int) -> tuple[np.nda
     sources = set(read_clips(url, manifest, columns=["source_id"])["source_id"].to_pylist())
     needed = 1 + int(np.searchsorted(np.cumsum([shard.rows for shard in manifest.shards]), num))
     table = read_clips(url, replace(manifest, shards=manifest.shards[:needed]), columns=["frames"])
-    return to_frames(table["frames"].slice(0, num), manifest.clip), sources
+    return decode_frames(table["frames"].slice(0, num), manifest.clip), sources
 
 
 def _predicted(model: Model, truth: np.ndarray) -> np.ndarray:

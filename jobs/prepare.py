@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 
-from cluster.dataset_card import write_card
-from cluster.deletion import delete
-from cluster.export import write_strips
+from cluster.dataset.card import write_card, yield_table
+from cluster.dataset.deletion_list import add_to_deletion_list
+from cluster.dataset.export_strips import write_strips
+from cluster.dataset.manifest import CODECS, MANIFEST, Manifest
+from cluster.dataset.verify import verify_dataset
 from cluster.ingest import already_prepared, prepare, videos_by_name
-from cluster.inspection import funnel_text, quarantine, requeue, status, status_text, verify
 from cluster.inspector import inspection
 from cluster.observability.mlflow_tracker import Tracker
 from cluster.observability.tracking_config import TrackingConfig
 from cluster.pack import Packing
+from cluster.prepare.scene_scores import resolve_classifier
+from cluster.prepare.status import dataset_status, list_quarantined, requeue, status_text
 from cluster.runtime.provenance import flatten, redacted_settings
 from cluster.runtime.ray_session import ray_session, require_resources
-from cluster.scenes import with_classifier
-from cluster.shards import CODECS, MANIFEST, Manifest
 from cluster.sources.manifest import read_sources
 from cluster.storage.files import exists, json_bytes, make_writable_folder, read_lines, write_bytes
 from cluster.storage.urls import absolute_url, join_url
@@ -104,7 +105,7 @@ class PrepareConfig:
 
     def video(self) -> VideoConfig:
         """The settings between a video file and its clips, and which scene classifier that file is."""
-        return with_classifier(VideoConfig(**{f.name: getattr(self, f.name) for f in fields(VideoConfig)}))
+        return resolve_classifier(VideoConfig(**{f.name: getattr(self, f.name) for f in fields(VideoConfig)}))
 
 
 def main(config: PrepareConfig) -> None:
@@ -168,7 +169,7 @@ def show_status(config: PrepareConfig, out: str) -> None:
     videos = None
     if config.sources:
         videos = videos_by_name(read_sources(absolute_url(config.sources)), config.video())
-    print(status_text(status(out, videos), out))
+    print(status_text(dataset_status(out, videos), out))
 
 
 def mark_deleted(config: PrepareConfig, out: str) -> None:
@@ -179,7 +180,7 @@ def mark_deleted(config: PrepareConfig, out: str) -> None:
         names = read_lines(absolute_url(config.names))
     if not exists(join_url(out, "work")) and not exists(join_url(out, MANIFEST)):
         raise InputError(f"nothing was prepared at {out!r}")
-    clips = delete(out, names)
+    clips = add_to_deletion_list(out, names)
     print(f"{clips} clips are left out from the next epoch on; prepare with replace=true removes them for good")
 
 
@@ -190,7 +191,7 @@ def check(config: PrepareConfig, out: str) -> None:
         InputError: something is wrong with it; every fault is printed before.
     """
     with ray_session(config.address):
-        faults = verify(out)
+        faults = verify_dataset(out)
     for fault in faults:
         print(fault)
     if faults:
@@ -200,7 +201,7 @@ def check(config: PrepareConfig, out: str) -> None:
 
 def show_quarantine(out: str) -> None:
     """Print what was set aside, a line a video."""
-    rows = quarantine(out)
+    rows = list_quarantined(out)
     for row in rows:
         print(f"{row['reason']}\t{row['source_uri']}\t{row['detail']}\tgeneration {row['generation']}")
     print(f"{len(rows)} in quarantine" + ("; action=retry reason=... does them again" if rows else ""))
@@ -218,7 +219,7 @@ def track(tracker: Tracker, config: PrepareConfig, manifest: Manifest, out: str)
         run.dataset(name="clips", digest=manifest.digest, url=out, context="prepare")
         run.metrics(counts | {f"rejects/{k.replace('.', '/')}": v for k, v in rejects.items()})
         run.text(json_bytes(asdict(manifest)).decode(), "manifest.json")
-        run.text(funnel_text(manifest.counts), "funnel.txt")
+        run.text(yield_table(manifest.counts), "funnel.txt")
 
 
 def summary(manifest: Manifest, out: str) -> str:
@@ -228,7 +229,7 @@ def summary(manifest: Manifest, out: str) -> str:
         f"sources = accepted + rejected: {c['sources']} = {c['accepted']} + {c['rejected']}",
         *(f"  {n} rejected: {reason}" for reason, n in c["rejected_by_reason"].items()),
         "yield by stage and reason:",
-        funnel_text(c),
+        yield_table(c),
         f"dataset {manifest.digest[:16]}: {c['clips']} clips in {len(manifest.shards)} shards -> {out}",
     ]
     return "\n".join(lines)

@@ -30,9 +30,11 @@ from timing import seconds
 from torch import Tensor
 
 from cluster import checkpoints, engines
-from cluster.batches import ClipReader, prefetched, share
+from cluster.dataset.loader import ClipReader, prefetch
+from cluster.dataset.manifest import Manifest, Shard
+from cluster.dataset.order import rank_slice
+from cluster.dataset.shards import clip_row, clip_schema, shard_bytes
 from cluster.saving import Saver
-from cluster.shards import Manifest, Shard, clip_row, clip_schema, table_bytes
 from cluster.training import TrainConfig
 from cluster.worker import Job, finite, write_checkpoint
 from vgan.models import make_networks
@@ -63,7 +65,7 @@ def write_dataset(folder: Path, clips: int, rows: int, spec: ClipSpec, codec: st
         if codec == "jpeg":
             smooth = np.stack([cv2.GaussianBlur(frame, (0, 0), 1.2) for frame in frames])
             table[-1]["frames"] = write_strip(smooth)
-    data = table_bytes(pa.Table.from_pylist(table, clip_schema(spec, codec)))
+    data = shard_bytes(pa.Table.from_pylist(table, clip_schema(spec, codec)))
     (folder / "shard.parquet").write_bytes(data)
     shards = []
     for number in range(clips // rows):
@@ -92,7 +94,7 @@ def bare_step(config: TrainConfig, real: Tensor) -> Callable[[], object]:
 
 def worker_step(config: TrainConfig, nets: engines.Engines, reader: ClipReader) -> Callable[[], object]:
     """One step as jobs.train takes it: fed from shards, under DeepSpeed, checked on every rank."""
-    feed, number = prefetched(reader.batches(0)), iter(range(1, sys.maxsize))
+    feed, number = prefetch(reader.batches(0)), iter(range(1, sys.maxsize))
 
     def step() -> None:
         real = normalize_clips(next(feed).frames)
@@ -113,7 +115,7 @@ def step_worker(loop: dict[str, object]) -> dict[str, object]:
     rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(int(loop["threads"]))  # type: ignore[call-overload]
     engines.prepare_ops()
-    first, end = share(config.batch_size, rank, world_size)
+    first, end = rank_slice(config.batch_size, rank, world_size)
     nets = engines.make_engines(
         config.model, config.objective, batch_size=end - first, zero_stage=0, precision=config.precision
     )
@@ -202,7 +204,7 @@ def reader_of(folder: Path, manifest: Manifest, batch_size: int = 16) -> ClipRea
 
 def fed(folder: Path, manifest: Manifest, clips: int) -> int:
     """The feed of jobs.train."""
-    feed = prefetched(reader_of(folder, manifest).batches(0))
+    feed = prefetch(reader_of(folder, manifest).batches(0))
     return sum(len(batch.frames) for batch in islice(feed, clips // 16))
 
 
@@ -243,11 +245,11 @@ def feed_tables(folder: Path, large: Manifest, packed: Manifest) -> None:
         best, median = max(found), float(np.median(found))
         rate = f"{best:,.0f} ({median:,.0f}) clips/s"
         print(f"{name:<22}{rate:>28}{best * clip_mb:>10,.0f} MB/s{best / best_bare:>8.0%} of the bare read")
-    first = seconds(lambda: next(prefetched(reader_of(folder / "large", large).batches(0))))
+    first = seconds(lambda: next(prefetch(reader_of(folder / "large", large).batches(0))))
     print(f"first batch after {first:.2f} s")
     gc.collect()
     process, memory = psutil.Process(), []
-    feed = prefetched(reader_of(folder / "large", large).batches(0))
+    feed = prefetch(reader_of(folder / "large", large).batches(0))
     for _ in range(10):
         for _ in islice(feed, CLIPS // 16):
             pass

@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from cluster.batches import ClipReader
+from cluster.dataset.loader import ClipReader
+from cluster.dataset.manifest import Manifest, Shard
+from cluster.dataset.shards import clip_row, clip_schema, shard_bytes
 from cluster.pack import write_shard
-from cluster.shards import Manifest, Shard, clip_row, clip_schema, table_bytes
 from vgan.allocator import keep_freed_memory
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
@@ -91,7 +92,7 @@ def reader_rows(folder: Path) -> list[tuple[str, str, tuple[float, float, float]
     rng = np.random.default_rng(0)
     clip = Clip(start_s=0, shot=0, frames=rng.integers(0, 256, (32, 64, 64, 3), np.uint8), evidence=ClipScores())
     rows = [clip_row(clip, clip_id=str(i), **IDS) for i in range(256)]
-    data = table_bytes(pa.Table.from_pylist(rows, clip_schema(spec)))
+    data = shard_bytes(pa.Table.from_pylist(rows, clip_schema(spec)))
     (folder / "shard.parquet").write_bytes(data)
     shard = Shard(path="shard.parquet", rows=256, bytes=len(data), sha256="")
     manifest = Manifest(clip=spec, config={}, counts={}, shards=[shard], digest="0" * 64)

@@ -24,15 +24,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cluster import deletion, records
-from cluster.batches import epoch_order, group_table
+from cluster import records
+from cluster.dataset.deletion_list import replace_deleted
+from cluster.dataset.manifest import REJECTS, Manifest, Shard, read_manifest, work_digest, write_manifest
+from cluster.dataset.order import epoch_order, row_group_index
+from cluster.dataset.shards import shard_bytes
 from cluster.ingest import WINDOW, already_prepared, videos_by_name
-from cluster.inspection import status
 from cluster.judging import choose, columns_for
 from cluster.pack import Packing, shard_tables
 from cluster.planner import CorpusConfig, NodeConfig, PriceConfig, Rates, listed, plan
 from cluster.prepare.progress import SourceHours
-from cluster.shards import REJECTS, Manifest, Shard, read_manifest, table_bytes, work_digest, write_manifest
+from cluster.prepare.status import dataset_status
 from cluster.sources.manifest import Source, Sources, read_sources, write_sources
 from cluster.storage.files import json_bytes, write_bytes
 from cluster.units import Ledger, Units, Videos
@@ -209,7 +211,7 @@ def resume(size: int, out: str, clock: Clock) -> int:
 def tell_status(size: int, out: str, clock: Clock) -> int:
     """jobs.prepare action=status."""
     with clock:
-        found = status(out)
+        found = dataset_status(out)
     assert found.complete == int(DONE * size)
     return found.units
 
@@ -231,7 +233,7 @@ def pack_without_pixels(size: int, out: str, clock: Clock) -> int:
         videos = videos_by_name(found, VIDEO)
         pieces = records.tables(Ledger.read(out), videos, columns_for(VIDEO))
         chosen = choose(pieces, found, VIDEO)
-        write_bytes(f"{out}/{REJECTS}", table_bytes(chosen.rejects))
+        write_bytes(f"{out}/{REJECTS}", shard_bytes(chosen.rejects))
         num_clips = sum(table.num_rows for table in shard_tables(chosen.accepted, VIDEO, PACKING))
     assert num_clips == chosen.counts["clips"]
     return num_clips + chosen.refused.total()
@@ -250,9 +252,9 @@ def training_order(size: int, _: str, clock: Clock) -> int:
     """An epoch's order, with a deletion list of a thousand clips."""
     found = manifest(7 * size)
     with clock:
-        groups = group_table(found)
+        groups = row_group_index(found)
         order = epoch_order(groups, found.digest, 0, 0)
-        deletion.without(order, groups[order[:, 0], 2] + order[:, 1], np.arange(1000))
+        replace_deleted(order, groups[order[:, 0], 2] + order[:, 1], np.arange(1000))
     return len(order)
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.shards import Manifest, Shard, clip_row, clip_schema, config_digest, table_bytes, write_manifest
+from cluster.dataset.manifest import Manifest, Shard, config_digest, write_manifest
+from cluster.dataset.shards import clip_row, clip_schema, shard_bytes
 from cluster.storage.files import write_bytes
 from cluster.storage.urls import join_url
 from vgan.records import Clip, ClipScores
@@ -38,7 +39,7 @@ def write_dataset() -> WriteDataset:
             rows = [_row(n) for n in range(start, min(start + shard_rows, num_clips))]
             if codec == "jpeg":
                 rows = [row | {"frames": write_strip(pixels(row["frames"]))} for row in rows]
-            data = table_bytes(pa.Table.from_pylist(rows, clip_schema(video.clip, codec)))
+            data = shard_bytes(pa.Table.from_pylist(rows, clip_schema(video.clip, codec)))
             path = f"shards/shard-{number:06d}.parquet"
             write_bytes(join_url(url, path), data)
             shards.append(Shard(path=path, rows=len(rows), bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))

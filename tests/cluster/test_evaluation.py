@@ -13,12 +13,12 @@ import torch
 
 from cluster import evaluation, looking
 from cluster.checkpoints import write_state
+from cluster.dataset.manifest import Manifest, read_manifest
 from cluster.evaluation import EvaluateConfig, Evaluation, evaluate
 from cluster.evaluation_record import log_evaluation, results, table, word_of
 from cluster.looking import Eyes, choose, search
 from cluster.model_card import model_card
 from cluster.observability.tracking_config import TrackingConfig
-from cluster.shards import Manifest, read_manifest
 from vgan.errors import InputError
 from vgan.metrics.nearest_neighbors import block_means, normalize_blocks
 from vgan.models import make_networks, pretrained

@@ -14,11 +14,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.dataset_card import write_card
-from cluster.deletion import delete, deleted_rows
+from cluster.dataset.card import write_card
+from cluster.dataset.deletion_list import add_to_deletion_list, deleted_rows
+from cluster.dataset.manifest import Manifest, read_manifest
+from cluster.dataset.shards import decode_frames, read_clips
 from cluster.ingest import commit_unit, prepare, videos_by_name
 from cluster.pack import Packing
-from cluster.shards import Manifest, read_clips, read_manifest, to_frames
 from cluster.sources.manifest import Source, list_folder
 from cluster.units import Ledger, Unit, read_records
 from vgan.errors import InputError
@@ -114,7 +115,7 @@ def test_prepare_shards_match_the_manifest(dataset: Path, sources: list[Source])
     starts = sorted(row["start_s"] for row in rows if row["source_id"] == GOOD[0])
     assert starts == pytest.approx([0.16 * n for n in range(11)])
     assert all(row["stabilized"] and row["motion"] > 0 for row in rows)
-    assert to_frames(table["frames"], manifest.clip).std(axis=(1, 2, 3, 4)).min() > 5  # images, not constant frames
+    assert decode_frames(table["frames"], manifest.clip).std(axis=(1, 2, 3, 4)).min() > 5  # images, not constant frames
     assert manifest.digest == manifest.content_digest()
 
 
@@ -180,7 +181,7 @@ def test_prepare_with_codec_jpeg_packs_again_without_decoding(copy: Path, source
     assert (packed.config["codec"], packed.digest == raw.digest) == ("jpeg", False)
     strips = read_clips(str(copy), packed)
     assert strips["clip_id"] == pixels["clip_id"]
-    decoded_strips, frames = (to_frames(t["frames"], raw.clip).astype(float) for t in (strips, pixels))
+    decoded_strips, frames = (decode_frames(t["frames"], raw.clip).astype(float) for t in (strips, pixels))
     assert 0 < np.square(decoded_strips - frames).mean() < 255**2 / 10**3.5  # above 35 dB
     again = run(sources, copy, codec="jpeg", replace_old=True)
     assert again.digest == packed.digest
@@ -233,7 +234,7 @@ def test_prepare_after_a_deletion_removes_the_video_and_counts_it_as_rejected(
     sources: list[Source], copy: Path
 ) -> None:
     before = read_manifest(str(copy))
-    assert delete(str(copy), [GOOD[0]]) == 11
+    assert add_to_deletion_list(str(copy), [GOOD[0]]) == 11
     with pytest.raises(InputError, match="deletion list"):
         run(sources, copy)
     (name,) = videos_by_name([s for s in sources if s.source_id == GOOD[0]], VIDEO)

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.export import write_strips
+from cluster.dataset.export_strips import write_strips
+from cluster.dataset.manifest import read_manifest
+from cluster.dataset.shards import decode_frames, read_clips
+from cluster.dataset.verify import verify_dataset
 from cluster.ingest import prepare, videos_by_name
-from cluster.inspection import quarantine, requeue, status, verify
 from cluster.inspector import inspection
 from cluster.pack import Packing
-from cluster.shards import read_clips, read_manifest, to_frames
+from cluster.prepare.status import dataset_status, list_quarantined, requeue
 from cluster.sources.manifest import Source, list_folder, read_sources
 from vgan.errors import InputError
 from vgan.synthetic import draw_clip
@@ -50,19 +52,19 @@ def commits(out: Path) -> list[Path]:
 
 def test_status_counts_committed_videos_and_rejects(dataset: Path, sources: list[Source]) -> None:
     videos = videos_by_name(sources, VIDEO)
-    result = status(str(dataset), videos)
+    result = dataset_status(str(dataset), videos)
     assert (result.videos, result.complete, result.begun, result.clips, result.finished) == (2, 2, 0, 5, True)
     assert list(result.rejects) == ["decode: cannot_open"]
     assert result.source_hours == pytest.approx(48 / 25 / 3600, rel=0.05)
     commits(dataset)[0].unlink()
     (dataset / "manifest.json").unlink()
-    result = status(str(dataset), videos)
+    result = dataset_status(str(dataset), videos)
     assert (result.videos, result.complete, result.finished) == (2, 1, False)
-    assert status(str(dataset)).complete == 1
+    assert dataset_status(str(dataset)).complete == 1
 
 
 def test_verify_of_an_intact_dataset_is_empty(dataset: Path) -> None:
-    assert verify(str(dataset)) == []
+    assert verify_dataset(str(dataset)) == []
 
 
 def test_verify_names_a_corrupt_or_missing_shard(dataset: Path) -> None:
@@ -70,17 +72,17 @@ def test_verify_names_a_corrupt_or_missing_shard(dataset: Path) -> None:
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
-    (defect,) = [line for line in verify(str(dataset)) if "shard" in line and "clips in" not in line]
+    (defect,) = [line for line in verify_dataset(str(dataset)) if "shard" in line and "clips in" not in line]
     assert "shard-000000.parquet does not match its checksum" in defect
     shard.unlink()
-    assert "shards/shard-000000.parquet is missing" in verify(str(dataset))
+    assert "shards/shard-000000.parquet is missing" in verify_dataset(str(dataset))
 
 
 def test_replace_repairs_a_damaged_dataset(dataset: Path, sources: list[Source]) -> None:
     digest = read_manifest(str(dataset)).digest
     (dataset / "shards" / "shard-000000.parquet").unlink()
     assert prepare(sources, str(dataset), VIDEO, Packing(shard_mb=1), replace=True).digest == digest
-    assert verify(str(dataset)) == []
+    assert verify_dataset(str(dataset)) == []
 
 
 def test_replace_without_pixels_changes_nothing(dataset: Path, sources: list[Source]) -> None:
@@ -88,19 +90,19 @@ def test_replace_without_pixels_changes_nothing(dataset: Path, sources: list[Sou
     pixels.unlink()
     with pytest.raises(InputError, match=r"1 files of pixels are missing"):
         prepare(sources, str(dataset), VIDEO, Packing(seed=1, shard_mb=1), replace=True)
-    assert verify(str(dataset)) == []
+    assert verify_dataset(str(dataset)) == []
 
 
 def test_status_of_a_missing_folder_raises(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing was prepared"):
-        status(str(tmp_path / "nowhere"))
+        dataset_status(str(tmp_path / "nowhere"))
 
 
 def test_verify_detects_an_altered_manifest(dataset: Path) -> None:
     manifest = json.loads((dataset / "manifest.json").read_text())
     manifest["counts"]["clips"] += 1
     (dataset / "manifest.json").write_text(json.dumps(manifest))
-    defects = verify(str(dataset))
+    defects = verify_dataset(str(dataset))
     assert any("expected 6 by the manifest" in defect for defect in defects)
     assert any("digest" in defect for defect in defects)
 
@@ -120,13 +122,13 @@ def test_requeue_repeats_only_the_rejected_video(dataset: Path, sources: list[So
 
 
 def test_quarantine_lists_videos_that_killed_their_decoder(dataset: Path) -> None:
-    assert quarantine(str(dataset)) == []
+    assert list_quarantined(str(dataset)) == []
     (record,) = (p for p in commits(dataset) if json.loads(p.read_text())["rejects"])
     value = json.loads(record.read_text())
     value["quarantined"] = True
     value["rejects"][0] |= {"reason": "crashed", "detail": "signal 11"}
     record.write_text(json.dumps(value))
-    (row,) = quarantine(str(dataset))
+    (row,) = list_quarantined(str(dataset))
     assert (row["source_id"], row["reason"], row["detail"]) == ("garbage.mp4", "crashed", "signal 11")
 
 
@@ -153,7 +155,7 @@ def test_written_strips_can_be_prepared_again(dataset: Path, tmp_path: Path) -> 
     manifest = prepare(sources, str(tmp_path / "again"), config, Packing(shard_mb=1))
     assert manifest.counts["clips"] == 5
     table = read_clips(str(tmp_path / "again"), manifest, ["source_id", "frames"])
-    clips = dict(zip(table["source_id"].to_pylist(), to_frames(table["frames"], manifest.clip), strict=True))
+    clips = dict(zip(table["source_id"].to_pylist(), decode_frames(table["frames"], manifest.clip), strict=True))
     for row, frames in original_clips(dataset):
         assert np.abs(clips[f"clips/{row[:2]}/{row}.jpg"].astype(int) - frames).mean() < 3  # within JPEG loss
 
@@ -161,4 +163,4 @@ def test_written_strips_can_be_prepared_again(dataset: Path, tmp_path: Path) -> 
 def original_clips(dataset: Path) -> list[tuple[str, np.ndarray]]:
     manifest = read_manifest(str(dataset))
     table = read_clips(str(dataset), manifest, ["clip_id", "frames"])
-    return list(zip(table["clip_id"].to_pylist(), to_frames(table["frames"], manifest.clip), strict=True))
+    return list(zip(table["clip_id"].to_pylist(), decode_frames(table["frames"], manifest.clip), strict=True))

@@ -13,12 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cluster.dataset_card import card, card_text
+from cluster.dataset.card import card, card_text
+from cluster.dataset.manifest import Manifest, config_digest, digest_settings, read_manifest, work_digest
+from cluster.dataset.scene_selection import scene_mask
+from cluster.dataset.shards import read_clips
 from cluster.ingest import prepare
 from cluster.inspector import inspection
 from cluster.pack import Packing
-from cluster.scenes import refusals, rows_showing, scene_counts, with_classifier
-from cluster.shards import Manifest, config_digest, read_clips, read_manifest, settings_of, work_digest
+from cluster.prepare.scene_scores import count_scenes, resolve_classifier, scene_mismatches
 from cluster.sources.manifest import list_folder
 from vgan.errors import InputError
 from vgan.scenes.config import SceneConfig
@@ -40,18 +42,18 @@ def clips(beach: list[float], golf: list[float]) -> pa.Table:
 
 def test_refusals_depend_on_threshold_and_categories_and_name_the_best_category() -> None:
     table = clips([0.3, 0.1, 0.0], [0.0, 0.8, 0.2])
-    assert refusals(table, SCORED) == [None, None, "lawn; golf 0.2, at least 0.3"]
-    assert refusals(table, replace(SCORED, keep=["beach"])) == [
+    assert scene_mismatches(table, SCORED) == [None, None, "lawn; golf 0.2, at least 0.3"]
+    assert scene_mismatches(table, replace(SCORED, keep=["beach"])) == [
         None,
         "lawn; beach 0.1, at least 0.3",
         "lawn; beach 0, at least 0.3",
     ]
-    assert refusals(table, replace(SCORED, threshold=0.0)) == [None] * 3
-    assert refusals(table, SceneConfig()) == [None] * 3
+    assert scene_mismatches(table, replace(SCORED, threshold=0.0)) == [None] * 3
+    assert scene_mismatches(table, SceneConfig()) == [None] * 3
 
 
 def test_scene_counts_of_clips_videos_and_top_labels() -> None:
-    counts = scene_counts(clips([0.3, 0.5, 0.0], [0.0, 0.4, 0.2]), ["beach", "golf"], 0.3)
+    counts = count_scenes(clips([0.3, 0.5, 0.0], [0.0, 0.4, 0.2]), ["beach", "golf"], 0.3)
     assert counts == {
         "categories": {
             "beach": {"clips": 2, "videos": 1, "mean": 0.2667},
@@ -66,7 +68,7 @@ def test_digests_without_classifier_do_not_depend_on_scene_settings() -> None:
     assert (config_digest(plain), work_digest(plain)) == ("5450690474135c11", "30e531b9d6ac984c")
     other = replace(plain, scene=SceneConfig(categories=["beach"], threshold=0.9))  # without a classifier
     assert (config_digest(other), work_digest(other)) == (config_digest(plain), work_digest(plain))
-    assert "scene" not in settings_of(other)
+    assert "scene" not in digest_settings(other)
 
 
 def test_work_digest_depends_on_classifier_and_scoring_not_on_selection_or_path() -> None:
@@ -82,9 +84,9 @@ def test_work_digest_depends_on_classifier_and_scoring_not_on_selection_or_path(
 
 def test_rows_showing_needs_scores(write_dataset: Callable[..., Manifest], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no scores of category 'beach'"):
-        rows_showing(str(tmp_path), write_dataset(str(tmp_path)), ["beach"], 0.5)
+        scene_mask(str(tmp_path), write_dataset(str(tmp_path)), ["beach"], 0.5)
     with pytest.raises(InputError, match="did you mean 'beach'"):
-        rows_showing(str(tmp_path), write_dataset(str(tmp_path)), ["beech"], 0.5)
+        scene_mask(str(tmp_path), write_dataset(str(tmp_path)), ["beech"], 0.5)
 
 
 @pytest.fixture
@@ -111,15 +113,15 @@ def weights(tmp_path: Path) -> Path:
 
 
 def test_with_classifier_sets_and_checks_the_digest(weights: Path) -> None:
-    config = with_classifier(VideoConfig(scene=SceneConfig(weights=str(weights))))
+    config = resolve_classifier(VideoConfig(scene=SceneConfig(weights=str(weights))))
     assert len(config.scene.sha256) == 64
-    assert with_classifier(config) == config
+    assert resolve_classifier(config) == config
     with pytest.raises(InputError, match="has SHA-256"):
-        with_classifier(replace(config, scene=replace(config.scene, sha256="0" * 64)))
+        resolve_classifier(replace(config, scene=replace(config.scene, sha256="0" * 64)))
     with pytest.raises(InputError, match="no file at"):
-        with_classifier(VideoConfig(scene=SceneConfig(weights=f"{weights}.gone")))
+        resolve_classifier(VideoConfig(scene=SceneConfig(weights=f"{weights}.gone")))
     with pytest.raises(InputError, match=r"give its file in scene\.weights"):
-        with_classifier(VideoConfig(scene=SceneConfig(sha256="ab")))
+        resolve_classifier(VideoConfig(scene=SceneConfig(sha256="ab")))
 
 
 @pytest.mark.ray
@@ -139,7 +141,7 @@ def test_prepare_stores_scene_scores_and_filters_at_packing(weights: Path, tmp_p
         gates=FilterConfig(off=["near_duplicate"]),
         scene=SceneConfig(weights=str(weights), categories=["beach", "golf"], threshold=0.0),
     )
-    config = with_classifier(config)
+    config = resolve_classifier(config)
     packing = Packing(seed=0, shard_mb=1)
     manifest = prepare(sources, str(out), config, packing)
     table = read_clips(str(out), manifest).drop_columns("frames")
@@ -148,7 +150,7 @@ def test_prepare_stores_scene_scores_and_filters_at_packing(weights: Path, tmp_p
     assert rows["green.mp4"]["scene_golf"] > rows["green.mp4"]["scene_beach"] > 0
     assert (rows["red.mp4"]["scene"], rows["green.mp4"]["scene"]) == ("beach", "golf_course")
     bound = round((rows["red.mp4"]["scene_beach"] + rows["green.mp4"]["scene_beach"]) / 2, 3)
-    showing = rows_showing(str(out), manifest, ["beach"], bound)
+    showing = scene_mask(str(out), manifest, ["beach"], bound)
     assert [source == "red.mp4" for source in table["source_id"].to_pylist()] == showing.tolist()
     assert manifest.counts["scenes"]["likeliest"] == {"beach": 5, "golf_course": 5}
 

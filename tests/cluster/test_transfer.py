@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.shards import Manifest, Shard, clip_row, clip_schema, table_bytes, write_manifest
+from cluster.dataset.manifest import Manifest, Shard, write_manifest
+from cluster.dataset.shards import clip_row, clip_schema, shard_bytes
 from cluster.storage.files import write_bytes
 from cluster.transfer import leaked, load_split, require_unseen, windows
 from vgan.errors import InputError
@@ -48,7 +49,7 @@ def write(url: Path, clips: list[tuple[str, float]]) -> Manifest:
         clip = Clip(start_s=start_s, shot=0, frames=frames, evidence=ClipScores())
         lineage = {"source_id": source, "source_uri": source, "label": None, "split": None, "decoder": ""}
         rows.append(clip_row(clip, clip_id=f"c{number}", **lineage))
-    data = table_bytes(pa.Table.from_pylist(rows, clip_schema(SPEC)))
+    data = shard_bytes(pa.Table.from_pylist(rows, clip_schema(SPEC)))
     write_bytes(f"{url}/s.parquet", data)
     shard = Shard(path="s.parquet", rows=len(rows), bytes=len(data), sha256="")
     manifest = Manifest(clip=SPEC, config={}, counts={}, shards=[shard], digest="d")

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 import vgan
 from cluster.checkpoints import write_state
+from cluster.dataset.manifest import Manifest, write_manifest
 from cluster.evaluation import EvaluateConfig
-from cluster.shards import Manifest, write_manifest
 from cluster.training import TrainConfig
 from jobs import acquire, command, evaluate, finetune, generate, plan, prepare, train
 from jobs.acquire import AcquireConfig

@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 
 import vgan
 from cluster.checkpoints import Checkpoint, open_checkpoint
+from cluster.dataset.manifest import Manifest, read_manifest
 from cluster.evaluation import EvaluateConfig
-from cluster.shards import Manifest, read_manifest
 from cluster.sweep_record import table
 from cluster.training import TrainConfig
 from jobs import acquire, command, evaluate, finetune, generate, inspect, predict, prepare, train

@@ -16,7 +16,8 @@ from PIL import Image
 
 import vgan
 from cluster.checkpoints import write_state
-from cluster.shards import Manifest, Shard, clip_row, clip_schema, table_bytes, write_manifest
+from cluster.dataset.manifest import Manifest, Shard, write_manifest
+from cluster.dataset.shards import clip_row, clip_schema, shard_bytes
 from jobs import command, generate
 from jobs.generate import GenerateConfig
 from vgan.models import make_networks
@@ -57,7 +58,7 @@ def dataset(tmp_path: Path) -> Manifest:
             clip = Clip(start_s=0.0, shot=0, frames=np.full((16, 32, 32, 3), 12 * n, np.uint8), evidence=ClipScores())
             lineage = {"source_id": "v", "source_uri": "/v", "label": None, "split": None, "decoder": ""}
             rows.append(clip_row(clip, clip_id=f"clip-{n}", **lineage))
-        data = table_bytes(pa.Table.from_pylist(rows, clip_schema(spec)))
+        data = shard_bytes(pa.Table.from_pylist(rows, clip_schema(spec)))
         path = tmp_path / "clips" / f"shard-{number}.parquet"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)

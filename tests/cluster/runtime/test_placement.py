@@ -73,7 +73,7 @@ import json, sys, time
 import ray
 from ray.util.state import list_tasks
 from cluster.ingest import prepare
-from cluster.inspection import verify
+from cluster.prepare.status import verify
 from cluster.pack import Packing
 from cluster.runtime.ray_session import ray_session
 from cluster.sources.manifest import list_folder

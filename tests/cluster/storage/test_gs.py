@@ -13,7 +13,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from cluster.shards import read_manifest
+from cluster.dataset.manifest import read_manifest
 from cluster.storage.conditional_write import put_if_absent, supports_put_if_absent
 from cluster.storage.errors import is_transient, retryable_exceptions, user_error_for
 from cluster.storage.files import (

@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow.parquet as pq
 import ray
 
-from cluster.deletion import deleted_rows
+from cluster.dataset.deletion_list import deleted_rows
+from cluster.dataset.manifest import Manifest, read_manifest
+from cluster.dataset.shards import decode_frames
 from cluster.observability.progress_bar import progress_bar
 from cluster.runtime.placement import decode_labels
-from cluster.shards import Manifest, read_manifest, to_frames
 from cluster.storage.files import read_bytes, write_bytes
 from cluster.storage.urls import join_url
 from vgan.video.image_strips import write_strip
@@ -55,7 +56,7 @@ def write_shard_strips(out: str, path: str, manifest: Manifest, strips: str, gon
     table = pq.read_table(io.BytesIO(read_bytes(join_url(out, path))), columns=["clip_id", "frames"])
     table = table.take(sorted(set(range(table.num_rows)) - set(gone))) if gone else table
     names = [f"clips/{name[:2]}/{name}.jpg" for name in table["clip_id"].to_pylist()]
-    frames = to_frames(table["frames"], manifest.clip)
+    frames = decode_frames(table["frames"], manifest.clip)
     with ThreadPoolExecutor(WRITERS) as pool:
         list(pool.map(lambda name, clip: write_bytes(join_url(strips, name), write_strip(clip)), names, frames))
     return names

@@ -26,13 +26,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from cluster.deletion import deleted_rows, without
-from cluster.shards import ROWS_PER_GROUP, Manifest, one_array, to_frames
+from cluster.dataset.deletion_list import deleted_rows, replace_deleted
+from cluster.dataset.manifest import Manifest
+from cluster.dataset.order import WINDOW, epoch_order, rank_slice, row_group_index
+from cluster.dataset.shards import combine_chunks, decode_frames
 from cluster.storage.files import read_row_group
 from cluster.storage.urls import join_url
 from vgan.errors import InputError
 
-WINDOW = 8  # row groups: 512 clips, 200 MB raw
 AHEAD = WINDOW  # row groups to read ahead: a window needs all of its row groups from its first clip on
 FETCHERS = 2  # threads that read row groups; an object store answers several requests as fast as one
 DECODERS = 4  # threads that decode JPEG strips, about 600 clips/s per core
@@ -44,40 +45,6 @@ class Batch:
 
     clip_ids: list[str]
     frames: Tensor
-
-
-def group_table(manifest: Manifest) -> np.ndarray:
-    """List the row groups of a dataset: int64 (G, 4) of (shard, group in the shard, first clip, number of clips)."""
-    rows, first = [], 0
-    for shard, entry in enumerate(manifest.shards):
-        for group, start in enumerate(range(0, entry.rows, ROWS_PER_GROUP)):
-            count = min(ROWS_PER_GROUP, entry.rows - start)
-            rows.append((shard, group, first, count))
-            first += count
-    return np.array(rows, np.int64)
-
-
-def epoch_order(groups: np.ndarray, digest: str, seed: int, epoch: int) -> np.ndarray:
-    """Return the order of one epoch, each clip once: int64 (clips, 2) of (row group index, row in the group)."""
-    rng = np.random.default_rng([int(digest[:15], 16), seed, epoch])
-    shuffled = rng.permutation(len(groups))
-    windows = []
-    for start in range(0, len(shuffled), WINDOW):
-        window = np.concatenate(
-            [np.stack([np.full(groups[g, 3], g), np.arange(groups[g, 3])], 1) for g in shuffled[start : start + WINDOW]]
-        )
-        windows.append(rng.permutation(window))
-    return np.concatenate(windows)
-
-
-def share(batch_size: int, rank: int, world_size: int) -> tuple[int, int]:
-    """Return (start, end) of a rank's share of a global batch; the first ranks take one more if it does not divide.
-
-    Same split as `torch.tensor_split`, which divides the random numbers drawn for the same clips.
-    """
-    size, more = divmod(batch_size, world_size)
-    first = rank * size + min(rank, more)
-    return first, first + size + (rank < more)
 
 
 class ClipReader:
@@ -112,7 +79,7 @@ class ClipReader:
             raise InputError(f"batch_size={batch_size} must be at least workers={world_size}: each worker needs a clip")
         self.url, self.manifest, self.seed = url, manifest, seed
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-        self.groups = group_table(manifest)
+        self.groups = row_group_index(manifest)
         self.only = only
         self._cache: OrderedDict[int, tuple[list[str], pa.Array]] = OrderedDict()
         self._ahead: OrderedDict[int, Future[tuple[list[str], pa.Array]]] = OrderedDict()
@@ -129,7 +96,7 @@ class ClipReader:
             pin: allocate frames in page-locked memory, for asynchronous copies to a GPU.
         """
         num_clips = int(self.groups[:, 3].sum()) if self.only is None else int(self.only.sum())
-        first, end = share(self.batch_size, self.rank, self.world_size)
+        first, end = rank_slice(self.batch_size, self.rank, self.world_size)
         epoch, order = -1, np.empty((0, 2), np.int64)
         while True:
             ids, stored = [], []
@@ -156,7 +123,7 @@ class ClipReader:
         if self.only is not None:
             order, positions = order[self.only[positions]], positions[self.only[positions]]
         rows = deleted_rows(self.url, self.manifest)
-        return without(order, positions, rows) if len(rows) else order
+        return replace_deleted(order, positions, rows) if len(rows) else order
 
     def _frames(self, stored: list[pa.Array], pin: bool) -> Tensor:
         """Decode stored clips to uint8 (B, T, H, W, 3), JPEG strips in several threads."""
@@ -165,7 +132,7 @@ class ClipReader:
         frames = out.numpy()
 
         def fill(index: int) -> None:
-            frames[index] = to_frames(stored[index], spec)[0]
+            frames[index] = decode_frames(stored[index], spec)[0]
 
         is_raw = pa.types.is_fixed_size_binary(stored[0].type)
         deque((map if is_raw else self._decoders.map)(fill, range(len(stored))), maxlen=0)
@@ -195,10 +162,10 @@ class ClipReader:
         shard, group = (int(v) for v in self.groups[index, :2])
         url = join_url(self.url, self.manifest.shards[shard].path)
         table = read_row_group(url, group, ["clip_id", "frames"])
-        return table["clip_id"].to_pylist(), one_array(table["frames"])
+        return table["clip_id"].to_pylist(), combine_chunks(table["frames"])
 
 
-def prefetched(batches: Iterator[Batch], ahead: int = 2) -> Iterator[Batch]:
+def prefetch(batches: Iterator[Batch], ahead: int = 2) -> Iterator[Batch]:
     """Prefetch batches in a background thread.
 
     Args:

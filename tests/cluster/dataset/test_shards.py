@@ -13,24 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cluster import shards
-from cluster.shards import (
-    Manifest,
-    Shard,
-    clip_row,
-    clip_schema,
-    config_digest,
-    frame_bytes,
-    read_clips,
-    read_manifest,
-    table_bytes,
-    to_frames,
-    work_digest,
-    write_manifest,
-)
+from cluster.dataset.manifest import Manifest, Shard, config_digest, read_manifest, work_digest, write_manifest
+from cluster.dataset.shards import clip_row, clip_schema, decode_frames, frame_bytes, read_clips, shard_bytes
 from cluster.storage.files import write_json
 from vgan.errors import InputError
-from vgan.records import Clip, ClipScores
+from vgan.records import VIDEO_REVISION, Clip, ClipScores
 from vgan.video.config import ClipSpec, DecodeConfig, VideoConfig
 from vgan.video.image_strips import write_strip
 
@@ -63,9 +50,9 @@ def reread(data: bytes) -> pa.Table:
 
 def test_shard_round_trip_is_exact() -> None:
     written, frames = table(70)
-    read = reread(table_bytes(written))
+    read = reread(shard_bytes(written))
     assert read.drop_columns("frames").to_pylist() == written.drop_columns("frames").to_pylist()
-    assert (to_frames(read["frames"], SPEC) == frames).all()
+    assert (decode_frames(read["frames"], SPEC) == frames).all()
     assert read.to_pylist()[2] | {"frames": b""} == {
         "clip_id": "c2", "source_id": "a b\u00e9.mp4", "source_uri": "/v", "start_s": 0.25, "shot": 2, "label": None,
         "split": "train", "decoder": "pyav", "frames": b"",
@@ -74,7 +61,7 @@ def test_shard_round_trip_is_exact() -> None:
 
 
 def test_shard_frames_are_fixed_size_binary_in_groups_of_64_rows() -> None:
-    file = pq.ParquetFile(io.BytesIO(table_bytes(table(130)[0])))
+    file = pq.ParquetFile(io.BytesIO(shard_bytes(table(130)[0])))
     assert file.schema_arrow.field("frames").type == pa.binary(frame_bytes(SPEC))
     assert [file.metadata.row_group(n).num_rows for n in range(3)] == [64, 64, 2]
     assert file.schema_arrow.metadata[b"frames"] == b"uint8 THWC 16x32x32x3 RGB"
@@ -85,11 +72,11 @@ def test_shard_frames_are_fixed_size_binary_in_groups_of_64_rows() -> None:
 def test_to_frames_reads_slices_of_a_column(start: int, length: int) -> None:
     written, frames = table(5)
     column = written["frames"].slice(start, length)
-    assert (to_frames(column, SPEC) == frames[start : start + length]).all()
+    assert (decode_frames(column, SPEC) == frames[start : start + length]).all()
     chunked = pa.chunked_array(
         [written["frames"].chunk(0).slice(n, 1) for n in range(start, start + length)], column.type
     )
-    assert (to_frames(chunked, SPEC) == frames[start : start + length]).all()
+    assert (decode_frames(chunked, SPEC) == frames[start : start + length]).all()
 
 
 def test_jpeg_shard_round_trip_is_close() -> None:
@@ -97,11 +84,11 @@ def test_jpeg_shard_round_trip_is_close() -> None:
     smooth = np.broadcast_to(np.linspace(0, 255, 32).astype(np.uint8)[:, None, None], (16, 32, 32, 3))
     frames = np.stack([np.roll(smooth, 5 * n, axis=1) for n in range(3)])
     column = pa.array([write_strip(clip) for clip in frames], pa.binary())
-    data = table_bytes(written.set_column(written.schema.names.index("frames"), "frames", column))
+    data = shard_bytes(written.set_column(written.schema.names.index("frames"), "frames", column))
     read = reread(data)
     assert len(data) < frames.nbytes / 4
     for start, length in ((0, 3), (1, 2), (2, 0)):
-        decoded = to_frames(read["frames"].slice(start, length), SPEC)
+        decoded = decode_frames(read["frames"].slice(start, length), SPEC)
         assert decoded.shape == (length, 16, 32, 32, 3)
         assert decoded.dtype == np.uint8
         assert np.abs(decoded.astype(int) - frames[start : start + length]).max(initial=0) < 24
@@ -115,10 +102,10 @@ def test_clip_row_takes_frames_in_any_memory_layout() -> None:
 
 
 def test_table_bytes_are_deterministic() -> None:
-    one, other = table_bytes(table(70)[0]), table_bytes(table(70)[0])
+    one, other = shard_bytes(table(70)[0]), shard_bytes(table(70)[0])
     assert one == other
-    assert one != table_bytes(table(70, seed=1)[0])
-    assert table_bytes(reread(one)) == one  # independent of the table's origin
+    assert one != shard_bytes(table(70, seed=1)[0])
+    assert shard_bytes(reread(one)) == one  # independent of the table's origin
 
 
 def test_config_digest_changes_with_any_setting() -> None:
@@ -171,7 +158,7 @@ def test_read_clips_joins_the_shards_in_stored_order(write_dataset: Callable[...
     clips = read_clips(str(tmp_path), written, columns=["clip_id", "frames"])
     assert clips.column_names == ["clip_id", "frames"]
     assert clips["clip_id"].to_pylist() == [f"clip-{n}" for n in range(12)]
-    assert to_frames(clips["frames"], written.clip)[:, 0, 0, 0, 2].tolist() == list(range(12))
+    assert decode_frames(clips["frames"], written.clip)[:, 0, 0, 0, 2].tolist() == list(range(12))
 
 
 def test_digests_depend_on_settings_and_video_revision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +167,6 @@ def test_digests_depend_on_settings_and_video_revision(monkeypatch: pytest.Monke
     assert work_digest(longer_timeout) == work_digest(config)  # the same pixels
     assert config_digest(longer_timeout) != config_digest(config)
     before = work_digest(config), config_digest(config)
-    monkeypatch.setattr(shards, "VIDEO_REVISION", shards.VIDEO_REVISION + 1)
+    monkeypatch.setattr("cluster.dataset.manifest.VIDEO_REVISION", VIDEO_REVISION + 1)
     assert work_digest(config) != before[0]
     assert config_digest(config) != before[1]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.batches import ClipReader
-from cluster.deletion import DELETED, delete, deleted_rows, read_deleted, without
-from cluster.shards import read_manifest
+from cluster.dataset.deletion_list import DELETED, add_to_deletion_list, deleted_rows, read_deleted, replace_deleted
+from cluster.dataset.loader import ClipReader
+from cluster.dataset.manifest import read_manifest
 from cluster.storage.files import read_json
 from vgan.errors import InputError
 
@@ -40,7 +40,7 @@ def test_running_reader_skips_deleted_video_from_the_next_epoch(url: str) -> Non
     batches = ClipReader(url, manifest, seed=3, batch_size=4, rank=0, world_size=1).batches(0)
     first = [name for batch in itertools.islice(batches, 6) for name in batch.clip_ids]
     assert sorted(first) == sorted(f"clip-{n}" for n in range(24))
-    assert delete(url, ["video-4.mp4"]) == 2
+    assert add_to_deletion_list(url, ["video-4.mp4"]) == 2
     second = [name for batch in itertools.islice(batches, 6) for name in batch.clip_ids]
     assert len(second) == 24
     assert set(second) == set(first) - {"clip-8", "clip-9"}
@@ -48,7 +48,7 @@ def test_running_reader_skips_deleted_video_from_the_next_epoch(url: str) -> Non
 
 def test_remaining_clips_keep_their_positions_at_any_number_of_workers(url: str) -> None:
     before = epochs(url, 48)
-    delete(url, ["/videos/video-4.mp4", "video-7.mp4"])  # by uri and by id
+    add_to_deletion_list(url, ["/videos/video-4.mp4", "video-7.mp4"])  # by uri and by id
     after = epochs(url, 48)
     deleted = {"clip-8", "clip-9", "clip-14", "clip-15"}
     assert [a for a, b in zip(after, before, strict=True) if b not in deleted] == [
@@ -60,8 +60,8 @@ def test_remaining_clips_keep_their_positions_at_any_number_of_workers(url: str)
 
 
 def test_deletion_list_grows_and_applies_after_another_pack(url: str, write_dataset: Any) -> None:
-    delete(url, ["video-1.mp4"])
-    delete(url, ["video-2.mp4", "unknown", " "])
+    add_to_deletion_list(url, ["video-1.mp4"])
+    add_to_deletion_list(url, ["video-2.mp4", "unknown", " "])
     assert read_deleted(url) == {"video-1.mp4", "video-2.mp4", "unknown"}
     assert deleted_rows(url, read_manifest(url)).tolist() == [2, 3, 4, 5]
     write_dataset(url, num_clips=4, seed=9)  # rows differ from those in the list
@@ -69,18 +69,18 @@ def test_deletion_list_grows_and_applies_after_another_pack(url: str, write_data
 
 
 def test_reader_of_a_completely_deleted_dataset_raises(url: str) -> None:
-    delete(url, [f"video-{n}.mp4" for n in range(12)])
+    add_to_deletion_list(url, [f"video-{n}.mp4" for n in range(12)])
     with pytest.raises(InputError, match="every clip of the dataset is on its deletion list"):
         epochs(url, 4)
 
 
 def test_without_takes_replacements_half_a_window_later() -> None:
     order = np.stack([np.arange(1000), np.zeros(1000, np.int64)], 1)
-    result = without(order, order[:, 0], np.array([10, 11, 900]))[:, 0]
+    result = replace_deleted(order, order[:, 0], np.array([10, 11, 900]))[:, 0]
     assert result[[10, 11, 900]].tolist() == [268, 268, 159]
     assert np.delete(result, [10, 11, 900]).tolist() == np.delete(order[:, 0], [10, 11, 900]).tolist()
 
 
 def test_delete_before_packing_is_stored(tmp_path: Path) -> None:
-    assert delete(str(tmp_path), ["a"]) == 0
+    assert add_to_deletion_list(str(tmp_path), ["a"]) == 0
     assert read_json(str(tmp_path / DELETED))["names"] == ["a"]

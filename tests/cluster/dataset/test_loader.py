@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.batches import WINDOW, Batch, ClipReader, epoch_order, group_table, prefetched, share
-from cluster.shards import ROWS_PER_GROUP, Manifest, Shard, read_frames
+from cluster.dataset.loader import Batch, ClipReader, prefetch
+from cluster.dataset.manifest import Manifest, Shard
+from cluster.dataset.order import WINDOW, epoch_order, rank_slice, row_group_index
+from cluster.dataset.shards import ROWS_PER_GROUP, read_frames
 from vgan.errors import InputError
 from vgan.training.gan_step import StepRandomness
 from vgan.video.config import ClipSpec
@@ -50,7 +52,7 @@ def big_dataset(*shard_rows: int) -> Manifest:
 
 
 def test_group_table_covers_every_clip_in_stored_order() -> None:
-    assert group_table(big_dataset(130, 64, 1)).tolist() == [
+    assert row_group_index(big_dataset(130, 64, 1)).tolist() == [
         [0, 0, 0, 64],
         [0, 1, 64, 64],
         [0, 2, 128, 2],
@@ -61,7 +63,7 @@ def test_group_table_covers_every_clip_in_stored_order() -> None:
 
 @pytest.mark.parametrize("shard_rows", [(1,), (64,), (65, 3), (700, 700, 33), (5000,)])
 def test_epoch_order_holds_every_clip_once(shard_rows: tuple[int, ...]) -> None:
-    groups = group_table(big_dataset(*shard_rows))
+    groups = row_group_index(big_dataset(*shard_rows))
     order = epoch_order(groups, "a" * 64, seed=3, epoch=2)
     positions = groups[order[:, 0], 2] + order[:, 1]
     assert sorted(positions.tolist()) == list(range(sum(shard_rows)))
@@ -69,7 +71,7 @@ def test_epoch_order_holds_every_clip_once(shard_rows: tuple[int, ...]) -> None:
 
 
 def test_epoch_order_shuffles_within_windows_of_row_groups() -> None:
-    order = epoch_order(group_table(big_dataset(64 * 40)), "a" * 64, seed=0, epoch=0)
+    order = epoch_order(row_group_index(big_dataset(64 * 40)), "a" * 64, seed=0, epoch=0)
     window = order[: WINDOW * ROWS_PER_GROUP, 0]
     assert len(np.unique(window)) == WINDOW
     assert len(np.unique(window[:ROWS_PER_GROUP])) == WINDOW  # groups are mixed
@@ -77,7 +79,7 @@ def test_epoch_order_shuffles_within_windows_of_row_groups() -> None:
 
 
 def test_epoch_order_depends_on_digest_seed_and_epoch_only() -> None:
-    groups = group_table(big_dataset(200))
+    groups = row_group_index(big_dataset(200))
     keys = [("a" * 64, 0, 0), ("b" * 64, 0, 0), ("a" * 64, 1, 0), ("a" * 64, 0, 1)]
     orders = {epoch_order(groups, *key).tobytes() for key in keys}
     assert len(orders) == 4
@@ -143,8 +145,8 @@ def test_batches_of_a_subset_do_not_depend_on_the_number_of_workers(
     settings = {"seed": 0, "batch_size": 8, "world_size": world_size, "only": only}
     ranks = [take(ClipReader(*dataset, rank=rank, **settings), 19) for rank in range(world_size)]
     stream = [clip_id for batches in zip(*ranks, strict=True) for clip_id in ids(list(batches))]
-    order = epoch_order(group_table(dataset[1]), dataset[1].digest, 0, 0)
-    positions = group_table(dataset[1])[order[:, 0], 2] + order[:, 1]
+    order = epoch_order(row_group_index(dataset[1]), dataset[1].digest, 0, 0)
+    positions = row_group_index(dataset[1])[order[:, 0], 2] + order[:, 1]
     assert stream[:38] == [f"clip-{position}" for position in positions if only[position]]
     for epoch in range(4):
         assert sorted(stream[38 * epoch : 38 * epoch + 38]) == sorted(f"clip-{n}" for n in np.flatnonzero(only))
@@ -185,7 +187,7 @@ def test_reader_refuses_a_batch_with_no_clip_for_some_worker(reader: Reader) -> 
 def test_share_splits_clips_like_their_random_draws(batch_size: int, world_size: int) -> None:
     draws = StepRandomness.of_step(seed=0, step=1, batch_size=batch_size, z_size=3)
     for rank in range(world_size):
-        first, end = share(batch_size, rank, world_size)
+        first, end = rank_slice(batch_size, rank, world_size)
         assert torch.equal(draws.share(rank, world_size).z, draws.z[first:end])
         assert end - first in (batch_size // world_size, batch_size // world_size + 1)
 
@@ -198,7 +200,7 @@ def test_prefetched_yields_the_same_batches_and_prepares_the_next_in_advance(rea
             prepared.append(number)
             yield batch
 
-    feed = prefetched(watched(), ahead=3)
+    feed = prefetch(watched(), ahead=3)
     first = [next(feed) for _ in range(5)]
     feed.close()  # waits for batches in preparation
     assert prepared == list(range(8))
@@ -208,13 +210,13 @@ def test_prefetched_yields_the_same_batches_and_prepares_the_next_in_advance(rea
 
 
 def test_prefetched_ends_with_its_batches_and_raises_their_errors(reader: Reader) -> None:
-    assert ids(list(prefetched(iter(take(reader(), 4))))) == ids(take(reader(), 4))
+    assert ids(list(prefetch(iter(take(reader(), 4))))) == ids(take(reader(), 4))
 
     def broken() -> Iterator[Batch]:
         yield from take(reader(), 1)
         raise OSError("the store is away")
 
-    feed = prefetched(broken())
+    feed = prefetch(broken())
     assert next(feed).clip_ids
     with pytest.raises(OSError, match="the store is away"):
         next(feed)

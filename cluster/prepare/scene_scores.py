@@ -12,12 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.shards import Manifest, small_columns
 from cluster.storage.files import exists, read_bytes
 from cluster.storage.urls import absolute_url
 from vgan.errors import InputError
 from vgan.scenes.config import SceneConfig
-from vgan.scenes.labels import category_labels, scene_column
+from vgan.scenes.labels import scene_column
 from vgan.video.config import VideoConfig
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     )
 
 
-def with_classifier(config: VideoConfig) -> VideoConfig:
+def resolve_classifier(config: VideoConfig) -> VideoConfig:
     """Return the settings with `scene.sha256` set to the digest of the classifier's file.
 
     The digest identifies the classifier in the dataset's settings, independent of the file's path.
@@ -66,7 +65,7 @@ def _read(weights: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=1)
-def worker_classifier(weights: str, sha256: str) -> SceneClassifier:
+def process_classifier(weights: str, sha256: str) -> SceneClassifier:
     """Load this process's classifier, cached across videos; on the GPU if the Ray task has a share of one.
 
     Raises:
@@ -85,7 +84,7 @@ def worker_classifier(weights: str, sha256: str) -> SceneClassifier:
     return SceneClassifier(load_scene_network(content, weights), "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def refusals(clips: pa.Table, config: SceneConfig) -> list[str | None]:
+def scene_mismatches(clips: pa.Table, config: SceneConfig) -> list[str | None]:
     """Return for each clip None, or the reject's detail if no wanted category reaches the threshold."""
     if not config.sha256 or not config.threshold:
         return [None] * clips.num_rows
@@ -98,7 +97,7 @@ def refusals(clips: pa.Table, config: SceneConfig) -> list[str | None]:
     ]
 
 
-def scene_counts(clips: pa.Table, categories: Sequence[str], threshold: float) -> dict[str, Any]:
+def count_scenes(clips: pa.Table, categories: Sequence[str], threshold: float) -> dict[str, Any]:
     """Count the clips and videos that show each category, and the most frequent top labels.
 
     Returns:
@@ -122,30 +121,3 @@ def scene_counts(clips: pa.Table, categories: Sequence[str], threshold: float) -
         "categories": of_categories,
         "likeliest": dict(zip(table["scene"].to_pylist()[:20], table["count_all"].to_pylist()[:20], strict=True)),
     }
-
-
-def rows_showing(url: str, manifest: Manifest, categories: Sequence[str], threshold: float) -> np.ndarray:
-    """Mark the clips of a dataset, in stored order, that show one of these categories: bool (clips,).
-
-    Raises:
-        InputError: an unknown category, one without scores in the dataset, or no clip reaches `threshold`.
-    """
-    for category in categories:
-        try:
-            category_labels(category)
-        except ValueError as error:
-            raise InputError(str(error)) from error
-        if category not in manifest.scenes:
-            available = ", ".join(manifest.scenes) or "none (prepare it with scene.weights=)"
-            raise InputError(f"{url!r} holds no scores of category {category!r}; scored categories: {available}")
-    columns = [scene_column(category) for category in categories]
-    masks = [
-        np.max([table[name].to_numpy() for name in columns], axis=0) >= threshold
-        for table in small_columns(url, manifest, columns, "scenes")
-    ]
-    showing = np.concatenate(masks) if masks else np.empty(0, bool)
-    if not showing.any():
-        raise InputError(
-            f"no clip of {url!r} reaches probability {threshold:g} of {' or '.join(categories)}: lower scene_threshold="
-        )
-    return showing

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from cluster.deletion import deleted_rows, read_deleted
-from cluster.inspection import funnel_text
+from cluster.dataset.deletion_list import deleted_rows, read_deleted
+from cluster.dataset.manifest import read_manifest
+from cluster.dataset.shards import read_clips
 from cluster.runtime.provenance import flatten
-from cluster.shards import read_clips, read_manifest
 from cluster.sources.manifest import ATTRIBUTION_COLUMNS
 from cluster.storage.files import json_bytes, write_bytes
 from cluster.storage.urls import join_url, redact
@@ -135,7 +135,7 @@ def card_text(found: dict[str, Any]) -> str:
             "Yield by stage and reason:",
             "",
             "```",
-            funnel_text(counts),
+            yield_table(counts),
             "```",
             "",
             *_scene_lines(counts.get("scenes")),
@@ -188,3 +188,22 @@ def _table(head: str, rows: list[str]) -> list[str]:
 def _cell(text: str) -> str:
     """Escape text from outside the program for a Markdown table cell."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def yield_table(counts: dict[str, Any]) -> str:
+    """Format a dataset's counts as a funnel: input videos, rejects by stage and reason, windows, accepted clips."""
+    by_stage = counts["segments_rejected_by_reason"]
+
+    def lines(stage: str) -> list[str]:
+        return [f"    - {n:>7} {stage}: {reason}" for reason, n in by_stage.get(stage, {}).items()]
+
+    share = counts["clips"] / counts["windows"] if counts["windows"] else 0.0
+    return "\n".join(
+        [
+            f"  {counts['sources']:>9} videos, {counts['source_hours']:.3f} h",
+            *(line for stage in ("fetch", "decode", "shots") for line in lines(stage)),
+            f"  {counts['windows']:>9} windows",
+            *(line for stage in ("screen", "stabilize", "gates") for line in lines(stage)),
+            f"  {counts['clips']:>9} clips ({share:.1%} of the windows)",
+        ]
+    )

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import ray
 
-from cluster.observability.progress_bar import progress_bar
+from cluster.dataset.manifest import MANIFEST
 from cluster.records import tables
-from cluster.runtime.placement import decode_labels
-from cluster.shards import MANIFEST, Manifest, Shard, read_manifest
 from cluster.sources.manifest import Source
-from cluster.storage.files import exists, read_bytes
+from cluster.storage.files import exists
 from cluster.storage.urls import join_url
 from cluster.units import Ledger, queue_again, read_records
 from vgan.errors import InputError
@@ -39,7 +33,7 @@ class Status:
     finished: bool  # a manifest exists
 
 
-def status(out: str, videos: Mapping[str, Source] | None = None) -> Status:
+def dataset_status(out: str, videos: Mapping[str, Source] | None = None) -> Status:
     """Summarize the commit records of a dataset's folder, of `videos` (by name) only if given.
 
     Raises:
@@ -74,7 +68,7 @@ def status(out: str, videos: Mapping[str, Source] | None = None) -> Status:
     )
 
 
-def quarantine(out: str) -> list[dict[str, Any]]:
+def list_quarantined(out: str) -> list[dict[str, Any]]:
     """List quarantined videos and segments: source_id, source_uri, stage, reason, detail, generation of each reject."""
     ledger = Ledger.read(out)
     records = read_records(ledger.commit_urls(ledger.all_videos()))
@@ -120,62 +114,6 @@ def requeue(out: str, reason: str, videos: Mapping[str, Source]) -> int:
     return len(rejected_videos)
 
 
-def verify(out: str) -> list[str]:
-    """Verify a finished dataset and list its defects, one line each; empty if it is intact.
-
-    Reads every shard and compares size, checksum and number of rows with the manifest. Clip ids must be unique, and
-    the counts must add up. Needs a Ray session.
-
-    Raises:
-        InputError: no finished dataset at `out`.
-    """
-    manifest = read_manifest(out)
-    check = ray.remote(num_cpus=1, max_retries=2, label_selector=decode_labels())(check_shard)
-    tasks = [check.remote(out, shard) for shard in manifest.shards]
-    defects: list[str] = []
-    ids: list[str] = []
-    with progress_bar(total=len(tasks), unit="shard", desc="verify") as bar:
-        for task in tasks:
-            shard_defects, shard_ids = ray.get(task)
-            defects += shard_defects
-            ids += shard_ids
-            bar.update()
-    return defects + _count_defects(manifest, ids)
-
-
-def check_shard(out: str, shard: Shard) -> tuple[list[str], list[str]]:
-    """Verify one shard; returns (defects, clip ids)."""
-    url = join_url(out, shard.path)
-    try:
-        data = read_bytes(url)
-    except FileNotFoundError:
-        return [f"{shard.path} is missing"], []
-    if len(data) != shard.bytes:
-        return [f"{shard.path} has {len(data)} bytes, expected {shard.bytes} by the manifest"], []
-    if hashlib.sha256(data).hexdigest() != shard.sha256:
-        return [f"{shard.path} does not match its checksum in the manifest"], []
-    ids = pq.read_table(io.BytesIO(data), columns=["clip_id"])["clip_id"].to_pylist()
-    defects = (
-        [f"{shard.path} has {len(ids)} rows, expected {shard.rows} by the manifest"] if len(ids) != shard.rows else []
-    )
-    return defects, ids
-
-
-def _count_defects(manifest: Manifest, ids: list[str]) -> list[str]:
-    """List contradictions among the clip ids, the manifest's counts and its digest."""
-    counts, defects = manifest.counts, []
-    duplicates = [i for i, n in Counter(ids).items() if n > 1]
-    if duplicates:
-        defects.append(f"{len(duplicates)} clip ids occur more than once, e.g. {duplicates[0]}")
-    if counts["sources"] != counts["accepted"] + counts["rejected"]:
-        defects.append(f"sources {counts['sources']} != accepted {counts['accepted']} + rejected {counts['rejected']}")
-    if len(ids) != counts["clips"]:
-        defects.append(f"{len(ids)} clips in the shards, expected {counts['clips']} by the manifest")
-    if manifest.content_digest() != manifest.digest:
-        defects.append("the manifest's digest does not match its content")
-    return defects
-
-
 def status_text(found: Status, out: str) -> str:
     """Format a `Status` as text."""
     of = "" if found.videos is None else f" of {found.videos}"
@@ -187,22 +125,3 @@ def status_text(found: Status, out: str) -> str:
         *(f"  {n} {reason}" for reason, n in found.rejects.items()),
     ]
     return "\n".join(lines)
-
-
-def funnel_text(counts: dict[str, Any]) -> str:
-    """Format a dataset's counts as a funnel: input videos, rejects by stage and reason, windows, accepted clips."""
-    by_stage = counts["segments_rejected_by_reason"]
-
-    def lines(stage: str) -> list[str]:
-        return [f"    - {n:>7} {stage}: {reason}" for reason, n in by_stage.get(stage, {}).items()]
-
-    share = counts["clips"] / counts["windows"] if counts["windows"] else 0.0
-    return "\n".join(
-        [
-            f"  {counts['sources']:>9} videos, {counts['source_hours']:.3f} h",
-            *(line for stage in ("fetch", "decode", "shots") for line in lines(stage)),
-            f"  {counts['windows']:>9} windows",
-            *(line for stage in ("screen", "stabilize", "gates") for line in lines(stage)),
-            f"  {counts['clips']:>9} clips ({share:.1%} of the windows)",
-        ]
-    )

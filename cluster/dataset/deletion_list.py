@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import pyarrow.compute as pc
 
-from cluster.records import forget, tables
-from cluster.shards import MANIFEST, Manifest, read_manifest, small_columns
-from cluster.sources.manifest import NAME_COLUMNS, matches_any_name
-from cluster.storage.files import exists, list_names, read_json, remove_files, write_json
+from cluster.dataset.manifest import MANIFEST, Manifest, read_manifest
+from cluster.dataset.shards import iter_columns
+from cluster.storage.files import exists, read_json, write_json
 from cluster.storage.urls import join_url
-from cluster.units import Ledger
 from vgan.errors import InputError
 
 DELETED = "deleted.json"
@@ -30,7 +27,7 @@ def read_deleted(url: str) -> set[str]:
     return set(read_json(list_url)["names"]) if exists(list_url) else set()
 
 
-def delete(url: str, names: Iterable[str]) -> int:
+def add_to_deletion_list(url: str, names: Iterable[str]) -> int:
     """Add names to the deletion list of a dataset's folder, finished or not.
 
     Returns:
@@ -40,7 +37,7 @@ def delete(url: str, names: Iterable[str]) -> int:
     rows, digest = np.empty(0, np.int64), ""
     if exists(join_url(url, MANIFEST)):
         manifest = read_manifest(url)
-        rows, digest = rows_of(url, manifest, listed), manifest.digest
+        rows, digest = matching_rows(url, manifest, listed), manifest.digest
     _write(url, listed, digest, rows)
     return len(rows)
 
@@ -52,20 +49,20 @@ def deleted_rows(url: str, manifest: Manifest) -> np.ndarray:
         return np.empty(0, np.int64)
     deletion_list = read_json(list_url)
     if deletion_list["digest"] != manifest.digest:  # the dataset was packed after the list was written
-        return rows_of(url, manifest, set(deletion_list["names"]))
+        return matching_rows(url, manifest, set(deletion_list["names"]))
     return np.array(deletion_list["rows"], np.int64)
 
 
-def rows_of(url: str, manifest: Manifest, names: set[str]) -> np.ndarray:
+def matching_rows(url: str, manifest: Manifest, names: set[str]) -> np.ndarray:
     """Find the clips that these names match: positions in stored order, int64. Reads small columns of every shard."""
     matches = [
         np.any([[value in names for value in table[name].to_pylist()] for name in table.column_names], axis=0)
-        for table in small_columns(url, manifest, NAMES, "deletion list")
+        for table in iter_columns(url, manifest, NAMES, "deletion list")
     ]
     return np.flatnonzero(np.concatenate(matches)) if matches else np.empty(0, np.int64)
 
 
-def without(order: np.ndarray, places: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def replace_deleted(order: np.ndarray, places: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Replace deleted clips in an epoch's order by other clips; the epoch keeps its length.
 
     Every worker's position in the endless sequence therefore stays valid. The replacement is the remaining clip half a
@@ -88,23 +85,6 @@ def without(order: np.ndarray, places: np.ndarray, rows: np.ndarray) -> np.ndarr
     result = order.copy()
     result[deleted] = order[replacements]
     return result
-
-
-def purge(url: str, manifest: Manifest, names: set[str]) -> None:
-    """Remove pixels, records and markers of deleted videos from work/, for all settings, after packing without them."""
-    if not names:
-        return
-    videos: set[str] = set()
-    for records in tables(Ledger.read(url), columns=["video", "source"]):
-        columns = {name: pc.struct_field(records["source"], name) for name in NAME_COLUMNS}
-        videos.update(records["video"].filter(matches_any_name(names, columns)).to_pylist())
-    for folder in ("units", "requeued"):
-        folder_url = join_url(url, "work", folder)
-        file_names = list_names(folder_url) if videos else []
-        remove_files(folder_url, [name for name in file_names if name.partition(".")[0] in videos])
-    forget(url, videos)  # last: the records map names to videos, so a rerun after a crash needs them
-    listed = names | read_deleted(url)  # names may have been added meanwhile
-    _write(url, listed, manifest.digest, rows_of(url, manifest, listed))
 
 
 def _write(url: str, names: set[str], digest: str, rows: np.ndarray) -> None:

@@ -1,0 +1,135 @@
+"""The manifest of a dataset: its shards, settings, counts and digests."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import pyarrow as pa
+
+from cluster.storage.files import exists, json_bytes, read_json, write_json
+from cluster.storage.urls import join_url
+from vgan.errors import InputError
+from vgan.records import SCHEMA_VERSION, VIDEO_REVISION
+from vgan.video.config import ClipSpec, VideoConfig
+
+CODECS = ("raw", "jpeg")
+MANIFEST = "manifest.json"
+REJECTS = "rejects.parquet"
+REJECTS_SCHEMA = pa.schema(
+    [
+        pa.field("source_id", pa.string(), nullable=False),
+        pa.field("source_uri", pa.string(), nullable=False),
+        pa.field("start_s", pa.float64()),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string()),
+    ]
+)
+
+
+def digest_settings(config: VideoConfig) -> dict[str, Any]:
+    """Return the settings that identify a dataset, as stored in its manifest.
+
+    Without a scene classifier, the scene settings are left out; with one, its path and GPU share are, because
+    `scene.sha256` identifies it.
+    """
+    content = asdict(config)
+    if not config.scene.sha256:
+        del content["scene"]
+    else:
+        del content["scene"]["weights"], content["scene"]["gpus"]
+    return content
+
+
+def config_digest(config: VideoConfig) -> str:
+    """Return 16 hex digits that change with any setting that changes the dataset made from the same videos."""
+    return _digest(digest_settings(config))
+
+
+def work_digest(config: VideoConfig) -> str:
+    """Return 16 hex digits that change with any setting that requires decoding the same video again.
+
+    Gates and the scene filter are excluded: they are applied to the stored scores. With `stabilize.keep_failed` the
+    gates are included, because they are then also applied during decoding. The decoder's time and memory limits are
+    excluded, so that a retry may raise them.
+    """
+    content = digest_settings(config)
+    if not config.stabilize.keep_failed:
+        del content["gates"]
+    for limit in ("timeout_s", "time_factor", "memory_gb"):
+        del content["decode"][limit]
+    for key in ("keep", "threshold") if "scene" in content else ():
+        del content["scene"][key]
+    return _digest(content)
+
+
+def _digest(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json_bytes([SCHEMA_VERSION, VIDEO_REVISION, settings])).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One file of the dataset."""
+
+    path: str  # relative to the dataset's folder
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Description of a dataset. `digest` identifies its content: the same sources and settings give the same digest."""
+
+    clip: ClipSpec
+    config: dict[str, Any]
+    counts: dict[str, Any]  # of sources, accepted, rejected, windows, clips, rejects by stage and reason
+    shards: list[Shard]
+    schema_version: int = SCHEMA_VERSION
+    digest: str = ""
+    inputs: str = ""  # digest of sources, settings and deletion list: an equal one means nothing needs to be done
+    created: str = ""
+    git_commit: str = ""
+
+    @property
+    def video(self) -> VideoConfig:
+        """Video settings the clips were made with."""
+        sections = {f.name: type(getattr(VideoConfig(), f.name)) for f in fields(VideoConfig)}
+        return VideoConfig(
+            **{name: section(**self.config["video"].get(name, {})) for name, section in sections.items()}
+        )
+
+    @property
+    def scenes(self) -> list[str]:
+        """Scored scene categories; empty without scene scores."""
+        return self.config.get("video", {}).get("scene", {}).get("categories", [])
+
+    def content_digest(self) -> str:
+        """Return the SHA-256 of the manifest's content, without `digest`, `inputs`, `created` and `git_commit`."""
+        content = {k: v for k, v in asdict(self).items() if k not in ("digest", "inputs", "created", "git_commit")}
+        return hashlib.sha256(json_bytes(content)).hexdigest()
+
+
+def write_manifest(manifest: Manifest, url: str) -> None:
+    """Write manifest.json into a dataset's folder atomically; a dataset is finished once it exists."""
+    write_json(join_url(url, MANIFEST), asdict(manifest))
+
+
+def read_manifest(url: str) -> Manifest:
+    """Read the manifest of the dataset at a folder's url.
+
+    Raises:
+        InputError: no manifest (unfinished or no dataset), or a manifest of another schema version.
+    """
+    path = join_url(url, MANIFEST)
+    if not exists(path):
+        raise InputError(
+            f"no dataset at {url!r}: {MANIFEST} is missing; create or complete it with `python -m jobs.prepare`"
+        )
+    value = read_json(path)
+    if value.get("schema_version") != SCHEMA_VERSION:
+        version = value.get("schema_version")
+        raise InputError(f"{path!r} has schema version {version}, this code reads {SCHEMA_VERSION}: prepare it again")
+    return Manifest(**value | {"clip": ClipSpec(**value["clip"]), "shards": [Shard(**s) for s in value["shards"]]})

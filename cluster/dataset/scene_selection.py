@@ -1,0 +1,43 @@
+"""Selection of a dataset's clips by scene."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cluster.dataset.manifest import Manifest
+from cluster.dataset.shards import iter_columns
+from vgan.errors import InputError
+from vgan.scenes.labels import category_labels, scene_column
+
+if TYPE_CHECKING:
+    pass
+
+
+def scene_mask(url: str, manifest: Manifest, categories: Sequence[str], threshold: float) -> np.ndarray:
+    """Mark the clips of a dataset, in stored order, that show one of these categories: bool (clips,).
+
+    Raises:
+        InputError: an unknown category, one without scores in the dataset, or no clip reaches `threshold`.
+    """
+    for category in categories:
+        try:
+            category_labels(category)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        if category not in manifest.scenes:
+            available = ", ".join(manifest.scenes) or "none (prepare it with scene.weights=)"
+            raise InputError(f"{url!r} holds no scores of category {category!r}; scored categories: {available}")
+    columns = [scene_column(category) for category in categories]
+    masks = [
+        np.max([table[name].to_numpy() for name in columns], axis=0) >= threshold
+        for table in iter_columns(url, manifest, columns, "scenes")
+    ]
+    showing = np.concatenate(masks) if masks else np.empty(0, bool)
+    if not showing.any():
+        raise InputError(
+            f"no clip of {url!r} reaches probability {threshold:g} of {' or '.join(categories)}: lower scene_threshold="
+        )
+    return showing
