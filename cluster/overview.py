@@ -15,7 +15,7 @@ import cv2
 from cluster.checkpoints import open_checkpoint
 from cluster.dataset.manifest import Manifest, read_manifest
 from cluster.dataset.shards import decode_frames, read_clips
-from cluster.inspector import clip_before, reject_counts
+from cluster.prepare.inspector import reject_counts, unstabilized_clip
 from cluster.sources.manifest import Source
 from cluster.storage.files import read_json
 from cluster.storage.urls import join_url
@@ -112,7 +112,7 @@ def stabilization_pairs(url: str, manifest: Manifest, num: int) -> list[BeforeAf
         row = rows[i]
         removed, left = row["jitter_px"], row["residual_px"]
         title = f"{name} at {row['start_s']:.1f} s: {removed:.1f} px a frame removed, {left:.2f} px left"
-        before = clip_before(Source(uri=row["source_uri"], source_id=name), row["start_s"], manifest.video)
+        before = unstabilized_clip(Source(uri=row["source_uri"], source_id=name), row["start_s"], manifest.video)
         after = read_clips(url, manifest, ["frames"], only=row["clip_id"])  # a dataset's frames may not fit in memory
         pairs.append(BeforeAfter(title=title, before=before, after=decode_frames(after["frames"], manifest.clip)[0]))
     return pairs

@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.dataset.manifest import MANIFEST, read_manifest
+from cluster.prepare.ledger import Ledger, read_records
 from cluster.prepare.status import dataset_status
 from cluster.sources.flickr import PER_PAGE
 from cluster.sources.manifest import read_sources
 from cluster.storage.files import exists, read_bytes, read_json
 from cluster.storage.urls import join_url
-from cluster.units import Ledger, read_records
 from vgan.errors import InputError
 from vgan.options import check_choice, option
 

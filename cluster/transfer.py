@@ -10,8 +10,8 @@ import numpy as np
 
 from cluster.dataset.manifest import Manifest, read_manifest
 from cluster.dataset.shards import read_clips, read_frames
-from cluster.ingest import prepare
-from cluster.pack import Packing
+from cluster.prepare.packing import PackingConfig
+from cluster.prepare.pipeline import prepare
 from cluster.sources.manifest import Source
 from cluster.storage.urls import join_url
 from vgan.errors import InputError
@@ -53,7 +53,7 @@ def prepare_labelled(root: str, splits: list[int], out: str, config: VideoConfig
         Source(uri=str(path), source_id=_source_id(path), bytes=path.stat().st_size, label=video.class_name)
         for path, video in sorted(videos.items())
     ]
-    return prepare(sources, out, config, Packing(seed=seed))
+    return prepare(sources, out, config, PackingConfig(seed=seed))
 
 
 def windows(config: VideoConfig, test_clips: int) -> VideoConfig:

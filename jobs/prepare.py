@@ -9,11 +9,11 @@ from cluster.dataset.deletion_list import add_to_deletion_list
 from cluster.dataset.export_strips import write_strips
 from cluster.dataset.manifest import CODECS, MANIFEST, Manifest
 from cluster.dataset.verify import verify_dataset
-from cluster.ingest import already_prepared, prepare, videos_by_name
-from cluster.inspector import inspection
 from cluster.observability.mlflow_tracker import Tracker
 from cluster.observability.tracking_config import TrackingConfig
-from cluster.pack import Packing
+from cluster.prepare.inspector import build_inspection
+from cluster.prepare.packing import PackingConfig
+from cluster.prepare.pipeline import find_finished_dataset, name_videos, prepare
 from cluster.prepare.scene_scores import resolve_classifier
 from cluster.prepare.status import dataset_status, list_quarantined, requeue, status_text
 from cluster.runtime.provenance import flatten, redacted_settings
@@ -118,7 +118,7 @@ def main(config: PrepareConfig) -> None:
         check(config, out)
     elif config.action == "inspect":
         page = join_url(out, "inspector.html")
-        write_bytes(page, render_inspection(inspection(out, config.num)).encode())
+        write_bytes(page, render_inspection(build_inspection(out, config.num)).encode())
         print(f"{page}: open it in a browser")
     elif config.action == "strips":
         command.require(config, "strips")
@@ -143,11 +143,11 @@ def make_dataset(config: PrepareConfig, out: str) -> None:
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "prepare")
     tracker.experiment_id()  # a tracking server that cannot be used is told before the work, not after
     make_writable_folder(out)
-    packing = Packing(seed=config.seed, shard_mb=config.shard_mb, codec=config.codec)
+    packing = PackingConfig(seed=config.seed, shard_mb=config.shard_mb, codec=config.codec)
     again = config.replace or config.action == "retry"
-    manifest = already_prepared(sources, out, config.video(), packing, replace=again)
+    manifest = find_finished_dataset(sources, out, config.video(), packing, replace=again)
     if config.action == "retry":
-        num = requeue(out, config.reason, videos_by_name(sources, config.video()))
+        num = requeue(out, config.reason, name_videos(sources, config.video()))
         print(f"{num} videos queued again", flush=True)
     if manifest is None:
         with ray_session(config.address) as alone:
@@ -168,7 +168,7 @@ def show_status(config: PrepareConfig, out: str) -> None:
     """Print how far the dataset is, of these sources if they are given."""
     videos = None
     if config.sources:
-        videos = videos_by_name(read_sources(absolute_url(config.sources)), config.video())
+        videos = name_videos(read_sources(absolute_url(config.sources)), config.video())
     print(status_text(dataset_status(out, videos), out))
 
 

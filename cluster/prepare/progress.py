@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.observability.progress_bar import progress_bar
-from cluster.units import Units
+from cluster.prepare.work_units import WorkUnitTable
 
 
 class SourceHours:
@@ -18,7 +18,7 @@ class SourceHours:
         units: Units to process in this run.
     """
 
-    def __init__(self, units: Units) -> None:
+    def __init__(self, units: WorkUnitTable) -> None:
         total_s, unknown = units.total("duration_s")
         self._total_s = None if unknown else total_s
         self._num_units = len(units)

@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow.compute as pc
 
 from cluster.dataset.manifest import MANIFEST
-from cluster.records import tables
+from cluster.prepare.commit_records import iter_record_tables
+from cluster.prepare.ledger import Ledger, read_records, requeue_videos
 from cluster.sources.manifest import Source
 from cluster.storage.files import exists
 from cluster.storage.urls import join_url
-from cluster.units import Ledger, queue_again, read_records
 from vgan.errors import InputError
 
 
@@ -47,7 +47,9 @@ def dataset_status(out: str, videos: Mapping[str, Source] | None = None) -> Stat
     committed, segments = ledger.progress(requested)
     complete = int(((segments > 0) & (committed == segments)).sum())
     units, source_s, clips, quarantined, rejects = 0, 0.0, 0, set[str](), Counter[str]()
-    for records in tables(ledger, requested, ["video", "source_s", "quarantined", "rejects", "clips.clip_id"]):
+    for records in iter_record_tables(
+        ledger, requested, ["video", "source_s", "quarantined", "rejects", "clips.clip_id"]
+    ):
         units += records.num_rows
         source_s += pc.sum(records["source_s"]).as_py()
         clips += pc.sum(pc.list_value_length(pc.struct_field(records["clips"], "clip_id"))).as_py() or 0
@@ -110,7 +112,7 @@ def requeue(out: str, reason: str, videos: Mapping[str, Source]) -> int:
     if not rejected_videos:
         listing = ", ".join(f"{name} ({n})" for name, n in reasons.most_common()) or "none"
         raise InputError(f"no video in {out!r} was rejected for reason={reason!r}; reasons that occur: {listing}")
-    queue_again(out, ledger, sorted(rejected_videos))
+    requeue_videos(out, ledger, sorted(rejected_videos))
     return len(rejected_videos)
 
 

@@ -22,7 +22,7 @@ import torch
 from cluster.dataset.loader import ClipReader
 from cluster.dataset.manifest import Manifest, Shard
 from cluster.dataset.shards import clip_row, clip_schema, shard_bytes
-from cluster.pack import write_shard
+from cluster.prepare.packing import write_shard
 from vgan.allocator import keep_freed_memory
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig

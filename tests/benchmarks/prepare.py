@@ -28,8 +28,9 @@ import numpy as np
 import shots
 import stabilization
 
-from cluster.ingest import num_segments, prepare, segment_span
-from cluster.pack import Packing
+from cluster.prepare.packing import PackingConfig
+from cluster.prepare.pipeline import prepare
+from cluster.prepare.process_unit import num_segments, segment_bounds
 from cluster.runtime.ray_session import ray_session
 from cluster.sources.manifest import list_folder
 from vgan.errors import VideoError
@@ -118,9 +119,9 @@ def whole_job(config: VideoConfig) -> None:
     print(f"{'plain processes':<34}{seconds:>9.1f}{num_frames / seconds:>10.0f}{1:>7.2f}")
     with tempfile.TemporaryDirectory() as scratch, ray_session() as _:
         warm = videos[:: len(videos) // 4]
-        prepare(warm, f"{scratch}/warm", config, Packing())  # starts the workers, as a running cluster has
+        prepare(warm, f"{scratch}/warm", config, PackingConfig())  # starts the workers, as a running cluster has
         start = time.perf_counter()
-        prepare(sources, f"{scratch}/clips", config, Packing())
+        prepare(sources, f"{scratch}/clips", config, PackingConfig())
         ray_s = time.perf_counter() - start
     ratio = seconds / ray_s
     print(f"{'prepare on Ray, shards written':<34}{ray_s:>9.1f}{num_frames / ray_s:>10.0f}{ratio:>7.2f}")
@@ -176,7 +177,7 @@ def hour_in_this_process(path: str) -> None:
         segments = num_segments(duration_s, config.decode.segment_s)
         share = replace(config, clip=replace(config.clip, max_per_video=-(-config.clip.max_per_video // segments)))
         for segment in range(segments):
-            start_s, end_s, _ = segment_span(duration_s, segment, segments)
+            start_s, end_s, _ = segment_bounds(duration_s, segment, segments)
             frames = decoder.frames(path, start_s, end_s)
             clips += sum(isinstance(item, Clip) for item in extract_clips(frames, share))
     # ru_maxrss of this process would hold that of the one that started it.

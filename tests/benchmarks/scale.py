@@ -24,20 +24,21 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cluster import records
 from cluster.dataset.deletion_list import replace_deleted
 from cluster.dataset.manifest import REJECTS, Manifest, Shard, read_manifest, work_digest, write_manifest
 from cluster.dataset.order import epoch_order, row_group_index
 from cluster.dataset.shards import shard_bytes
-from cluster.ingest import WINDOW, already_prepared, videos_by_name
-from cluster.judging import choose, columns_for
-from cluster.pack import Packing, shard_tables
 from cluster.planner import CorpusConfig, NodeConfig, PriceConfig, Rates, listed, plan
+from cluster.prepare import commit_records
+from cluster.prepare.ledger import Ledger
+from cluster.prepare.packing import PackingConfig, iter_shard_tables
+from cluster.prepare.pipeline import WINDOW, find_finished_dataset, name_videos
 from cluster.prepare.progress import SourceHours
+from cluster.prepare.selection import required_columns, select_clips
 from cluster.prepare.status import dataset_status
+from cluster.prepare.work_units import VideoTable, WorkUnitTable
 from cluster.sources.manifest import Source, Sources, read_sources, write_sources
 from cluster.storage.files import json_bytes, write_bytes
-from cluster.units import Ledger, Units, Videos
 from vgan.records import ClipScores, Reject
 from vgan.video.config import FilterConfig, VideoConfig
 from vgan.video.fingerprint import near_duplicates
@@ -46,7 +47,7 @@ SIZES = "1e4,1e5,2e6"
 CLIPS = 8  # of 7 sources in 8, so 7 a source
 KINDS = 64  # records that differ by more than their names
 DONE = 0.95  # committed where a run is resumed
-PACKING = Packing()
+PACKING = PackingConfig()
 # Near-duplicates have a row of their own: most of the time that judging takes.
 VIDEO = VideoConfig(gates=FilterConfig(off=["near_duplicate"]))
 STAND_INS = ("VIDEO---------------", "CLIP-----------", "SOURCE")  # of a video's name, 15 digits of it, a source's id
@@ -101,7 +102,7 @@ def record(kind: int) -> str:
     return json_bytes(value).decode()
 
 
-def write_records(videos: Videos, start: int, end: int, out: str) -> None:
+def write_records(videos: VideoTable, start: int, end: int, out: str) -> None:
     """Stand for `commit_unit` of these videos."""
     kinds = [record(kind) for kind in range(KINDS)]
     for n, (name, source) in enumerate(videos.rows(pa.array(range(start, end)))):
@@ -142,9 +143,9 @@ class Clock:
 # ---- the rows: each times its stage in the folder `out` and returns how many items went through it ----------------
 
 
-def left_to_do(found: Sources, out: str) -> Units:
+def left_to_do(found: Sources, out: str) -> WorkUnitTable:
     """What prepare finds to do in the folder `out`, told to its progress bar."""
-    units = Ledger.read(out).open_units(videos_by_name(found, VIDEO))
+    units = Ledger.read(out).open_units(name_videos(found, VIDEO))
     SourceHours(units)
     return units
 
@@ -180,7 +181,7 @@ def resume_by_names(size: int, out: str, clock: Clock) -> int:
     found, other = read_sources(f"{out}/sources.parquet"), f"{out}/loose"
     os.makedirs(f"{other}/work/commits")
     done = int(DONE * size)
-    for name in videos_by_name(found, VIDEO).names.slice(0, done):
+    for name in name_videos(found, VIDEO).names.slice(0, done):
         os.mknod(f"{other}/work/commits/{name}.g0.0of1.json")
     with clock:
         units = left_to_do(found, other)
@@ -191,12 +192,12 @@ def resume_by_names(size: int, out: str, clock: Clock) -> int:
 
 def move_records(size: int, out: str, clock: Clock) -> int:
     """What a run does with its records after each window of units."""
-    videos, done = videos_by_name(read_sources(f"{out}/sources.parquet"), VIDEO), int(DONE * size)
+    videos, done = name_videos(read_sources(f"{out}/sources.parquet"), VIDEO), int(DONE * size)
     os.makedirs(f"{out}/work/commits")
     for start in range(0, done, WINDOW):
         write_records(videos, start, min(start + WINDOW, done), out)
         with clock:
-            records.compact(out)
+            commit_records.compact_records(out)
     return done
 
 
@@ -221,20 +222,20 @@ def is_it_done(size: int, out: str, clock: Clock) -> int:
     found = read_sources(f"{out}/sources.parquet")
     write_manifest(manifest(1), out)
     with clock:
-        already_prepared(found, out, VIDEO, PACKING, replace=True)
+        find_finished_dataset(found, out, VIDEO, PACKING, replace=True)
     return size
 
 
 def pack_without_pixels(size: int, out: str, clock: Clock) -> int:
     """Records read, clips judged, counted and shuffled, the rejects written, every shard's rows taken."""
     found = read_sources(f"{out}/sources.parquet")
-    write_records(videos_by_name(found, VIDEO), int(DONE * size), size, out)
+    write_records(name_videos(found, VIDEO), int(DONE * size), size, out)
     with clock:
-        videos = videos_by_name(found, VIDEO)
-        pieces = records.tables(Ledger.read(out), videos, columns_for(VIDEO))
-        chosen = choose(pieces, found, VIDEO)
+        videos = name_videos(found, VIDEO)
+        pieces = commit_records.iter_record_tables(Ledger.read(out), videos, required_columns(VIDEO))
+        chosen = select_clips(pieces, found, VIDEO)
         write_bytes(f"{out}/{REJECTS}", shard_bytes(chosen.rejects))
-        num_clips = sum(table.num_rows for table in shard_tables(chosen.accepted, VIDEO, PACKING))
+        num_clips = sum(table.num_rows for table in iter_shard_tables(chosen.accepted, VIDEO, PACKING))
     assert num_clips == chosen.counts["clips"]
     return num_clips + chosen.refused.total()
 

@@ -72,9 +72,9 @@ PREPARE = """
 import json, sys, time
 import ray
 from ray.util.state import list_tasks
-from cluster.ingest import prepare
+from cluster.prepare.pipeline import prepare
 from cluster.prepare.status import verify
-from cluster.pack import Packing
+from cluster.prepare.packing import Packing
 from cluster.runtime.ray_session import ray_session
 from cluster.sources.manifest import list_folder
 from vgan.options import ClipSpec, DecodeConfig, GateConfig, StabilizeConfig, VideoConfig

@@ -17,9 +17,9 @@ from cluster.dataset.card import card, card_text
 from cluster.dataset.manifest import Manifest, config_digest, digest_settings, read_manifest, work_digest
 from cluster.dataset.scene_selection import scene_mask
 from cluster.dataset.shards import read_clips
-from cluster.ingest import prepare
-from cluster.inspector import inspection
-from cluster.pack import Packing
+from cluster.prepare.inspector import build_inspection
+from cluster.prepare.packing import PackingConfig
+from cluster.prepare.pipeline import prepare
 from cluster.prepare.scene_scores import count_scenes, resolve_classifier, scene_mismatches
 from cluster.sources.manifest import list_folder
 from vgan.errors import InputError
@@ -142,7 +142,7 @@ def test_prepare_stores_scene_scores_and_filters_at_packing(weights: Path, tmp_p
         scene=SceneConfig(weights=str(weights), categories=["beach", "golf"], threshold=0.0),
     )
     config = resolve_classifier(config)
-    packing = Packing(seed=0, shard_mb=1)
+    packing = PackingConfig(seed=0, shard_mb=1)
     manifest = prepare(sources, str(out), config, packing)
     table = read_clips(str(out), manifest).drop_columns("frames")
     rows = {row["source_id"]: row for row in table.to_pylist()}
@@ -164,6 +164,6 @@ def test_prepare_stores_scene_scores_and_filters_at_packing(weights: Path, tmp_p
     assert pq.read_table(out / "rejects.parquet")["detail"][0].as_py().startswith("golf_course; beach ")
     assert read_manifest(str(out)).video.scene.keep == ["beach"]
 
-    page = render_inspection(inspection(str(out), num=2))
+    page = render_inspection(build_inspection(str(out), num=2))
     assert "highest-scoring clips of golf" in page
     assert "| beach | 5 | 1 |" in card_text(card(str(out)))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cluster.judging import _number_within, candidates, count, judge
+from cluster.prepare.selection import _number_within, apply_filters, candidate_table, summarize_counts
 from cluster.sources.manifest import ATTRIBUTION_COLUMNS, Source
 from vgan.records import ClipScores
 from vgan.video.config import ClipSpec, FilterConfig, VideoConfig
@@ -35,7 +35,7 @@ def record(source: str, evidence: list[ClipScores], rejects: tuple[dict[str, Any
 
 def table(*records: dict[str, Any]) -> pa.Table:
     sources = [Source(**r["source"]) for r in records]
-    return candidates(list(records), sources, VIDEO)
+    return candidate_table(list(records), sources, VIDEO)
 
 
 def good(fingerprint: str, **scores: float) -> ClipScores:
@@ -44,7 +44,7 @@ def good(fingerprint: str, **scores: float) -> ClipScores:
 
 def test_judge_applies_bounds_before_duplicates():
     clips = table(record("a", [good(FAR_APART[0], residual_px=50.0)]), record("b", [good(FAR_APART[0])]))
-    first, second = judge(clips, FilterConfig())
+    first, second = apply_filters(clips, FilterConfig())
     assert first is not None
     assert first[0] == "large_residual"
     assert second is None
@@ -52,20 +52,22 @@ def test_judge_applies_bounds_before_duplicates():
 
 def test_judge_rejects_near_duplicate_of_another_source_and_names_the_accepted_clip():
     clips = table(record("a", [good(FAR_APART[0])]), record("b", [good(FAR_APART[0]), good(FAR_APART[1])]))
-    verdicts = judge(clips, FilterConfig())
+    verdicts = apply_filters(clips, FilterConfig())
     assert [v and v[0] for v in verdicts] == [None, "near_duplicate", None]
     assert "a-0" in verdicts[1][1]
-    assert judge(clips, FilterConfig(off=["near_duplicate"])) == [None, None, None]
+    assert apply_filters(clips, FilterConfig(off=["near_duplicate"])) == [None, None, None]
 
 
 def test_judge_accepts_duplicates_within_a_source():
     clips = table(record("a", [good(FAR_APART[0]), good(FAR_APART[0])]))
-    assert judge(clips, FilterConfig()) == [None, None]
+    assert apply_filters(clips, FilterConfig()) == [None, None]
 
 
 def test_judge_cap_counts_passing_clips_only():
     evidence = [good(FAR_APART[n], residual_px=50.0 if n == 0 else 0.2) for n in range(4)]
-    verdicts = judge(table(record("a", evidence), record("b", [good(FAR_APART[9])])), FilterConfig(max_per_source=2))
+    verdicts = apply_filters(
+        table(record("a", evidence), record("b", [good(FAR_APART[9])])), FilterConfig(max_per_source=2)
+    )
     assert [v and v[0] for v in verdicts] == ["large_residual", None, None, "source_cap", None]
 
 
@@ -75,7 +77,7 @@ def test_count_every_source_is_accepted_or_rejected_for_its_most_frequent_reason
     records = [record("a", [good(FAR_APART[0])]), record("b", [], (short, broken, short))]
     clips = table(*records)
     rejects = [{"source_id": "b", **row} for row in records[1]["rejects"]]
-    counts = count(records, rejects, clips)
+    counts = summarize_counts(records, rejects, clips)
     assert (counts["sources"], counts["accepted"], counts["rejected"], counts["clips"]) == (2, 1, 1, 1)
     assert counts["rejected_by_reason"] == {"too_short": 1}
     assert counts["segments_rejected_by_reason"] == {"decode": {"corrupt": 1}, "shots": {"too_short": 2}}
@@ -86,9 +88,9 @@ def test_count_every_source_is_accepted_or_rejected_for_its_most_frequent_reason
 def test_candidates_have_attribution_columns_only_if_a_source_has_attribution() -> None:
     records = [record("a", [good(FAR_APART[0])]), record("b", [good(FAR_APART[1])])]
     plain = [Source(uri="/v/a", source_id="a"), Source(uri="/v/b", source_id="b")]
-    assert not set(ATTRIBUTION_COLUMNS) & set(candidates(records, plain, VIDEO).column_names)
+    assert not set(ATTRIBUTION_COLUMNS) & set(candidate_table(records, plain, VIDEO).column_names)
     attributed = replace(plain[0], license="Attribution License", author="Ann", page="https://p/a", tags="sea")
-    clips = candidates(records, [attributed, plain[1]], VIDEO)
+    clips = candidate_table(records, [attributed, plain[1]], VIDEO)
     assert clips.select(ATTRIBUTION_COLUMNS).to_pylist() == [attributed.credits, plain[1].credits]
 
 

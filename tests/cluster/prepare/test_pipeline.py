@@ -18,10 +18,12 @@ from cluster.dataset.card import write_card
 from cluster.dataset.deletion_list import add_to_deletion_list, deleted_rows
 from cluster.dataset.manifest import Manifest, read_manifest
 from cluster.dataset.shards import decode_frames, read_clips
-from cluster.ingest import commit_unit, prepare, videos_by_name
-from cluster.pack import Packing
+from cluster.prepare.ledger import Ledger, read_records
+from cluster.prepare.packing import PackingConfig
+from cluster.prepare.pipeline import name_videos, prepare
+from cluster.prepare.process_unit import process_unit
+from cluster.prepare.work_units import WorkUnit
 from cluster.sources.manifest import Source, list_folder
-from cluster.units import Ledger, Unit, read_records
 from vgan.errors import InputError
 from vgan.synthetic import draw_clip
 from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, StabilizeConfig, VideoConfig
@@ -60,7 +62,7 @@ def run(
     codec: str = "raw",
     replace_old: bool = False,
 ) -> Manifest:
-    return prepare(sources, str(out), config, Packing(seed=seed, shard_mb=1, codec=codec), replace=replace_old)
+    return prepare(sources, str(out), config, PackingConfig(seed=seed, shard_mb=1, codec=codec), replace=replace_old)
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +239,7 @@ def test_prepare_after_a_deletion_removes_the_video_and_counts_it_as_rejected(
     assert add_to_deletion_list(str(copy), [GOOD[0]]) == 11
     with pytest.raises(InputError, match="deletion list"):
         run(sources, copy)
-    (name,) = videos_by_name([s for s in sources if s.source_id == GOOD[0]], VIDEO)
+    (name,) = name_videos([s for s in sources if s.source_id == GOOD[0]], VIDEO)
     assert any(name in path for path in decoded(copy))
     manifest = run(sources, copy, replace_old=True)
     assert (manifest.counts["clips"], manifest.counts["accepted"], manifest.counts["sources"]) == (11, 1, 5)
@@ -299,14 +301,18 @@ def test_prepare_of_a_file_removed_between_its_segments_counts_each_segment(
     (video,) = (s for s in sources if s.source_id == GOOD[0])
     copied = replace(video, uri=str(tmp_path / "v.mp4"))
     config = replace(VIDEO, decode=replace(VIDEO.decode, segment_s=0.8))  # of 2.24 s: 3 segments
-    (name,) = videos_by_name([copied], config)
-    units = [Unit(name, copied), Unit(name, copied, segment=1, segments=3), Unit(name, copied, segment=2, segments=3)]
+    (name,) = name_videos([copied], config)
+    units = [
+        WorkUnit(name, copied),
+        WorkUnit(name, copied, segment=1, segments=3),
+        WorkUnit(name, copied, segment=2, segments=3),
+    ]
     (tmp_path / "v.mp4").write_bytes(Path(video.uri).read_bytes())
     listed = replace(copied, version=None)
     for n, unit in enumerate(units):
         if n == 1:
             (tmp_path / "v.mp4").unlink()
-        commit_unit(asdict(replace(unit, source=listed)), str(tmp_path / "out"), config)
+        process_unit(asdict(replace(unit, source=listed)), str(tmp_path / "out"), config)
     ledger = Ledger.read(str(tmp_path / "out"))
     assert ledger.is_complete(name)
     records = read_records(ledger.commit_urls([name]))
@@ -316,15 +322,15 @@ def test_prepare_of_a_file_removed_between_its_segments_counts_each_segment(
 
 def test_commit_unit_of_a_segment_past_the_end_commits_no_clips(sources: list[Source], tmp_path: Path) -> None:
     (video,) = (s for s in sources if s.source_id == GOOD[0])
-    (name,) = videos_by_name([video], VIDEO)
-    past = Unit(name, video, segment=9, segments=10)  # as a wrong duration in the header would imply
+    (name,) = name_videos([video], VIDEO)
+    past = WorkUnit(name, video, segment=9, segments=10)  # as a wrong duration in the header would imply
     config = replace(VIDEO, decode=replace(VIDEO.decode, segment_s=1e-3))
-    commit_unit(asdict(replace(past, segment=8)), str(tmp_path), config)
-    counts = commit_unit(asdict(past), str(tmp_path), config)
+    process_unit(asdict(replace(past, segment=8)), str(tmp_path), config)
+    counts = process_unit(asdict(past), str(tmp_path), config)
     assert counts["clips"] == 0
     assert len(list((tmp_path / "work" / "commits").iterdir())) == 2
     before = decoded(tmp_path)
-    commit_unit(asdict(past), str(tmp_path), config)  # a retried task
+    process_unit(asdict(past), str(tmp_path), config)  # a retried task
     assert decoded(tmp_path) == before
 
 
@@ -332,7 +338,7 @@ def test_prepare_into_a_folder_not_shared_by_workers_raises(
     sources: list[Source],
 ) -> None:
     with pytest.raises(InputError, match="a folder that all nodes share"):
-        prepare(sources[:1], "memory://nowhere", VIDEO, Packing(shard_mb=1))
+        prepare(sources[:1], "memory://nowhere", VIDEO, PackingConfig(shard_mb=1))
 
 
 def test_prepare_rejects_a_source_that_changed_after_listing(sources: list[Source], tmp_path: Path) -> None:
@@ -353,7 +359,7 @@ def test_prepare_writes_through_any_file_system_url(sources: list[Source], tmp_p
         sources[-1:] + [s for s in sources if s.source_id == GOOD[0]],
         f"file://{tmp_path}/clips",
         VIDEO,
-        Packing(shard_mb=1),
+        PackingConfig(shard_mb=1),
     )
     assert read_manifest(f"{tmp_path}/clips") == manifest
 

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 
 from cluster.dataset.manifest import REJECTS, Manifest, read_manifest, work_digest
 from cluster.dataset.shards import frame_bytes, read_clips
-from cluster.judging import SCORES, candidates
+from cluster.prepare.ledger import Ledger, read_records
+from cluster.prepare.selection import SCORES, candidate_table
 from cluster.sources.download import local_copy
 from cluster.sources.manifest import Source
 from cluster.storage.files import read_bytes, read_ranges
 from cluster.storage.urls import join_url
-from cluster.units import Ledger, read_records
 from vgan.errors import InputError, VideoError
 from vgan.records import ClipScores
 from vgan.scenes.labels import scene_column
@@ -33,7 +33,7 @@ from vgan.viz.report import RejectCount
 SHEET = 4  # pictures on a category's contact sheet per clip of a group
 
 
-def inspection(out: str, num: int) -> Inspection:
+def build_inspection(out: str, num: int) -> Inspection:
     """Collect `num` clips per group; the sources are decoded again to show the clips before stabilization.
 
     Raises:
@@ -45,7 +45,7 @@ def inspection(out: str, num: int) -> Inspection:
     ledger = Ledger.read(out)
     records = [r for r in read_records(ledger.commit_urls(ledger.all_videos())) if r["settings"] == work_digest(config)]
     sources = {r["source"]["source_id"]: Source(**r["source"]) for r in records}
-    clips = candidates(records, list(sources.values()), config)
+    clips = candidate_table(records, list(sources.values()), config)
     rows = clips.select(["clip_id", "source_id", "start_s", "data", "row"]).to_pylist()
     scores = [ClipScores(**row) for row in clips.select(SCORES).to_pylist()]
     strains = [bound_utilization(evidence, config.gates) for evidence in scores]
@@ -67,7 +67,7 @@ def inspection(out: str, num: int) -> Inspection:
         row = rows[i]
         return InspectedClip(
             title=f"{row['source_id']} at {row['start_s']:.2f} s",
-            before=clip_before(sources[row["source_id"]], row["start_s"], config),
+            before=unstabilized_clip(sources[row["source_id"]], row["start_s"], config),
             after=_pixels(out, row, config),
             evidence=scores[i],
             verdict="" if row["clip_id"] in packed else refusals[row["source_id"], row["start_s"]],
@@ -118,7 +118,7 @@ def _refusals(out: str) -> dict[tuple[str, float], str]:
     }
 
 
-def clip_before(source: Source, start_s: float, config: VideoConfig) -> np.ndarray:
+def unstabilized_clip(source: Source, start_s: float, config: VideoConfig) -> np.ndarray:
     """Decode the clip that starts at `start_s` in the source's time, cropped and resized but not stabilized.
 
     Returns:

@@ -19,9 +19,9 @@ import ray
 
 from cluster.dataset.manifest import MANIFEST, REJECTS, Manifest, Shard, config_digest, digest_settings, work_digest
 from cluster.dataset.shards import READERS, clip_schema, decode_frames, frame_bytes, shard_bytes
-from cluster.judging import choose
 from cluster.observability import prometheus
 from cluster.observability.progress_bar import progress_bar
+from cluster.prepare.selection import select_clips
 from cluster.runtime.placement import decode_labels
 from cluster.runtime.provenance import git_commit
 from cluster.sources.manifest import ATTRIBUTION_COLUMNS, Sources
@@ -35,7 +35,7 @@ MOST_UNDER_WAY = 2048  # shards submitted at a time; the rows of each take 0.4 M
 
 
 @dataclass(frozen=True, kw_only=True)
-class Packing:
+class PackingConfig:
     """Packing of clips into shards."""
 
     seed: int = 0  # of the shuffle
@@ -47,12 +47,12 @@ class Packing:
         return max(1, self.shard_mb * 1_000_000 // frame_bytes(spec))
 
 
-def pack(
+def pack_shards(
     records: Iterable[pa.Table],
     sources: Sources,
     out: str,
     config: VideoConfig,
-    packing: Packing,
+    packing: PackingConfig,
     inputs: str,
 ) -> Manifest:
     """Write the shards and the table of rejects, and return the manifest, which is not written yet.
@@ -68,7 +68,7 @@ def pack(
     Raises:
         InputError: no clip passes the gates, or the pixels of a clip are missing.
     """
-    chosen = choose(records, sources, config)
+    chosen = select_clips(records, sources, config)
     accepted, counts = chosen.accepted, chosen.counts
     if not accepted.num_rows:
         reasons = ", ".join(f"{n} {reason}" for reason, n in counts["rejected_by_reason"].items())
@@ -109,7 +109,7 @@ def _check_pixels_exist(clips: pa.Table, out: str) -> None:
         )
 
 
-def _write_shards(accepted: pa.Table, out: str, config: VideoConfig, packing: Packing) -> list[Shard]:
+def _write_shards(accepted: pa.Table, out: str, config: VideoConfig, packing: PackingConfig) -> list[Shard]:
     """Write all shards in Ray tasks, at most MOST_UNDER_WAY submitted at a time to bound object store memory."""
     write = ray.remote(num_cpus=1, max_retries=2, label_selector=decode_labels())(write_shard)
     shards: list[Shard] = []
@@ -121,7 +121,7 @@ def _write_shards(accepted: pa.Table, out: str, config: VideoConfig, packing: Pa
             shards.append(ray.get(pending.popleft()))
             bar.update()
 
-        for index, table in enumerate(shard_tables(accepted, config, packing)):
+        for index, table in enumerate(iter_shard_tables(accepted, config, packing)):
             if len(pending) == MOST_UNDER_WAY:
                 finish_first()
             path = f"shards/shard-{index:06d}.parquet"
@@ -131,7 +131,7 @@ def _write_shards(accepted: pa.Table, out: str, config: VideoConfig, packing: Pa
     return shards
 
 
-def shard_tables(accepted: pa.Table, config: VideoConfig, packing: Packing) -> Iterator[pa.Table]:
+def iter_shard_tables(accepted: pa.Table, config: VideoConfig, packing: PackingConfig) -> Iterator[pa.Table]:
     """Yield the clips of each shard, shuffled with the seed, as tables that share no memory with other clips."""
     order, rows = np.random.default_rng(packing.seed).permutation(accepted.num_rows), packing.shard_rows(config.clip)
     for start in range(0, len(order), rows):

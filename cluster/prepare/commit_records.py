@@ -1,6 +1,6 @@
 """Commit records at scale: compaction into Parquet files, and columnar reading of millions of records.
 
-A record is first put as an individual JSON file (`cluster/units.py`), which commits its unit. Once many thousands of
+A record is first put as an individual JSON file (`cluster/prepare/ledger.py`), which commits its unit. Once many thousands of
 these exist, blocks of them are written to work/records/, one Parquet file per block, and the JSON files are removed. If
 the job is killed in between, a record is in both places and counts once.
 """
@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from cluster.prepare.ledger import NAME_COLUMNS, READERS, Ledger, format_unit_names, parse_unit_names, raise_if_moved
 from cluster.sources.manifest import SCHEMA
 from cluster.storage.files import (
     json_bytes,
@@ -32,7 +33,6 @@ from cluster.storage.files import (
     write_bytes,
 )
 from cluster.storage.urls import join_url
-from cluster.units import NAMED, READERS, Ledger, commit_names, named_units, unmoved
 from vgan.records import ClipScores
 
 MOST_LOOSE = 16384  # up to so many individual record files are not compacted
@@ -64,7 +64,7 @@ RECORD = pa.schema(  # as `ingest.commit_unit` writes it; scene columns are adde
 )
 
 
-def parsed(texts: list[bytes]) -> pa.Table:
+def parse_records(texts: list[bytes]) -> pa.Table:
     """Parse records, one JSON document each, to a table of schema RECORD with one row per record."""
     if not texts:
         return RECORD.empty_table()
@@ -77,12 +77,12 @@ def parsed(texts: list[bytes]) -> pa.Table:
     return table.combine_chunks()
 
 
-def as_table(records: pa.Table | list[dict[str, Any]]) -> pa.Table:
+def to_table(records: pa.Table | list[dict[str, Any]]) -> pa.Table:
     """Convert records to a table of schema RECORD; a table is returned unchanged."""
-    return records if isinstance(records, pa.Table) else parsed([json_bytes(record) for record in records])
+    return records if isinstance(records, pa.Table) else parse_records([json_bytes(record) for record in records])
 
 
-def compact(out: str) -> None:
+def compact_records(out: str) -> None:
     """Move a dataset's individual records into Parquet files if there are more than MOST_LOOSE."""
     folder = join_url(out, "work", "commits")
     names = list_names(folder, ".json")
@@ -90,9 +90,9 @@ def compact(out: str) -> None:
         return
     units = Ledger.read(out).units
     is_individual = pc.equal(units["file"], -1)
-    individual = commit_names(units.filter(is_individual))
+    individual = format_unit_names(units.filter(is_individual))
     # Moved by a run that was killed before it removed the individual files.
-    moved = set(names) & set(commit_names(units.filter(pc.invert(is_individual))))
+    moved = set(names) & set(format_unit_names(units.filter(pc.invert(is_individual))))
     remove_files(folder, sorted(moved))
     for start in range(0, len(individual), BLOCK):
         block = individual[start : start + BLOCK]
@@ -100,28 +100,28 @@ def compact(out: str) -> None:
             records = _read(folder, block)
         except FileNotFoundError:  # another job is compacting this block
             continue
-        _write(out, named_units(block), records)
+        _write(out, parse_unit_names(block), records)
         remove_files(folder, block)
 
 
 def _read(folder: str, names: list[str]) -> pa.Table:
     """Read individual record files in parallel to a table of schema RECORD."""
     with ThreadPoolExecutor(READERS) as pool:
-        return parsed(list(pool.map(lambda name: read_bytes(join_url(folder, name)), names)))
+        return parse_records(list(pool.map(lambda name: read_bytes(join_url(folder, name)), names)))
 
 
 def _write(out: str, units: pa.Table, records: pa.Table) -> None:
     """Write records to a Parquet file named by a hash of their units."""
     table = records.drop_columns(["video", "segment", "segments"])
-    for name in NAMED:
+    for name in NAME_COLUMNS:
         table = table.append_column(name, units[name])
-    name = hashlib.sha256("\n".join(commit_names(units)).encode()).hexdigest()[:20]
+    name = hashlib.sha256("\n".join(format_unit_names(units)).encode()).hexdigest()[:20]
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     write_bytes(join_url(out, "work", "records", f"{name}.parquet"), buffer.getvalue())
 
 
-def forget(out: str, videos: Collection[str]) -> None:
+def remove_records(out: str, videos: Collection[str]) -> None:
     """Remove all records of these videos, of every generation."""
     if not videos:
         return
@@ -131,14 +131,16 @@ def forget(out: str, videos: Collection[str]) -> None:
         remaining = table.filter(pc.invert(pc.is_in(table["video"], value_set=removed)))
         if remaining.num_rows < table.num_rows:
             if remaining.num_rows:
-                _write(out, remaining.select(NAMED), remaining.drop_columns(["generation"]))
+                _write(out, remaining.select(NAME_COLUMNS), remaining.drop_columns(["generation"]))
             remove_tree(url)
     folder = join_url(out, "work", "commits")
-    units = named_units(list_names(folder, ".json"))
-    remove_files(folder, commit_names(units.filter(pc.is_in(units["video"], value_set=removed))))
+    units = parse_unit_names(list_names(folder, ".json"))
+    remove_files(folder, format_unit_names(units.filter(pc.is_in(units["video"], value_set=removed))))
 
 
-def tables(ledger: Ledger, videos: Iterable[str] | None = None, columns: list[str] | None = None) -> Iterator[pa.Table]:
+def iter_record_tables(
+    ledger: Ledger, videos: Iterable[str] | None = None, columns: list[str] | None = None
+) -> Iterator[pa.Table]:
     """Yield committed records of the current generation, a few thousand rows per table.
 
     The column `place` is each record's row number in `ledger.records_of(videos)`.
@@ -162,6 +164,6 @@ def tables(ledger: Ledger, videos: Iterable[str] | None = None, columns: list[st
     folder = join_url(ledger.out, "work", "commits")
     for start in range(0, individual.num_rows, BLOCK):
         rows = individual.slice(start, BLOCK)
-        with unmoved(ledger.out):
-            records = _read(folder, commit_names(rows))
+        with raise_if_moved(ledger.out):
+            records = _read(folder, format_unit_names(rows))
         yield records.append_column("place", rows["place"])

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from cluster.dataset.manifest import REJECTS_SCHEMA
 from cluster.dataset.shards import clip_schema, combine_chunks
+from cluster.prepare.commit_records import to_table
 from cluster.prepare.scene_scores import count_scenes, scene_mismatches
-from cluster.records import as_table
 from cluster.sources.manifest import ATTRIBUTION_COLUMNS, Source, Sources
 from vgan.records import ClipScores
 from vgan.scenes.config import SceneConfig
@@ -29,7 +29,7 @@ BLOCK = 65536  # clips whose scores are held as Python or NumPy objects at a tim
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Selection:
     """Result of the selection: accepted clips ordered by id, rejects, and totals."""
 
     accepted: pa.Table  # rows of `candidates`
@@ -38,7 +38,7 @@ class Chosen:
     counts: dict[str, Any]
 
 
-def choose(parts: Iterable[pa.Table], sources: Sources, config: VideoConfig) -> Chosen:
+def select_clips(parts: Iterable[pa.Table], sources: Sources, config: VideoConfig) -> Selection:
     """Select the clips to pack by their scores, and count accepted and rejected ones.
 
     A copy of millions of clips takes gigabytes. The clips are therefore sorted while they are extracted from the
@@ -55,22 +55,22 @@ def choose(parts: Iterable[pa.Table], sources: Sources, config: VideoConfig) -> 
     records = pa.concat_tables(parts, promote_options="permissive")
     keys = pa.table({"source_id": _source_ids(records), "segment": records["segment"]})
     order = pc.sort_indices(keys, [("source_id", "ascending"), ("segment", "ascending")])
-    clips = candidates(records, sources, config, order.to_numpy())
+    clips = candidate_table(records, sources, config, order.to_numpy())
     records = records.drop_columns(["clips"]).take(order)
-    verdicts = judge(clips, config.gates, config.scene)
+    verdicts = apply_filters(clips, config.gates, config.scene)
     rejects = _rejects(records, clips, verdicts)
     passing = _passed(verdicts)
     ids = clips["clip_id"].take(pa.array(passing))
     accepted = clips.take(pa.array(passing[pc.sort_indices(ids).to_numpy()]))
     del clips
-    counts = count(records, rejects, accepted)
+    counts = summarize_counts(records, rejects, accepted)
     if config.scene.sha256:
         counts["scenes"] = count_scenes(accepted, config.scene.categories, config.scene.threshold)
     assert counts["sources"] == len(sources), counts
-    return Chosen(accepted, rejects, Counter(v[0] for v in verdicts if v), counts)
+    return Selection(accepted, rejects, Counter(v[0] for v in verdicts if v), counts)
 
 
-def candidates(
+def candidate_table(
     records: pa.Table | list[dict[str, Any]],
     sources: Sequence[Source],
     config: VideoConfig,
@@ -87,7 +87,7 @@ def candidates(
         config: video settings.
         order: (N,) permutation of the records that orders their clips; None keeps their order.
     """
-    table, listed = as_table(records), Sources.of(sources)
+    table, listed = to_table(records), Sources.of(sources)
     stored = {name: pc.struct_field(table["clips"], name) for name in _names(table["clips"].type)}
     lengths = pc.fill_null(pc.list_value_length(stored["clip_id"]), 0).to_numpy()
     order = np.arange(len(lengths)) if order is None else order
@@ -117,7 +117,7 @@ def _names(struct: pa.StructType) -> list[str]:
     return [struct.field(i).name for i in range(struct.num_fields)]
 
 
-def columns_for(config: VideoConfig) -> list[str]:
+def required_columns(config: VideoConfig) -> list[str]:
     """List the columns of commit records that packing reads, dotted for fields of a struct."""
     clip_columns = [
         name for name in clip_schema(config.clip, scenes=config.scene.looked_for).names if name not in OF_SOURCES
@@ -126,7 +126,9 @@ def columns_for(config: VideoConfig) -> list[str]:
     return [*record_columns, *(f"clips.{name}" for name in (*clip_columns, "crc32"))]
 
 
-def judge(clips: pa.Table, config: FilterConfig, scene: SceneConfig | None = None) -> list[tuple[str, str] | None]:
+def apply_filters(
+    clips: pa.Table, config: FilterConfig, scene: SceneConfig | None = None
+) -> list[tuple[str, str] | None]:
     """Return for each candidate (reason, detail) of the gate that rejects it, or None.
 
     Filters are applied in this order, each to the clips that passed those before it: bounds on scores, scene category,
@@ -181,7 +183,7 @@ def _number_within(owner: np.ndarray) -> np.ndarray:
     return number
 
 
-def count(
+def summarize_counts(
     records: pa.Table | list[dict[str, Any]], rejects: pa.Table | list[dict[str, Any]], accepted: pa.Table
 ) -> dict[str, Any]:
     """Count sources, clips and rejects by stage and reason.
@@ -191,7 +193,7 @@ def count(
     Raises:
         AssertionError: a source is neither accepted nor rejected with a reason.
     """
-    table = as_table(records)
+    table = to_table(records)
     refused = rejects if isinstance(rejects, pa.Table) else pa.Table.from_pylist(rejects, REJECTS_SCHEMA)
     all_sources = pc.unique(_source_ids(table))
     accepted_sources = pc.unique(accepted["source_id"]).cast(pa.string())

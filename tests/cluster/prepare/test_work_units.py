@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from cluster.prepare.ledger import Ledger, read_records, requeue_videos
+from cluster.prepare.work_units import WorkUnit, commit_url, video_name
 from cluster.sources.manifest import Source
 from cluster.storage.conditional_write import put_if_absent
 from cluster.storage.files import json_bytes
-from cluster.units import Ledger, Unit, commit_url, queue_again, read_records, video_name
 
 A = Source(uri="/videos/a.mp4", source_id="a.mp4", bytes=10, version="1")
 B = Source(uri="/videos/b.mp4", source_id="b.mp4", bytes=10)
@@ -18,19 +19,19 @@ VIDEOS = {video_name(s, "settings"): s for s in (A, B)}
 NAME_A, NAME_B = VIDEOS
 
 
-def commit(out: Path, unit: Unit, segments: int) -> None:
+def commit(out: Path, unit: WorkUnit, segments: int) -> None:
     url = commit_url(str(out), unit, segments)
     assert put_if_absent(url, json_bytes({"name": unit.name}))
 
 
 def test_ledger_of_an_empty_folder_opens_the_first_segment_of_every_video(tmp_path):
     units = Ledger.read(str(tmp_path)).open_units(VIDEOS)
-    assert units == [Unit(NAME_A, A), Unit(NAME_B, B)]
+    assert units == [WorkUnit(NAME_A, A), WorkUnit(NAME_B, B)]
 
 
 def test_ledger_first_segment_of_a_long_video_opens_the_others(tmp_path):
-    commit(tmp_path, Unit(NAME_A, A), segments=3)
-    commit(tmp_path, Unit(NAME_B, B), segments=1)
+    commit(tmp_path, WorkUnit(NAME_A, A), segments=3)
+    commit(tmp_path, WorkUnit(NAME_B, B), segments=1)
     ledger = Ledger.read(str(tmp_path))
     assert [(u.video, u.segment, u.segments) for u in ledger.open_units(VIDEOS)] == [(NAME_A, 1, 3), (NAME_A, 2, 3)]
     for unit in ledger.open_units(VIDEOS):
@@ -43,12 +44,12 @@ def test_ledger_first_segment_of_a_long_video_opens_the_others(tmp_path):
 
 def test_ledger_requeued_video_starts_a_new_generation_and_ignores_the_old_record(tmp_path):
     for name, source in VIDEOS.items():
-        commit(tmp_path, Unit(name, source), segments=1)
-    queue_again(str(tmp_path), Ledger.read(str(tmp_path)), [NAME_A])
+        commit(tmp_path, WorkUnit(name, source), segments=1)
+    requeue_videos(str(tmp_path), Ledger.read(str(tmp_path)), [NAME_A])
     ledger = Ledger.read(str(tmp_path))
-    assert ledger.open_units(VIDEOS) == [Unit(NAME_A, A, generation=1)]
+    assert ledger.open_units(VIDEOS) == [WorkUnit(NAME_A, A, generation=1)]
     assert len(ledger.commit_urls(VIDEOS)) == 1
-    commit(tmp_path, Unit(NAME_A, A, generation=1), segments=1)
+    commit(tmp_path, WorkUnit(NAME_A, A, generation=1), segments=1)
     ledger = Ledger.read(str(tmp_path))
     assert ledger.open_units(VIDEOS) == []
     assert [r["name"] for r in read_records(ledger.commit_urls([NAME_A]))] == [f"{NAME_A}.g1.0"]
@@ -66,7 +67,7 @@ def test_video_name_differs_for_sources_with_equal_concatenated_fields():
 
 
 def test_ledger_ignores_other_files(tmp_path):
-    commit(tmp_path, Unit(NAME_A, A), segments=1)
+    commit(tmp_path, WorkUnit(NAME_A, A), segments=1)
     (tmp_path / "work" / "commits" / "notes.json").write_text("{}")
     (tmp_path / "work" / "commits" / f"{NAME_B}.g0.0of1.json.123.tmp").write_text("half")
     assert [u.video for u in Ledger.read(str(tmp_path)).open_units(VIDEOS)] == [NAME_B]

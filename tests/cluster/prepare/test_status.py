@@ -14,9 +14,9 @@ from cluster.dataset.export_strips import write_strips
 from cluster.dataset.manifest import read_manifest
 from cluster.dataset.shards import decode_frames, read_clips
 from cluster.dataset.verify import verify_dataset
-from cluster.ingest import prepare, videos_by_name
-from cluster.inspector import inspection
-from cluster.pack import Packing
+from cluster.prepare.inspector import build_inspection
+from cluster.prepare.packing import PackingConfig
+from cluster.prepare.pipeline import name_videos, prepare
 from cluster.prepare.status import dataset_status, list_quarantined, requeue
 from cluster.sources.manifest import Source, list_folder, read_sources
 from vgan.errors import InputError
@@ -42,7 +42,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
 
 @pytest.fixture
 def dataset(sources: list[Source], tmp_path: Path) -> Path:
-    prepare(sources, str(tmp_path / "clips"), VIDEO, Packing(shard_mb=1))
+    prepare(sources, str(tmp_path / "clips"), VIDEO, PackingConfig(shard_mb=1))
     return tmp_path / "clips"
 
 
@@ -51,7 +51,7 @@ def commits(out: Path) -> list[Path]:
 
 
 def test_status_counts_committed_videos_and_rejects(dataset: Path, sources: list[Source]) -> None:
-    videos = videos_by_name(sources, VIDEO)
+    videos = name_videos(sources, VIDEO)
     result = dataset_status(str(dataset), videos)
     assert (result.videos, result.complete, result.begun, result.clips, result.finished) == (2, 2, 0, 5, True)
     assert list(result.rejects) == ["decode: cannot_open"]
@@ -81,7 +81,7 @@ def test_verify_names_a_corrupt_or_missing_shard(dataset: Path) -> None:
 def test_replace_repairs_a_damaged_dataset(dataset: Path, sources: list[Source]) -> None:
     digest = read_manifest(str(dataset)).digest
     (dataset / "shards" / "shard-000000.parquet").unlink()
-    assert prepare(sources, str(dataset), VIDEO, Packing(shard_mb=1), replace=True).digest == digest
+    assert prepare(sources, str(dataset), VIDEO, PackingConfig(shard_mb=1), replace=True).digest == digest
     assert verify_dataset(str(dataset)) == []
 
 
@@ -89,7 +89,7 @@ def test_replace_without_pixels_changes_nothing(dataset: Path, sources: list[Sou
     (pixels,) = (dataset / "work" / "units").iterdir()
     pixels.unlink()
     with pytest.raises(InputError, match=r"1 files of pixels are missing"):
-        prepare(sources, str(dataset), VIDEO, Packing(seed=1, shard_mb=1), replace=True)
+        prepare(sources, str(dataset), VIDEO, PackingConfig(seed=1, shard_mb=1), replace=True)
     assert verify_dataset(str(dataset)) == []
 
 
@@ -109,12 +109,12 @@ def test_verify_detects_an_altered_manifest(dataset: Path) -> None:
 
 def test_requeue_repeats_only_the_rejected_video(dataset: Path, sources: list[Source]) -> None:
     before = {p: p.stat().st_mtime_ns for p in commits(dataset)}
-    videos = videos_by_name(sources, VIDEO)
+    videos = name_videos(sources, VIDEO)
     with pytest.raises(InputError, match=r"reason='timeout'.*cannot_open \(1\)"):
         requeue(str(dataset), "timeout", videos)
     assert requeue(str(dataset), "cannot_open", videos) == 1
     assert requeue(str(dataset), "cannot_open", videos) == 0  # killed before it finished: it resumes
-    manifest = prepare(sources, str(dataset), VIDEO, Packing(shard_mb=1), replace=True)
+    manifest = prepare(sources, str(dataset), VIDEO, PackingConfig(shard_mb=1), replace=True)
     assert manifest.counts["accepted"] == 1
     new = set(commits(dataset)) - set(before)
     assert [p.name.split(".")[1] for p in new] == ["g1"]
@@ -133,7 +133,7 @@ def test_quarantine_lists_videos_that_killed_their_decoder(dataset: Path) -> Non
 
 
 def test_inspection_shows_clips_before_and_after_with_their_scores(dataset: Path) -> None:
-    content = inspection(str(dataset), num=2)
+    content = build_inspection(str(dataset), num=2)
     worst = content.groups[0].clips
     assert len(worst) == 2
     assert worst[0].strain >= worst[1].strain
@@ -152,7 +152,7 @@ def test_written_strips_can_be_prepared_again(dataset: Path, tmp_path: Path) -> 
     assert sorted(names) == names
     sources = read_sources(str(tmp_path / "tiny" / "list.txt"))
     config = replace(VIDEO, stabilize=StabilizeConfig(preset="off"), gates=FilterConfig(off=["near_duplicate"]))
-    manifest = prepare(sources, str(tmp_path / "again"), config, Packing(shard_mb=1))
+    manifest = prepare(sources, str(tmp_path / "again"), config, PackingConfig(shard_mb=1))
     assert manifest.counts["clips"] == 5
     table = read_clips(str(tmp_path / "again"), manifest, ["source_id", "frames"])
     clips = dict(zip(table["source_id"].to_pylist(), decode_frames(table["frames"], manifest.clip), strict=True))

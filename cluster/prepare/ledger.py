@@ -8,13 +8,12 @@ so one listing gives all committed units without reading a record. The video's n
 the settings, never on its position in a list; the number of segments depends on its duration. Requeuing a video starts
 a new generation, marked by an empty file work/requeued/{video}.g{generation}; records of older generations are ignored.
 
-With millions of units, most records are moved into Parquet files of some thousand records (`cluster/records.py`). A
+With millions of units, most records are moved into Parquet files of some thousand records (`cluster/prepare/commit_records.py`). A
 unit whose record is in both places, because a move was interrupted, counts once.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,15 +26,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.sources.lazy_rows import BLOCK, LazyRows
-from cluster.sources.manifest import Source, Sources
-from cluster.storage.files import json_bytes, list_files, list_names, read_columns, read_json, write_bytes
+from cluster.prepare.work_units import VideoTable, WorkUnitTable, video_name_column
+from cluster.sources.manifest import Source
+from cluster.storage.files import list_files, list_names, read_columns, read_json, write_bytes
 from cluster.storage.urls import join_url
 from vgan.errors import InputError
 
 READERS = 32  # threads; they mostly wait for an object store
 NAME = r"^(?P<video>[0-9a-f]{20})\.g(?P<generation>\d+)\.(?P<segment>\d+)of(?P<segments>\d+)\.json$"
-MARKER = re.compile(r"(?P<video>[0-9a-f]{20})\.g(?P<generation>\d+)")
+REQUEUE_MARKER = re.compile(r"(?P<video>[0-9a-f]{20})\.g(?P<generation>\d+)")
 UNITS = pa.schema(
     [
         pa.field("video", pa.string()),
@@ -46,109 +45,7 @@ UNITS = pa.schema(
         pa.field("row", pa.int32()),  # in that file
     ]
 )
-NAMED = UNITS.names[:4]  # columns encoded in the name of a record's JSON file
-
-
-def video_name(source: Source, digest: str) -> str:
-    """Return 20 hex digits that change with a video's id, uri, size, version and the settings digest."""
-    return _name(source.source_id, source.uri, source.bytes, source.version, digest=digest)
-
-
-def _name(*identity: str | int | None, digest: str) -> str:
-    """Hash (source_id, uri, bytes, version) and the settings digest to 20 hex digits."""
-    return hashlib.sha256(json_bytes([*identity, digest])).hexdigest()[:20]
-
-
-class Videos(Mapping[str, Source]):
-    """Mapping from video names (see `video_name`) to sources, stored as columns."""
-
-    def __init__(self, names: pa.Array, sources: Sources) -> None:
-        self.names, self.sources = names, sources
-
-    @classmethod
-    def of(cls, videos: Mapping[str, Source]) -> Videos:
-        """Convert a mapping from names to sources."""
-        if isinstance(videos, Videos):
-            return videos
-        return cls(pa.array(videos, pa.string()), Sources.of(videos.values()))
-
-    @classmethod
-    def named(cls, sources: Sources, digest: str) -> Videos:
-        """Name sources for settings of this digest."""
-        columns = sources.table.select(["source_id", "uri", "bytes", "version"])
-        names = [
-            pa.array([_name(*row, digest=digest) for row in zip(*batch.to_pydict().values(), strict=True)], pa.string())
-            for batch in columns.to_batches(max_chunksize=BLOCK)
-        ]
-        videos = cls(pa.chunked_array(names, pa.string()).combine_chunks(), sources)
-        names.clear()
-        pa.default_memory_pool().release_unused()  # 0.1 GB at two million videos
-        return videos
-
-    def __getitem__(self, name: str) -> Source:
-        index = pc.index(self.names, name).as_py()
-        if index < 0:
-            raise KeyError(name)
-        return self.sources[index]
-
-    def __iter__(self) -> Iterator[str]:
-        return (name.as_py() for name in self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def rows(self, places: pa.Array) -> Iterator[tuple[str, Source]]:
-        """Yield name and source of the videos at these positions."""
-        for start in range(0, len(places), BLOCK):
-            block = places.slice(start, BLOCK)
-            yield from zip(self.names.take(block).to_pylist(), Sources(self.sources.table.take(block)), strict=True)
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A unit of work. `segments` is 0 until the first segment has determined the number of segments."""
-
-    video: str
-    source: Source
-    generation: int = 0
-    segment: int = 0
-    segments: int = 0
-
-    @property
-    def name(self) -> str:
-        """Prefix of the names of all files written for this unit."""
-        return f"{self.video}.g{self.generation}.{self.segment}"
-
-
-class Units(LazyRows[Unit]):
-    """Units stored as columns: int32 (N, 4) of (index in `videos`, generation, segment, segments)."""
-
-    def __init__(self, videos: Videos, columns: np.ndarray) -> None:
-        self.videos, self.columns = videos, columns
-
-    def __len__(self) -> int:
-        return len(self.columns)
-
-    def block(self, start: int, end: int) -> list[Unit]:
-        """Build the units of rows start..end, end excluded."""
-        rows = self.columns[start:end]
-        videos = self.videos.rows(pa.array(rows[:, 0]))
-        return [Unit(*video, *row) for video, row in zip(videos, rows[:, 1:].tolist(), strict=True)]
-
-    def total(self, column: str) -> tuple[float, int]:
-        """Sum a column of the sources over the units; each segment takes an equal part of its video's value.
-
-        Returns:
-            The sum over units with a value, and the number of units without one.
-        """
-        values = self.videos.sources.table[column].take(pa.array(self.columns[:, 0])).cast(pa.float64())
-        parts = np.maximum(1, self.columns[:, 3])
-        return float(np.nansum(values.to_numpy() / parts)), values.null_count
-
-
-def commit_url(out: str, unit: Unit, segments: int) -> str:
-    """Return the url of a unit's commit record for a video of this number of segments."""
-    return join_url(out, "work", "commits", f"{unit.name}of{segments}.json")
+NAME_COLUMNS = UNITS.names[:4]  # columns encoded in the name of a record's JSON file
 
 
 @dataclass(frozen=True)
@@ -164,12 +61,12 @@ class Ledger:
     def read(cls, out: str) -> Ledger:
         """Read the ledger of a dataset's folder; empty if the folder does not exist."""
         # Individual files first: a record moved between the two listings is then listed twice rather than missed.
-        individual = _with_location(named_units(list_names(join_url(out, "work", "commits"), ".json")), -1)
+        individual = _with_location(parse_unit_names(list_names(join_url(out, "work", "commits"), ".json")), -1)
         files = list_files(join_url(out, "work", "records"), ".parquet")
-        moved = [_with_location(read_columns(url, NAMED), index) for index, url in enumerate(files)]
+        moved = [_with_location(read_columns(url, NAME_COLUMNS), index) for index, url in enumerate(files)]
         generations: dict[str, int] = {}
         for name in list_names(join_url(out, "work", "requeued")):
-            if match := MARKER.fullmatch(name):
+            if match := REQUEUE_MARKER.fullmatch(name):
                 generations[match["video"]] = max(generations.get(match["video"], 0), int(match["generation"]))
         return cls(out, _deduplicated(pa.concat_tables([*moved, individual])), files, generations)
 
@@ -194,7 +91,7 @@ class Ledger:
 
     def progress(self, videos: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return committed and total segments of each video, two int32 (N,); total 0 if not started."""
-        indices = pc.index_in(names_of(videos), value_set=self._started_videos["video"])
+        indices = pc.index_in(video_name_column(videos), value_set=self._started_videos["video"])
         counts = [
             pc.fill_null(self._started_videos[name].take(indices), 0) for name in ("segment_count", "segments_max")
         ]
@@ -205,9 +102,9 @@ class Ledger:
         (done,), (segments,) = self.progress([video])
         return bool(segments and done == segments)
 
-    def open_units(self, videos: Mapping[str, Source]) -> Units:
+    def open_units(self, videos: Mapping[str, Source]) -> WorkUnitTable:
         """List the units to do for these videos (by name): missing segments of started ones, the first of others."""
-        requested = Videos.of(videos)
+        requested = VideoTable.of(videos)
         done, segments = self.progress(requested)
         generation = self._current_generations(requested.names).to_numpy()
         new = np.flatnonzero(segments == 0).astype(np.int32)
@@ -218,7 +115,7 @@ class Ledger:
             missing = np.setdiff1d(np.arange(segments[index]), committed[requested.names[index].as_py()])
             rows.append(np.array([(index, generation[index], s, segments[index]) for s in missing], np.int32))
         columns = np.concatenate(rows)
-        return Units(requested, columns[np.argsort(columns[:, 0], kind="stable")] if len(started) else columns)
+        return WorkUnitTable(requested, columns[np.argsort(columns[:, 0], kind="stable")] if len(started) else columns)
 
     def _segments_of(self, videos: pa.Array) -> dict[str, list[int]]:
         """Return the committed segments of each of these videos."""
@@ -230,14 +127,14 @@ class Ledger:
 
     def records_of(self, videos: Iterable[str]) -> pa.Table:
         """Return these videos' committed units of the current generation (UNITS), ordered as given, then by segment."""
-        position = pc.index_in(self.counting["video"], value_set=names_of(videos))
+        position = pc.index_in(self.counting["video"], value_set=video_name_column(videos))
         rows = self.counting.append_column("place", position).filter(position.is_valid())
         return rows.sort_by([("place", "ascending"), ("segment", "ascending")]).select(UNITS.names)
 
     def commit_urls(self, videos: Iterable[str]) -> list[str]:
         """Return the locations of the records of `records_of`: url of a JSON file, or `file#row` in a Parquet file."""
         folder, units = join_url(self.out, "work", "commits"), self.records_of(videos)
-        locations = zip(units["file"].to_pylist(), units["row"].to_pylist(), commit_names(units), strict=True)
+        locations = zip(units["file"].to_pylist(), units["row"].to_pylist(), format_unit_names(units), strict=True)
         return [join_url(folder, name) if file < 0 else f"{self.files[file]}#{row}" for file, row, name in locations]
 
     def all_videos(self) -> list[str]:
@@ -245,20 +142,15 @@ class Ledger:
         return sorted(self._started_videos["video"].to_pylist())
 
 
-def names_of(videos: Iterable[str]) -> pa.Array:
-    """Return the names of videos as an Arrow array."""
-    return videos.names if isinstance(videos, Videos) else pa.array(videos, pa.string())
-
-
-def named_units(names: list[str]) -> pa.Table:
+def parse_unit_names(names: list[str]) -> pa.Table:
     """Parse file names of commit records to the columns NAMED of UNITS; other names are dropped."""
     fields = pc.extract_regex(pa.array(names, pa.string()), NAME).drop_null()
-    return pa.table({name: pc.struct_field(fields, name).cast(UNITS.field(name).type) for name in NAMED})
+    return pa.table({name: pc.struct_field(fields, name).cast(UNITS.field(name).type) for name in NAME_COLUMNS})
 
 
-def commit_names(units: pa.Table) -> list[str]:
+def format_unit_names(units: pa.Table) -> list[str]:
     """Format the names of these units' individual record files."""
-    columns = (units[name].to_pylist() for name in NAMED)
+    columns = (units[name].to_pylist() for name in NAME_COLUMNS)
     return [
         f"{video}.g{generation}.{segment}of{segments}.json"
         for video, generation, segment, segments in zip(*columns, strict=True)
@@ -298,12 +190,12 @@ def read_records(urls: list[str]) -> list[dict[str, Any]]:
         file, _, row = url.rpartition("#")
         return rows[file][int(row)] if file in rows else read_json(url)
 
-    with ThreadPoolExecutor(READERS) as pool, unmoved(urls[0].rpartition("/work/")[0] if urls else ""):
+    with ThreadPoolExecutor(READERS) as pool, raise_if_moved(urls[0].rpartition("/work/")[0] if urls else ""):
         return list(pool.map(read, urls))
 
 
 @contextmanager
-def unmoved(place: str) -> Iterator[None]:
+def raise_if_moved(place: str) -> Iterator[None]:
     """Convert FileNotFoundError inside the context, raised for a record that has moved, into InputError.
 
     Args:
@@ -325,7 +217,7 @@ def _record(row: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def queue_again(out: str, ledger: Ledger, videos: Iterable[str]) -> None:
+def requeue_videos(out: str, ledger: Ledger, videos: Iterable[str]) -> None:
     """Requeue videos: start a new generation of each."""
     for video in videos:
         marker = f"{video}.g{ledger.generation(video) + 1}"
