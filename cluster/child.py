@@ -15,7 +15,7 @@ from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from torch import Tensor, nn
 
-from cluster.checkpoints import Checkpoint
+from cluster.checkpoints.store import Checkpoint
 from cluster.runtime.placement import train_labels
 from cluster.storage.urls import arrow_filesystem
 from cluster.transfer import LabelledClips

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from cluster import checkpoints
-from cluster.checkpoints import Checkpoint
+from cluster.checkpoints import store
+from cluster.checkpoints.store import Checkpoint
 from cluster.dataset.manifest import MANIFEST, Manifest, read_manifest
 from cluster.dataset.order import row_group_index
 from cluster.dataset.shards import read_clips
@@ -116,7 +116,7 @@ class Subject:
 
     def health(self) -> dict[str, float]:
         """What was measured of its training just before the checkpoint."""
-        return {} if self.source is None else checkpoints.metrics_at(self.source.url)
+        return {} if self.source is None else store.checkpoint_metrics(self.source.url)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,7 +277,7 @@ class Measure:
 
 def _subject(url: str, config: EvaluateConfig, manifest: Manifest) -> Subject:
     """A model that is ready to draw, and its training set if that is still there."""
-    model, source = checkpoints.open_model(url, ema=config.ema)
+    model, source = store.open_model(url, ema=config.ema)
     if model.config.kind == "future":
         raise InputError(
             f"checkpoint={url!r} draws from images, not from noise: `python -m jobs.predict` gives its errors"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cluster.checkpoints import Checkpoint
+from cluster.checkpoints.store import Checkpoint
 from cluster.dataset.loader import ClipReader
 from cluster.dataset.manifest import Manifest, read_manifest
 from vgan.errors import InputError

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 
-from cluster.checkpoints import open_checkpoint
+from cluster.checkpoints.store import open_checkpoint
 from cluster.dataset.manifest import Manifest, read_manifest
 from cluster.dataset.shards import decode_frames, read_clips
 from cluster.prepare.inspector import reject_counts, unstabilized_clip

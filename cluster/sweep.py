@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from tqdm import tqdm
 
-from cluster import checkpoints
+from cluster.checkpoints import store
 from cluster.child import INITS, PRETRAINED, Child, Start, run_child, run_child_on_workers
 from cluster.dataset.manifest import Manifest
 from cluster.observability.mlflow_tracker import Tracker
@@ -300,7 +300,7 @@ def _starts(config: SweepConfig) -> dict[str, Start]:
 
 def _trained(url: str) -> Start:
     """The discriminator's trunk of a run, a checkpoint, an exported folder or a .t7 file."""
-    model, checkpoint = checkpoints.open_model(url)
+    model, checkpoint = store.open_model(url)
     if model.discriminator is None:
         raise InputError(f"{url!r} holds no discriminator (kind={model.config.kind}): give a GAN's")
     trunk = model.discriminator.get_submodule("trunk").state_dict()

@@ -13,7 +13,8 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
-from cluster import checkpoints, engines
+from cluster import engines
+from cluster.checkpoints import store
 from cluster.dataset.manifest import Manifest, read_manifest
 from cluster.dataset.scene_selection import scene_mask
 from cluster.observability.mlflow_tracker import Run, Tracker
@@ -149,7 +150,7 @@ class TrainConfig:
         return least, most
 
 
-def fit(config: TrainConfig) -> checkpoints.Checkpoint:
+def fit(config: TrainConfig) -> store.Checkpoint:
     """Train to `config.steps`, continuing the run of that name if there is one. An interrupt saves first.
 
     Raises:
@@ -194,11 +195,13 @@ def fit(config: TrainConfig) -> checkpoints.Checkpoint:
             outcome = _train(config, manifest, only, tracker, run)
             if outcome.failed:
                 raise InputError(outcome.failed)
-            checkpoints.prune(run_url, config.checkpoints_kept, config.keep_best)  # the last one has pushed another out
-            result = checkpoints.open_checkpoint(run_url)
+            store.prune_checkpoints(
+                run_url, config.checkpoints_kept, config.keep_best
+            )  # the last one has pushed another out
+            result = store.open_checkpoint(run_url)
             run.tag(checkpoint_uri=result.url)
             if config.keep_best:
-                run.tag(best_checkpoint_uri=checkpoints.best(run_url, config.keep_best) or "none")
+                run.tag(best_checkpoint_uri=store.best_checkpoint(run_url, config.keep_best) or "none")
             if outcome.stopped:
                 log.warning("stopped at step %d, which is saved: the same command goes on from it", outcome.step)
                 raise KeyboardInterrupt
@@ -241,11 +244,11 @@ def _train(config: TrainConfig, manifest: Manifest, only: np.ndarray | None, tra
         stop.ask.remote(reason)
 
     while True:
-        before = checkpoints.latest(job.run_url)
+        before = store.latest_checkpoint(job.run_url)
         try:
             return run_stoppable(lambda: _trainer(job).fit().return_value, ask_to_stop)
         except TrainingFailedError:
-            if checkpoints.latest(job.run_url) == before:
+            if store.latest_checkpoint(job.run_url) == before:
                 raise
             log.warning("workers failed %d times, but got on between: starting them again", config.max_failures + 1)
 

@@ -18,7 +18,9 @@ import ray.train
 import torch
 from torch import Tensor
 
-from cluster import checkpoints, engines
+from cluster import engines
+from cluster.checkpoints import store
+from cluster.checkpoints.async_writer import AsyncCheckpointWriter
 from cluster.dataset.loader import Batch, ClipReader, prefetch
 from cluster.dataset.manifest import Manifest
 from cluster.dataset.order import rank_slice
@@ -27,7 +29,6 @@ from cluster.observability.mlflow_queue import MlflowQueue
 from cluster.observability.mlflow_tracker import Run, Tracker
 from cluster.observability.system_metrics import system_metrics
 from cluster.runtime.provenance import redacted_settings
-from cluster.saving import Saver
 from cluster.stopping import StopWatch, must_go_on
 from cluster.storage.urls import join_url
 from vgan.allocator import keep_freed_memory
@@ -122,8 +123,8 @@ def train_worker(loop: dict[str, Any]) -> Outcome:
         only=job.only,
     )
     attempt = engines.of_rank_zero(uuid.uuid4().hex[:6])
-    prune = partial(checkpoints.prune, job.run_url, config.checkpoints_kept, config.keep_best)
-    saver = Saver(job.run_url, attempt, rank=rank, world_size=world_size, prune=prune)
+    prune = partial(store.prune_checkpoints, job.run_url, config.checkpoints_kept, config.keep_best)
+    saver = AsyncCheckpointWriter(job.run_url, attempt, rank=rank, world_size=world_size, prune=prune)
     with must_go_on(config.hang_timeout_s) as going_on:
         outcome = train(job, nets, reader, saver, report, start, going_on)
     if report:
@@ -135,7 +136,7 @@ def train(
     job: Job,
     nets: engines.Engines,
     reader: ClipReader,
-    saver: Saver,
+    saver: AsyncCheckpointWriter,
     report: Report | None,
     start: int,
     going_on: Callable[[], None],
@@ -232,10 +233,10 @@ def resume(nets: engines.Engines, run_url: str) -> int:
             return 0
         folder = Path(scratch) / url.rpartition("/")[2]
         if not engines.is_rank_zero():
-            checkpoints.fetch(url, folder)
-        found = checkpoints.open_checkpoint(str(folder))
+            store.download_checkpoint(url, folder)
+        found = store.open_checkpoint(str(folder))
         for name, network in nets.modules.items():
-            checkpoints.load_weights(found, name, network)
+            store.load_weights(found, name, network)
         engines.load_optimizers(nets, folder / OPTIMIZER)
     return found.step
 
@@ -243,7 +244,7 @@ def resume(nets: engines.Engines, run_url: str) -> int:
 def _newest(run_url: str, scratch: Path) -> tuple[str, str]:
     """Url of the checkpoint to resume from, fetched, or ""; and what is wrong, or ""."""
     try:
-        return checkpoints.fetch_newest(run_url, scratch) or "", ""
+        return store.download_latest(run_url, scratch) or "", ""
     except InputError as fault:
         return "", str(fault)
 
@@ -273,7 +274,7 @@ def write_checkpoint(nets: engines.Engines, step: int, job: Job, metrics: dict[s
             "mlflow_run_id": job.run_id,
             "metrics": {key: value for key, value in metrics.items() if math.isfinite(value)},
         }
-        checkpoints.write_state(folder, state, nets.modules)
+        store.write_checkpoint_files(folder, state, nets.modules)
 
 
 def finite(metrics: dict[str, Tensor]) -> bool:

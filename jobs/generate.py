@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from cluster import checkpoints
-from cluster.checkpoints import Checkpoint
+from cluster.checkpoints import store
+from cluster.checkpoints.store import Checkpoint
 from cluster.dataset.manifest import read_manifest
 from cluster.media import FORMATS, write_media
 from cluster.mixtures import codes_of, require_fit, training_set
@@ -68,7 +68,7 @@ class GenerateConfig:
 def main(config: GenerateConfig) -> None:
     """Sample and write the files."""
     command.require(config, "checkpoint", "out")
-    model, source = checkpoints.open_model(absolute_url(config.checkpoint), ema=config.ema)
+    model, source = store.open_model(absolute_url(config.checkpoint), ema=config.ema)
     if model.config.kind == "future":
         raise InputError(
             f"checkpoint={config.checkpoint!r} draws from images, not from noise: use `python -m jobs.predict`"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cluster import checkpoints
+from cluster.checkpoints import store
 from cluster.dataset.manifest import read_manifest
 from cluster.hidden import Unit, find_top, show
 from cluster.media import FORMATS, write_media
@@ -60,7 +60,7 @@ def main(config: InspectConfig) -> None:
     command.require(config, "data", "checkpoint", "out")
     url, out = absolute_url(config.data), absolute_url(config.out)
     manifest = read_manifest(url)
-    model, _ = checkpoints.open_model(absolute_url(config.checkpoint))
+    model, _ = store.open_model(absolute_url(config.checkpoint))
     require_fit(model, url, manifest, "give another data=")
     seen = make_probe(model, config.network, config.layer)
     if beyond := [unit for unit in config.units if not 0 <= unit < seen.num_units]:

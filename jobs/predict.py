@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cluster import checkpoints
-from cluster.checkpoints import Checkpoint
+from cluster.checkpoints import store
+from cluster.checkpoints.store import Checkpoint
 from cluster.dataset.manifest import Manifest, read_manifest
 from cluster.dataset.shards import decode_frames, read_clips
 from cluster.media import FORMATS, write_media
@@ -89,7 +89,7 @@ def main(config: PredictConfig) -> None:
     command.require(config, "checkpoint", "out")
     if not config.images and not config.data:
         raise InputError("nothing to predict: give images= or data=")
-    model, source = checkpoints.open_model(absolute_url(config.checkpoint))
+    model, source = store.open_model(absolute_url(config.checkpoint))
     if model.config.kind != "future" or model.generator is None:
         raise InputError(
             f"checkpoint={config.checkpoint!r} is of kind={model.config.kind}: train one with model.kind=future"

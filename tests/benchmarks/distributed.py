@@ -29,12 +29,13 @@ from ray.train.torch import TorchTrainer
 from timing import seconds
 from torch import Tensor
 
-from cluster import checkpoints, engines
+from cluster import engines
+from cluster.checkpoints import store
+from cluster.checkpoints.async_writer import AsyncCheckpointWriter
 from cluster.dataset.loader import ClipReader, prefetch
 from cluster.dataset.manifest import Manifest, Shard
 from cluster.dataset.order import rank_slice
 from cluster.dataset.shards import clip_row, clip_schema, shard_bytes
-from cluster.saving import Saver
 from cluster.training import TrainConfig
 from cluster.worker import Job, finite, write_checkpoint
 from vgan.models import make_networks
@@ -133,7 +134,9 @@ def step_worker(loop: dict[str, object]) -> dict[str, object]:
     if loop["bare"]:
         job = Job(config=config, manifest=manifest, tracker=None, run_id="", stop=None)  # type: ignore[arg-type]
         saved = f"{config.out}/saved"
-        saver = Saver(saved, "a", rank=rank, world_size=world_size, prune=partial(checkpoints.prune, saved, 2))
+        saver = AsyncCheckpointWriter(
+            saved, "a", rank=rank, world_size=world_size, prune=partial(store.prune_checkpoints, saved, 2)
+        )
         stalls, during, free = [], [], []
         for number in range(REPEATS):
             stalls.append(

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cluster import evaluation, looking
-from cluster.checkpoints import write_state
+from cluster.checkpoints.store import write_checkpoint_files
 from cluster.dataset.manifest import Manifest, read_manifest
 from cluster.evaluation import EvaluateConfig, Evaluation, evaluate
 from cluster.evaluation_record import log_evaluation, results, table, word_of
@@ -45,7 +45,7 @@ def dataset(tmp_path: Path, write_dataset) -> Manifest:
 def checkpoint(folder: Path, trained_on: str, digest: str, config: ModelConfig = MODEL) -> str:
     lineage = {"dataset_url": trained_on, "dataset_digest": digest, "mlflow_run_id": "r"}
     state = {"step": 3, "clips_seen": 24, "model": asdict(config), "metrics": {"mask/mean": 0.5}, **lineage}
-    write_state(folder / "step_3", state, networks(config))
+    write_checkpoint_files(folder / "step_3", state, networks(config))
     return str(folder / "step_3")
 
 

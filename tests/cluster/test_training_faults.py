@@ -24,7 +24,7 @@ from ray.cluster_utils import Cluster
 from s3_server import Faults, environment, failing_proxy, forget_connections, required_in_ci, s3_server
 from safetensors.torch import load_file
 
-from cluster import checkpoints
+from cluster.checkpoints.store import latest_checkpoint, list_committed, open_checkpoint
 from cluster.storage.files import read_json
 
 pytestmark = pytest.mark.slow  # each run starts a Ray of its own
@@ -148,7 +148,7 @@ def kill(processes: list[psutil.Process]) -> None:
 
 def final_state(run: str | Path) -> dict[str, torch.Tensor]:
     """Every tensor of the newest checkpoint: weights, buffers, moving average, and Adam's moments as one vector."""
-    url = checkpoints.latest(str(run))
+    url = latest_checkpoint(str(run))
     assert url
     found, moments = {}, {}
     for path in sorted(Path(url).rglob("*.safetensors")):
@@ -227,7 +227,7 @@ def test_training_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before
     expected = calm(*words, "steps=20")
     assert Job(clips, tmp_path, *words, "steps=14").end() == 0
     run = tmp_path / "runs" / "gan"
-    newest = Path(checkpoints.committed(str(run))[0])
+    newest = Path(list_committed(str(run))[0])
     path = newest / "weights" / "generator.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     job = Job(clips, tmp_path, *words, "steps=20")
@@ -278,7 +278,7 @@ def test_training_told_to_stop_saves_at_that_step_and_goes_on_from_it(
     job.process.send_signal(number)
     assert job.end() == 130
     run = str(tmp_path / "runs" / "gan")
-    found = checkpoints.open_checkpoint(run)
+    found = open_checkpoint(run)
     assert 7 <= found.step < 400
     assert f"stopped at step {found.step}, which is saved" in job.said()
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
@@ -358,7 +358,7 @@ def test_training_grows_with_a_new_node_and_shrinks_when_one_is_taken_away_after
     assert resumed >= saved
     job.process.send_signal(signal.SIGTERM)
     assert job.end() == 130
-    assert checkpoints.open_checkpoint(str(tmp_path / "runs" / "gan")).step >= resumed
+    assert open_checkpoint(str(tmp_path / "runs" / "gan")).step >= resumed
 
 
 # ---- what is around it -------------------------------------------------------------------------------------------

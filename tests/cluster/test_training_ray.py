@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cluster import checkpoints
+from cluster.checkpoints import store
 from cluster.observability.tracking_config import TrackingConfig
 from cluster.training import TrainConfig, fit
 from vgan.errors import InputError
@@ -38,7 +38,7 @@ def config(write_dataset: Callable[..., object], tmp_path: Path, tracking_uri: s
     return make
 
 
-def weights(checkpoint: checkpoints.Checkpoint) -> dict[str, torch.Tensor]:
+def weights(checkpoint: store.Checkpoint) -> dict[str, torch.Tensor]:
     tensors = {p.stem: load_file(p) for p in Path(checkpoint.url, "weights").iterdir()}
     return {f"{name}.{key}": v for name, found in tensors.items() for key, v in found.items()}
 
@@ -52,7 +52,7 @@ def test_training_that_diverges_stops_at_that_step_and_keeps_the_checkpoint_befo
         InputError, match=r"loss/reconstruction.* not finite at step 2: stopped, and the checkpoint befo"
     ):
         fit(wild)
-    found = checkpoints.open_checkpoint(str(tmp_path / "runs" / "gan"))
+    found = store.open_checkpoint(str(tmp_path / "runs" / "gan"))
     assert found.step == 1
     assert mlflow.MlflowClient(tracking_uri).get_run(found.mlflow_run_id).info.status == "FAILED"
 

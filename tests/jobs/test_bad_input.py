@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import save_file
 
 import vgan
-from cluster.checkpoints import write_state
+from cluster.checkpoints.store import write_checkpoint_files
 from cluster.dataset.manifest import Manifest, write_manifest
 from cluster.evaluation import EvaluateConfig
 from cluster.training import TrainConfig
@@ -75,7 +75,7 @@ def checkpoint(tmp_path: Path) -> Path:
         "mlflow_run_id": "r",
     }
     G = TwoStreamGenerator(MODEL)
-    write_state(folder, state, {"generator": G, "generator_ema": G, "discriminator": Discriminator(MODEL)})
+    write_checkpoint_files(folder, state, {"generator": G, "generator_ema": G, "discriminator": Discriminator(MODEL)})
     return folder
 
 
@@ -269,7 +269,7 @@ def test_generate_from_an_autoencoder_needs_clips_that_fit_or_a_mixture(
     assert "the model has num_frames=32" in error
     state = json.loads((checkpoint / "state.json").read_text())
     changed = {"model": asdict(model), "dataset_url": str(dataset), "dataset_digest": "e" * 64}
-    write_state(checkpoint, state | changed, networks)
+    write_checkpoint_files(checkpoint, state | changed, networks)
     (checkpoint / "weights" / "generator_ema.safetensors").unlink()
     assert "no longer the one of this run" in refused(generate, f"checkpoint={checkpoint}")
 

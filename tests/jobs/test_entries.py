@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import vgan
-from cluster.checkpoints import Checkpoint, open_checkpoint
+from cluster.checkpoints.store import Checkpoint, open_checkpoint
 from cluster.dataset.manifest import Manifest, read_manifest
 from cluster.evaluation import EvaluateConfig
 from cluster.sweep_record import table

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 import vgan
-from cluster.checkpoints import write_state
+from cluster.checkpoints.store import write_checkpoint_files
 from cluster.dataset.manifest import Manifest, Shard, write_manifest
 from cluster.dataset.shards import clip_row, clip_schema, shard_bytes
 from jobs import command, generate
@@ -74,7 +74,7 @@ def autoencoder(tmp_path: Path, dataset: Manifest) -> Path:
     config = replace(MODEL, kind="autoencoder")
     lineage = {"dataset_url": f"{tmp_path}/clips", "dataset_digest": dataset.digest, "mlflow_run_id": "r"}
     state = {"step": 5, "clips_seen": 40, "model": asdict(config), **lineage}
-    write_state(tmp_path / "step_5", state, make(config))
+    write_checkpoint_files(tmp_path / "step_5", state, make(config))
     return tmp_path / "step_5"
 
 

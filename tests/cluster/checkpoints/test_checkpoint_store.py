@@ -16,9 +16,16 @@ import torch
 from torch import nn
 
 import vgan
-from cluster import checkpoints
-from cluster.checkpoints import Checkpoint, latest, load_weights, open_checkpoint, open_model, write_state
-from cluster.saving import Saver
+from cluster.checkpoints import store
+from cluster.checkpoints.async_writer import AsyncCheckpointWriter
+from cluster.checkpoints.store import (
+    Checkpoint,
+    latest_checkpoint,
+    load_weights,
+    open_checkpoint,
+    open_model,
+    write_checkpoint_files,
+)
 from cluster.storage.files import read_json, write_bytes, write_json
 from vgan.errors import InputError
 from vgan.models.config import ModelConfig
@@ -40,8 +47,8 @@ def write(tmp_path: Path) -> Write:
         state |= {} if error is None else {"metrics": {"loss/reconstruction": error}}
         networks = networks or {"generator": TwoStreamGenerator(model), "discriminator": Discriminator(model)}
         scratch = tmp_path / "scratch" / folder.name
-        write_state(scratch, state, networks)
-        checkpoints.upload(scratch, str(folder), rank=0, world_size=1)
+        write_checkpoint_files(scratch, state, networks)
+        store.upload_checkpoint(scratch, str(folder), rank=0, world_size=1)
         return folder
 
     return write
@@ -49,7 +56,7 @@ def write(tmp_path: Path) -> Write:
 
 def steps(run: Path) -> list[int]:
     """Of the committed checkpoints."""
-    return [open_checkpoint(url).step for url in checkpoints.committed(str(run))]
+    return [open_checkpoint(url).step for url in store.list_committed(str(run))]
 
 
 def test_weights_come_back_bit_for_bit_with_their_buffers(write: Write) -> None:
@@ -109,7 +116,7 @@ def test_open_checkpoint_of_a_run_takes_its_newest(write: Write) -> None:
     assert open_checkpoint(str(run)).step == 12
     assert open_checkpoint(f"{run}/").url == str(newer)
     assert open_checkpoint(str(older)).step == 3
-    assert latest(str(run)) == str(newer)
+    assert latest_checkpoint(str(run)) == str(newer)
 
 
 def test_open_checkpoint_where_there_is_none_says_what_to_give(tmp_path: Path, write: Write) -> None:
@@ -128,17 +135,17 @@ def part(folder: Path, url: str, rank: int, world_size: int) -> None:
     """Upload what one of several ranks has."""
     folder.mkdir(parents=True)
     (folder / f"part-{rank}").write_bytes(bytes([rank]) * 1000)
-    checkpoints.upload(folder, url, rank, world_size)
+    store.upload_checkpoint(folder, url, rank, world_size)
 
 
 def test_a_checkpoint_is_committed_when_every_rank_has_put_its_list(tmp_path: Path) -> None:
     run, url = str(tmp_path / "run"), str(tmp_path / "run" / "step_00000004_abc")
     for count, rank in enumerate((2, 0, 1), start=1):
-        assert checkpoints.latest(run) is None
+        assert store.latest_checkpoint(run) is None
         part(tmp_path / str(rank), url, rank, world_size=3)
         assert len(list(Path(url).glob("files-*-of-3.json"))) == count
-    assert checkpoints.latest(run) == url
-    checkpoints.fetch(url, tmp_path / "fetched")
+    assert store.latest_checkpoint(run) == url
+    store.download_checkpoint(url, tmp_path / "fetched")
     assert sorted(p.name for p in (tmp_path / "fetched").iterdir()) == ["part-0", "part-1", "part-2"]
 
 
@@ -146,7 +153,7 @@ def test_lists_of_different_numbers_of_ranks_do_not_make_a_whole(tmp_path: Path)
     run, url = str(tmp_path / "run"), str(tmp_path / "run" / "step_00000004_abc")
     part(tmp_path / "a", url, 0, world_size=2)
     part(tmp_path / "b", url, 1, world_size=3)
-    assert checkpoints.committed(run) == []
+    assert store.list_committed(run) == []
 
 
 def truncate(path: Path) -> None:
@@ -183,7 +190,7 @@ def test_fetch_newest_passes_over_a_damaged_one_and_says_so(
 ) -> None:
     sound, damaged = write(step=3), write(step=12)
     harm(damaged / file)
-    found = checkpoints.fetch_newest(str(sound.parent), tmp_path / "fetched")
+    found = store.download_latest(str(sound.parent), tmp_path / "fetched")
     assert found == str(sound)
     assert open_checkpoint(str(tmp_path / "fetched" / sound.name)).step == 3
     assert f"{damaged} is DAMAGED ({told}" in caplog.text
@@ -194,7 +201,7 @@ def test_fetch_newest_passes_over_what_was_not_finished(
 ) -> None:
     sound, unfinished = write(step=3), write(step=12)
     (unfinished / "files-0-of-1.json").unlink()
-    assert checkpoints.fetch_newest(str(sound.parent), tmp_path / "fetched") == str(sound)
+    assert store.download_latest(str(sound.parent), tmp_path / "fetched") == str(sound)
     assert f"{unfinished} was not finished" in caplog.text
 
 
@@ -204,11 +211,11 @@ def test_fetch_newest_of_a_run_whose_checkpoints_are_all_damaged_does_not_start_
     for step in (3, 12):
         truncate(write(step=step) / "state.json")
     with pytest.raises(InputError, match=r"every checkpoint in .* is damaged \(step_00000012: .*step_00000003: "):
-        checkpoints.fetch_newest(str(tmp_path / "runs" / "gan"), tmp_path / "fetched")
+        store.download_latest(str(tmp_path / "runs" / "gan"), tmp_path / "fetched")
 
 
 def test_fetch_newest_before_the_first_gives_none(tmp_path: Path) -> None:
-    assert checkpoints.fetch_newest(str(tmp_path / "run"), tmp_path / "fetched") is None
+    assert store.download_latest(str(tmp_path / "run"), tmp_path / "fetched") is None
 
 
 def test_prune_removes_the_oldest_and_what_was_begun_before_them(write: Write) -> None:
@@ -216,7 +223,7 @@ def test_prune_removes_the_oldest_and_what_was_begun_before_them(write: Write) -
     run = folders[1].parent
     for step in (2, 5):  # an old attempt, and one that is on its way
         (folders[step] / "files-0-of-1.json").unlink()
-    checkpoints.prune(str(run), 2)
+    store.prune_checkpoints(str(run), 2)
     assert steps(run) == [4, 3]
     assert sorted(p.name for p in run.iterdir()) == [folders[step].name for step in (3, 4, 5)]
 
@@ -224,10 +231,10 @@ def test_prune_removes_the_oldest_and_what_was_begun_before_them(write: Write) -
 def test_prune_keeps_the_checkpoint_with_the_lowest_metric_too(write: Write) -> None:
     for step, error in ((1, 0.5), (2, 0.2), (3, 0.2), (4, math.nan), (5, 0.4), (6, None)):
         run = write(step=step, error=error).parent
-    checkpoints.prune(str(run), 1, "loss/reconstruction")
+    store.prune_checkpoints(str(run), 1, "loss/reconstruction")
     assert steps(run) == [6, 3]
-    assert checkpoints.best(str(run), "loss/reconstruction") == str(run / "step_00000003")
-    assert checkpoints.best(str(run), "loss/generator") is None
+    assert store.best_checkpoint(str(run), "loss/reconstruction") == str(run / "step_00000003")
+    assert store.best_checkpoint(str(run), "loss/generator") is None
 
 
 # ---- the thread that saves ---------------------------------------------------------------------------------------
@@ -240,28 +247,30 @@ def put(name: str) -> Callable[[Path], object]:
 def test_saver_comes_back_before_the_upload_unless_told_to_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    may_go, whole = threading.Event(), checkpoints.upload
+    may_go, whole = threading.Event(), store.upload_checkpoint
 
     def slow(*args: Any) -> None:
         assert may_go.wait(30)
         whole(*args)
 
-    monkeypatch.setattr(checkpoints, "upload", slow)
-    saver = Saver(str(tmp_path), "abc", rank=0, world_size=1, prune=lambda: checkpoints.prune(str(tmp_path), 2))
+    monkeypatch.setattr("cluster.checkpoints.store.upload_checkpoint", slow)
+    saver = AsyncCheckpointWriter(
+        str(tmp_path), "abc", rank=0, world_size=1, prune=lambda: store.prune_checkpoints(str(tmp_path), 2)
+    )
     saver.save(1, put("a"), wait=False)
-    assert checkpoints.committed(str(tmp_path)) == []
+    assert store.list_committed(str(tmp_path)) == []
     may_go.set()
     saver.save(2, put("b"), wait=True)
     saver.save(3, put("c"), wait=True)
     names = [f"{tmp_path}/step_0000000{step}_abc" for step in (3, 2)]
-    assert checkpoints.committed(str(tmp_path)) == names
+    assert store.list_committed(str(tmp_path)) == names
     assert (Path(names[0]) / "c").read_bytes() == b"c"
 
 
 def test_saver_whose_upload_fails_says_so_and_waits_for_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole, faults = checkpoints.upload, iter([OSError("the store is away"), OSError("still away"), None, None])
+    whole, faults = store.upload_checkpoint, iter([OSError("the store is away"), OSError("still away"), None, None])
 
     def failing(*args: Any) -> None:
         fault = next(faults)
@@ -269,8 +278,10 @@ def test_saver_whose_upload_fails_says_so_and_waits_for_the_next(
             raise fault
         whole(*args)
 
-    monkeypatch.setattr(checkpoints, "upload", failing)
-    saver = Saver(str(tmp_path), "abc", rank=0, world_size=1, prune=lambda: checkpoints.prune(str(tmp_path), 2))
+    monkeypatch.setattr("cluster.checkpoints.store.upload_checkpoint", failing)
+    saver = AsyncCheckpointWriter(
+        str(tmp_path), "abc", rank=0, world_size=1, prune=lambda: store.prune_checkpoints(str(tmp_path), 2)
+    )
     saver.save(1, put("a"), wait=False)
     with pytest.raises(OSError, match="still away"):
         saver.save(2, put("b"), wait=False)
@@ -287,7 +298,7 @@ def test_saver_that_cannot_remove_old_checkpoints_says_so_and_loses_nothing(
     def failing() -> None:
         raise OSError("the store is busy")
 
-    saver = Saver(str(tmp_path), "abc", rank=0, world_size=1, prune=failing)
+    saver = AsyncCheckpointWriter(str(tmp_path), "abc", rank=0, world_size=1, prune=failing)
     saver.save(1, put("a"), wait=True)
     assert steps_named(tmp_path) == ["step_00000001_abc"]
     assert "old checkpoints could not be removed (the store is busy)" in caplog.text
@@ -296,7 +307,7 @@ def test_saver_that_cannot_remove_old_checkpoints_says_so_and_loses_nothing(
 
 def steps_named(run: Path) -> list[str]:
     """Folders of the committed checkpoints."""
-    return [url.rpartition("/")[2] for url in checkpoints.committed(str(run))]
+    return [url.rpartition("/")[2] for url in store.list_committed(str(run))]
 
 
 # ---- models ------------------------------------------------------------------------------------------------------

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from cluster import checkpoints
+from cluster.checkpoints import store
 from cluster.storage.urls import join_url
 
 log = logging.getLogger(__name__)
 
 
-class Saver:
+class AsyncCheckpointWriter:
     """One rank's side of saving a run. At most one checkpoint is on its way at a time."""
 
     def __init__(self, run_url: str, attempt: str, *, rank: int, world_size: int, prune: Callable[[], object]) -> None:
@@ -47,7 +47,7 @@ class Saver:
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
-        self._pending = self._thread.submit(self._upload, scratch, checkpoints.folder_name(step, self.attempt))
+        self._pending = self._thread.submit(self._upload, scratch, store.checkpoint_dirname(step, self.attempt))
         if wait:
             self.close()
         return time.perf_counter() - began
@@ -69,7 +69,7 @@ class Saver:
 
     def _upload(self, scratch: Path, name: str) -> None:
         try:
-            checkpoints.upload(scratch, join_url(self.run_url, name), self.rank, self.world_size)
+            store.upload_checkpoint(scratch, join_url(self.run_url, name), self.rank, self.world_size)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         if self.rank == 0:

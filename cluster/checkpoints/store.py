@@ -51,7 +51,7 @@ LIST = re.compile(r"files-(\d+)-of-(\d+)\.json")
 log = logging.getLogger(__name__)
 
 
-class Damaged(Exception):
+class CorruptCheckpointError(Exception):
     """A committed checkpoint whose files are not the ones that were written."""
 
 
@@ -68,7 +68,7 @@ class Checkpoint:
     mlflow_run_id: str
 
 
-def write_state(folder: Path, state: dict[str, Any], networks: dict[str, nn.Module]) -> None:
+def write_checkpoint_files(folder: Path, state: dict[str, Any], networks: dict[str, nn.Module]) -> None:
     """Write state.json and weights/*.safetensors into a local folder."""
     pretrained.write_weights(folder / WEIGHTS, networks)
     (folder / STATE).write_bytes(json_bytes(state))
@@ -77,19 +77,19 @@ def write_state(folder: Path, state: dict[str, Any], networks: dict[str, nn.Modu
 # ---- a run's checkpoints -----------------------------------------------------------------------------------------
 
 
-def folder_name(step: int, attempt: str) -> str:
+def checkpoint_dirname(step: int, attempt: str) -> str:
     """Folder of a checkpoint. `attempt` tells the workers' restarts apart: none writes into another's folder."""
     return f"step_{step:08d}_{attempt}"
 
 
-def committed(run_url: str) -> list[str]:
+def list_committed(run_url: str) -> list[str]:
     """Urls of a run's complete checkpoints, the newest first."""
     return [join_url(run_url, name) for name, complete in _folders(run_url) if complete]
 
 
-def latest(run_url: str) -> str | None:
+def latest_checkpoint(run_url: str) -> str | None:
     """Url of a run's newest complete checkpoint; None before the first."""
-    return next(iter(committed(run_url)), None)
+    return next(iter(list_committed(run_url)), None)
 
 
 def _folders(run_url: str) -> list[tuple[str, bool]]:
@@ -108,7 +108,7 @@ def _complete(lists: set[tuple[int, int]]) -> bool:
     return any({(rank, size) for rank in range(size)} <= lists for _, size in lists)
 
 
-def upload(folder: Path, url: str, rank: int, world_size: int) -> None:
+def upload_checkpoint(folder: Path, url: str, rank: int, world_size: int) -> None:
     """Put a rank's files at the checkpoint's url, and last the list that commits them."""
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -118,7 +118,7 @@ def upload(folder: Path, url: str, rank: int, world_size: int) -> None:
     write_json(join_url(url, f"files-{rank}-of-{world_size}.json"), files)
 
 
-def fetch(url: str, folder: Path) -> None:
+def download_checkpoint(url: str, folder: Path) -> None:
     """Copy a committed checkpoint into a local folder and compare every file with its hash.
 
     Raises:
@@ -129,18 +129,18 @@ def fetch(url: str, folder: Path) -> None:
         files = {name: entry for part in lists for name, entry in read_json(part).items()}
         hashes = {name: str(entry["sha256"]) for name, entry in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as fault:
-        raise Damaged(f"a list of its files cannot be read: {fault}") from fault
+        raise CorruptCheckpointError(f"a list of its files cannot be read: {fault}") from fault
     for name, sha256 in hashes.items():
         local = folder / name
         try:
             get_file(join_url(url, name), local)
         except FileNotFoundError as fault:
-            raise Damaged(f"{name} is missing") from fault
+            raise CorruptCheckpointError(f"{name} is missing") from fault
         if _sha256(local) != sha256:
-            raise Damaged(f"{name} is not what was written")
+            raise CorruptCheckpointError(f"{name} is not what was written")
 
 
-def fetch_newest(run_url: str, folder: Path) -> str | None:
+def download_latest(run_url: str, folder: Path) -> str | None:
     """Copy the newest sound checkpoint of a run into a new local folder; its url, or None where none was committed.
 
     What is passed over on the way is said.
@@ -155,8 +155,8 @@ def fetch_newest(run_url: str, folder: Path) -> str | None:
             log.warning("%s was not finished: passed over", url)
             continue
         try:
-            fetch(url, folder / name)
-        except Damaged as fault:
+            download_checkpoint(url, folder / name)
+        except CorruptCheckpointError as fault:
             log.warning("%s is DAMAGED (%s): taking the checkpoint before it", url, fault)
             damaged.append(f"{name}: {fault}")
             continue
@@ -166,19 +166,19 @@ def fetch_newest(run_url: str, folder: Path) -> str | None:
     return None
 
 
-def best(run_url: str, metric: str) -> str | None:
+def best_checkpoint(run_url: str, metric: str) -> str | None:
     """Url of the committed checkpoint at which a metric was lowest, the newest of equals; None where none has it."""
-    return _lowest(committed(run_url), metric)
+    return _lowest(list_committed(run_url), metric)
 
 
 def _lowest(urls: list[str], metric: str) -> str | None:
     """Of checkpoints, the newest first."""
-    known = [(metrics_at(url).get(metric, math.nan), url) for url in urls]
+    known = [(checkpoint_metrics(url).get(metric, math.nan), url) for url in urls]
     finite = [(value, url) for value, url in known if math.isfinite(value)]
     return min(finite, key=lambda pair: pair[0])[1] if finite else None
 
 
-def metrics_at(url: str) -> dict[str, float]:
+def checkpoint_metrics(url: str) -> dict[str, float]:
     """What was measured before a checkpoint; empty where it cannot be read."""
     try:
         found = read_json(join_url(url, STATE)).get("metrics", {})
@@ -187,7 +187,7 @@ def metrics_at(url: str) -> dict[str, float]:
         return {}
 
 
-def prune(run_url: str, newest: int, best_by: str = "") -> None:
+def prune_checkpoints(run_url: str, newest: int, best_by: str = "") -> None:
     """Remove all checkpoints but the `newest` committed ones, and what was begun before those.
 
     Args:
@@ -220,7 +220,7 @@ def open_checkpoint(url: str) -> Checkpoint:
         InputError: nothing there, or nothing that this version can read.
     """
     if not exists(join_url(url, STATE)):
-        newest = latest(url)
+        newest = latest_checkpoint(url)
         if newest is None:
             raise InputError(
                 f"no checkpoint at {url!r}: give a run's folder (<out>/<name>) or one of its step_* folders"
