@@ -12,11 +12,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.engines import check_compiler
 from cluster.overview import overview
 from cluster.runtime.local_head import Head, check_port, local_head
 from cluster.sources.manifest import read_sources
 from cluster.storage.files import make_writable_folder
+from cluster.training.deepspeed_ops import check_compiler
 from jobs import command
 from vgan.errors import InputError
 from vgan.options import option

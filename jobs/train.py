@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cluster.storage.urls import absolute_url, join_url
-from cluster.training import TrainConfig, fit
+from cluster.training.config import TrainConfig
+from cluster.training.trainer import fit
 from jobs import command
 
 ABOUT = """Train on Ray Train workers running DeepSpeed: the video GAN of two streams or one, the future of an image, or

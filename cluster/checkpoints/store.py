@@ -3,7 +3,7 @@
     <out>/<name>/run.json                      settings that last and the MLflow key, written once (cluster/runtime/run_registry.py)
     <out>/<name>/step_.../state.json           step, clips seen, lineage
                           weights/*.safetensors    generator, generator_ema, discriminator; batch norm's buffers too
-                          optimizer/*.safetensors  Adam's moments, a part a rank (cluster/engines.py)
+                          optimizer/*.safetensors  Adam's moments, a part a rank (cluster/training/engines.py)
                           files-0-of-2.json        what rank 0 of 2 wrote: size and SHA-256 of each file
 
 Each rank puts its list last, and a checkpoint is there when all lists are: the last of them commits it. What a killed

@@ -29,15 +29,18 @@ from ray.train.torch import TorchTrainer
 from timing import seconds
 from torch import Tensor
 
-from cluster import engines
 from cluster.checkpoints import store
 from cluster.checkpoints.async_writer import AsyncCheckpointWriter
 from cluster.dataset.loader import ClipReader, prefetch
 from cluster.dataset.manifest import Manifest, Shard
 from cluster.dataset.order import rank_slice
 from cluster.dataset.shards import clip_row, clip_schema, shard_bytes
-from cluster.training import TrainConfig
-from cluster.worker import Job, finite, write_checkpoint
+from cluster.training.collectives import any_rank_true
+from cluster.training.config import TrainConfig
+from cluster.training.deepspeed_ops import configure_deepspeed
+from cluster.training.engines import Engines, make_engines
+from cluster.training.job import WorkerJob
+from cluster.training.worker import all_finite, write_checkpoint
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.records import Clip, ClipScores
@@ -93,7 +96,7 @@ def bare_step(config: TrainConfig, real: Tensor) -> Callable[[], object]:
     return step
 
 
-def worker_step(config: TrainConfig, nets: engines.Engines, reader: ClipReader) -> Callable[[], object]:
+def worker_step(config: TrainConfig, nets: Engines, reader: ClipReader) -> Callable[[], object]:
     """One step as jobs.train takes it: fed from shards, under DeepSpeed, checked on every rank."""
     feed, number = prefetch(reader.batches(0)), iter(range(1, sys.maxsize))
 
@@ -102,7 +105,7 @@ def worker_step(config: TrainConfig, nets: engines.Engines, reader: ClipReader) 
         draws = StepRandomness.of_step(0, next(number), config.batch_size, config.model.z_size)
         draws = draws.share(reader.rank, reader.world_size)
         done = train_step(nets.by_name, real, draws, config.model, config.objective)
-        engines.any_rank([not finite(done.metrics), False, False], nets.device)
+        any_rank_true([not all_finite(done.metrics), False, False], nets.device)
         update_ema(nets.average, nets.by_name["generator"].module, 0.999)
 
     return step
@@ -115,9 +118,9 @@ def step_worker(loop: dict[str, object]) -> dict[str, object]:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(int(loop["threads"]))  # type: ignore[call-overload]
-    engines.prepare_ops()
+    configure_deepspeed()
     first, end = rank_slice(config.batch_size, rank, world_size)
-    nets = engines.make_engines(
+    nets = make_engines(
         config.model, config.objective, batch_size=end - first, zero_stage=0, precision=config.precision
     )
     reader = ClipReader(config.data, manifest, seed=0, batch_size=config.batch_size, rank=rank, world_size=world_size)
@@ -132,7 +135,7 @@ def step_worker(loop: dict[str, object]) -> dict[str, object]:
             taken[name].append(seconds(step))
     found: dict[str, object] = {name: (min(values), float(np.median(values))) for name, values in taken.items()}
     if loop["bare"]:
-        job = Job(config=config, manifest=manifest, tracker=None, run_id="", stop=None)  # type: ignore[arg-type]
+        job = WorkerJob(config=config, manifest=manifest, tracker=None, run_id="", stop=None)  # type: ignore[arg-type]
         saved = f"{config.out}/saved"
         saver = AsyncCheckpointWriter(
             saved, "a", rank=rank, world_size=world_size, prune=partial(store.prune_checkpoints, saved, 2)

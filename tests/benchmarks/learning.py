@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cluster.sizing import sizing
+from cluster.training.cost_estimate import estimate_resources
 from vgan.allocator import keep_freed_memory
 from vgan.metrics.frechet import frechet_distance, protocol_name
 from vgan.metrics.i3d import I3D, features, load_i3d
@@ -133,7 +133,7 @@ def configs(settings: dict[str, Any]) -> tuple[ModelConfig, ObjectiveConfig]:
 def train(settings: dict[str, Any], clips: np.ndarray, num: int, seed: int = 0) -> Learned:
     """Train for TFLOP of work, then draw `num` clips."""
     model, objective = configs(settings)
-    size = sizing(model, objective, batch_size=BATCH, clips=len(clips), zero_stage=0, precision="bf16")
+    size = estimate_resources(model, objective, batch_size=BATCH, clips=len(clips), zero_stage=0, precision="bf16")
     steps = round(TFLOP * 1e12 / (size.flop * BATCH))
     torch.manual_seed(seed)
     networks = make_networks(model)

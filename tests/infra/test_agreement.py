@@ -12,7 +12,7 @@ import pytest
 from manifests import OVERLAYS, named, of_kind, pods, ray_clusters, settings
 
 from cluster.runtime import placement
-from cluster.training import TrainConfig
+from cluster.training.config import TrainConfig
 from infra.rehearsal.manifests import ROOT, Manifest, walk
 from jobs import command
 from jobs.finetune import FinetuneJobConfig

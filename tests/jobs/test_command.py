@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from cluster.evaluation import EvaluateConfig
-from cluster.training import TrainConfig
+from cluster.training.config import TrainConfig
 from jobs import acquire, command, evaluate, finetune, generate, inspect, plan, predict, prepare, study, train
 from jobs.acquire import AcquireConfig
 from jobs.finetune import FinetuneJobConfig

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.training import TrainConfig
+from cluster.training.config import TrainConfig
 from jobs import command
 from jobs.finetune import FinetuneJobConfig
 

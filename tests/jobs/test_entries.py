@@ -24,7 +24,7 @@ from cluster.checkpoints.store import Checkpoint, open_checkpoint
 from cluster.dataset.manifest import Manifest, read_manifest
 from cluster.evaluation import EvaluateConfig
 from cluster.sweep_record import table
-from cluster.training import TrainConfig
+from cluster.training.config import TrainConfig
 from jobs import acquire, command, evaluate, finetune, generate, inspect, predict, prepare, train
 from jobs.acquire import AcquireConfig
 from jobs.finetune import FinetuneJobConfig

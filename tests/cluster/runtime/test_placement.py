@@ -113,7 +113,7 @@ import json, sys
 import ray
 from ray.util.state import list_actors
 from cluster.runtime.ray_session import ray_session
-from cluster.training import TrainConfig, fit
+from cluster.training.trainer import TrainConfig, fit
 from cluster.observability.mlflow_tracker import TrackingConfig
 from vgan.options import ModelConfig
 

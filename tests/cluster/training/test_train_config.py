@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cluster.training import TrainConfig
-from cluster.worker import divergence, finite
+from cluster.training.config import TrainConfig
+from cluster.training.worker import all_finite, divergence_message
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_workers_are_a_number_or_a_range(workers: object, expected: tuple[int, i
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_loss_that_is_not_finite_is_found_and_named(value: float) -> None:
     losses = {"loss/generator": torch.tensor(1.0), "loss/discriminator": torch.tensor([value])}
-    assert finite({"loss/generator": torch.tensor(1.0)})
-    assert not finite(losses)
-    told = divergence({name: float(v) for name, v in losses.items()}, step=12)
+    assert all_finite({"loss/generator": torch.tensor(1.0)})
+    assert not all_finite(losses)
+    told = divergence_message({name: float(v) for name, v in losses.items()}, step=12)
     assert told.startswith("loss/discriminator not finite at step 12: stopped, and the checkpoint before it is kept")

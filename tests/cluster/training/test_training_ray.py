@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from cluster.checkpoints import store
 from cluster.observability.tracking_config import TrackingConfig
-from cluster.training import TrainConfig, fit
+from cluster.training.config import TrainConfig
+from cluster.training.trainer import fit
 from vgan.errors import InputError
 from vgan.models.config import ModelConfig
 from vgan.training.config import ObjectiveConfig

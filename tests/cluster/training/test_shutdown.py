@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from cluster.stopping import run_stoppable
+from cluster.training.shutdown import run_interruptible
 
 
 def interrupt_soon(*numbers: signal.Signals) -> None:
@@ -29,9 +29,9 @@ def test_run_stoppable_gives_what_the_work_gives_or_raises() -> None:
         raise ValueError("no")
 
     asked: list[str] = []
-    assert run_stoppable(lambda: 7, asked.append) == 7
+    assert run_interruptible(lambda: 7, asked.append) == 7
     with pytest.raises(ValueError, match="no"):
-        run_stoppable(fail, asked.append)
+        run_interruptible(fail, asked.append)
     assert asked == []
 
 
@@ -44,7 +44,7 @@ def test_run_stoppable_on_an_interrupt_asks_and_still_waits(number: signal.Signa
         return "saved"
 
     interrupt_soon(number)
-    assert run_stoppable(work, lambda _: stop.set()) == "saved"
+    assert run_interruptible(work, lambda _: stop.set()) == "saved"
     assert signal.getsignal(number) is before
 
 
@@ -52,14 +52,14 @@ def test_run_stoppable_on_a_second_interrupt_does_not_wait_any_longer() -> None:
     never, asked = threading.Event(), list[str]()
     interrupt_soon(signal.SIGINT, signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
-        run_stoppable(lambda: never.wait(30), asked.append)
+        run_interruptible(lambda: never.wait(30), asked.append)
     assert asked == ["interrupted"]
     never.set()
 
 
 SLOW_STEP = """
 import sys, time
-from cluster.stopping import must_go_on
+from cluster.training.shutdown import must_go_on
 with must_go_on(3.0) as going_on:
     for step in range(5):
         going_on()

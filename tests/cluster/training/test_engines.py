@@ -28,7 +28,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cluster import engines
+from cluster.training.collectives import any_rank_true, average_buffers, is_rank_zero, mean_over_ranks
+from cluster.training.deepspeed_ops import check_compiler, configure_deepspeed, has_prebuilt_cpu_op
+from cluster.training.engines import GROW_AFTER, Engines, LossScale, make_engines, unscale_metrics, weighted_engines
+from cluster.training.optimizer_state import load_optimizers, save_optimizers
 from vgan.errors import InputError
 from vgan.models.config import ModelConfig
 from vgan.models.discriminator import FAKE, REAL, Discriminator
@@ -145,7 +148,7 @@ def snapshot(networks: dict[str, nn.Module]) -> dict[str, Tensor]:
     return {f"{name}.{k}": v.clone() for name, net in networks.items() for k, v in net.state_dict().items()}
 
 
-def trained(nets: engines.Engines) -> dict[str, nn.Module]:
+def trained(nets: Engines) -> dict[str, nn.Module]:
     return {name: engine.module for name, engine in nets.by_name.items()}
 
 
@@ -228,14 +231,14 @@ def found_by_ranks(folder: Path, stages: tuple[int, ...]) -> Found:
 def join(rank: int, world_size: int, rendezvous: Path) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
-    engines.prepare_ops()
+    configure_deepspeed()
     dist.init_process_group("gloo", f"file://{rendezvous}", timedelta(seconds=60), rank=rank, world_size=world_size)
 
 
 def rank_main(rank: int, folder: Path, name: str, stages: tuple[int, ...]) -> None:
     join(rank, RANKS, folder / f"{name}-rendezvous")
-    found: dict[Any, Any] = {"mean": engines.mean_over_ranks({"rank": torch.tensor(rank), "one": torch.ones(1)})}
-    found["any"] = engines.any_rank([rank == 1, False, True], torch.device("cpu"))
+    found: dict[Any, Any] = {"mean": mean_over_ranks({"rank": torch.tensor(rank), "one": torch.ones(1)})}
+    found["any"] = any_rank_true([rank == 1, False, True], torch.device("cpu"))
     for stage in stages:
         for label, rule in RULES.items():
             nets = make(stage)
@@ -264,9 +267,9 @@ def make(
     max_norm: float = 0.0,
     pieces: int = 1,
     loss_scale: float = 0.0,
-) -> engines.Engines:
+) -> Engines:
     torch.manual_seed(seed)
-    nets = engines.make_engines(
+    nets = make_engines(
         MODEL,
         OBJECTIVE,
         batch_size=PER_RANK // pieces,
@@ -282,26 +285,26 @@ def make(
     return nets
 
 
-def train(nets: engines.Engines, rule: Rule, steps: range, rank: int) -> object:
+def train(nets: Engines, rule: Rule, steps: range, rank: int) -> object:
     result = None
     for step in steps:
         real, z = (whole.chunk(RANKS)[rank] for whole in batch(step))
-        by_name = engines.weigh(nets, 1)
+        by_name = weighted_engines(nets, 1)
         result = rule(by_name["generator"], by_name["discriminator"], real, z)
     return result
 
 
-def save(nets: engines.Engines, folder: Path) -> None:
-    engines.save_optimizers(nets, folder)
-    if engines.is_rank_zero():
+def save(nets: Engines, folder: Path) -> None:
+    save_optimizers(nets, folder)
+    if is_rank_zero():
         write_weights(folder / "weights", trained(nets))
     dist.barrier()
 
 
-def load(nets: engines.Engines, folder: Path) -> None:
+def load(nets: Engines, folder: Path) -> None:
     for name, network in trained(nets).items():
         network.load_state_dict(load_file(folder / "weights" / f"{name}.safetensors"))
-    engines.load_optimizers(nets, folder)
+    load_optimizers(nets, folder)
 
 
 def resume(stage: int, rank: int, folder: Path, precision: str = "fp32") -> dict[str, Any]:
@@ -345,7 +348,7 @@ def off_one_process(stage: int, rank: int, cut: int, max_norm: float, **more: An
         assert norm > 2 * max_norm
     adam.step()
     mine = real[:cut] if rank == 0 else real[cut:]
-    weighed = engines.weigh(nets, len(mine) * RANKS / len(real))
+    weighed = weighted_engines(nets, len(mine) * RANKS / len(real))
     update_discriminator(weighed["discriminator"], mine, -mine, OBJECTIVE)
     return farthest(snapshot({"D": D}), snapshot({"D": alone}))
 
@@ -383,7 +386,7 @@ def fp16(stage: int, rank: int, folder: Path) -> dict[str, Any]:
 
     fixed = make(stage, precision="fp16", loss_scale=2.0**100)
     before = parameters(fixed)
-    metrics = engines.unscaled(fixed, train(fixed, exact, range(1), rank))  # type: ignore[arg-type]
+    metrics = unscale_metrics(fixed, train(fixed, exact, range(1), rank))  # type: ignore[arg-type]
     found["fixed"] = farthest(before, parameters(fixed)), [s.exhausted for s in fixed.scales.values()], metrics
 
     found_as_it_goes = make(stage, precision="fp16")
@@ -402,7 +405,7 @@ def fp16(stage: int, rank: int, folder: Path) -> dict[str, Any]:
     return found
 
 
-def parameters(nets: engines.Engines) -> dict[str, Tensor]:
+def parameters(nets: Engines) -> dict[str, Tensor]:
     networks = trained(nets).items()
     return {f"{n}.{k}": p.detach().clone() for n, network in networks for k, p in network.named_parameters()}
 
@@ -411,7 +414,7 @@ def buffers(rank: int) -> dict[str, dict[str, Tensor]]:
     nets = make(0)
     train(nets, exact, range(1), rank)
     before = snapshot(trained(nets))
-    engines.average_buffers(list(trained(nets).values()))
+    average_buffers(list(trained(nets).values()))
     return {"before": before, "after": snapshot(trained(nets))}
 
 
@@ -480,7 +483,7 @@ def alone_main(rank: int, written: Path, place: Path) -> None:
     for later in (0, 1, 2):
         nets = make(later, seed=1)
         load(nets, written)
-        engines.save_optimizers(nets, place / f"alone-zero{later}")
+        save_optimizers(nets, place / f"alone-zero{later}")
     dist.destroy_process_group()
 
 
@@ -524,8 +527,8 @@ def test_fp16_gradients_that_overflow_move_nothing_and_halve_the_scale(found: Fo
 
 
 def test_loss_scale_grows_after_long_enough() -> None:
-    scale = engines.LossScale(8.0)
-    for _ in range(engines.GROW_AFTER):
+    scale = LossScale(8.0)
+    for _ in range(GROW_AFTER):
         scale.update(finite=True)
     assert (scale.value, scale.good, scale.exhausted) == (16.0, 0, False)
     for _ in range(5):
@@ -586,6 +589,6 @@ def test_compiler_is_asked_for_only_where_the_extension_is_not_installed(
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "deepspeed", raising=False)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert engines.has_installed_op() == installed
+    assert has_prebuilt_cpu_op() == installed
     with nullcontext() if installed else pytest.raises(InputError, match="no C\\+\\+ compiler"):
-        engines.check_compiler()
+        check_compiler()

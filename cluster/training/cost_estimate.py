@@ -25,7 +25,7 @@ SPEED = 0.4  # of a matrix product's, what a step at base 16 to 64 reaches on CP
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizing:
+class ResourceEstimate:
     """Figures of one run. Memory is what must be held; what layers work with in passing comes on top of it."""
 
     parameters: dict[str, int]  # by network
@@ -63,7 +63,7 @@ class Sizing:
         return self.batch_size * self.flop / (SPEED * flop_per_s)
 
 
-def sizing(
+def estimate_resources(
     model: ModelConfig,
     objective: ObjectiveConfig,
     *,
@@ -72,22 +72,22 @@ def sizing(
     zero_stage: int,
     precision: str,
     pieces: int = 1,
-) -> Sizing:
+) -> ResourceEstimate:
     """Figures of a run on `clips` clips, by one step of its very networks and losses."""
     with torch.device("meta"):
         networks = make_networks(model)
     real = torch.empty(PROBE, 3, model.num_frames, model.size, model.size, device="meta")
     draws = StepRandomness.of_step(0, 0, PROBE, model.z_size).share(0, 1, "meta")
-    kept = _Kept()
-    engines = {name: _Probe(network, kept.stop) for name, network in networks.items()}
+    kept = _SavedTensorBytes()
+    engines = {name: _EstimateEngine(network, kept.stop) for name, network in networks.items()}
     # Augmentation and matching look at what is drawn, and cost next to nothing.
     plain = replace(objective, augment=[], flip=False, match_weight=0.0)
     with torch.autograd.graph.saved_tensors_hooks(kept.add, _same):  # in one piece, which needs most
         train_step(engines, real, draws, model, plain)
-    with _Counter() as counter:
+    with _FlopCounter() as counter:
         train_step(engines, real, draws, model, plain, pieces=min(pieces, PROBE))
     half = 0.5 if precision != "fp32" else 1.0  # autocast keeps most of them in 16 bits
-    return Sizing(
+    return ResourceEstimate(
         parameters={name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()},
         flop=counter.flop / PROBE,
         activation_gb=half * kept.bytes / PROBE / 1e9,
@@ -98,7 +98,7 @@ def sizing(
     )
 
 
-def check_memory(size: Sizing, workers: int, there_gb: float) -> None:
+def check_memory(size: ResourceEstimate, workers: int, there_gb: float) -> None:
     """Raise InputError unless so many workers can hold what they must in a machine's memory."""
     needed_gb = workers * size.worker_gb(workers)
     if needed_gb > there_gb:
@@ -108,12 +108,12 @@ def check_memory(size: Sizing, workers: int, there_gb: float) -> None:
         )
 
 
-def memory_gb() -> float:
+def total_memory_gb() -> float:
     """This machine's memory."""
     return psutil.virtual_memory().total / 1e9
 
 
-class _Counter(TorchDispatchMode):
+class _FlopCounter(TorchDispatchMode):
     """Operations of products and convolutions as FlopCounterMode counts them, which does not know second gradients."""
 
     flop = 0
@@ -125,7 +125,7 @@ class _Counter(TorchDispatchMode):
         return out
 
 
-class _Kept:
+class _SavedTensorBytes:
     """Bytes of what autograd keeps, until the first backward pass: G's graph and both of D's are then there."""
 
     def __init__(self) -> None:
@@ -144,7 +144,7 @@ class _Kept:
 
 
 @dataclass
-class _Probe:
+class _EstimateEngine:
     """An engine without an optimizer."""
 
     module: nn.Module
@@ -162,7 +162,7 @@ def _same(value: Any) -> Any:
     return value
 
 
-def matrix_flop_per_s(size: int = 1024) -> float:
+def measure_matmul_flops(size: int = 1024) -> float:
     """Speed of a matrix product here on one thread, the best of five."""
     a, threads = torch.randn(size, size), torch.get_num_threads()
     torch.set_num_threads(1)

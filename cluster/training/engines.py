@@ -11,33 +11,20 @@ stage. DeepSpeed's own checkpoints fit the number they were written at, and have
 from __future__ import annotations
 
 import copy
-import importlib.util
 import math
-import os
-import shutil
-import sys
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vgan.errors import InputError
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.models.layers import use_channels_last
 from vgan.training.config import ObjectiveConfig
 from vgan.training.engine import WeightedEngine, make_optimizer
 
-T = TypeVar("T")
-
-STALE_LOCK_S = 300.0  # the one build takes about 30 s on two cores
-MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 FIRST_SCALE, GROW_AFTER = 2.0**16, 2000  # as torch.amp.GradScaler
 SCALE = "loss_scale"  # in a checkpoint: its value and its steps since it changed
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -177,103 +164,8 @@ def _engine(net: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, 
     return engine
 
 
-def prepare_ops(use_gpu: bool = False) -> None:
-    """Choose DeepSpeed's device and make sure that its CPU operator can be built: call before any engine is made.
-
-    DeepSpeed compiles one C++ extension at first use, here into the environment's own folder, unless it was installed
-    with it (DS_BUILD_SHM_COMM=1), as in our images. A build that was killed leaves a lock file on which every later
-    process would wait for ever: one older than any build is removed.
-
-    Raises:
-        InputError: no C++ compiler.
-    """
-    if use_gpu:
-        return
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray does not hide GPUs from workers that asked for none
-    os.environ["DS_ACCELERATOR"] = "cpu"
-    # torch looks for ninja, which comes with DeepSpeed, on the PATH
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    extensions = Path(os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions")))
-    check_compiler()
-    for lock in extensions.glob("*/lock"):
-        if time.time() - lock.stat().st_mtime > STALE_LOCK_S:
-            lock.unlink(missing_ok=True)
-
-
-def has_installed_op() -> bool:
-    """Whether DeepSpeed was installed with its CPU communication; told without importing it, which fixes its device."""
-    package = importlib.util.find_spec("deepspeed")
-    folders = package.submodule_search_locations if package else None
-    return any(list(Path(folder).glob("ops/comm/deepspeed_shm_comm_op*.so")) for folder in folders or ())
-
-
-def check_compiler() -> None:
-    """Raise InputError where DeepSpeed could not build its CPU communication and would have to."""
-    if not has_installed_op() and shutil.which(os.environ.get("CXX", "c++")) is None:
-        raise InputError("no C++ compiler found; DeepSpeed builds its CPU communication with one: install g++")
-
-
-def build_ops() -> None:
-    """Compile DeepSpeed's CPU operator now, as set-up does, so that no training run waits for it (about 30 s)."""
-    prepare_ops()
-    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
-
-    ShareMemCommBuilder().load(verbose=False)
-
-
-def average_buffers(modules: Sequence[nn.Module]) -> None:
-    """Give every rank the mean of all ranks' batch-norm statistics; integer counters are equal already.
-
-    DeepSpeed synchronizes parameters only. Called before a checkpoint, so that what is saved does not depend on which
-    rank saves it.
-    """
-    if dist.get_world_size() == 1:
-        return
-    buffers = [b for module in modules for b in module.buffers() if b.is_floating_point()]
-    flat = torch.cat([b.reshape(-1) for b in buffers])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
-        buffer.copy_(mean.view_as(buffer))
-
-
-def mean_over_ranks(metrics: dict[str, Tensor], weight: float = 1.0) -> dict[str, float]:
-    """Scalars averaged over the ranks, in one collective call. Every rank must call it.
-
-    Args:
-        metrics: this rank's scalars.
-        weight: of this rank, 1 on average over all (see `weigh`).
-    """
-    values = torch.stack([value.detach().float().reshape(()) for value in metrics.values()]) * weight
-    dist.all_reduce(values)
-    return dict(zip(metrics, (values / dist.get_world_size()).tolist(), strict=True))
-
-
-def any_rank(flags: Sequence[bool], device: torch.device) -> list[bool]:
-    """Which flags are up on any rank. Every rank must call it."""
-    if dist.get_world_size() == 1:
-        return list(flags)
-    raised = torch.tensor(flags, dtype=torch.int32, device=device)
-    dist.all_reduce(raised, dist.ReduceOp.MAX)
-    return [bool(value) for value in raised.tolist()]
-
-
-def is_rank_zero() -> bool:
-    return dist.get_rank() == 0
-
-
-def of_rank_zero(value: T) -> T:
-    """What rank 0 holds. Every rank must call it."""
-    values = [value]
-    dist.broadcast_object_list(values)
-    return values[0]
-
-
-# ---- shares of a batch -------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
-class Scaled:
+class LossScaledEngine:
     """An engine whose losses are scaled. ZeRO itself takes no step where the gradient is not finite."""
 
     engine: Any
@@ -294,18 +186,20 @@ class Scaled:
         return done
 
 
-def weigh(engines: Engines, weight: float) -> dict[str, Any]:
+def weighted_engines(engines: Engines, weight: float) -> dict[str, Any]:
     """The engines by name for a rank whose share of the global batch is `weight` times an equal one.
 
     DeepSpeed averages gradients over ranks as if all held equally many clips. Where they do not, because their number
     does not divide the batch, each rank's mean loss counts by its share, and the sum is the mean over all clips. What
     fp16 scales losses by comes in here as well.
     """
-    found = {n: Scaled(e, engines.scales[n]) if n in engines.scales else e for n, e in engines.by_name.items()}
+    found = {
+        n: LossScaledEngine(e, engines.scales[n]) if n in engines.scales else e for n, e in engines.by_name.items()
+    }
     return found if weight == 1 else {n: WeightedEngine(e, weight) for n, e in found.items()}
 
 
-def unscaled(engines: Engines, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+def unscale_metrics(engines: Engines, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
     """The metrics of a step with gradient norms as they are without a scale, and the scales.
 
     The norm of a gradient that overflowed, for which no step was taken, is told as 0.
@@ -315,75 +209,6 @@ def unscaled(engines: Engines, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
         metrics[f"gradient/{name}"] = norm.new_tensor(0.0) if scale.lost else norm
         metrics[f"scale/{name}"] = norm.new_tensor(scale.used)
     return metrics
-
-
-# ---- optimizer state ---------------------------------------------------------------------------------------------
-
-
-def save_optimizers(engines: Engines, folder: Path) -> None:
-    """Write this rank's part of every network's Adam state below `folder`. Needs no other rank."""
-    rank, world_size = dist.get_rank(), dist.get_world_size()
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, engine in engines.by_name.items():
-        state = {key: value.detach().cpu().contiguous() for key, value in _adam_part(engine, rank, world_size).items()}
-        if name in engines.scales:
-            scale = engines.scales[name]
-            state[SCALE] = torch.tensor([scale.value, float(scale.good)], dtype=torch.float64)
-        save_file(state, str(folder / f"{name}-{rank}-of-{world_size}.safetensors"))
-
-
-def load_optimizers(engines: Engines, folder: Path) -> None:
-    """Restore Adam's state from what any number of ranks wrote. The modules must hold their weights already."""
-    for name, engine in engines.by_name.items():
-        paths = sorted(folder.glob(f"{name}-*-of-*.safetensors"), key=lambda p: int(p.stem.split("-")[-3]))
-        parts = [load_file(path) for path in paths]
-        _set_adam(engine, {k: torch.cat([part[k] for part in parts]) for k in MOMENTS}, parts[0]["step"])
-        if name in engines.scales and SCALE in parts[0]:
-            value, good = parts[0][SCALE].tolist()
-            engines.scales[name].value, engines.scales[name].good = value, int(good)
-
-
-def _adam_part(engine: Any, rank: int, world_size: int) -> dict[str, Tensor]:
-    """This rank's part of flat Adam moments (P/N,), and the count of steps."""
-    if _sharded(engine):
-        (part,) = engine.optimizer.single_partition_of_fp32_groups
-        return _adam_of(engine.optimizer.optimizer, part)
-    states = [_adam_of(engine.optimizer, p) for p in engine.optimizer.param_groups[0]["params"]]
-    flat = {key: torch.cat([state[key].reshape(-1) for state in states]) for key in MOMENTS}
-    return {key: value.tensor_split(world_size)[rank] for key, value in flat.items()} | {"step": states[0]["step"]}
-
-
-def _adam_of(adam: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """A parameter's moments and count of steps; zeros before the first."""
-    state = adam.state.get(parameter) or {key: torch.zeros_like(parameter) for key in MOMENTS} | {
-        "step": torch.zeros(())
-    }
-    return {key: state[key] for key in (*MOMENTS, "step")}
-
-
-def _set_adam(engine: Any, flat: dict[str, Tensor], step: Tensor) -> None:
-    """Give Adam its moments, each flat over all parameters (P,) and perhaps padded at the end."""
-    parameters = [p for p in engine.module.parameters() if p.requires_grad]
-    numel = sum(p.numel() for p in parameters)
-    flat = {key: value[:numel] for key, value in flat.items()}
-    if _sharded(engine):
-        engine.optimizer.refresh_fp32_params()  # its own copy of the weights that the module was given
-        (part,) = engine.optimizer.single_partition_of_fp32_groups
-        padded = {k: nn.functional.pad(v, (0, part.numel() * dist.get_world_size() - numel)) for k, v in flat.items()}
-        mine = {key: value.split(part.numel())[dist.get_rank()] for key, value in padded.items()}
-        adam = engine.optimizer.optimizer
-        moments = {key: value.to(part.device, copy=True) for key, value in mine.items()}
-        adam.state[part] = moments | {"step": _count(step, part, adam)}
-        return
-    pieces = {key: value.split([p.numel() for p in parameters]) for key, value in flat.items()}
-    for index, parameter in enumerate(parameters):
-        moments = {k: torch.empty_like(parameter).copy_(pieces[k][index].view_as(parameter)) for k in MOMENTS}
-        engine.optimizer.state[parameter] = moments | {"step": _count(step, parameter, engine.optimizer)}
-
-
-def _count(step: Tensor, parameter: Tensor, adam: torch.optim.Optimizer) -> Tensor:
-    """Adam's count of steps where it wants it: with the parameters if it is fused, else on the CPU."""
-    return step.to(parameter.device if adam.param_groups[0]["fused"] else "cpu", copy=True)
 
 
 def _sharded(engine: Any) -> bool:

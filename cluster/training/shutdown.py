@@ -27,21 +27,21 @@ NOTICE_EVERY_S = 5.0  # as often as Ray itself looks for nodes that are being dr
 _TERMINATED = threading.Event()  # whether this process was sent SIGTERM
 
 
-class HeedingConfig(TorchConfig):
+class GracefulTorchConfig(TorchConfig):
     """torch's process group, and workers that note a SIGTERM instead of ending at once, as Ray would have them."""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
-        return _HeedingBackend
+        return _GracefulTorchBackend
 
 
-class _HeedingBackend(_TorchBackend):
+class _GracefulTorchBackend(_TorchBackend):
     def on_training_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         super().on_training_start(worker_group, backend_config)
-        worker_group.execute(_heed_sigterm)
+        worker_group.execute(_install_sigterm_flag)
 
 
-def _heed_sigterm() -> None:
+def _install_sigterm_flag() -> None:
     """Runs in a worker's main thread, the only one that may; training runs in another."""
     signal.signal(signal.SIGTERM, lambda *_: _TERMINATED.set())
 
@@ -64,13 +64,13 @@ class StopSignal:
         return self._reason
 
 
-def start_signal() -> Any:
+def create_stop_signal() -> Any:
     """Handle of a new StopSignal, on the driver's node, so that no other node takes it along."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(num_cpus=0, scheduling_strategy=here)(StopSignal).remote()
 
 
-class StopWatch:
+class StopMonitor:
     """A worker's view: whether it was asked to stop, and whether its group should look for a notice of Ray's."""
 
     def __init__(self, asked: Any) -> None:
@@ -107,7 +107,7 @@ class StopWatch:
 
 
 @contextmanager
-def must_go_on(seconds: float) -> Iterator[Callable[[], None]]:
+def watchdog(seconds: float) -> Iterator[Callable[[], None]]:
     """In the block, this process ends, telling where each of its threads stands, unless what is yielded is called again
     within so many seconds. What a worker waits for may not come: another worker, or a store. Timeouts of collectives do
     not notice in time: the groups that DeepSpeed makes wait for half an hour, whatever the first one was made with."""
@@ -122,7 +122,7 @@ def must_go_on(seconds: float) -> Iterator[Callable[[], None]]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def run_stoppable(work: Callable[[], T], ask_to_stop: Callable[[str], object]) -> T:
+def run_interruptible(work: Callable[[], T], ask_to_stop: Callable[[str], object]) -> T:
     """What `work` returns. The first interrupt asks it to stop, and it is still waited for; a second one ends it.
 
     It runs in a thread of its own, because Ray Train would otherwise answer an interrupt itself, without saving. Ray

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cluster.sizing import Sizing, check_memory, matrix_flop_per_s, sizing
+from cluster.training.cost_estimate import ResourceEstimate, check_memory, estimate_resources, measure_matmul_flops
 from vgan.errors import InputError
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
@@ -20,9 +20,9 @@ SMALL = ModelConfig(base=4, num_frames=16, size=32)
 KINDS = ("two_stream", "one_stream", "future", "autoencoder")
 
 
-def size_of(model: ModelConfig = SMALL, objective: ObjectiveConfig | None = None, **more: object) -> Sizing:
+def size_of(model: ModelConfig = SMALL, objective: ObjectiveConfig | None = None, **more: object) -> ResourceEstimate:
     settings = {"batch_size": 8, "clips": 100, "zero_stage": 0, "precision": "fp32"} | more
-    return sizing(model, objective or ObjectiveConfig(), **settings)  # type: ignore[arg-type]
+    return estimate_resources(model, objective or ObjectiveConfig(), **settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,4 +108,4 @@ def test_check_memory_refuses_what_cannot_fit_and_names_the_ways_out() -> None:
 
 def test_a_step_is_estimated_from_the_speed_of_a_matrix_product() -> None:
     assert size_of().step_s(1e9) == pytest.approx(8 * size_of().flop / 0.4e9)
-    assert matrix_flop_per_s(64) > 1e6
+    assert measure_matmul_flops(64) > 1e6
