@@ -15,7 +15,7 @@ from cluster.dataset.shards import read_frames
 from cluster.evaluation import EvaluateConfig, Evaluation, Judged, Subject
 from cluster.evaluation_record import LINES, cells, names_by_word, notes
 from cluster.storage.files import exists, read_json
-from cluster.sweep_record import results_of
+from cluster.transfer.sweep_results import to_results
 from vgan.errors import InputError
 from vgan.training import diagnostics
 from vgan.transfer.accuracy_curves import accuracies, relative_gains
@@ -114,7 +114,7 @@ def _with_transfer(card: Card, url: str) -> Card:
         raise InputError(f"no results of a sweep at transfer={url!r}: give results.json of jobs.finetune")
     rows = read_json(url)
     told = {"protocol": rows[0]["protocol"], "chance": rows[0]["chance"]}
-    own = results_of([row for row in rows if row["protocol"] == told["protocol"]])
+    own = to_results([row for row in rows if row["protocol"] == told["protocol"]])
     plot = figure_png(label_fraction_figure(accuracies(own), relative_gains(own), **told))
     figure = Media(data=plot, media_type="image/png", alt="Accuracy against label fraction")
     return replace(card, transfer=figure, transfer_protocol=told["protocol"])

@@ -19,8 +19,8 @@ from cluster.prepare.inspector import reject_counts, unstabilized_clip
 from cluster.sources.manifest import Source
 from cluster.storage.files import read_json
 from cluster.storage.urls import join_url
-from cluster.sweep_record import results_of
-from cluster.transfer import dataset_url
+from cluster.transfer.labeled_clips import labeled_dataset_url
+from cluster.transfer.sweep_results import to_results
 from vgan.transfer.accuracy_curves import accuracies, relative_gains
 from vgan.viz.figures import figure_png, label_fraction_figure
 from vgan.viz.panels import BeforeAfter, before_after_sheet
@@ -48,7 +48,7 @@ def overview(
         tracking_uri: MLflow's.
         stages: the jobs with their times; figures are filled in here.
     """
-    manifest, labelled = read_manifest(clips_url), read_manifest(dataset_url(sweep_url))
+    manifest, labelled = read_manifest(clips_url), read_manifest(labeled_dataset_url(sweep_url))
     checkpoint = open_checkpoint(run_url)
     rows = read_json(join_url(sweep_url, "sweep", "results.json"))
     protocol, chance = rows[0]["protocol"], rows[0]["chance"]
@@ -60,9 +60,11 @@ def overview(
         "generate": {"clips": len(list(samples.glob("sample-*.mp4")))},
         "finetune": {"runs": len(rows), "test protocol": protocol},
     }
-    pairs = stabilization_pairs(clips_url, manifest, 3) + stabilization_pairs(dataset_url(sweep_url), labelled, 2)
+    pairs = stabilization_pairs(clips_url, manifest, 3) + stabilization_pairs(
+        labeled_dataset_url(sweep_url), labelled, 2
+    )
     sheet = cv2.imencode(".png", cv2.cvtColor(before_after_sheet(pairs), cv2.COLOR_RGB2BGR))[1].tobytes()
-    results = results_of(rows)
+    results = to_results(rows)
     accuracy = accuracies(results)
     plot = figure_png(label_fraction_figure(accuracy, relative_gains(results), protocol=protocol, chance=chance))
     return DemoReport(

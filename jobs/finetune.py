@@ -9,8 +9,9 @@ from cluster.observability.mlflow_tracker import Tracker
 from cluster.runtime.run_registry import check_name
 from cluster.storage.files import write_json
 from cluster.storage.urls import absolute_url, join_url
-from cluster.sweep import SweepConfig, sweep
-from cluster.sweep_record import gather, log_finished, log_results, table, write_figures
+from cluster.transfer.config import SweepConfig
+from cluster.transfer.sweep import sweep
+from cluster.transfer.sweep_results import format_table, load_sweep, log_final_figures, log_results, write_figures
 from jobs import command
 from vgan.errors import InputError
 from vgan.options import check_choice, option
@@ -65,7 +66,7 @@ def main(config: FinetuneJobConfig) -> None:
     rows = sweep(config)
     command.save(config, join_url(config.out, config.name, "settings.yaml"))
     write_json(join_url(config.out, config.name, "results.json"), rows)
-    print(table(rows))
+    print(format_table(rows))
 
 
 def report(config: FinetuneJobConfig) -> None:
@@ -75,13 +76,13 @@ def report(config: FinetuneJobConfig) -> None:
         raise InputError(f"out={config.out!r} must be a local folder with action=report")
     out = Path(absolute_url(config.out)) / "-".join(config.sweep)
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "transfer")
-    parent, rows = gather(tracker, config.sweep)
+    parent, rows = load_sweep(tracker, config.sweep)
     if len(config.sweep) == 1:
         log_results(parent, rows)
-        log_finished(parent, rows)
+        log_final_figures(parent, rows)
     for path in write_figures(rows, out):
         print(path)
-    print(table(rows))
+    print(format_table(rows))
 
 
 if __name__ == "__main__":

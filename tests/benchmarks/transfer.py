@@ -17,9 +17,9 @@ from timing import seconds
 from torch import Tensor
 from torch.nn import functional as F
 
-from cluster.child import Child, Start, run_child
 from cluster.runtime.ray_session import ray_session
-from cluster.transfer import LabelledClips
+from cluster.transfer.labeled_clips import LabeledClips
+from cluster.transfer.sweep_run import Initialization, SweepRun, finetune_run
 from vgan.models.classifier import Classifier
 from vgan.models.config import ModelConfig
 from vgan.transfer.config import FinetuneConfig
@@ -28,10 +28,10 @@ CLASSES, TRAIN, TEST, STEPS, REPEATS = 4, 64, 16, 20, 5
 BASES = (16, 32)
 
 
-def noise_clips() -> LabelledClips:
+def noise_clips() -> LabeledClips:
     """Clips of noise, as a split would be."""
     num = TRAIN + TEST
-    return LabelledClips(
+    return LabeledClips(
         protocol="noise-split1_1clip",
         classes=tuple(f"class{k}" for k in range(CLASSES)),
         frames=np.random.default_rng(0).integers(0, 256, (num, 32, 64, 64, 3), np.uint8),
@@ -78,10 +78,10 @@ def main() -> None:
     print(f"{'':<14}{'bare loop s':>13}{'child s':>10}{'ratio':>8}{'clips/s':>10}")
     with ray_session(""):
         shared = ray.put(clips)
-        task = ray.remote(num_cpus=1)(run_child)
+        task = ray.remote(num_cpus=1)(finetune_run)
         for base, precision in product(BASES, ("fp32", "bf16")):
             model, config = ModelConfig(base=base), FinetuneConfig(iterations=STEPS, precision=precision)
-            launch = partial(task.remote, Child(1, "random", 1.0, 0), shared, Start(model), config)
+            launch = partial(task.remote, SweepRun(1, "random", 1.0, 0), shared, Initialization(model), config)
             works = (bare(model, frames, labels, config), lambda launch=launch: ray.get(launch()))
             for work in works:
                 work()

@@ -23,8 +23,8 @@ import vgan
 from cluster.checkpoints.store import Checkpoint, open_checkpoint
 from cluster.dataset.manifest import Manifest, read_manifest
 from cluster.evaluation import EvaluateConfig
-from cluster.sweep_record import table
 from cluster.training.config import TrainConfig
+from cluster.transfer.sweep_results import format_table
 from jobs import acquire, command, evaluate, finetune, generate, inspect, predict, prepare, train
 from jobs.acquire import AcquireConfig
 from jobs.finetune import FinetuneJobConfig
@@ -433,7 +433,7 @@ def test_finetune_leaves_the_figure_on_the_parent_and_the_results_on_disk(
     logged = {c.data.tags["init"] + c.data.tags["fraction"]: c for c in found}
     for row in rows:
         assert logged[f"{row['init']}{row['fraction']}"].data.metrics[f"accuracy/{row['protocol']}"] == row["accuracy"]
-    shown = table(rows)
+    shown = format_table(rows)
     words = ("vgan", "random", "vgan, over random", "all fractions: ", rows[0]["protocol"])
     assert all(word in shown for word in words)
 
@@ -457,7 +457,7 @@ def test_finetune_report_draws_a_sweep_and_two_from_mlflow_alone(
     rows = json.loads((swept / "sweep" / "results.json").read_text())
     capsys.readouterr()
     assert run(finetune, "action=report", "sweep=sweep", f"out={tmp_path}", tracking) == 0
-    assert table(rows) in capsys.readouterr().out
+    assert format_table(rows) in capsys.readouterr().out
     kinds = sorted(path.suffix for path in (tmp_path / "sweep").iterdir())
     assert kinds == [".csv", ".html", ".html", ".png", ".png"]
     assert run(finetune, "action=report", "sweep=[sweep,nowhere]", f"out={tmp_path}", tracking) == 2

@@ -144,7 +144,7 @@ SWEEP = """
 import json, sys
 import ray
 from cluster import sweep
-from cluster.child import Child
+from cluster.transfer.sweep_run import Child
 from cluster.runtime.ray_session import ray_session
 
 def node_id(*_, **__):

@@ -11,7 +11,8 @@ import pytest
 from cluster.dataset.manifest import Manifest, Shard, write_manifest
 from cluster.dataset.shards import clip_row, clip_schema, shard_bytes
 from cluster.storage.files import write_bytes
-from cluster.transfer import leaked, load_split, require_unseen, windows
+from cluster.transfer.labeled_clips import config_for_test_clips, load_labeled_split
+from cluster.transfer.leakage import leaked_videos, require_no_leakage
 from vgan.errors import InputError
 from vgan.records import Clip, ClipScores
 from vgan.video.config import ClipSpec, VideoConfig
@@ -63,7 +64,7 @@ def every_video(*starts: float) -> list[tuple[str, float]]:
 
 
 def load(ucf101: Path, url: Path, clips: list[tuple[str, float]], **tests: object) -> object:
-    return load_split(str(ucf101), 1, str(url), write(url, clips), "ucf101", **tests)  # type: ignore[arg-type]
+    return load_labeled_split(str(ucf101), 1, str(url), write(url, clips), "ucf101", **tests)  # type: ignore[arg-type]
 
 
 def shown(clips: list[tuple[str, float]], found: object, video: int) -> list[float]:
@@ -112,8 +113,11 @@ def test_load_split_choosing_leaves_the_test_list_alone_and_holds_whole_groups_o
 
 def test_windows_of_one_clip_are_what_was_set() -> None:
     config = VideoConfig(clip=ClipSpec(max_per_video=1))
-    assert windows(config, 1) == config
-    assert (windows(config, 10).clip.stride, windows(config, 10).clip.max_per_video) == (8, 1000)
+    assert config_for_test_clips(config, 1) == config
+    assert (config_for_test_clips(config, 10).clip.stride, config_for_test_clips(config, 10).clip.max_per_video) == (
+        8,
+        1000,
+    )
 
 
 # ---- leaks -------------------------------------------------------------------------------------------------------
@@ -122,35 +126,37 @@ def test_windows_of_one_clip_are_what_was_set() -> None:
 def test_leaked_finds_test_videos_and_their_groups_whatever_folder_case_or_ending(ucf101: Path, tmp_path: Path) -> None:
     names = ["a/v_Spin_g08_c01.avi", "b/v_spin_G01_c07.mp4", "v_HandStandPushups_g02_c01.avi", "other/golf.mp4"]
     write(tmp_path / "seen", [(name, 0.0) for name in names])
-    assert leaked(str(ucf101), [1], str(tmp_path / "seen")) == sorted(names[1:3])
+    assert leaked_videos(str(ucf101), [1], str(tmp_path / "seen")) == sorted(names[1:3])
 
 
 def test_a_checkpoint_that_has_seen_test_videos_is_refused_unless_allowed(ucf101: Path, tmp_path: Path) -> None:
     seen = str(tmp_path / "seen")
     write(tmp_path / "seen", [("v_Spin_g01_c01.avi", 0.0), ("v_Spin_g09_c01.avi", 0.0)])
     with pytest.raises(InputError, match=r"1 videos of .* v_Spin_g01_c01.avi first.*allow_leak=true"):
-        require_unseen(str(ucf101), [1], seen, "d", allowed=False)
-    assert require_unseen(str(ucf101), [1], seen, "d", allowed=True) == "pre-training saw 1 test videos"
+        require_no_leakage(str(ucf101), [1], seen, "d", allowed=False)
+    assert require_no_leakage(str(ucf101), [1], seen, "d", allowed=True) == "pre-training saw 1 test videos"
 
 
 def test_a_checkpoint_whose_dataset_is_gone_is_refused_unless_allowed(ucf101: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be told"):
-        require_unseen(str(ucf101), [1], str(tmp_path / "gone"), "d", allowed=False)
-    assert require_unseen(str(ucf101), [1], str(tmp_path / "gone"), "d", allowed=True) == "pre-training set not known"
+        require_no_leakage(str(ucf101), [1], str(tmp_path / "gone"), "d", allowed=False)
+    assert (
+        require_no_leakage(str(ucf101), [1], str(tmp_path / "gone"), "d", allowed=True) == "pre-training set not known"
+    )
 
 
 def test_weights_that_do_not_say_what_they_saw_are_refused_unless_allowed(ucf101: Path) -> None:
     with pytest.raises(InputError, match=r"does not say what it was trained on.*allow_leak=true"):
-        require_unseen(str(ucf101), [1], "", "", allowed=False)
-    assert require_unseen(str(ucf101), [1], "", "", allowed=True) == "pre-training set not known"
+        require_no_leakage(str(ucf101), [1], "", "", allowed=False)
+    assert require_no_leakage(str(ucf101), [1], "", "", allowed=True) == "pre-training set not known"
 
 
 def test_a_checkpoint_whose_dataset_was_made_anew_is_refused_unless_allowed(ucf101: Path, tmp_path: Path) -> None:
     write(tmp_path / "seen", [("golf.mp4", 0.0)])
     with pytest.raises(InputError, match="another dataset stands there now"):
-        require_unseen(str(ucf101), [1], str(tmp_path / "seen"), "e", allowed=False)
+        require_no_leakage(str(ucf101), [1], str(tmp_path / "seen"), "e", allowed=False)
 
 
 def test_a_checkpoint_of_the_training_list_is_taken_without_a_word(ucf101: Path, tmp_path: Path) -> None:
     write(tmp_path / "seen", [("Spin/v_Spin_g08_c01.avi", 0.0), ("golf.mp4", 0.0)])
-    assert require_unseen(str(ucf101), [1], str(tmp_path / "seen"), "d", allowed=False) == ""
+    assert require_no_leakage(str(ucf101), [1], str(tmp_path / "seen"), "d", allowed=False) == ""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
-from cluster.dataset.manifest import Manifest, read_manifest
+from cluster.dataset.manifest import Manifest
 from cluster.dataset.shards import read_clips, read_frames
 from cluster.prepare.packing import PackingConfig
 from cluster.prepare.pipeline import prepare
@@ -25,7 +24,7 @@ HELD_OUT_SHARE = 0.2  # of each class's training groups, for choosing settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledClips:
+class LabeledClips:
     """One split's clips in memory, videos in the official lists' order."""
 
     protocol: str  # of the test, as metric names spell it
@@ -46,7 +45,7 @@ class LabelledClips:
         )
 
 
-def prepare_labelled(root: str, splits: list[int], out: str, config: VideoConfig, *, seed: int) -> Manifest:
+def prepare_labeled_dataset(root: str, splits: list[int], out: str, config: VideoConfig, *, seed: int) -> Manifest:
     """Make (or find) the dataset of every video that any of the splits lists."""
     videos = {v.path: v for number in splits for v in read_split(Path(root), number).videos}
     sources = [
@@ -56,7 +55,7 @@ def prepare_labelled(root: str, splits: list[int], out: str, config: VideoConfig
     return prepare(sources, out, config, PackingConfig(seed=seed))
 
 
-def windows(config: VideoConfig, test_clips: int) -> VideoConfig:
+def config_for_test_clips(config: VideoConfig, test_clips: int) -> VideoConfig:
     """The settings that give so many clips a video: its first frames alone, or windows four a clip's length."""
     if test_clips == 1:
         return config
@@ -68,7 +67,7 @@ def windows(config: VideoConfig, test_clips: int) -> VideoConfig:
     )
 
 
-def load_split(
+def load_labeled_split(
     root: str,
     number: int,
     url: str,
@@ -78,7 +77,7 @@ def load_split(
     test_clips: int = 1,
     choose: bool = False,
     fold: int = 0,
-) -> LabelledClips:
+) -> LabeledClips:
     """Join a split's official lists with the prepared clips.
 
     Args:
@@ -111,7 +110,7 @@ def load_split(
         own = by_video[_source_id(video.path)]
         stored[place] = own[0] if train[place] else _spread(own, test_clips)
     used, rows = np.unique(stored, return_inverse=True)
-    return LabelledClips(
+    return LabeledClips(
         protocol=protocol_name(
             _dataset_name(dataset, split), number, test_clips=test_clips, fold=fold if choose else None
         ),
@@ -141,68 +140,6 @@ def _source_id(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"
 
 
-# ---- what the checkpoint has seen before -------------------------------------------------------------------------
-
-
-def leaked(root: str, splits: list[int], pretraining_url: str) -> list[str]:
-    """Videos of a pre-training set that are test videos of one of the splits, or cut from the same source as one.
-
-    Known by their names, as UCF101's files are called (v_<Class>_gGG_cCC): a copy under another name is not found.
-
-    Raises:
-        InputError: the pre-training set cannot be read.
-    """
-    tested = {
-        _group(v.path.name) for number in splits for v in read_split(Path(root), number).videos if v.side == "test"
-    }
-    manifest = read_manifest(pretraining_url)
-    seen = read_clips(pretraining_url, manifest, columns=["source_id"])["source_id"].unique().to_pylist()
-    return sorted(name for name in seen if _group(PurePosixPath(name).name) in tested)
-
-
-def _group(name: str) -> str:
-    """Class and group of a UCF101 file's name, whatever its case and ending; the name itself of any other."""
-    found = re.match(r"(v_\w+_g\d+)_c\d+", name, re.IGNORECASE)
-    return found[1].casefold() if found else name
-
-
-def require_unseen(root: str, splits: list[int], pretraining_url: str, digest: str, allowed: bool) -> str:
-    """What figures must say of the pre-training set, "" if nothing.
-
-    Args:
-        pretraining_url: the dataset; "" where the weights do not say what they were trained on.
-        digest: that it had.
-
-    Raises:
-        InputError: it holds test videos, and that is not allowed; or nobody can tell.
-    """
-    way_out = "or give allow_leak=true, and every figure will say so"
-    if not pretraining_url:
-        if allowed:
-            return UNKNOWN
-        raise InputError(
-            "whether the checkpoint has seen test videos cannot be told: an exported or .t7 model does not say what it "
-            f"was trained on. Give its run's folder, {way_out}"
-        )
-    try:
-        if read_manifest(pretraining_url).digest != digest:
-            raise InputError("another dataset stands there now")
-        found = leaked(root, splits, pretraining_url)
-    except (InputError, FileNotFoundError) as fault:
-        if allowed:
-            return UNKNOWN
-        raise InputError(
-            f"whether the checkpoint has seen test videos cannot be told, because its dataset {pretraining_url!r} "
-            f"cannot be read ({fault}): put it back, {way_out}"
-        ) from fault
-    if found and not allowed:
-        raise InputError(
-            f"{len(found)} videos of the checkpoint's dataset {pretraining_url!r} are test videos or of their groups, "
-            f"{found[0]} first: train on the training list alone, {way_out}"
-        )
-    return f"pre-training saw {len(found)} test videos" if found else ""
-
-
-def dataset_url(out: str, test_clips: int = 1) -> str:
+def labeled_dataset_url(out: str, test_clips: int = 1) -> str:
     """Where a sweep keeps its labelled clips."""
     return join_url(out, "clips" if test_clips == 1 else "clips-several")

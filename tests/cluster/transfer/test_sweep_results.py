@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.sweep_record import by_protocol
+from cluster.transfer.sweep_results import group_by_protocol
 
 
 def row(split: int, init: str = "vgan", kind: str = "1clip") -> dict[str, Any]:
@@ -13,11 +13,11 @@ def row(split: int, init: str = "vgan", kind: str = "1clip") -> dict[str, Any]:
 
 def test_rows_of_one_split_are_one_figure_each_protocol() -> None:
     rows = [row(1), row(1, "random"), row(1, kind="10clip")]
-    assert by_protocol(rows) == {"ucf101-split1_1clip": rows[:2], "ucf101-split1_10clip": rows[2:]}
+    assert group_by_protocol(rows) == {"ucf101-split1_1clip": rows[:2], "ucf101-split1_10clip": rows[2:]}
 
 
 def test_mean_of_splits_holds_what_ran_on_all_of_them_under_one_protocol() -> None:
     rows = [row(1), row(2), row(1, "random"), row(2, kind="10clip")]
-    found = by_protocol(rows)
+    found = group_by_protocol(rows)
     assert found["ucf101-mean-of-splits-1-2_1clip"] == rows[:2]  # random has not run on split 2 yet
     assert not any("mean" in name and "10clip" in name for name in found)

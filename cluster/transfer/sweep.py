@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,110 +12,34 @@ import ray
 from tqdm import tqdm
 
 from cluster.checkpoints import store
-from cluster.child import INITS, PRETRAINED, Child, Start, run_child, run_child_on_workers
 from cluster.dataset.manifest import Manifest
 from cluster.observability.mlflow_tracker import Tracker
 from cluster.observability.progress_bar import progress_bar
-from cluster.observability.tracking_config import TrackingConfig
 from cluster.runtime.placement import train_labels
 from cluster.runtime.provenance import flatten, git_commit, redacted_settings
 from cluster.runtime.ray_session import ray_session, require_resources
-from cluster.runtime.run_registry import check_name, register_run
+from cluster.runtime.run_registry import register_run
 from cluster.storage.files import exists, make_writable_folder, read_json, write_json
 from cluster.storage.urls import join_url
-from cluster.sweep_record import log_child, log_finished, log_results, row_of, table
-from cluster.transfer import LabelledClips, dataset_url, load_split, prepare_labelled, require_unseen, windows
+from cluster.transfer.config import SweepConfig
+from cluster.transfer.labeled_clips import (
+    LabeledClips,
+    config_for_test_clips,
+    labeled_dataset_url,
+    load_labeled_split,
+    prepare_labeled_dataset,
+)
+from cluster.transfer.leakage import require_no_leakage
+from cluster.transfer.sweep_results import format_table, log_final_figures, log_results, log_run, to_row
+from cluster.transfer.sweep_run import (
+    PRETRAINED,
+    Initialization,
+    SweepRun,
+    finetune_run,
+    finetune_run_distributed,
+)
 from vgan.errors import InputError
-from vgan.models.config import ModelConfig
-from vgan.options import check_choice, option, section
-from vgan.presets import FINETUNE_PRESETS
-from vgan.transfer.config import FinetuneConfig
-from vgan.transfer.label_subsets import FRACTIONS
 from vgan.transfer.ucf101 import read_split
-from vgan.video.config import ClipSpec, FilterConfig, PrescreenConfig, StabilizeConfig, VideoConfig
-
-
-def _labelled_video() -> VideoConfig:
-    """One clip a video, kept even where its camera cannot be followed, as the original did for UCF101.
-
-    A labelled video is never turned away for what it shows: the protocol counts it.
-    """
-    return VideoConfig(
-        clip=ClipSpec(max_per_video=1),
-        screen=PrescreenConfig(min_contrast=0, max_frozen=0, min_activity=0),
-        stabilize=StabilizeConfig(keep_failed=True),
-        gates=FilterConfig(off=["still", "restless", "near_duplicate"]),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepConfig:
-    """One sweep over label fractions."""
-
-    ucf101: str = option("", "folder that holds UCF-101/ and ucfTrainTestlist/ (required)")
-    checkpoint: str = option(
-        "", "a GAN: its run's folder, a checkpoint, an exported folder, a .t7 file; random inits take its size"
-    )
-    others: dict[str, str] = option(
-        {}, "more checkpoints, each an init of its name: 'others={longer: out/runs/longer}'"
-    )
-    out: str = option("out/finetune", "folder for the labelled clips and the results")
-    preset: str = option(
-        "modern",
-        "modern: settings chosen on held-out groups; reference: the published code's, 1,000 steps of 256 clips",
-    )
-    name: str = option("sweep", "name of the sweep; the same name continues, with more fractions or seeds too")
-    dataset: str = option("ucf101", "name of the labelled set in metric names")
-    inits: list[str] = option(
-        ["vgan", "logistic", "random"], "; ".join(f"{name}: {text}" for name, text in INITS.items())
-    )
-    fractions: list[float] = option(list(FRACTIONS), "shares of each class's training clips, nested")
-    seeds: list[int] = option([0, 1], "each draws its own subsets, order and head")
-    splits: list[int] = option([1], "official splits, 1 to 3")
-    test_clips: int = option(1, "of each test video: 1, its first frames, or more, evenly spread; e.g. 10")
-    choose: bool = option(False, "test on groups held out from the training list, to choose settings by")
-    fold: int = option(0, "with choose, which groups: 0, 1, ... each hold out another fifth, drawn at random")
-    allow_leak: bool = option(False, "go on where the checkpoint has seen test videos, or that cannot be told")
-    seed: int = option(0, "of the clips' packing order")
-    workers: int = option(1, "Ray Train workers a run that share each batch, for large ones; runs then take turns")
-    cpus: float = option(1.0, "CPU cores a run (and worker); as many runs at once as there is room for")
-    gpus: float = option(
-        0.0, "GPUs a run, 0.25 for four on one; 0 computes on CPUs; of several workers each has a whole one"
-    )
-    address: str = option("", "Ray cluster; empty: the one this job was submitted to, else a local one")
-    finetune: FinetuneConfig = section(FinetuneConfig, "optimization")
-    model: ModelConfig = section(ModelConfig, "the network where no checkpoint is given")
-    video: VideoConfig = section(_labelled_video, "video to clips")
-    tracking: TrackingConfig = section(TrackingConfig, "MLflow")
-
-    def __post_init__(self) -> None:
-        check_choice("preset", self.preset, tuple(FINETUNE_PRESETS))
-        for init in self.inits:
-            check_choice("inits", init, tuple(INITS))
-        if taken := sorted(set(self.others) & set(INITS)):
-            raise ValueError(f"others must have names of their own, got {taken[0]}")
-        for name in self.others:
-            check_name(name)
-        if self.test_clips < 1 or self.fold < 0:
-            got = f"got {self.test_clips} and {self.fold}"
-            raise ValueError(f"test_clips must be at least 1 and fold at least 0, {got}")
-        if self.fold and not self.choose:
-            raise ValueError(f"fold={self.fold} needs choose=true")
-        if self.workers < 1 or self.finetune.batch_size < 2 * self.workers:  # batch norm needs two clips
-            got = f"got {self.workers} and {self.finetune.batch_size}"
-            raise ValueError(f"workers must be at least 1 and finetune.batch_size at least twice that, {got}")
-        if self.cpus <= 0 or self.gpus < 0:
-            raise ValueError(f"cpus must be above 0 and gpus 0 or more, got {self.cpus} and {self.gpus}")
-        if any(not 0 < f <= 1 for f in self.fractions):
-            raise ValueError(f"fractions must be above 0 and at most 1, got {self.fractions}")
-        if any(s not in (1, 2, 3) for s in self.splits):
-            raise ValueError(f"splits must be among 1, 2, 3, got {self.splits}")
-        for key in ("inits", "fractions", "seeds", "splits"):
-            if len(set(getattr(self, key))) < len(getattr(self, key)):
-                raise ValueError(f"{key} must name each value once, got {getattr(self, key)}")
-        if not (self.inits and self.fractions and self.seeds and self.splits):
-            raise ValueError("inits, fractions, seeds and splits must each name at least one value")
-        check_name(self.name)
 
 
 def sweep(config: SweepConfig) -> list[dict[str, Any]]:
@@ -134,18 +58,22 @@ def sweep(config: SweepConfig) -> list[dict[str, Any]]:
         for s in starts.values()
         if s.url
     }
-    remarks = {require_unseen(config.ucf101, config.splits, *dataset, config.allow_leak) for dataset in sorted(seen)}
+    remarks = {
+        require_no_leakage(config.ucf101, config.splits, *dataset, config.allow_leak) for dataset in sorted(seen)
+    }
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "transfer")
     tracker.experiment_id()  # a tracking server that cannot be used is told before the work, not after
     make_writable_folder(config.out)
     with ray_session(config.address) as alone:
         if alone:
             require_resources("a run", " or workers=", cpus=config.workers * config.cpus, gpus=config.gpus)
-        clips_url = dataset_url(config.out, config.test_clips)
-        video = windows(config.video, config.test_clips)
-        manifest = prepare_labelled(config.ucf101, config.splits, clips_url, video, seed=config.seed)
+        clips_url = labeled_dataset_url(config.out, config.test_clips)
+        video = config_for_test_clips(config.video, config.test_clips)
+        manifest = prepare_labeled_dataset(config.ucf101, config.splits, clips_url, video, seed=config.seed)
         tests: dict[str, Any] = {"test_clips": config.test_clips, "choose": config.choose, "fold": config.fold}
-        data = {s: load_split(config.ucf101, s, clips_url, manifest, config.dataset, **tests) for s in config.splits}
+        data = {
+            s: load_labeled_split(config.ucf101, s, clips_url, manifest, config.dataset, **tests) for s in config.splits
+        }
         for number, clips in data.items():
             print(f"split {number}: {clips.summary()}", flush=True)
         return _run_children(config, tracker, starts, manifest, data, "; ".join(filter(None, sorted(remarks))))
@@ -154,9 +82,9 @@ def sweep(config: SweepConfig) -> list[dict[str, Any]]:
 def _run_children(
     config: SweepConfig,
     tracker: Tracker,
-    starts: dict[str, Start],
+    starts: dict[str, Initialization],
     manifest: Manifest,
-    data: dict[int, LabelledClips],
+    data: dict[int, LabeledClips],
     remark: str,
 ) -> list[dict[str, Any]]:
     """Run the children under one MLflow parent run."""
@@ -172,7 +100,7 @@ def _run_children(
     parent = tracker.start(
         key, name=config.name, params=flatten(redacted_settings(config)), tags={"kind": "sweep", **lineage}
     )
-    url = dataset_url(config.out, config.test_clips)
+    url = labeled_dataset_url(config.out, config.test_clips)
     parent.dataset(name=config.dataset, digest=manifest.digest, url=url, context="transfer")
     rows: list[dict[str, Any]] = []
     failed = []
@@ -182,22 +110,22 @@ def _run_children(
             if isinstance(outcome, BaseException):
                 failed.append(f"{child.name}: {outcome}")
                 continue
-            log_child(tracker, parent, child, outcome, key, lineage | _origin(starts[child.init]))
-            rows.append(row_of(child, outcome, remark))
+            log_run(tracker, parent, child, outcome, key, lineage | _origin(starts[child.init]))
+            rows.append(to_row(child, outcome, remark))
             left[child.split, child.fraction] -= 1
             if new:  # an earlier start of the sweep has drawn the others
                 log_results(parent, rows)
                 if not left[child.split, child.fraction] and left.total():  # the whole table comes at the end
-                    tqdm.write(table(rows))
+                    tqdm.write(format_table(rows))
         if failed:
             raise RuntimeError(f"{len(failed)} of {len(_children(config))} children failed:\n" + "\n".join(failed))
         if not again:
             log_results(parent, rows)
-            log_finished(parent, rows)
+            log_final_figures(parent, rows)
     return sorted(rows, key=lambda r: (r["split"], r["init"], r["fraction"], r["seed"]))
 
 
-def _origin(start: Start) -> dict[str, str]:
+def _origin(start: Initialization) -> dict[str, str]:
     """Where a child's weights come from, as tags."""
     if not start.url:
         return {}
@@ -213,9 +141,9 @@ def _origin(start: Start) -> dict[str, str]:
     )
 
 
-def _children(config: SweepConfig) -> list[Child]:
+def _children(config: SweepConfig) -> list[SweepRun]:
     return [
-        Child(split, init, fraction, seed)
+        SweepRun(split, init, fraction, seed)
         for split in config.splits
         for fraction in config.fractions
         for seed in config.seeds
@@ -225,16 +153,16 @@ def _children(config: SweepConfig) -> list[Child]:
 
 def _outcomes(
     config: SweepConfig,
-    starts: dict[str, Start],
-    data: dict[int, LabelledClips],
+    starts: dict[str, Initialization],
+    data: dict[int, LabeledClips],
     results_url: str,
-) -> Iterator[tuple[Child, Any, bool]]:
+) -> Iterator[tuple[SweepRun, Any, bool]]:
     """Each child with its result, or the error that ended it, and whether it is new: earlier results come first."""
     clips = {number: ray.put(found) for number, found in data.items()}
     begun = {init: ray.put(start) for init, start in starts.items()}
-    children, waiting = _children(config), dict[Any, Child]()
+    children, waiting = _children(config), dict[Any, SweepRun]()
     with progress_bar(total=len(children), unit="run", desc="sweep") as bar:
-        queue = deque[Child]()
+        queue = deque[SweepRun]()
         for child in children:
             url = join_url(results_url, f"{child.name}.json")
             if exists(url):
@@ -261,18 +189,20 @@ def _outcomes(
             yield child, outcome, True
 
 
-def _launch(config: SweepConfig, child: Child, clips: Any, start: Any, results_url: str) -> Any:
+def _launch(config: SweepConfig, child: SweepRun, clips: Any, start: Any, results_url: str) -> Any:
     """Start a child; the reference to its outcome. `clips` and `start` are references too."""
     use_gpu, where = config.gpus > 0, train_labels()
     if config.workers == 1:
-        train = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus, max_retries=2, label_selector=where)(run_child)
+        train = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus, max_retries=2, label_selector=where)(
+            finetune_run
+        )
         return train.remote(child, clips, start, config.finetune, use_gpu)
     wide: dict[str, Any] = {"workers": config.workers, "cpus": config.cpus, "scratch": f"{results_url}/workers"}
-    lead = ray.remote(num_cpus=0, max_retries=2, label_selector=where)(run_child_on_workers)
+    lead = ray.remote(num_cpus=0, max_retries=2, label_selector=where)(finetune_run_distributed)
     return lead.remote(child, [clips, start], config.finetune, use_gpu, **wide)
 
 
-def _starts(config: SweepConfig) -> dict[str, Start]:
+def _starts(config: SweepConfig) -> dict[str, Initialization]:
     """What every init starts with, after a look that weights load and networks fit the clips.
 
     Raises:
@@ -282,7 +212,7 @@ def _starts(config: SweepConfig) -> dict[str, Start]:
     if needing and not config.checkpoint:
         raise InputError(f"inits names {needing[0]}, so checkpoint= is required; or give inits=[random]")
     trained = {url: _trained(url) for url in {config.checkpoint, *config.others.values()} if url}
-    fresh = Start(trained[config.checkpoint].model if config.checkpoint else config.model)
+    fresh = Initialization(trained[config.checkpoint].model if config.checkpoint else config.model)
     starts = {init: trained[config.checkpoint] if init in PRETRAINED else fresh for init in config.inits}
     starts |= {init: trained[url] for init, url in config.others.items()}
     for init, start in starts.items():
@@ -298,16 +228,16 @@ def _starts(config: SweepConfig) -> dict[str, Start]:
     return starts
 
 
-def _trained(url: str) -> Start:
+def _trained(url: str) -> Initialization:
     """The discriminator's trunk of a run, a checkpoint, an exported folder or a .t7 file."""
     model, checkpoint = store.open_model(url)
     if model.discriminator is None:
         raise InputError(f"{url!r} holds no discriminator (kind={model.config.kind}): give a GAN's")
     trunk = model.discriminator.get_submodule("trunk").state_dict()
-    return Start(model.config, trunk, checkpoint.url if checkpoint else url, checkpoint)
+    return Initialization(model.config, trunk, checkpoint.url if checkpoint else url, checkpoint)
 
 
-def _claim(config: SweepConfig, digest: str, starts: dict[str, Start]) -> str:
+def _claim(config: SweepConfig, digest: str, starts: dict[str, Initialization]) -> str:
     """The sweep's key, once it is certain that earlier children were made as those to come will be.
 
     Inits stand for themselves, so that more of them can join a sweep.

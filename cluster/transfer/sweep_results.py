@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from cluster.child import Child
 from cluster.observability.mlflow_tracker import Run, Tracker
+from cluster.transfer.sweep_run import SweepRun
 from vgan.errors import InputError
 from vgan.transfer.accuracy_curves import BASELINE, EVERY, Point, Result, accuracies, paired_differences, relative_gains
 from vgan.transfer.label_subsets import ids_digest
@@ -27,14 +27,14 @@ MEAN = "mean-of-splits"
 PREDICTIONS = "predictions.csv"  # of a child: each test video with its class and what it was taken for
 
 
-def row_of(child: Child, outcome: dict[str, Any], remark: str) -> dict[str, Any]:
+def to_row(child: SweepRun, outcome: dict[str, Any], remark: str) -> dict[str, Any]:
     """One line of a sweep's results."""
     correct = [int(a == b) for a, b in zip(outcome["labels"], outcome["predicted"], strict=True)]
     told = {key: outcome[key] for key in ("accuracy", "protocol", "chance")}
     return asdict(child) | told | {"remark": remark, "correct": correct}
 
 
-def results_of(rows: Sequence[dict[str, Any]]) -> list[Result]:
+def to_results(rows: Sequence[dict[str, Any]]) -> list[Result]:
     """Rows as `vgan.transfer.accuracy_curves` takes them."""
     keys = ("init", "fraction", "seed", "split")
     return [Result(**{key: row[key] for key in keys}, correct=np.array(row["correct"], bool)) for row in rows]
@@ -47,14 +47,14 @@ def _by_init(points: Iterable[Point]) -> dict[str, list[Point]]:
     return found
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def format_table(rows: list[dict[str, Any]]) -> str:
     """Mean accuracy and its 95 % interval, by protocol, init and fraction."""
     fractions = sorted({row["fraction"] for row in rows})
     heads = "".join(f"{fraction:>20g}" for fraction in fractions)
     lines = ["accuracy, % (95 % interval over seeds and test videos), by share of labels", f"{'init':<40}{heads}"]
-    for protocol, found in by_protocol(rows).items():
+    for protocol, found in group_by_protocol(rows).items():
         lines.append(f"{protocol}, chance {100 * found[0]['chance']:.3g}")
-        results = results_of(found)
+        results = to_results(found)
         for init, own in _by_init(accuracies(results)).items():
             cells = {p.fraction: f"{100 * p.mean:.1f} ({100 * p.low:.1f}-{100 * p.high:.1f})" for p in own}
             lines.append(f"  {init:<38}" + "".join(f"{cells.get(f, ''):>20}" for f in fractions))
@@ -69,8 +69,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 # ---- to MLflow ---------------------------------------------------------------------------------------------------
 
 
-def log_child(
-    tracker: Tracker, parent: Run, child: Child, outcome: dict[str, Any], key: str, lineage: dict[str, str]
+def log_run(
+    tracker: Tracker, parent: Run, child: SweepRun, outcome: dict[str, Any], key: str, lineage: dict[str, str]
 ) -> None:
     """One child run with its subset, loss curve, predictions and accuracy; nothing if an earlier run logged it."""
     if tracker.finished(f"{key}-{child.name}"):
@@ -106,20 +106,20 @@ def log_results(parent: Run, rows: list[dict[str, Any]]) -> None:
         parent.figure(figure(), f"figures/{name}.png")
 
 
-def log_finished(parent: Run, rows: list[dict[str, Any]]) -> None:
+def log_final_figures(parent: Run, rows: list[dict[str, Any]]) -> None:
     """What is drawn once: pages to look around in, and mean accuracy by init as metrics whose step is the percentage
     of labels, so that MLflow draws accuracy against labels as it is."""
     for name, (_, page) in _figures(rows).items():
         parent.text(page(), f"figures/{name}.html")
-    for point in accuracies(results_of(rows)):
+    for point in accuracies(to_results(rows)):
         parent.metrics({f"curve/accuracy_{point.init}": point.mean}, step=round(100 * point.fraction))
 
 
 def _figures(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[Callable[[], Figure], Callable[[], str]]]:
     """Every figure by its name: how to draw it as a picture, and as a page."""
     found: dict[str, tuple[Callable[[], Figure], Callable[[], str]]] = {}
-    for protocol, own in by_protocol(rows).items():
-        shown, results = _shown(protocol, own), results_of(own)
+    for protocol, own in group_by_protocol(rows).items():
+        shown, results = _shown(protocol, own), to_results(own)
         points = accuracies(results)
         curves = (points, relative_gains(results))
         found[f"figure_4bc_{protocol}"] = (
@@ -146,7 +146,7 @@ def write_figures(rows: list[dict[str, Any]], folder: Path) -> list[Path]:
     return written
 
 
-def by_protocol(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def group_by_protocol(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Rows of each test protocol; of several splits also their mean (figure 4a), of what has run on all of them."""
     found: dict[str, list[dict[str, Any]]] = {}
     kinds: dict[str, list[dict[str, Any]]] = {}
@@ -201,7 +201,7 @@ def _scores(outcome: dict[str, Any]) -> Scores:
 # ---- from MLflow -------------------------------------------------------------------------------------------------
 
 
-def gather(tracker: Tracker, names: Sequence[str]) -> tuple[Run, list[dict[str, Any]]]:
+def load_sweep(tracker: Tracker, names: Sequence[str]) -> tuple[Run, list[dict[str, Any]]]:
     """A sweep's parent run and its results, from MLflow alone; of several sweeps, every init under its sweep's name.
 
     Raises:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from cluster.checkpoints.store import Checkpoint
 from cluster.runtime.placement import train_labels
 from cluster.storage.urls import arrow_filesystem
-from cluster.transfer import LabelledClips
+from cluster.transfer.labeled_clips import LabeledClips
 from vgan.allocator import keep_freed_memory
 from vgan.models.classifier import Classifier
 from vgan.models.config import ModelConfig
@@ -40,7 +40,7 @@ PRETRAINED = frozenset({"vgan", "logistic"})
 
 
 @dataclass(frozen=True)
-class Start:
+class Initialization:
     """What an init starts with."""
 
     model: ModelConfig
@@ -50,7 +50,7 @@ class Start:
 
 
 @dataclass(frozen=True, order=True)
-class Child:
+class SweepRun:
     """One fine-tuning."""
 
     split: int
@@ -63,10 +63,10 @@ class Child:
         return f"{self.init}-f{self.fraction:g}-seed{self.seed}-split{self.split}"
 
 
-def run_child(
-    child: Child,
-    clips: LabelledClips,
-    start: Start,
+def finetune_run(
+    child: SweepRun,
+    clips: LabeledClips,
+    start: Initialization,
     config: FinetuneConfig,
     use_gpu: bool = False,
     team: WorkerGroup = SINGLE_PROCESS,
@@ -130,8 +130,8 @@ def run_child(
     }
 
 
-def run_child_on_workers(
-    child: Child,
+def finetune_run_distributed(
+    child: SweepRun,
     shared: list[Any],
     config: FinetuneConfig,
     use_gpu: bool,
@@ -168,7 +168,7 @@ def _on_worker(loop: dict[str, Any]) -> dict[str, Any]:
     context = ray.train.get_context()
     team = WorkerGroup(rank=context.get_world_rank(), size=context.get_world_size(), average=_average)
     clips, start = ray.get(loop["shared"])
-    return run_child(loop["child"], clips, start, loop["config"], loop["use_gpu"], team)
+    return finetune_run(loop["child"], clips, start, loop["config"], loop["use_gpu"], team)
 
 
 def _average(tensors: Sequence[Tensor]) -> None:
