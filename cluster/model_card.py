@@ -12,8 +12,10 @@ import cv2
 import numpy as np
 
 from cluster.dataset.shards import read_frames
-from cluster.evaluation import EvaluateConfig, Evaluation, Judged, Subject
-from cluster.evaluation_record import LINES, cells, names_by_word, notes
+from cluster.evaluation.config import EvaluateConfig
+from cluster.evaluation.evaluate import Evaluation, EvaluationRow
+from cluster.evaluation.models import EvaluatedModel
+from cluster.evaluation.results import LINES, footnotes, metrics_by_kind, table_cells
 from cluster.storage.files import exists, read_json
 from cluster.transfer.sweep_results import to_results
 from vgan.errors import InputError
@@ -34,10 +36,10 @@ def model_card(found: Evaluation, config: EvaluateConfig) -> str:
     Raises:
         InputError: transfer= names no results of a sweep.
     """
-    (_, *rows), *lines = cells(found)
+    (_, *rows), *lines = table_cells(found)
     metrics = tuple(
         Metric(heading=heading, name=", ".join(names), about=LINES[word][1], values=tuple(values))
-        for (word, names), (heading, *values) in zip(names_by_word(found).items(), lines, strict=True)
+        for (word, names), (heading, *values) in zip(metrics_by_kind(found).items(), lines, strict=True)
     )
     by_name = {row.name: row for row in found.rows}
     spectra = {row.name: row.spectrum for row in found.rows}
@@ -48,7 +50,7 @@ def model_card(found: Evaluation, config: EvaluateConfig) -> str:
         created=f"{datetime.datetime.now():%Y-%m-%d %H:%M}, version {importlib.metadata.version('scene-dynamics')}",
         rows=tuple(rows),
         metrics=metrics,
-        notes=tuple(notes(found)),
+        notes=tuple(footnotes(found)),
         protocol=tuple((key.replace("_", " "), str(value)) for key, value in found.protocol.items()),
         spectra=Media(data=plot, media_type="image/png", alt="Temporal spectra of all sets of clips"),
         models=tuple(_model(subject, by_name[subject.name], config, fps) for subject in found.subjects),
@@ -56,7 +58,7 @@ def model_card(found: Evaluation, config: EvaluateConfig) -> str:
     return render_card(_with_transfer(card, config.transfer) if config.transfer else card)
 
 
-def _model(subject: Subject, row: Judged, config: EvaluateConfig, fps: float) -> CardModel:
+def _model(subject: EvaluatedModel, row: EvaluationRow, config: EvaluateConfig, fps: float) -> CardModel:
     model = subject.model
     codes = model.codes(config.num, config.seed)  # the very clips that were judged
     clips = model.decode(codes[:SAMPLES])
@@ -79,7 +81,7 @@ def _model(subject: Subject, row: Judged, config: EvaluateConfig, fps: float) ->
     )
 
 
-def _neighbours(subject: Subject, row: Judged, codes: np.ndarray) -> Media:
+def _neighbours(subject: EvaluatedModel, row: EvaluationRow, codes: np.ndarray) -> Media:
     """The drawn clips that are likeliest to be copies, each above its nearest training clip."""
     nearest = row.copies[:PAIRS]
     drawn = subject.model.decode(codes[[i for i, _, _ in nearest]]).video

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cluster.evaluation import EvaluateConfig, evaluate
-from cluster.evaluation_record import log_evaluation, results, table
+from cluster.evaluation.config import EvaluateConfig
+from cluster.evaluation.evaluate import evaluate
+from cluster.evaluation.results import format_table, log_evaluation, to_json
 from cluster.model_card import model_card
 from cluster.storage.files import write_bytes, write_json
 from cluster.storage.urls import absolute_url, join_url
@@ -37,14 +38,14 @@ def main(config: EvaluateConfig) -> None:
         transfer=config.transfer and absolute_url(config.transfer),
     )
     found = evaluate(config)
-    write_json(join_url(config.out, "results.json"), results(found))
-    write_bytes(join_url(config.out, "table.txt"), f"{table(found)}\n".encode())
+    write_json(join_url(config.out, "results.json"), to_json(found))
+    write_bytes(join_url(config.out, "table.txt"), f"{format_table(found)}\n".encode())
     command.save(config, join_url(config.out, "settings.yaml"))
     page = model_card(found, config) if config.report else ""
     if page:
         write_bytes(config.report, page.encode())
     log_evaluation(found, config, page)
-    print(table(found))
+    print(format_table(found))
     print(f"results -> {config.out}{f', card -> {config.report}' if page else ''}")
 
 

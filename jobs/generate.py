@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from cluster.checkpoints import store
+from cluster.checkpoints.lineage import require_matching_shape, training_manifest
 from cluster.checkpoints.store import Checkpoint
 from cluster.dataset.manifest import read_manifest
+from cluster.evaluation.latent_codes import encode_dataset
 from cluster.media import FORMATS, write_media
-from cluster.mixtures import codes_of, require_fit, training_set
 from cluster.storage.files import exists, make_writable_folder, read_bytes, write_bytes
 from cluster.storage.urls import absolute_url, join_url
 from jobs import command
@@ -127,14 +128,14 @@ def _mixture(config: GenerateConfig, model: Model, source: Checkpoint | None) ->
     if config.data:
         url = absolute_url(config.data)
         manifest = read_manifest(url)
-        require_fit(model, url, manifest, "give another data=")
+        require_matching_shape(model, url, manifest, "give another data=")
     elif source is None:
         raise InputError(
             f"checkpoint={config.checkpoint!r} does not say what it was trained on: give data= or mixture="
         )
     else:
-        url, manifest = source.dataset_url, training_set(model, source)
-    codes = codes_of(model, url, manifest, config.mixture_clips, config.seed)
+        url, manifest = source.dataset_url, training_manifest(model, source)
+    codes = encode_dataset(model, url, manifest, config.mixture_clips, config.seed)
     if len(codes) < config.components:
         print(f"{len(codes)} clips only: the mixture has as many components, not {config.components}")
     return gaussian_mixture.fit_mixture(codes, config.components, config.seed)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from cluster.checkpoints import store
+from cluster.checkpoints.lineage import require_matching_shape
 from cluster.dataset.manifest import read_manifest
-from cluster.hidden import Unit, find_top, show
+from cluster.evaluation.hidden_units import HiddenUnit, collect_unit_clips, find_top_clips
 from cluster.media import FORMATS, write_media
-from cluster.mixtures import require_fit
 from cluster.runtime.ray_session import ray_session, require_resources
 from cluster.storage.files import make_writable_folder, write_json
 from cluster.storage.urls import absolute_url, join_url
@@ -61,7 +61,7 @@ def main(config: InspectConfig) -> None:
     url, out = absolute_url(config.data), absolute_url(config.out)
     manifest = read_manifest(url)
     model, _ = store.open_model(absolute_url(config.checkpoint))
-    require_fit(model, url, manifest, "give another data=")
+    require_matching_shape(model, url, manifest, "give another data=")
     seen = make_probe(model, config.network, config.layer)
     if beyond := [unit for unit in config.units if not 0 <= unit < seen.num_units]:
         raise InputError(f"units: layer {config.layer} has units 0 to {seen.num_units - 1}, got {beyond[0]}")
@@ -69,9 +69,9 @@ def main(config: InspectConfig) -> None:
     with ray_session(config.address) as alone:
         if alone:
             require_resources("a task", cpus=config.cpus)
-        top = find_top(seen, url, manifest, num=config.top, cpus=config.cpus)
+        top = find_top_clips(seen, url, manifest, num=config.top, cpus=config.cpus)
     chosen = config.units or np.argsort(-top.stands_out, kind="stable")[: config.num].tolist()
-    units = show(seen, top, url, manifest, chosen)
+    units = collect_unit_clips(seen, top, url, manifest, chosen)
     if not units:
         raise InputError("none of these units fires for any clip: choose another layer= or units=")
     sheets = []
@@ -100,7 +100,7 @@ def _at(clips: np.ndarray, frames: np.ndarray) -> np.ndarray:
     return np.stack([clip[[frame]] for clip, frame in zip(clips, frames, strict=True)])
 
 
-def told(unit: Unit) -> str:
+def told(unit: HiddenUnit) -> str:
     """What is known of a unit, for people."""
     peaks = f"peaks {unit.peaks[0]:.2f} to {unit.peaks[-1]:.2f}"
     return f"{peaks}, {unit.stands_out:.1f} s.d. above others, {unit.motion:.0%} by motion"

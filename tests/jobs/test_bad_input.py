@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 import vgan
 from cluster.checkpoints.store import write_checkpoint_files
 from cluster.dataset.manifest import Manifest, write_manifest
-from cluster.evaluation import EvaluateConfig
+from cluster.evaluation.config import EvaluateConfig
 from cluster.training.config import TrainConfig
 from jobs import acquire, command, evaluate, finetune, generate, plan, prepare, train
 from jobs.acquire import AcquireConfig

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.evaluation import EvaluateConfig
+from cluster.evaluation.config import EvaluateConfig
 from cluster.training.config import TrainConfig
 from jobs import acquire, command, evaluate, finetune, generate, inspect, plan, predict, prepare, study, train
 from jobs.acquire import AcquireConfig

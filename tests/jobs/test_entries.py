@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 import vgan
 from cluster.checkpoints.store import Checkpoint, open_checkpoint
 from cluster.dataset.manifest import Manifest, read_manifest
-from cluster.evaluation import EvaluateConfig
+from cluster.evaluation.config import EvaluateConfig
 from cluster.training.config import TrainConfig
 from cluster.transfer.sweep_results import format_table
 from jobs import acquire, command, evaluate, finetune, generate, inspect, predict, prepare, train

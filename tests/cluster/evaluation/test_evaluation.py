@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from cluster import evaluation, looking
 from cluster.checkpoints.store import write_checkpoint_files
 from cluster.dataset.manifest import Manifest, read_manifest
-from cluster.evaluation import EvaluateConfig, Evaluation, evaluate
-from cluster.evaluation_record import log_evaluation, results, table, word_of
-from cluster.looking import Eyes, choose, search
+from cluster.dataset.shards import read_frames
+from cluster.evaluation.clip_features import ExtractionConfig, extract_real, find_nearest
+from cluster.evaluation.config import EvaluateConfig
+from cluster.evaluation.evaluate import Evaluation, _some_groups, evaluate
+from cluster.evaluation.models import open_evaluated_model, with_distinct_names
+from cluster.evaluation.reference_set import sample_reference_set
+from cluster.evaluation.results import format_table, log_evaluation, metric_kind, to_json
 from cluster.model_card import model_card
 from cluster.observability.tracking_config import TrackingConfig
 from vgan.errors import InputError
@@ -50,22 +53,22 @@ def checkpoint(folder: Path, trained_on: str, digest: str, config: ModelConfig =
 
 
 def test_choose_takes_each_video_before_any_twice_and_follows_its_seed(tmp_path: Path, dataset: Manifest) -> None:
-    found = choose(f"{tmp_path}/clips", dataset, 75, seed=0)
+    found = sample_reference_set(f"{tmp_path}/clips", dataset, 75, seed=0)
     assert found.num_sources == 75
     assert (found.num_classes, len(found.rows), len(set(found.ids))) == (0, 75, 75)
     assert (np.diff(found.rows) > 0).all()
-    assert found.digest == choose(f"{tmp_path}/clips", dataset, 75, seed=0).digest
-    assert found.digest != choose(f"{tmp_path}/clips", dataset, 75, seed=1).digest
-    rest = choose(f"{tmp_path}/clips", dataset, 75, 0, without=found.ids)
+    assert found.digest == sample_reference_set(f"{tmp_path}/clips", dataset, 75, seed=0).digest
+    assert found.digest != sample_reference_set(f"{tmp_path}/clips", dataset, 75, seed=1).digest
+    rest = sample_reference_set(f"{tmp_path}/clips", dataset, 75, 0, without=found.ids)
     assert not set(rest.ids) & set(found.ids)
     with pytest.raises(InputError, match="num=76 clips"):
-        choose(f"{tmp_path}/clips", dataset, 76, 0, without=found.ids)
+        sample_reference_set(f"{tmp_path}/clips", dataset, 76, 0, without=found.ids)
 
 
 def test_models_of_one_name_are_told_apart(tmp_path: Path, dataset: Manifest) -> None:
     urls = [checkpoint(tmp_path / side / "gan", f"{tmp_path}/clips", dataset.digest) for side in ("a", "b")]
     config = EvaluateConfig(data=f"{tmp_path}/clips", checkpoint=urls)
-    subjects = evaluation._distinct([evaluation._subject(url, config, dataset) for url in urls])
+    subjects = with_distinct_names([open_evaluated_model(url, config, dataset) for url in urls])
     assert [subject.name for subject in subjects] == ["gan, step 3 (1)", "gan, step 3 (2)"]
 
 
@@ -75,7 +78,7 @@ def test_training_set_that_has_moved_is_known_by_its_digest(tmp_path: Path, data
     told = []
     for training in ("", f"{tmp_path}/other", f"{tmp_path}/clips"):
         config = EvaluateConfig(data=f"{tmp_path}/clips", checkpoint=[url], training=training)
-        found = evaluation._subject(url, config, dataset)
+        found = open_evaluated_model(url, config, dataset)
         told.append((found.training_url, found.training and found.training.digest))
     assert told == [("", None), ("", None), (f"{tmp_path}/clips", dataset.digest)]
     assert other.digest != dataset.digest
@@ -93,16 +96,16 @@ class TestOnRay:
         self, tmp_path: Path, dataset: Manifest
     ) -> None:
         url = f"{tmp_path}/clips"
-        eyes = Eyes(extractor=None, frames=16, cpus=1, gpus=0)
-        groups = evaluation._some_groups(dataset, 10_000, 0)
+        eyes = ExtractionConfig(extractor=None, frames=16, cpus=1, gpus=0)
+        groups = _some_groups(dataset, 10_000, 0)
         rows = np.array([3, 77, 149])
-        asked = normalize_blocks(block_means(looking.read_frames(url, dataset, rows)))
+        asked = normalize_blocks(block_means(read_frames(url, dataset, rows)))
         assert len(groups) == 3
-        found = search(asked, np.full(3, ""), url, dataset, groups, eyes)
+        found = find_nearest(asked, np.full(3, ""), url, dataset, groups, eyes)
         assert found.row.tolist() == rows.tolist()
         assert found.distance.max() == 0
         own = np.array([f"video-{row // 2}.mp4" for row in rows])
-        others = search(asked, own, url, dataset, groups, eyes)
+        others = find_nearest(asked, own, url, dataset, groups, eyes)
         assert (others.row // 2 != rows // 2).all()
         assert (others.distance > 0).all()
 
@@ -128,7 +131,7 @@ class TestOnRay:
         assert [row.name for row in found.rows] == ["real, reference", "real, training", "clips", "gan, step 3", "one"]
         assert found.protocol["dataset_digest"] == held_out.digest
         gan, one = found.rows[3:]
-        assert {word_of(name) for name in gan.metrics} - {word_of(name) for name in one.metrics} == {
+        assert {metric_kind(name) for name in gan.metrics} - {metric_kind(name) for name in one.metrics} == {
             "mask-mean",
             "mask-decided",
             "mask-follows",
@@ -139,9 +142,9 @@ class TestOnRay:
         assert "20 of the reference's 20 videos were trained on" in gan.remark
         capsys.readouterr()
         again = evaluate(config)
-        assert results(again) == results(found)
+        assert to_json(again) == to_json(found)
         assert capsys.readouterr().out.count("as seen before") == 3
-        shown = table(found)
+        shown = format_table(found)
         for row in found.rows:
             assert row.name in shown
             assert all(name in shown for name in row.metrics)
@@ -178,11 +181,11 @@ class TestOnRay:
             num=20,
             tracking=TrackingConfig(uri=tracking_uri),
         )
-        learned = choose(f"{tmp_path}/clips", dataset, 20, seed=5)
-        seen = looking.look_at_reals(learned, Eyes(extractor=None, frames=16, cpus=1, gpus=0), "")
-        monkeypatch.setattr(evaluation, "look_at_drawn", lambda *_: seen)
+        learned = sample_reference_set(f"{tmp_path}/clips", dataset, 20, seed=5)
+        seen = extract_real(learned, ExtractionConfig(extractor=None, frames=16, cpus=1, gpus=0), "")
+        monkeypatch.setattr("cluster.evaluation.evaluate.extract_generated", lambda *_: seen)
         row = evaluate(config).rows[-1]
-        (name,) = (name for name in row.metrics if word_of(name) == "copies")
+        (name,) = (name for name in row.metrics if metric_kind(name) == "copies")
         assert name == f"copies20_patterns8-r32_{dataset.digest[:8]}-150clips_16f"
         assert row.metrics[name].value == 1
         assert sorted(found for _, found, _ in row.copies) == learned.rows.tolist()

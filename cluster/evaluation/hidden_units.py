@@ -10,8 +10,9 @@ import numpy as np
 from cluster.dataset.manifest import Manifest
 from cluster.dataset.order import row_group_index
 from cluster.dataset.shards import decode_frames, read_frames
-from cluster.looking import PART, run_parts
+from cluster.evaluation.clip_features import PART
 from cluster.observability.progress_bar import progress_bar
+from cluster.runtime.task_map import map_tasks
 from cluster.storage.files import read_row_group
 from cluster.storage.urls import join_url
 from vgan.analysis.hidden_units import (
@@ -26,7 +27,7 @@ from vgan.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unit:
+class HiddenUnit:
     """One unit with the clips that it fires most for, K of them."""
 
     number: int
@@ -40,7 +41,7 @@ class Unit:
     segmented: np.ndarray  # the same, faded where it does not fire
 
 
-def find_top(probe: LayerProbe, url: str, manifest: Manifest, *, num: int, cpus: float) -> TopActivations:
+def find_top_clips(probe: LayerProbe, url: str, manifest: Manifest, *, num: int, cpus: float) -> TopActivations:
     """For every unit the `num` clips of a dataset that it fires most for, one a video; a row group a task.
 
     Memory does not grow with the dataset: a task gives back its highest peaks alone.
@@ -49,7 +50,7 @@ def find_top(probe: LayerProbe, url: str, manifest: Manifest, *, num: int, cpus:
     parts = [(url, manifest, group, num) for group in groups]
     found: TopActivations | None = None
     with progress_bar(total=int(groups[:, 3].sum()), unit="clip", desc="hidden units") as bar:
-        for group, part in zip(groups, run_parts(_look, parts, probe, cpus=cpus, gpus=0), strict=True):
+        for group, part in zip(groups, map_tasks(_activations, parts, probe, cpus=cpus, gpus=0), strict=True):
             found = part if found is None else found.join(part)
             bar.update(int(group[3]))
     if found is None:
@@ -57,7 +58,7 @@ def find_top(probe: LayerProbe, url: str, manifest: Manifest, *, num: int, cpus:
     return found
 
 
-def _look(probe: LayerProbe, url: str, manifest: Manifest, group: np.ndarray, num: int) -> TopActivations:
+def _activations(probe: LayerProbe, url: str, manifest: Manifest, group: np.ndarray, num: int) -> TopActivations:
     shard, number, first, _ = (int(value) for value in group)
     table = read_row_group(join_url(url, manifest.shards[shard].path), number, ["frames", "source_id"])
     clips, videos = decode_frames(table["frames"], manifest.clip), np.array(table["source_id"].to_pylist(), str)
@@ -65,7 +66,9 @@ def _look(probe: LayerProbe, url: str, manifest: Manifest, group: np.ndarray, nu
     return reduce(TopActivations.join, (top_activations(probe.maps(clips[p]), rows[p], videos[p], num) for p in parts))
 
 
-def show(probe: LayerProbe, top: TopActivations, url: str, manifest: Manifest, units: list[int]) -> list[Unit]:
+def collect_unit_clips(
+    probe: LayerProbe, top: TopActivations, url: str, manifest: Manifest, units: list[int]
+) -> list[HiddenUnit]:
     """The units with pictures of their clips; one that never fires is left out."""
     found = []
     scores = top.stands_out
@@ -78,7 +81,7 @@ def show(probe: LayerProbe, top: TopActivations, url: str, manifest: Manifest, u
         clips = read_frames(url, manifest, stored)[places]
         masks, frames = activation_masks(probe.maps(clips)[:, number], clips.shape[1:4])
         found.append(
-            Unit(
+            HiddenUnit(
                 number=number,
                 stands_out=float(scores[number]),
                 motion=motion_share(probe, clips, frames, number),

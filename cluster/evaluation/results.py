@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.evaluation import EXPERIMENT, EvaluateConfig, Evaluation, Judged
+from cluster.evaluation.config import EXPERIMENT, EvaluateConfig
+from cluster.evaluation.evaluate import Evaluation, EvaluationRow
 from cluster.observability.mlflow_tracker import Tracker
 from cluster.runtime.provenance import git_commit
 from cluster.storage.files import json_bytes
@@ -33,32 +34,32 @@ LINES = {
 }
 
 
-def word_of(name: str) -> str:
+def metric_kind(name: str) -> str:
     """The metric's own word of a name that carries its protocol: fvd of fvd256_i3d400-r224_ucf101_32f."""
     return name.partition("_")[0].rstrip("0123456789")
 
 
-def names_by_word(found: Evaluation) -> dict[str, list[str]]:
+def metrics_by_kind(found: Evaluation) -> dict[str, list[str]]:
     """The full names behind each line that has a value, in the table's order."""
     names: dict[str, list[str]] = {}
     for row in found.rows:
         for name in row.metrics:
-            own = names.setdefault(word_of(name), [])
+            own = names.setdefault(metric_kind(name), [])
             own += [name] if name not in own else []
     return {word: names[word] for word in LINES if word in names}
 
 
-def cells(found: Evaluation) -> list[list[str]]:
+def table_cells(found: Evaluation) -> list[list[str]]:
     """The table's cells: a line of the rows' names, then a line a metric, each with its heading first."""
-    names = names_by_word(found)
+    names = metrics_by_kind(found)
     lines = [["", *(row.name for row in found.rows)]]
     for word in names:
-        own = [{word_of(name): value for name, value in row.metrics.items()}.get(word) for row in found.rows]
+        own = [{metric_kind(name): value for name, value in row.metrics.items()}.get(word) for row in found.rows]
         lines.append([LINES[word][0], *(_cell(value, LINES[word][2]) for value in own)])
     return lines
 
 
-def notes(found: Evaluation) -> list[str]:
+def footnotes(found: Evaluation) -> list[str]:
     """What must be said beside the numbers."""
     protocol = found.protocol
     classes = f" of {protocol['reference_classes']} classes" if protocol["reference_classes"] else ""
@@ -75,19 +76,19 @@ def notes(found: Evaluation) -> list[str]:
     return said + [f"{row.name}: {row.remark}" for row in found.rows if row.remark]
 
 
-def table(found: Evaluation) -> str:
+def format_table(found: Evaluation) -> str:
     """A column a row, a line a metric; under it what they mean, and the names that the numbers are stored under."""
-    lines = cells(found)
+    lines = table_cells(found)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     shown = [
         "  ".join([name.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]).rstrip()
         for name, *rest in lines
     ]
-    meanings = [f"{LINES[w][0]}: {LINES[w][1]}; {', '.join(names)}" for w, names in names_by_word(found).items()]
-    return "\n".join([*shown, "", *meanings, "", *(f"note: {line}" for line in notes(found))])
+    meanings = [f"{LINES[w][0]}: {LINES[w][1]}; {', '.join(names)}" for w, names in metrics_by_kind(found).items()]
+    return "\n".join([*shown, "", *meanings, "", *(f"note: {line}" for line in footnotes(found))])
 
 
-def results(found: Evaluation) -> dict[str, Any]:
+def to_json(found: Evaluation) -> dict[str, Any]:
     """Everything as plain values for JSON; an interval that is not known is null."""
     return {"protocol": found.protocol, "rows": [_plain(row) for row in found.rows]}
 
@@ -95,7 +96,7 @@ def results(found: Evaluation) -> dict[str, Any]:
 def log_evaluation(found: Evaluation, config: EvaluateConfig, page: str = "") -> None:
     """An MLflow run for every row but the reference; the same row, measured the same way again, keeps its run."""
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or EXPERIMENT)
-    whole = table(found)
+    whole = format_table(found)
     for row in found.rows[1:]:
         told = json_bytes([row.name, row.lineage, found.protocol])
         key = hashlib.sha256(told).hexdigest()[:32]
@@ -127,7 +128,7 @@ def _scalars(metrics: dict[str, Interval]) -> Sequence[tuple[str, float]]:
     return [(name, value) for name, value in parts if math.isfinite(value)]
 
 
-def _plain(row: Judged) -> dict[str, Any]:
+def _plain(row: EvaluationRow) -> dict[str, Any]:
     def number(value: float) -> float | None:
         return value if math.isfinite(value) else None
 
