@@ -80,7 +80,7 @@ bench-transfer: $(READY)  ## a child of a sweep against a bare loop
 	$(BIN)/python tests/benchmarks/transfer.py
 
 bench-study: $(READY)  ## 200 raters, 20,000 votes and a server killed among them; three minutes
-	$(BIN)/python -m pytest -q -s -m slow tests/cluster/test_study_load.py
+	$(BIN)/python -m pytest -q -s -m slow tests/cluster/study/test_study_load.py
 
 bench-ablation: $(READY) $(I3D)  ## the preset `stable` without each of its ingredients, and with what was left out
 	SCENE_I3D=$(I3D) $(BIN)/python tests/benchmarks/learning.py ablation

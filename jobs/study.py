@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from cluster import rating_server
 from cluster.observability.tracking_config import TrackingConfig
 from cluster.runtime.run_registry import check_name
 from cluster.storage.files import exists, read_bytes, write_bytes
 from cluster.storage.urls import absolute_url, join_url
-from cluster.study import STUDY, StoredStudy, list_clips, read_study, write_study
-from cluster.turk import hits_csv, read_results
-from cluster.votes import VoteStore
+from cluster.study import rating_server
+from cluster.study.mechanical_turk import hits_csv, read_results
+from cluster.study.study_store import STUDY, StoredStudy, list_clips, read_study, write_study
+from cluster.study.vote_store import VoteStore
 from jobs import command
 from vgan.errors import InputError
 from vgan.options import check_choice, option, section
@@ -128,7 +128,7 @@ def links(config: StudyConfig) -> None:
     """Print a link for each rater."""
     _, store = _open(config)
     for rater in range(config.first, config.first + config.raters):
-        print(f"{config.address.rstrip('/')}/#{rating_server.token(rater, store.secret)}")
+        print(f"{config.address.rstrip('/')}/#{rating_server.make_token(rater, store.secret)}")
 
 
 def serve(config: StudyConfig) -> None:
@@ -149,23 +149,28 @@ def serve(config: StudyConfig) -> None:
 
 def report(config: StudyConfig) -> None:
     """Print the table, write report.html, and put both into MLflow."""
-    from cluster import study_report  # with MLflow and torch, which a server has no use for
     from cluster.observability.mlflow_tracker import Tracker
+    from cluster.study.report import (  # with MLflow and torch, which a server has no use for
+        build_report,
+        log_report,
+        preference_tables,
+        report_metrics,
+    )
 
     stored, store = _open(config)
     votes = store.all()
     if not len(votes):
         raise InputError(f"no votes on the study in out={config.out!r} yet: see db= and action=serve")
-    tables = study_report.tables_of(votes, stored, config.bad_share)
-    found = study_report.make_report(votes, stored, tables, config.name)
+    tables = preference_tables(votes, stored, config.bad_share)
+    found = build_report(votes, stored, tables, config.name)
     lines = [line for table in tables.values() for line in (table.title, preference_text(table.cells), "")]
     text = "\n".join([*lines, *(f"{what}: {value}" for what, value in found.worth)])
     page, path = render_study_report(found), join_url(absolute_url(config.out), "report.html")
     write_bytes(path, page.encode())
     print(f"{len(votes)} votes of {found.raters} raters\n\n{text}\n\n{path}")
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "study")
-    metrics = study_report.metrics_of(votes, stored, tables)
-    study_report.log_report(tracker, config.name, stored, metrics, {"report.html": page, "report.txt": text})
+    metrics = report_metrics(votes, stored, tables)
+    log_report(tracker, config.name, stored, metrics, {"report.html": page, "report.txt": text})
 
 
 def export(config: StudyConfig) -> None:

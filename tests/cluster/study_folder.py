@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from cluster.rating_server import RatingServer
+from cluster.study.rating_server import RatingServer
 from vgan.synthetic.clips import draw_clip
 from vgan.video.encode import write_mp4
 

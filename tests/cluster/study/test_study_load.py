@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from study_folder import draw_folders, make_words
 
-from cluster.rating_server import token
-from cluster.study import read_study
-from cluster.votes import VoteStore
+from cluster.study.rating_server import make_token
+from cluster.study.study_store import read_study
+from cluster.study.vote_store import VoteStore
 from jobs import command, study
 from jobs.study import StudyConfig
 
@@ -103,7 +103,7 @@ def test_votes_of_200_raters_survive_a_server_killed_among_them(tmp_path: Path) 
     async def everyone() -> None:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
             base = f"http://127.0.0.1:{port}"
-            raters = [rate(http, base, k, token(k, store.secret), seen) for k in range(RATERS)]
+            raters = [rate(http, base, k, make_token(k, store.secret), seen) for k in range(RATERS)]
             await asyncio.gather(kill_and_start_again(), *raters)
 
     began = time.perf_counter()

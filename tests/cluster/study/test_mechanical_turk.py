@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from cluster.turk import hits_csv, read_results
+from cluster.study.mechanical_turk import hits_csv, read_results
 from vgan.errors import InputError
 from vgan.study.trials import GOLD, PAIR, Study, StudyDesign, make_study
 from vgan.viz.study import render_hit

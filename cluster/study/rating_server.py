@@ -28,8 +28,8 @@ from aiohttp import web
 
 from cluster.storage.files import read_bytes
 from cluster.storage.urls import join_url
-from cluster.study import CLIPS, StoredStudy, clip_name
-from cluster.votes import Vote, VoteStore
+from cluster.study.study_store import CLIPS, StoredStudy, clip_filename
+from cluster.study.vote_store import Vote, VoteStore
 from vgan.study.trials import PRACTICE, rater_session
 from vgan.viz.study import render_rating_page
 
@@ -128,7 +128,7 @@ class RatingServer:
         if request.path == "/":
             return await handler(request)
         limits = self.limits
-        rater = rater_of(request.headers.get("Authorization", "").removeprefix("Bearer "), self.store.secret)
+        rater = verify_token(request.headers.get("Authorization", "").removeprefix("Bearer "), self.store.secret)
         if rater is None:
             address = request.remote or ""
             if not self._strangers.take(address, limits.bad_per_second, limits.bad_burst):
@@ -166,7 +166,7 @@ class RatingServer:
                     answer.set_result(stood)
 
     def _read_clip(self, number: int) -> bytes:
-        return read_bytes(join_url(self.url, CLIPS, clip_name(number)))
+        return read_bytes(join_url(self.url, CLIPS, clip_filename(number)))
 
 
 class _Buckets:
@@ -205,17 +205,17 @@ def _read_vote(body: bytes, rater: str) -> Vote | None:
 # ---- tokens ------------------------------------------------------------------------------------------------------
 
 
-def token(rater: int, secret: bytes) -> str:
+def make_token(rater: int, secret: bytes) -> str:
     """What lets rater k in: its number and a signature, which only who holds the database can make."""
     return f"{rater}.{hmac.new(secret, f'rater {rater}'.encode(), hashlib.sha256).hexdigest()[:32]}"
 
 
-def rater_of(given: str, secret: bytes) -> int | None:
+def verify_token(given: str, secret: bytes) -> int | None:
     """The rater whose token this is."""
     number = given.partition(".")[0]
     if not (number.isascii() and number.isdigit() and len(number) <= 9):
         return None
-    return int(number) if hmac.compare_digest(given.encode(), token(int(number), secret).encode()) else None
+    return int(number) if hmac.compare_digest(given.encode(), make_token(int(number), secret).encode()) else None
 
 
 # ---- the process -------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import numpy as np
 
 from cluster.observability.mlflow_tracker import Tracker
 from cluster.runtime.provenance import git_commit
-from cluster.study import StoredStudy
+from cluster.study.study_store import StoredStudy
 from vgan.study.ratings import (
     MEAN,
     Cell,
@@ -29,7 +29,7 @@ from vgan.viz.study import StudyReport, Table
 ALL, PAPER, GOLD = "all", "real", "gold"  # whose votes a table counts; they begin metric names
 
 
-def tables_of(votes: Votes, stored: StoredStudy, bad_share: float) -> dict[str, Table]:
+def preference_tables(votes: Votes, stored: StoredStudy, bad_share: float) -> dict[str, Table]:
     """Table 1 of all raters, without the paper's bad workers, and without those who failed gold trials."""
     study = stored.study
     of_real, of_gold = real_rejection_rate(votes, study), gold_failure_rate(votes, study)
@@ -58,7 +58,7 @@ def tables_of(votes: Votes, stored: StoredStudy, bad_share: float) -> dict[str, 
     }
 
 
-def make_report(votes: Votes, stored: StoredStudy, tables: dict[str, Table], name: str) -> StudyReport:
+def build_report(votes: Votes, stored: StoredStudy, tables: dict[str, Table], name: str) -> StudyReport:
     """What the page shows."""
     cells = tables[ALL].cells
     lineage = (("study", stored.digest), ("git commit", git_commit() or "unknown"))
@@ -68,12 +68,12 @@ def make_report(votes: Votes, stored: StoredStudy, tables: dict[str, Table], nam
         votes=len(votes),
         raters=len(np.unique(votes.rater)),
         tables=tuple(tables.values()),
-        worth=tuple(_worth(votes, stored, cells)),
+        worth=tuple(_reliability(votes, stored, cells)),
         lineage=lineage,
     )
 
 
-def _worth(votes: Votes, stored: StoredStudy, cells: Sequence[Cell]) -> list[tuple[str, str]]:
+def _reliability(votes: Votes, stored: StoredStudy, cells: Sequence[Cell]) -> list[tuple[str, str]]:
     alike, design = agreement(votes, stored.study), median_design_effect(cells)
     num = int(np.median([cell.votes for cell in cells if cell.category != MEAN]))
     gold = gold_failure_rate(votes, stored.study)
@@ -94,7 +94,7 @@ def _worth(votes: Votes, stored: StoredStudy, cells: Sequence[Cell]) -> list[tup
     ]
 
 
-def metrics_of(votes: Votes, stored: StoredStudy, tables: dict[str, Table]) -> dict[str, float]:
+def report_metrics(votes: Votes, stored: StoredStudy, tables: dict[str, Table]) -> dict[str, float]:
     """Scalars for MLflow: preference/all/two_stream-over-real/golf and its bounds and votes."""
     found: dict[str, float] = {"votes": len(votes), "raters": len(np.unique(votes.rater))}
     for whose, table in tables.items():

@@ -9,9 +9,9 @@ import pytest
 from browser import CHROMIUM, Page, browser
 from study_folder import draw_folders, make_words, serving
 
-from cluster.rating_server import RatingServer, token
-from cluster.study import read_study
-from cluster.votes import VoteStore
+from cluster.study.rating_server import RatingServer, make_token
+from cluster.study.study_store import read_study
+from cluster.study.vote_store import VoteStore
 from jobs import command, study
 from jobs.study import StudyConfig
 from vgan.study.trials import rater_session
@@ -60,7 +60,7 @@ def test_a_rater_completes_a_session_in_a_browser(tmp_path: Path, way: str) -> N
     async def rate() -> None:
         async with serving(server) as base, browser(tmp_path / "profile") as page:
             await page.screen(*((1280, 800) if way == "keys" else (390, 844)), phone=way == "fingers")
-            await page.call("Page.navigate", url=f"{base}/#{token(5, store.secret)}")
+            await page.call("Page.navigate", url=f"{base}/#{make_token(5, store.secret)}")
             await page.wait_for(seen("intro"))
             await page.picture(tmp_path / f"{way}-intro.png")
             await act(page, "start")

@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.study import clip_name
-from cluster.votes import Vote
+from cluster.study.study_store import clip_filename
+from cluster.study.vote_store import Vote
 from vgan.errors import InputError
 from vgan.study.trials import GOLD, PAIR, Study
 
@@ -23,7 +23,7 @@ _WORKER, _STATUS = "WorkerId", "AssignmentStatus"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Imported:
+class ImportedBatch:
     """What a results file holds."""
 
     votes: tuple[Vote, ...]
@@ -49,11 +49,11 @@ def hits_csv(study: Study, media: str, per_hit: int) -> str:
     writer.writerow([f"{what}_{k}" for k in range(1, per_hit + 1) for what in ("trial", "clip")])
     for start in range(0, len(numbers), per_hit):
         row = numbers[start : start + per_hit]
-        writer.writerow([value for n in row for value in (n, f"{media.rstrip('/')}/{clip_name(n)}")])
+        writer.writerow([value for n in row for value in (n, f"{media.rstrip('/')}/{clip_filename(n)}")])
     return out.getvalue()
 
 
-def read_results(text: str, study: Study, secret: bytes) -> Imported:
+def read_results(text: str, study: Study, secret: bytes) -> ImportedBatch:
     """The votes in a batch's results file.
 
     Each worker counts for as many trials as the study allows a rater, the first ones of the file.
@@ -82,7 +82,7 @@ def read_results(text: str, study: Study, secret: bytes) -> Imported:
             else:
                 votes[rater, vote.trial] = vote
                 given[rater] += 1
-    return Imported(votes=tuple(votes.values()), rejected=rejected, capped=capped, repeated=repeated)
+    return ImportedBatch(votes=tuple(votes.values()), rejected=rejected, capped=capped, repeated=repeated)
 
 
 def _row_votes(row: dict[str, str], asked: Sequence[str], rater: str, study: Study, line: int) -> list[Vote]:

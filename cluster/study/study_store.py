@@ -85,7 +85,7 @@ def write_study(study: Study, url: str, *, num_frames: int, fps: float) -> Store
     """
     reader = _Reader(num_frames, fps)
     with tempfile.TemporaryDirectory(prefix="study-") as scratch:
-        paths = [Path(scratch) / clip_name(number) for number in range(len(study.trials))]
+        paths = [Path(scratch) / clip_filename(number) for number in range(len(study.trials))]
         for trial, path in zip(study.trials, paths, strict=True):
             sides = reader.frames(trial.first), reader.frames(trial.second)
             write_mp4(side_by_side(sides[trial.left], sides[1 - trial.left]), path, fps)
@@ -121,7 +121,7 @@ def read_study(url: str) -> StoredStudy:
     return StoredStudy(study=study, digest=hashlib.sha256(data).hexdigest())
 
 
-def clip_name(number: int) -> str:
+def clip_filename(number: int) -> str:
     """The name of a trial's file; trials are in random order, so that it tells nothing."""
     return f"{number:05d}.mp4"
 

@@ -16,9 +16,9 @@ import aiohttp
 import pytest
 from study_folder import draw_folders, make_words, serving
 
-from cluster.rating_server import Limits, RatingServer, rater_of, token
-from cluster.study import StoredStudy, read_study
-from cluster.votes import VoteStore
+from cluster.study.rating_server import Limits, RatingServer, make_token, verify_token
+from cluster.study.study_store import StoredStudy, read_study
+from cluster.study.vote_store import VoteStore
 from jobs import command, study
 from jobs.study import StudyConfig
 from vgan.study.trials import PRACTICE, rater_session
@@ -67,7 +67,7 @@ def visit(place: Path, stored: StoredStudy, store: VoteStore, what: Visit, limit
     async def all_of_it() -> None:
         server = RatingServer(stored, f"{place}/study", store, limits)
         async with serving(server) as base, aiohttp.ClientSession() as http:
-            await what(Rater(http, base, token(3, store.secret)))
+            await what(Rater(http, base, make_token(3, store.secret)))
 
     asyncio.run(all_of_it())
 
@@ -118,12 +118,22 @@ def test_answers_do_not_tell_one_trial_from_another(place: Path, stored: StoredS
 
 
 def test_tampered_tokens_are_refused(place: Path, stored: StoredStudy, store: VoteStore) -> None:
-    good = token(3, store.secret)
+    good = make_token(3, store.secret)
     other = VoteStore("sqlite://", "another study")
-    bad = ["", "3", "3.", "4" + good[1:], good[:-1], good + "0", good.upper(), "³" + good[1:], token(3, other.secret)]
+    bad = [
+        "",
+        "3",
+        "3.",
+        "4" + good[1:],
+        good[:-1],
+        good + "0",
+        good.upper(),
+        "³" + good[1:],
+        make_token(3, other.secret),
+    ]
     bad += ["-1" + good[1:], "03" + good[1:], "9" * 400, "Bearer", good.replace(".", "/")]
-    assert [rater_of(given, store.secret) for given in bad] == [None] * len(bad)
-    assert rater_of(good, store.secret) == 3
+    assert [verify_token(given, store.secret) for given in bad] == [None] * len(bad)
+    assert verify_token(good, store.secret) == 3
 
     async def knock(rater: Rater) -> None:
         trial = rater_session(stored.study, 3)[0]
@@ -217,7 +227,7 @@ def test_rater_who_asks_too_often_waits_and_strangers_do_not_slow_raters(
         assert found == [200] * 3 + [429] * 2
         rater.token = "3.0"
         assert [(await rater.ask("GET", "/session"))[0] for _ in range(4)] == [401] * 2 + [429] * 2
-        rater.token = token(4, store.secret)
+        rater.token = make_token(4, store.secret)
         assert (await rater.ask("GET", "/session"))[0] == 200
 
     slow = Limits(per_second=1e-3, burst=3, bad_per_second=1e-3, bad_burst=2)

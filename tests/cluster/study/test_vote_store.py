@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.votes import Vote, VoteStore
+from cluster.study.vote_store import Vote, VoteStore
 from vgan.errors import InputError
 
 WRITER = """
 import sys
-from cluster.votes import Vote, VoteStore
+from cluster.study.vote_store import Vote, VoteStore
 store = VoteStore(sys.argv[1], "s")
 for n in range(100000):
     store.put([Vote(rater="a", trial=n, left=n % 3 == 0)])
