@@ -5,20 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 
 from cluster.dataset.manifest import CODECS
-from cluster.planner import (
-    Checked,
-    CorpusConfig,
-    NodeConfig,
-    Plan,
-    PriceConfig,
-    Rates,
-    check,
-    listed,
-    plan,
-    plan_text,
-    read_rates,
-    wanted,
-)
+from cluster.planning.calibration import Calibration, calibrate
+from cluster.planning.config import CorpusConfig, MeasuredRates, NodeConfig, PriceConfig, read_rates
+from cluster.planning.cost_model import CostPlan, corpus_for_hours, corpus_from_manifest, estimate_cost
+from cluster.planning.report import format_plan
 from cluster.runtime.provenance import redacted_settings
 from cluster.storage.files import make_writable_folder, write_bytes, write_json
 from cluster.storage.urls import absolute_url, join_url
@@ -67,16 +57,16 @@ def main(config: PlanConfig) -> None:
     """Plan, print the table, write JSON and picture."""
     if bool(config.hours) == bool(config.sources):
         raise InputError("give exactly one of hours= and sources=")
-    rates = read_rates(absolute_url(config.rates)) if config.rates else Rates()
-    checked = check(absolute_url(config.measured), rates) if config.measured else None
+    rates = read_rates(absolute_url(config.rates)) if config.rates else MeasuredRates()
+    checked = calibrate(absolute_url(config.measured), rates) if config.measured else None
     if checked:
         rates = replace(rates, clip_yield=checked.clip_yield or rates.clip_yield)
     corpus = (
-        listed(absolute_url(config.sources), config.corpus)
+        corpus_from_manifest(absolute_url(config.sources), config.corpus)
         if config.sources
-        else wanted(config.hours, config.corpus, rates)
+        else corpus_for_hours(config.hours, config.corpus, rates)
     )
-    found = plan(
+    found = estimate_cost(
         corpus,
         config.corpus,
         rates,
@@ -88,20 +78,20 @@ def main(config: PlanConfig) -> None:
         codec=config.codec,
         prepare_s=checked.prepare_s if checked else 0.0,
     )
-    print(plan_text(found))
+    print(format_plan(found))
     if checked:
         print(_check_text(checked, config.measured))
     write(found, checked, config)
 
 
-def _check_text(checked: Checked, url: str) -> str:
+def _check_text(checked: Calibration, url: str) -> str:
     return (
         f"{url}: {checked.source_hours:.3f} h took {checked.core_s:,.0f} core-seconds, the rates say "
         f"{checked.planned_s:,.0f} ({checked.error:+.0%}); yield {checked.clip_yield:.0%}"
     )
 
 
-def write(found: Plan, checked: Checked | None, config: PlanConfig) -> None:
+def write(found: CostPlan, checked: Calibration | None, config: PlanConfig) -> None:
     """Write plan.json and plan.png."""
     out = absolute_url(config.out)
     make_writable_folder(out)

@@ -28,7 +28,8 @@ from cluster.dataset.deletion_list import replace_deleted
 from cluster.dataset.manifest import REJECTS, Manifest, Shard, read_manifest, work_digest, write_manifest
 from cluster.dataset.order import epoch_order, row_group_index
 from cluster.dataset.shards import shard_bytes
-from cluster.planner import CorpusConfig, NodeConfig, PriceConfig, Rates, listed, plan
+from cluster.planning.config import CorpusConfig, MeasuredRates, NodeConfig, PriceConfig
+from cluster.planning.cost_model import corpus_from_manifest, estimate_cost
 from cluster.prepare import commit_records
 from cluster.prepare.ledger import Ledger
 from cluster.prepare.packing import PackingConfig, iter_shard_tables
@@ -170,8 +171,8 @@ def cost(size: int, out: str, clock: Clock) -> int:
     """What jobs.plan does with a manifest."""
     config, node = CorpusConfig(), NodeConfig()
     with clock:
-        corpus = listed(f"{out}/sources.parquet", config)
-        plan(corpus, config, Rates(), node, node, PriceConfig(), steps=0, batch_size=64, codec="raw")
+        corpus = corpus_from_manifest(f"{out}/sources.parquet", config)
+        estimate_cost(corpus, config, MeasuredRates(), node, node, PriceConfig(), steps=0, batch_size=64, codec="raw")
     assert corpus.videos == size
     return size
 

@@ -9,26 +9,15 @@ from typing import Any
 
 import pytest
 
-from cluster.planner import (
-    CAP_S,
-    Corpus,
-    CorpusConfig,
-    NodeConfig,
-    Plan,
-    PriceConfig,
-    Rates,
-    check,
-    listed,
-    plan,
-    plan_text,
-    read_rates,
-    wanted,
-)
+from cluster.planning.calibration import calibrate
+from cluster.planning.config import CorpusConfig, MeasuredRates, NodeConfig, PriceConfig, read_rates
+from cluster.planning.cost_model import CAP_S, Corpus, CostPlan, corpus_for_hours, corpus_from_manifest, estimate_cost
+from cluster.planning.report import format_plan
 from cluster.sources.manifest import Source, write_sources
 from vgan.errors import InputError
 
 # One hour of 100x100 at 25 frames/s: 900 M pixels, 90,000 frames.
-RATES = Rates(
+RATES = MeasuredRates(
     decode_mpixels_per_s=1.0,
     stabilize_frames_per_s=100.0,
     prepare_efficiency=0.5,
@@ -40,10 +29,12 @@ VIDEO = CorpusConfig(width=100, height=100, fps=25.0, mbit=8.0, video_s=36.0)
 HOUR = Corpus(videos=100, hours=1.0, usable_hours=1.0, bytes=3.6e9, told="")
 
 
-def planned(corpus: Corpus = HOUR, rates: Rates = RATES, **more: Any) -> Plan:
+def planned(corpus: Corpus = HOUR, rates: MeasuredRates = RATES, **more: Any) -> CostPlan:
     values: dict[str, Any] = {"steps": 0, "batch_size": 64, "codec": "raw"} | more
     nodes = values.pop("cpu", NodeConfig(cores=4)), values.pop("gpu", NodeConfig(gpus=2))
-    return plan(corpus, values.pop("video", VIDEO), rates, *nodes, values.pop("prices", PriceConfig()), **values)
+    return estimate_cost(
+        corpus, values.pop("video", VIDEO), rates, *nodes, values.pop("prices", PriceConfig()), **values
+    )
 
 
 def test_plan_of_an_hour_is_what_is_worked_out_by_hand() -> None:
@@ -94,9 +85,9 @@ def test_plan_adds_money_up_by_item() -> None:
 
 
 def test_wanted_hours_come_out_as_hours_of_clips() -> None:
-    corpus = wanted(100, VIDEO, RATES)
+    corpus = corpus_for_hours(100, VIDEO, RATES)
     assert planned(corpus).clip_hours == pytest.approx(100, rel=1e-3)
-    long = wanted(100, replace(VIDEO, video_s=3600.0), RATES)  # of an hour only the first clips are taken
+    long = corpus_for_hours(100, replace(VIDEO, video_s=3600.0), RATES)  # of an hour only the first clips are taken
     assert long.videos == pytest.approx(100 * 3600 / CAP_S / 0.5, rel=1e-3)
     assert long.hours == long.videos
     assert planned(long).clip_hours == pytest.approx(100, rel=1e-3)
@@ -107,27 +98,27 @@ def test_listed_takes_what_a_manifest_tells_and_says_what_it_assumed(tmp_path: P
     write_sources(
         [Source(uri=f"/{n}", source_id=str(n), bytes=n * 10**6, duration_s=s) for n, s in ((1, 36.0), (3, 3600.0))], url
     )
-    corpus = listed(url, VIDEO)
+    corpus = corpus_from_manifest(url, VIDEO)
     assert (corpus.videos, corpus.bytes, corpus.hours) == (2, 4e6, 1.01)
     assert corpus.usable_hours == pytest.approx((36 + CAP_S) / 3600)
     write_sources([Source(uri=f"/{n}", source_id=str(n), bytes=36 * 10**6) for n in range(2)], url)
-    assert listed(url, VIDEO).hours == pytest.approx(0.02)  # 36 s each at 8 Mbit/s
+    assert corpus_from_manifest(url, VIDEO).hours == pytest.approx(0.02)  # 36 s each at 8 Mbit/s
     (tmp_path / "l.txt").write_text("/a.mp4\n/b.mp4\n")
-    assumed = listed(str(tmp_path / "l.txt"), VIDEO)
+    assumed = corpus_from_manifest(str(tmp_path / "l.txt"), VIDEO)
     assert (assumed.videos, assumed.hours) == (2, 0.02)
     assert "assumed" in assumed.told
 
 
 def test_plan_says_what_was_never_measured() -> None:
-    text = plan_text(planned(steps=10, rates=Rates()))
+    text = format_plan(planned(steps=10, rates=MeasuredRates()))
     assert "no GPU was measured: 25% of 100 TFLOP/s assumed" in text
-    assert Rates().date in text
+    assert MeasuredRates().date in text
 
 
 def test_read_rates_takes_a_file_of_some_and_refuses_others(tmp_path: Path) -> None:
     path = tmp_path / "rates.json"
     path.write_text(json.dumps({"date": "2027-01-01", "machine": "m", "gpu_clips_per_s": 900}))
-    assert read_rates(str(path)) == Rates(date="2027-01-01", machine="m", gpu_clips_per_s=900)
+    assert read_rates(str(path)) == MeasuredRates(date="2027-01-01", machine="m", gpu_clips_per_s=900)
     for content, message in (
         ({"gpu_clips_per_s": 1}, "`date` and `machine`"),
         ({"date": "d", "machine": "m", "speed": 1}, "speed"),
@@ -162,7 +153,7 @@ def test_check_compares_the_model_with_what_commit_records_tell(tmp_path: Path) 
         ],
     }
     (folder / f"{'0' * 20}.g0.0of1.json").write_text(json.dumps(record))
-    found = check(str(tmp_path), RATES)
+    found = calibrate(str(tmp_path), RATES)
     planned_s = (9 / 1 + 4 * 32 / 100) / 0.5  # 9 megapixels, four windows of 32 frames
     assert found.planned_s == pytest.approx(planned_s)
     assert (found.error, found.clip_yield) == (pytest.approx(planned_s / 24 - 1), 0.75)

@@ -1,0 +1,71 @@
+"""A plan compared with the records of a finished dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.dataset.manifest import MANIFEST, read_manifest
+from cluster.planning.config import MeasuredRates
+from cluster.planning.cost_model import CLIP_FPS, CLIP_FRAMES, HOUR
+from cluster.prepare.ledger import Ledger, read_records
+from cluster.prepare.status import dataset_status
+from cluster.storage.files import exists
+from cluster.storage.urls import join_url
+from vgan.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """A real preparation beside the model's word for the same videos."""
+
+    source_hours: float
+    core_s: float  # as the commit records tell
+    planned_s: float
+    clip_yield: float  # after the gates where the dataset is packed, else before them
+
+    @property
+    def error(self) -> float:
+        """Planned over measured, minus 1."""
+        return self.planned_s / self.core_s - 1
+
+    @property
+    def prepare_s(self) -> float:
+        """Core-seconds a second of video."""
+        return self.core_s / (self.source_hours * HOUR)
+
+
+def calibrate(out: str, rates: MeasuredRates) -> Calibration:
+    """What a dataset's commit records tell of its cost, and what the rates say of its videos' lengths and windows."""
+    dataset_status(out)  # says so if there is nothing
+    ledger = Ledger.read(out)
+    records = [r for r in read_records(ledger.commit_urls(ledger.all_videos())) if r["probe"] and r["source_s"]]
+    if not records:
+        raise InputError(f"no video of {out!r} was decoded: it tells no rates")
+    planned_s = sum(_planned(record, rates) for record in records)
+    windows = sum(map(_windows, records))
+    clips = sum(len(r["clips"].get("clip_id", ())) for r in records)
+    if exists(join_url(out, MANIFEST)):  # after the gates; records know of what came before them only
+        counts = read_manifest(out).counts
+        clips, windows = counts["clips"], counts["windows"]
+    return Calibration(
+        source_hours=sum(r["source_s"] for r in records) / HOUR,
+        core_s=sum(r["seconds"] for r in records),
+        planned_s=planned_s,
+        clip_yield=clips / windows if windows else 0.0,
+    )
+
+
+def _windows(record: dict[str, Any]) -> int:
+    """Windows that became clips or were turned away."""
+    turned_away = sum(reject["start_s"] is not None and reject["stage"] != "shots" for reject in record["rejects"])
+    return len(record["clips"].get("clip_id", ())) + turned_away
+
+
+def _planned(record: dict[str, Any], rates: MeasuredRates) -> float:
+    """Core-seconds by the rates. Windows, taken to have 32 frames, are counted: `plan` has them end to end."""
+    probe, seconds = record["probe"], record["source_s"]
+    pixels = seconds * (probe["fps"] or CLIP_FPS) * probe["width"] * probe["height"]
+    decode_s = pixels / (rates.decode_mpixels_per_s * 1e6)
+    stabilize_s = _windows(record) * CLIP_FRAMES / rates.stabilize_frames_per_s
+    return (decode_s + stabilize_s) / rates.prepare_efficiency
