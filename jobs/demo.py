@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.overview import overview
+from cluster.reports.demo_report import build_demo_report
 from cluster.runtime.local_head import Head, check_port, local_head
 from cluster.sources.manifest import read_sources
 from cluster.storage.files import make_writable_folder
@@ -225,7 +225,7 @@ def _run_stage(head: Head, name: str, words: list[str], root: Path) -> StageSumm
 
 def _finish(places: Places, stages: list[StageSummary], head: Head, seconds: float) -> None:
     """Write report.html and print the summary table."""
-    report = overview(
+    report = build_demo_report(
         title="Scene Dynamics demo",
         clips_url=str(places.clips),
         run_url=str(places.runs / places.run),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from cluster.evaluation.config import EvaluateConfig
 from cluster.evaluation.evaluate import evaluate
 from cluster.evaluation.results import format_table, log_evaluation, to_json
-from cluster.model_card import model_card
+from cluster.reports.model_card import model_card
 from cluster.storage.files import write_bytes, write_json
 from cluster.storage.urls import absolute_url, join_url
 from jobs import command

@@ -12,7 +12,7 @@ from cluster.checkpoints.lineage import require_matching_shape, training_manifes
 from cluster.checkpoints.store import Checkpoint
 from cluster.dataset.manifest import read_manifest
 from cluster.evaluation.latent_codes import encode_dataset
-from cluster.media import FORMATS, write_media
+from cluster.reports.media_files import FORMATS, write_media
 from cluster.storage.files import exists, make_writable_folder, read_bytes, write_bytes
 from cluster.storage.urls import absolute_url, join_url
 from jobs import command

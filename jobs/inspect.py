@@ -10,7 +10,7 @@ from cluster.checkpoints import store
 from cluster.checkpoints.lineage import require_matching_shape
 from cluster.dataset.manifest import read_manifest
 from cluster.evaluation.hidden_units import HiddenUnit, collect_unit_clips, find_top_clips
-from cluster.media import FORMATS, write_media
+from cluster.reports.media_files import FORMATS, write_media
 from cluster.runtime.ray_session import ray_session, require_resources
 from cluster.storage.files import make_writable_folder, write_json
 from cluster.storage.urls import absolute_url, join_url

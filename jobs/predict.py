@@ -14,8 +14,8 @@ from cluster.checkpoints import store
 from cluster.checkpoints.store import Checkpoint
 from cluster.dataset.manifest import Manifest, read_manifest
 from cluster.dataset.shards import decode_frames, read_clips
-from cluster.media import FORMATS, write_media
 from cluster.observability.progress_bar import progress_bar
+from cluster.reports.media_files import FORMATS, write_media
 from cluster.sources.download import local_copy
 from cluster.sources.manifest import VIDEO_SUFFIXES, Source, list_folder
 from cluster.storage.files import exists, make_writable_folder, write_bytes

@@ -20,8 +20,8 @@ from cluster.evaluation.evaluate import Evaluation, _some_groups, evaluate
 from cluster.evaluation.models import open_evaluated_model, with_distinct_names
 from cluster.evaluation.reference_set import sample_reference_set
 from cluster.evaluation.results import format_table, log_evaluation, metric_kind, to_json
-from cluster.model_card import model_card
 from cluster.observability.tracking_config import TrackingConfig
+from cluster.reports.model_card import model_card
 from vgan.errors import InputError
 from vgan.metrics.nearest_neighbors import block_means, normalize_blocks
 from vgan.models import make_networks, pretrained

@@ -73,7 +73,7 @@ def _model(subject: EvaluatedModel, row: EvaluationRow, config: EvaluateConfig, 
         f"{network.size} px, {parameters:,} parameters",
         samples=_video(sample_grid(clips.video, scale=2), fps, f"The first {len(clips.video)} clips of those judged"),
         streams=streams,
-        neighbours=_neighbours(subject, row, codes) if row.copies else None,
+        neighbours=_nearest_pairs(subject, row, codes) if row.copies else None,
         health=tuple((key, f"{value:.3g}") for key, value in sorted(subject.health().items())),
         warnings=tuple(diagnostics.diagnose(subject.health()).values()),
         lineage=tuple((key.replace("_", " "), value) for key, value in (row.lineage | subject.origin()).items()),
@@ -81,7 +81,7 @@ def _model(subject: EvaluatedModel, row: EvaluationRow, config: EvaluateConfig, 
     )
 
 
-def _neighbours(subject: EvaluatedModel, row: EvaluationRow, codes: np.ndarray) -> Media:
+def _nearest_pairs(subject: EvaluatedModel, row: EvaluationRow, codes: np.ndarray) -> Media:
     """The drawn clips that are likeliest to be copies, each above its nearest training clip."""
     nearest = row.copies[:PAIRS]
     drawn = subject.model.decode(codes[[i for i, _, _ in nearest]]).video

@@ -27,7 +27,7 @@ from vgan.viz.panels import BeforeAfter, before_after_sheet
 from vgan.viz.report import DemoReport, Media, StageSummary
 
 
-def overview(
+def build_demo_report(
     *,
     title: str,
     clips_url: str,
