@@ -49,7 +49,7 @@ rehearse: $(READY) $(MLFLOW_SERVER)  ## run the manifests of infra/k8s here, wit
 	$(BIN)/python -m infra.rehearsal mlflow="$(MLFLOW_SERVER)" image=$(or $(IMAGE),off)
 
 bench: $(READY)  ## rates of every stage on one core
-	$(BIN)/python tests/benchmarks/line.py
+	$(BIN)/python tests/benchmarks/stage_throughput.py
 
 # A shot detector to compare with, weights included; kept out of the environment itself.
 TRANSNET := $(VENV)/share/transnetv2

@@ -13,7 +13,7 @@ from cluster.sources.response_cache import ResponseCache
 from cluster.sources.yfcc100m import YfccConfig, list_yfcc
 from cluster.storage.files import make_writable_folder, read_lines
 from cluster.storage.urls import absolute_url, join_url
-from jobs import command
+from jobs import cli
 from vgan.errors import InputError
 from vgan.options import check_choice, option, section
 from vgan.transfer.ucf101 import read_split
@@ -177,4 +177,4 @@ def _need_licenses(config: AcquireConfig) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main, AcquireConfig, ABOUT))
+    raise SystemExit(cli.run(main, AcquireConfig, ABOUT))

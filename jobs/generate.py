@@ -15,7 +15,7 @@ from cluster.evaluation.latent_codes import encode_dataset
 from cluster.reports.media_files import FORMATS, write_media
 from cluster.storage.files import exists, make_writable_folder, read_bytes, write_bytes
 from cluster.storage.urls import absolute_url, join_url
-from jobs import command
+from jobs import cli
 from vgan.errors import InputError
 from vgan.models import gaussian_mixture
 from vgan.models.gaussian_mixture import LatentMixture
@@ -68,7 +68,7 @@ class GenerateConfig:
 
 def main(config: GenerateConfig) -> None:
     """Sample and write the files."""
-    command.require(config, "checkpoint", "out")
+    cli.require(config, "checkpoint", "out")
     model, source = store.open_model(absolute_url(config.checkpoint), ema=config.ema)
     if model.config.kind == "future":
         raise InputError(
@@ -87,7 +87,7 @@ def main(config: GenerateConfig) -> None:
     if model.mixture is not None:
         write_bytes(join_url(out, MIXTURE), gaussian_mixture.mixture_bytes(model.mixture))
     url = source.url if source else absolute_url(config.checkpoint)
-    command.save(replace(config, checkpoint=url), join_url(out, "settings.yaml"))  # which one it was
+    cli.save(replace(config, checkpoint=url), join_url(out, "settings.yaml"))  # which one it was
     step = f"step {source.step}" if source else config.checkpoint
     mask = "" if clips.mask is None else f", mask mean {clips.mask.mean():.2f}"
     print(f"{config.num} clips from {step}{mask} -> {out}")
@@ -142,4 +142,4 @@ def _mixture(config: GenerateConfig, model: Model, source: Checkpoint | None) ->
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main, GenerateConfig, ABOUT))
+    raise SystemExit(cli.run(main, GenerateConfig, ABOUT))

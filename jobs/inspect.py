@@ -14,7 +14,7 @@ from cluster.reports.media_files import FORMATS, write_media
 from cluster.runtime.ray_session import ray_session, require_resources
 from cluster.storage.files import make_writable_folder, write_json
 from cluster.storage.urls import absolute_url, join_url
-from jobs import command
+from jobs import cli
 from vgan.analysis.hidden_units import NETWORKS, make_probe
 from vgan.errors import InputError
 from vgan.options import check_choice, option
@@ -57,7 +57,7 @@ class InspectConfig:
 
 def main(config: InspectConfig) -> None:
     """Look at every clip, then write the pictures and the table."""
-    command.require(config, "data", "checkpoint", "out")
+    cli.require(config, "data", "checkpoint", "out")
     url, out = absolute_url(config.data), absolute_url(config.out)
     manifest = read_manifest(url)
     model, _ = store.open_model(absolute_url(config.checkpoint))
@@ -107,4 +107,4 @@ def told(unit: HiddenUnit) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main, InspectConfig, ABOUT))
+    raise SystemExit(cli.run(main, InspectConfig, ABOUT))

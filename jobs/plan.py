@@ -12,7 +12,7 @@ from cluster.planning.report import format_plan
 from cluster.runtime.provenance import redacted_settings
 from cluster.storage.files import make_writable_folder, write_bytes, write_json
 from cluster.storage.urls import absolute_url, join_url
-from jobs import command
+from jobs import cli
 from vgan.errors import InputError
 from vgan.options import check_choice, option, section
 from vgan.viz.plan_chart import plan_png
@@ -109,4 +109,4 @@ def write(found: CostPlan, checked: Calibration | None, config: PlanConfig) -> N
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main, PlanConfig, ABOUT))
+    raise SystemExit(cli.run(main, PlanConfig, ABOUT))

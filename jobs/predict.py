@@ -20,7 +20,7 @@ from cluster.sources.download import local_copy
 from cluster.sources.manifest import VIDEO_SUFFIXES, Source, list_folder
 from cluster.storage.files import exists, make_writable_folder, write_bytes
 from cluster.storage.urls import absolute_url, join_url
-from jobs import command
+from jobs import cli
 from vgan.errors import InputError, VideoError
 from vgan.metrics.prediction_error import (
     copy_first_frame,
@@ -86,7 +86,7 @@ class Given:
 
 def main(config: PredictConfig) -> None:
     """Predict, write the videos, and print the table of errors."""
-    command.require(config, "checkpoint", "out")
+    cli.require(config, "checkpoint", "out")
     if not config.images and not config.data:
         raise InputError("nothing to predict: give images= or data=")
     model, source = store.open_model(absolute_url(config.checkpoint))
@@ -102,7 +102,7 @@ def main(config: PredictConfig) -> None:
         _predict_images(config, model, out)
     if config.data:
         _predict_dataset(config, model, source, out)
-    command.save(config, join_url(out, "settings.yaml"))
+    cli.save(config, join_url(out, "settings.yaml"))
 
 
 # ---- images and videos ---------------------------------------------------------------------------------------------
@@ -238,4 +238,4 @@ def _predicted(model: Model, truth: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main, PredictConfig, ABOUT))
+    raise SystemExit(cli.run(main, PredictConfig, ABOUT))

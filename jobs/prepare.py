@@ -21,7 +21,7 @@ from cluster.runtime.ray_session import ray_session, require_resources
 from cluster.sources.manifest import read_sources
 from cluster.storage.files import exists, json_bytes, make_writable_folder, read_lines, write_bytes
 from cluster.storage.urls import absolute_url, join_url
-from jobs import command
+from jobs import cli
 from vgan.errors import InputError
 from vgan.options import check_choice, option, section
 from vgan.scenes.config import SceneConfig
@@ -110,7 +110,7 @@ class PrepareConfig:
 
 def main(config: PrepareConfig) -> None:
     """Do what `config.action` says."""
-    command.require(config, "out")
+    cli.require(config, "out")
     out = absolute_url(config.out)
     if config.action == "status":
         show_status(config, out)
@@ -121,7 +121,7 @@ def main(config: PrepareConfig) -> None:
         write_bytes(page, render_inspection(build_inspection(out, config.num)).encode())
         print(f"{page}: open it in a browser")
     elif config.action == "strips":
-        command.require(config, "strips")
+        cli.require(config, "strips")
         with ray_session(config.address):
             num = write_strips(out, absolute_url(config.strips))
         print(f"{num} strips and their list.txt -> {config.strips}")
@@ -138,7 +138,7 @@ def main(config: PrepareConfig) -> None:
 
 def make_dataset(config: PrepareConfig, out: str) -> None:
     """Prepare the dataset, log its counts, print them; with action=retry, first queue again what was rejected."""
-    command.require(config, "sources", *(["reason"] if config.action == "retry" else []))
+    cli.require(config, "sources", *(["reason"] if config.action == "retry" else []))
     sources = read_sources(absolute_url(config.sources))
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "prepare")
     tracker.experiment_id()  # a tracking server that cannot be used is told before the work, not after
@@ -154,7 +154,7 @@ def make_dataset(config: PrepareConfig, out: str) -> None:
             if alone and config.scene.weights and config.scene.gpus:
                 require_resources("a task with scene.gpus", "0 or", cpus=1, gpus=config.scene.gpus)
             manifest = prepare(sources, out, config.video(), packing, replace=again)
-    command.save(config, join_url(out, "settings.yaml"))
+    cli.save(config, join_url(out, "settings.yaml"))
     track(tracker, config, manifest, out)
     print(summary(manifest, out))
     rejected = manifest.counts["rejected"] / manifest.counts["sources"]
@@ -174,7 +174,7 @@ def show_status(config: PrepareConfig, out: str) -> None:
 
 def mark_deleted(config: PrepareConfig, out: str) -> None:
     """Put videos on the dataset's deletion list."""
-    command.require(config, "names")
+    cli.require(config, "names")
     names = [config.names]
     if config.names.endswith(".txt"):
         names = read_lines(absolute_url(config.names))
@@ -236,4 +236,4 @@ def summary(manifest: Manifest, out: str) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main, PrepareConfig, ABOUT))
+    raise SystemExit(cli.run(main, PrepareConfig, ABOUT))

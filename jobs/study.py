@@ -13,7 +13,7 @@ from cluster.study import rating_server
 from cluster.study.mechanical_turk import hits_csv, read_results
 from cluster.study.study_store import STUDY, StoredStudy, list_clips, read_study, write_study
 from cluster.study.vote_store import VoteStore
-from jobs import command
+from jobs import cli
 from vgan.errors import InputError
 from vgan.options import check_choice, option, section
 from vgan.study.ratings import required_votes
@@ -105,7 +105,7 @@ def main(config: StudyConfig) -> None:
 
 def make(config: StudyConfig) -> None:
     """Choose the trials, and encode them."""
-    command.require(config, "methods", "real")
+    cli.require(config, "methods", "real")
     out = absolute_url(config.out)
     if exists(join_url(out, STUDY)):
         raise InputError(f"out={config.out!r} already holds a study: choose another folder")
@@ -114,7 +114,7 @@ def make(config: StudyConfig) -> None:
     study = make_study(clips, config.plan())
     print(f"{len(study.trials)} trials of {len(study.pairs)} pairs; encoding them", flush=True)
     write_study(study, out, num_frames=config.num_frames, fps=config.fps)
-    command.save(config, join_url(out, "settings.yaml"))
+    cli.save(config, join_url(out, "settings.yaml"))
     cells = len(study.pairs) * len(study.categories)
     counted = min(config.per_rater - config.gold_per_rater, len(study.numbers(PAIR)))
     needed = required_votes(0.55)
@@ -175,7 +175,7 @@ def report(config: StudyConfig) -> None:
 
 def export(config: StudyConfig) -> None:
     """Write hit.html and hits.csv for Mechanical Turk."""
-    command.require(config, "media")
+    cli.require(config, "media")
     out = absolute_url(config.out)
     table = hits_csv(read_study(out).study, config.media, config.per_hit)
     write_bytes(join_url(out, "hits.csv"), table.encode())
@@ -185,7 +185,7 @@ def export(config: StudyConfig) -> None:
 
 def read(config: StudyConfig) -> None:
     """Take in the results of a batch; once more changes nothing."""
-    command.require(config, "results")
+    cli.require(config, "results")
     stored, store = _open(config)
     url = absolute_url(config.results)
     if not exists(url):
@@ -211,4 +211,4 @@ def _open(config: StudyConfig) -> tuple[StoredStudy, VoteStore]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main, StudyConfig, ABOUT))
+    raise SystemExit(cli.run(main, StudyConfig, ABOUT))

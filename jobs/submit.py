@@ -26,7 +26,7 @@ from cluster.runtime.job_submission import (
     submit_command,
 )
 from cluster.runtime.placement import DECODE, TRAIN
-from jobs import command
+from jobs import cli
 from vgan.errors import InputError
 from vgan.options import option
 
@@ -150,4 +150,4 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 if __name__ == "__main__":
     own, job = _split(sys.argv[1:])
-    raise SystemExit(command.run(partial(main, job), SubmitConfig, ABOUT, own))
+    raise SystemExit(cli.run(partial(main, job), SubmitConfig, ABOUT, own))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from cluster.storage.urls import absolute_url, join_url
 from cluster.training.config import TrainConfig
 from cluster.training.trainer import fit
-from jobs import command
+from jobs import cli
 
 ABOUT = """Train on Ray Train workers running DeepSpeed: the video GAN of two streams or one, the future of an image, or
 the baseline's autoencoder (model.kind). The same name continues its run; Ctrl-C or SIGTERM saves first.
@@ -20,12 +20,12 @@ the baseline's autoencoder (model.kind). The same name continues its run; Ctrl-C
 
 def main(config: TrainConfig) -> None:
     """Train, and print where the last checkpoint is."""
-    command.require(config, "data", "out")
+    cli.require(config, "data", "out")
     config = replace(config, data=absolute_url(config.data), out=absolute_url(config.out))
     checkpoint = fit(config)
-    command.save(config, join_url(config.out, config.name, "settings.yaml"))
+    cli.save(config, join_url(config.out, config.name, "settings.yaml"))
     print(f"step {checkpoint.step}, {checkpoint.clips_seen} clips seen -> {checkpoint.url}")
 
 
 if __name__ == "__main__":
-    raise SystemExit(command.run(main, TrainConfig, ABOUT))
+    raise SystemExit(cli.run(main, TrainConfig, ABOUT))

@@ -18,7 +18,7 @@ from infra.rehearsal.network import network
 from infra.rehearsal.pods import Disk, Failed, kubelet, machine_disk, missing_programs, own_prefix
 from infra.rehearsal.rayjobs import VIDEOS
 from infra.rehearsal.steps import Steps
-from jobs import command
+from jobs import cli
 from vgan.errors import InputError
 from vgan.options import option
 from vgan.synthetic import DEFAULT_CLASSES, make_action_set
@@ -147,4 +147,4 @@ def draw_videos(folder: Path) -> None:
 
 if __name__ == "__main__":
     steps = Steps()
-    raise SystemExit(command.run(partial(main, steps), RehearsalConfig, ABOUT) or int(steps.failed))
+    raise SystemExit(cli.run(partial(main, steps), RehearsalConfig, ABOUT) or int(steps.failed))

@@ -14,7 +14,7 @@ from manifests import OVERLAYS, named, of_kind, pods, ray_clusters, settings
 from cluster.runtime import placement
 from cluster.training.config import TrainConfig
 from infra.rehearsal.manifests import ROOT, Manifest, walk
-from jobs import command
+from jobs.cli import load
 from jobs.finetune import FinetuneJobConfig
 from jobs.prepare import PrepareConfig
 
@@ -34,7 +34,7 @@ def loaded(job: Manifest, overlay: str, monkeypatch: pytest.MonkeyPatch) -> tupl
     monkeypatch.chdir(ROOT)
     python, flag, module, *words = shlex.split(job["spec"]["entrypoint"])
     assert (python, flag) == ("python", "-m")
-    return module, command.load(KINDS[module], [w.replace("$STORE", settings(overlay)["STORE"]) for w in words])
+    return module, load(KINDS[module], [w.replace("$STORE", settings(overlay)["STORE"]) for w in words])
 
 
 def jobs(overlay: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Manifest, str, Any]]:

@@ -13,7 +13,7 @@ from test_policy import references
 from test_schemas import core_validator, faults
 
 from infra.rehearsal.manifests import K8S, ROOT
-from jobs import command
+from jobs import cli
 from jobs.prepare import PrepareConfig
 from jobs.submit import SubmitConfig, _split
 
@@ -78,9 +78,9 @@ def test_jobs_take_the_words_that_are_given(page: str) -> None:
             module, words = found[1], shlex.split(found[2])
             if module == "submit":
                 own, (module, *words) = _split(words)
-                command.load(SubmitConfig, own)
+                cli.load(SubmitConfig, own)
             assert module == "prepare", "the only one so far"
-            command.load(PrepareConfig, words)
+            cli.load(PrepareConfig, words)
             seen += 1
     assert seen
 

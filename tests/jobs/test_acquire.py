@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.sources.manifest import Source, read_sources
-from jobs import acquire, command, plan
+from jobs import acquire, cli, plan
 from jobs.acquire import AcquireConfig
 from jobs.plan import PlanConfig
 
@@ -16,7 +16,7 @@ BY = "https://creativecommons.org/licenses/by/4.0/"
 
 
 def run(*words: str) -> int:
-    return command.run(acquire.main, AcquireConfig, acquire.ABOUT, words)
+    return cli.run(acquire.main, AcquireConfig, acquire.ABOUT, words)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_acquire_of_a_tinyvideo_list_stays_inside_its_folder(
     ]
     for name in ("../../etc/x.jpg", "/etc/x.jpg", "file:///etc/x.jpg"):
         (tmp_path / "golf.txt").write_text(f"golf/a/0001.jpg\n{name}\n")
-        assert run(f"tinyvideo={tmp_path}/golf.txt", f"out={tmp_path}/t.parquet") == command.BAD_INPUT
+        assert run(f"tinyvideo={tmp_path}/golf.txt", f"out={tmp_path}/t.parquet") == cli.BAD_INPUT
         assert f"{name!r} lies outside" in capsys.readouterr().err
 
 
@@ -105,14 +105,14 @@ def test_acquire_refuses_what_cannot_work(
     named: str,
 ) -> None:
     monkeypatch.delenv("FLICKR_API_KEY", raising=False)
-    assert run(*words, f"out={tmp_path}/s.parquet") == command.BAD_INPUT
+    assert run(*words, f"out={tmp_path}/s.parquet") == cli.BAD_INPUT
     assert named in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_plan_prints_its_table_and_writes_json_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["hours=5000", "cpu.count=4", "cpu.price=1", "steps=1000", f"out={tmp_path}/plan"]
-    assert command.run(plan.main, PlanConfig, plan.ABOUT, words) == 0
+    assert cli.run(plan.main, PlanConfig, plan.ABOUT, words) == 0
     assert "what limits: stabilize" in capsys.readouterr().out
     found = json.loads((tmp_path / "plan" / "plan.json").read_text())
     assert round(found["clip_hours"]) == 5000

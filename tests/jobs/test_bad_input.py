@@ -17,7 +17,7 @@ from cluster.checkpoints.store import write_checkpoint_files
 from cluster.dataset.manifest import Manifest, write_manifest
 from cluster.evaluation.config import EvaluateConfig
 from cluster.training.config import TrainConfig
-from jobs import acquire, command, evaluate, finetune, generate, plan, prepare, train
+from jobs import acquire, cli, evaluate, finetune, generate, plan, prepare, train
 from jobs.acquire import AcquireConfig
 from jobs.finetune import FinetuneJobConfig
 from jobs.generate import GenerateConfig
@@ -51,7 +51,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
 
     def run(job: Any, *words: str) -> str:
         before = sorted(tmp_path.rglob("*"))
-        assert command.run(job.main, KINDS[job], job.ABOUT, [f"out={tmp_path}/out/here", *words]) == command.BAD_INPUT
+        assert cli.run(job.main, KINDS[job], job.ABOUT, [f"out={tmp_path}/out/here", *words]) == cli.BAD_INPUT
         said = capsys.readouterr().err.splitlines(keepends=True)
         error = "".join(line for line in said if not OF_A_WORKER.match(line))
         assert error.startswith("error: ")
@@ -89,7 +89,7 @@ def dataset(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("job", KINDS, ids=lambda job: job.__name__)
 def test_job_with_an_unknown_key_suggests_the_right_one(refused: Refused, job: Any) -> None:
-    key = command.options(KINDS[job])[0][0]
+    key = cli.options(KINDS[job])[0][0]
     assert f"unknown key '{key}x'; did you mean '{key}'?" in refused(job, f"{key}x=1")
 
 

@@ -25,7 +25,7 @@ from cluster.dataset.manifest import Manifest, read_manifest
 from cluster.evaluation.config import EvaluateConfig
 from cluster.training.config import TrainConfig
 from cluster.transfer.sweep_results import format_table
-from jobs import acquire, command, evaluate, finetune, generate, inspect, predict, prepare, train
+from jobs import acquire, cli, evaluate, finetune, generate, inspect, predict, prepare, train
 from jobs.acquire import AcquireConfig
 from jobs.finetune import FinetuneJobConfig
 from jobs.generate import GenerateConfig
@@ -58,7 +58,7 @@ def files(folder: Path) -> dict[Path, int]:
 
 
 def run(job: Any, *words: str) -> int:
-    return command.run(job.main, KINDS[job], job.ABOUT, words)
+    return cli.run(job.main, KINDS[job], job.ABOUT, words)
 
 
 # ---- the chain ---------------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def test_prepare_leaves_a_dataset_and_a_run_that_carries_its_digest(clips: Path,
     manifest = read_manifest(str(clips))
     assert manifest.counts["sources"] == manifest.counts["accepted"] == 3
     assert manifest.counts["clips"] == 18
-    config = command.load(PrepareConfig, [f"config={clips}/settings.yaml"])
+    config = cli.load(PrepareConfig, [f"config={clips}/settings.yaml"])
     assert (config.clip.size, config.clip.stride, config.out) == (32, 8, str(clips))
     (found,) = runs_of(client, "prepare")
     assert found.info.status == "FINISHED"
@@ -602,7 +602,7 @@ def test_run_prints_a_workers_bad_input_as_one_line(capsys: pytest.CaptureFixtur
     def job(_: GenerateConfig) -> None:
         ray.get(refuse.remote())
 
-    assert command.run(job, GenerateConfig, "about", []) == 2
+    assert cli.run(job, GenerateConfig, "about", []) == 2
     assert capsys.readouterr().err == "error: the clips of 's3://x' are gone\n"
 
 

@@ -18,7 +18,7 @@ import vgan
 from cluster.checkpoints.store import write_checkpoint_files
 from cluster.dataset.manifest import Manifest, Shard, write_manifest
 from cluster.dataset.shards import clip_row, clip_schema, shard_bytes
-from jobs import command, generate
+from jobs import cli, generate
 from jobs.generate import GenerateConfig
 from vgan.models import make_networks
 from vgan.models.config import ModelConfig
@@ -30,7 +30,7 @@ MODEL = ModelConfig(base=2, z_size=5, num_frames=16, size=32)
 
 
 def run(*words: str) -> int:
-    return command.run(generate.main, GenerateConfig, generate.ABOUT, words)
+    return cli.run(generate.main, GenerateConfig, generate.ABOUT, words)
 
 
 def make(config: ModelConfig) -> dict[str, torch.nn.Module]:

@@ -17,13 +17,13 @@ from study_folder import draw_folders, make_words
 
 from cluster.study.study_store import read_study
 from cluster.study.vote_store import Vote, VoteStore
-from jobs import command, study
+from jobs import cli, study
 from jobs.study import StudyConfig
 from vgan.study.trials import rater_session
 
 
 def run(*words: str) -> int:
-    return command.run(study.main, StudyConfig, study.ABOUT, words)
+    return cli.run(study.main, StudyConfig, study.ABOUT, words)
 
 
 @pytest.fixture(scope="module")

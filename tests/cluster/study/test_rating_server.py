@@ -19,7 +19,7 @@ from study_folder import draw_folders, make_words, serving
 from cluster.study.rating_server import Limits, RatingServer, make_token, verify_token
 from cluster.study.study_store import StoredStudy, read_study
 from cluster.study.vote_store import VoteStore
-from jobs import command, study
+from jobs import cli, study
 from jobs.study import StudyConfig
 from vgan.study.trials import PRACTICE, rater_session
 
@@ -31,7 +31,7 @@ Visit = Callable[["Rater"], Coroutine[Any, Any, None]]
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("study")
     draw_folders(place)
-    assert command.run(study.main, StudyConfig, study.ABOUT, make_words(place)) == 0
+    assert cli.run(study.main, StudyConfig, study.ABOUT, make_words(place)) == 0
     return place
 
 

@@ -12,7 +12,7 @@ from study_folder import draw_folders, make_words, serving
 from cluster.study.rating_server import RatingServer, make_token
 from cluster.study.study_store import read_study
 from cluster.study.vote_store import VoteStore
-from jobs import command, study
+from jobs import cli, study
 from jobs.study import StudyConfig
 from vgan.study.trials import rater_session
 
@@ -50,7 +50,7 @@ async def by_finger(page: Page, element: str) -> None:
 @pytest.mark.parametrize("way", ["keys", "fingers"])
 def test_a_rater_completes_a_session_in_a_browser(tmp_path: Path, way: str) -> None:
     draw_folders(tmp_path)
-    assert command.run(study.main, StudyConfig, study.ABOUT, make_words(tmp_path)) == 0
+    assert cli.run(study.main, StudyConfig, study.ABOUT, make_words(tmp_path)) == 0
     stored = read_study(f"{tmp_path}/study")
     store = VoteStore(f"sqlite:///{tmp_path}/votes.db", stored.digest)
     server, act = RatingServer(stored, f"{tmp_path}/study", store), by_key if way == "keys" else by_finger

@@ -22,7 +22,7 @@ from study_folder import draw_folders, make_words
 from cluster.study.rating_server import make_token
 from cluster.study.study_store import read_study
 from cluster.study.vote_store import VoteStore
-from jobs import command, study
+from jobs import cli, study
 from jobs.study import StudyConfig
 
 RATERS, VOTES, THINK_S = 200, 100, 1.28  # a clip's length, which the page waits for
@@ -85,7 +85,7 @@ async def rate(http: aiohttp.ClientSession, base: str, rater: int, given: str, s
 def test_votes_of_200_raters_survive_a_server_killed_among_them(tmp_path: Path) -> None:
     draw_folders(tmp_path, num_frames=32)
     words = make_words(tmp_path, num_frames=32, per_cell=40, per_rater=VOTES, gold_per_rater=4)
-    assert command.run(study.main, StudyConfig, study.ABOUT, words) == 0
+    assert cli.run(study.main, StudyConfig, study.ABOUT, words) == 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -12,7 +12,7 @@ import yaml
 
 from cluster.evaluation.config import EvaluateConfig
 from cluster.training.config import TrainConfig
-from jobs import acquire, command, evaluate, finetune, generate, inspect, plan, predict, prepare, study, train
+from jobs import acquire, cli, evaluate, finetune, generate, inspect, plan, predict, prepare, study, train
 from jobs.acquire import AcquireConfig
 from jobs.finetune import FinetuneJobConfig
 from jobs.generate import GenerateConfig
@@ -68,7 +68,7 @@ def fails(capsys: pytest.CaptureFixture[str], *words: str, kind: type = Cake) ->
     def job(config: Any) -> None:
         pytest.fail(f"the job started with {config}")
 
-    assert command.run(job, kind, "about", words) == 2
+    assert cli.run(job, kind, "about", words) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
@@ -76,13 +76,13 @@ def fails(capsys: pytest.CaptureFixture[str], *words: str, kind: type = Cake) ->
 
 
 def test_load_without_words_gives_the_defaults_of_the_group_too() -> None:
-    assert command.load(Cake, []) == Cake()
-    assert command.load(Cake, []).oven.heat_c == 200.0
+    assert cli.load(Cake, []) == Cake()
+    assert cli.load(Cake, []).oven.heat_c == 200.0
 
 
 def test_load_takes_words_over_the_file_over_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "cake.yaml").write_text("layers: 3\noven:\n  heat_c: 150\n  fan: true\ntoppings: [figs, nuts]\n")
-    found = command.load(Cake, [f"config={tmp_path}/cake.yaml", "oven.heat_c=160", "rises=[2, 3.5]"])
+    found = cli.load(Cake, [f"config={tmp_path}/cake.yaml", "oven.heat_c=160", "rises=[2, 3.5]"])
     expected = Cake(layers=3, toppings=["figs", "nuts"], rises=[2.0, 3.5], oven=Oven(heat_c=160.0, fan=True))
     assert found == expected
     assert isinstance(found.oven, Oven)
@@ -90,7 +90,7 @@ def test_load_takes_words_over_the_file_over_the_defaults(tmp_path: Path) -> Non
 
 def settings_of(preset: str) -> dict[str, Any]:
     """What a preset says, as the settings of a training job say it."""
-    found = command.load(TrainConfig, [f"preset={preset}"])
+    found = cli.load(TrainConfig, [f"preset={preset}"])
     return {key: getattr(getattr(found, key.split(".")[0]), key.split(".")[1]) for key in PRESETS[preset]}
 
 
@@ -98,7 +98,7 @@ def settings_of(preset: str) -> dict[str, Any]:
 def test_load_takes_a_preset_over_the_defaults_and_leaves_the_rest(preset: str) -> None:
     assert settings_of(preset) == PRESETS[preset]
     touched = {key.split(".")[1] for key in PRESETS[preset]}
-    found, plain = command.load(TrainConfig, [f"preset={preset}"]), TrainConfig()
+    found, plain = cli.load(TrainConfig, [f"preset={preset}"]), TrainConfig()
     assert found.preset == preset
     for group in ("model", "objective"):
         values, defaults = (dataclasses.asdict(getattr(c, group)) for c in (found, plain))
@@ -116,44 +116,44 @@ def test_load_takes_a_preset_over_the_defaults_and_leaves_the_rest(preset: str) 
 )
 def test_load_takes_what_was_asked_for_by_name_over_the_preset(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "run.yaml").write_text("preset: stable\nobjective:\n  loss: softmax\n")
-    found = command.load(TrainConfig, [word.replace("CONFIG", f"{tmp_path}/run.yaml") for word in words])
+    found = cli.load(TrainConfig, [word.replace("CONFIG", f"{tmp_path}/run.yaml") for word in words])
     assert found.objective.loss == "softmax"
     assert found.objective.flip  # the rest of the preset holds
     assert found.model.discriminator_norm == "spectral"
 
 
 def test_load_takes_a_words_preset_over_the_whole_file(tmp_path: Path) -> None:
-    command.save(TrainConfig(), str(tmp_path / "settings.yaml"))  # which names every key
-    assert command.load(TrainConfig, [f"config={tmp_path}/settings.yaml", "preset=stable"]).objective.loss == "hinge"
+    cli.save(TrainConfig(), str(tmp_path / "settings.yaml"))  # which names every key
+    assert cli.load(TrainConfig, [f"config={tmp_path}/settings.yaml", "preset=stable"]).objective.loss == "hinge"
 
 
 def test_load_takes_presets_of_the_job_at_hand() -> None:
-    found = command.load(FinetuneJobConfig, ["preset=reference", "finetune.dropout=0.2"])
+    found = cli.load(FinetuneJobConfig, ["preset=reference", "finetune.dropout=0.2"])
     assert (found.finetune.iterations, found.finetune.batch_size, found.finetune.dropout) == (1000, 256, 0.2)
     assert found.model == FinetuneJobConfig().model
-    assert command.load(FinetuneJobConfig, ["preset=modern"]) == FinetuneJobConfig()
+    assert cli.load(FinetuneJobConfig, ["preset=modern"]) == FinetuneJobConfig()
     with pytest.raises(InputError, match="preset must be one of reference, modern; got 'stable'"):
-        command.load(FinetuneJobConfig, ["preset=stable"])
+        cli.load(FinetuneJobConfig, ["preset=stable"])
 
 
 def test_load_takes_a_mapping_of_names_from_a_file_and_from_what_save_kept(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text("others:\n  longer.1: runs/longer\n  wider: runs/wider\nseeds: [3]\n")
-    found = command.load(FinetuneJobConfig, [f"config={tmp_path}/sweep.yaml"])
+    found = cli.load(FinetuneJobConfig, [f"config={tmp_path}/sweep.yaml"])
     assert found.others == {"longer.1": "runs/longer", "wider": "runs/wider"}
-    command.save(found, str(tmp_path / "settings.yaml"))
-    assert command.load(FinetuneJobConfig, [f"config={tmp_path}/settings.yaml"]) == found
+    cli.save(found, str(tmp_path / "settings.yaml"))
+    assert cli.load(FinetuneJobConfig, [f"config={tmp_path}/settings.yaml"]) == found
 
 
 def test_load_of_a_preset_that_is_no_name_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("preset: [stable]\n")
     with pytest.raises(InputError, match="preset"):
-        command.load(TrainConfig, [f"config={tmp_path}/run.yaml"])
+        cli.load(TrainConfig, [f"config={tmp_path}/run.yaml"])
 
 
 def test_load_takes_a_preset_from_a_file_and_another_from_a_word(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("preset: stable\n")
-    assert command.load(TrainConfig, [f"config={tmp_path}/run.yaml"]).objective.loss == "hinge"
-    found = command.load(TrainConfig, [f"config={tmp_path}/run.yaml", "preset=reference"])
+    assert cli.load(TrainConfig, [f"config={tmp_path}/run.yaml"]).objective.loss == "hinge"
+    found = cli.load(TrainConfig, [f"config={tmp_path}/run.yaml", "preset=reference"])
     assert (found.preset, found.model.future, found.objective.loss) == ("reference", "reference", "softmax")
 
 
@@ -163,31 +163,31 @@ def test_run_with_an_unknown_preset_names_it_and_those_there_are(capsys: pytest.
 
 
 def test_presets_kept_in_settings_load_again(tmp_path: Path) -> None:
-    config = command.load(TrainConfig, ["preset=stable", "objective.flip=false"])
-    command.save(config, str(tmp_path / "settings.yaml"))
-    assert command.load(TrainConfig, [f"config={tmp_path}/settings.yaml"]) == config
+    config = cli.load(TrainConfig, ["preset=stable", "objective.flip=false"])
+    cli.save(config, str(tmp_path / "settings.yaml"))
+    assert cli.load(TrainConfig, [f"config={tmp_path}/settings.yaml"]) == config
 
 
 def test_load_the_last_of_two_words_wins() -> None:
-    assert command.load(Cake, ["layers=3", "layers=5"]).layers == 5
+    assert cli.load(Cake, ["layers=3", "layers=5"]).layers == 5
 
 
 @pytest.mark.parametrize(
     "text", ["7", "true", "null", "1e-3", "[x]", "a: b", "a=b", " ", "-", "\u00fc", "#x", "s3://b/c?d=e"]
 )
 def test_load_keeps_text_as_it_was_typed(text: str) -> None:
-    assert command.load(Cake, [f"name={text}"]).name == text
+    assert cli.load(Cake, [f"name={text}"]).name == text
 
 
 @pytest.mark.parametrize(
     ("word", "key", "value"), [("rises=[1e-3]", "rises", [1e-3]), ("toppings=figs", "toppings", ["figs"])]
 )
 def test_load_reads_numbers_with_exponents_and_single_items(word: str, key: str, value: Any) -> None:
-    assert getattr(command.load(Cake, [word]), key) == value
+    assert getattr(cli.load(Cake, [word]), key) == value
 
 
 def test_load_gives_frozen_settings() -> None:
-    config = command.load(Cake, ["layers=3"])
+    config = cli.load(Cake, ["layers=3"])
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.layers = 4  # type: ignore[misc]
 
@@ -239,11 +239,11 @@ def test_run_with_a_wrong_file_names_it_in_one_line_and_exits_2(
 
 def test_run_prints_settings_that_can_be_given_back(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     seen: list[Cake] = []
-    assert command.run(seen.append, Cake, "about", ["layers=4", "oven.fan=true"]) == 0
+    assert cli.run(seen.append, Cake, "about", ["layers=4", "oven.fan=true"]) == 0
     text = capsys.readouterr().out.removeprefix("settings:\n")
     (tmp_path / "again.yaml").write_text(text)
     assert (
-        command.load(Cake, [f"config={tmp_path}/again.yaml"])
+        cli.load(Cake, [f"config={tmp_path}/again.yaml"])
         == seen[0]
         == Cake(layers=4, oven=Oven(heat_c=200.0, fan=True))
     )
@@ -259,7 +259,7 @@ def test_run_exit_code_and_stderr_say_who_is_to_blame(
     def job(_: Cake) -> None:
         raise fault
 
-    assert command.run(job, Cake, "about", []) == code
+    assert cli.run(job, Cake, "about", []) == code
     error = capsys.readouterr().err
     assert ("Traceback" in error) == (code == 1)
     assert (error.count("\n") == 1) == (lines == 1)
@@ -267,7 +267,7 @@ def test_run_exit_code_and_stderr_say_who_is_to_blame(
 
 @pytest.mark.parametrize("word", ["--help", "-h", "help"])
 def test_run_help_lists_every_option_with_its_real_default(capsys: pytest.CaptureFixture[str], word: str) -> None:
-    assert command.run(lambda config: pytest.fail(str(config)), Cake, "Bake a cake.", ["layers=x", word]) == 0
+    assert cli.run(lambda config: pytest.fail(str(config)), Cake, "Bake a cake.", ["layers=x", word]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Bake a cake."
     shown = {line.split()[0]: line for line in lines if line.startswith("  ")}
@@ -286,11 +286,11 @@ def test_run_help_lists_every_option_with_its_real_default(capsys: pytest.Captur
 def test_every_job_explains_itself_and_each_of_its_options(
     capsys: pytest.CaptureFixture[str], job: Any, kind: type
 ) -> None:
-    assert command.run(job.main, kind, job.ABOUT, ["--help"]) == 0
+    assert cli.run(job.main, kind, job.ABOUT, ["--help"]) == 0
     text = capsys.readouterr().out
     assert f"python -m {job.__name__} " in text
-    defaults = command.load(kind, [])
-    for key, _, default, meaning in command.options(kind):
+    defaults = cli.load(kind, [])
+    for key, _, default, meaning in cli.options(kind):
         value: Any = defaults
         for part in key.split("."):
             value = getattr(value, part)
@@ -304,26 +304,24 @@ def test_every_job_says_what_it_needs(
     capsys: pytest.CaptureFixture[str], job: Any, kind: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert command.run(job.main, kind, job.ABOUT, []) == 2
+    assert cli.run(job.main, kind, job.ABOUT, []) == 2
     error = capsys.readouterr().err
     assert any(words in error for words in ("= is required", "give exactly one of", "make it with"))
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "path", sorted((Path(command.__file__).parent / "configs").glob("*.yaml")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", sorted((Path(cli.__file__).parent / "configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_named_configs_are_settings_of_the_job_that_their_first_line_runs(path: Path) -> None:
     first = path.read_text().splitlines()[0]
     (kind,) = (kind for job, kind in JOBS if f"-m {job.__name__} " in first)
     values = yaml.safe_load(path.read_text())
-    config = command.load(kind, [f"config={path}"])
+    config = cli.load(kind, [f"config={path}"])
     for key, value in values.items():
         if not isinstance(value, dict):
             assert getattr(config, key) == value or str(getattr(config, key)) == str(value)  # `workers` takes 2 and 1-8
 
 
 def test_save_keeps_settings_that_load_again(tmp_path: Path) -> None:
-    config = command.load(TrainConfig, ["steps=7", "model.base=4", "name=x"])
-    command.save(config, str(tmp_path / "below" / "settings.yaml"))
-    assert command.load(TrainConfig, [f"config={tmp_path}/below/settings.yaml"]) == config
+    config = cli.load(TrainConfig, ["steps=7", "model.base=4", "name=x"])
+    cli.save(config, str(tmp_path / "below" / "settings.yaml"))
+    assert cli.load(TrainConfig, [f"config={tmp_path}/below/settings.yaml"]) == config
