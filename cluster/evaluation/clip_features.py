@@ -22,69 +22,73 @@ from vgan.metrics.extractors import Extractor
 from vgan.metrics.nearest_neighbors import NearestNeighbors, block_means, nearest_neighbors, normalize_blocks
 from vgan.models.pretrained import GeneratedClips, Model
 
-PART = 16  # clips that a task looks at
+PART = 16  # clips per task
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionConfig:
-    """What looks, and with what resources."""
+    """Feature extractor, number of frames, and resources of each task."""
 
     extractor: Extractor | None
-    frames: int  # of each clip, its first ones
+    frames: int  # the first ones of each clip
     cpus: float
     gpus: float
 
     @property
     def device(self) -> str:
+        """Torch device: "cuda" if tasks have a GPU, else "cpu"."""
         return "cuda" if self.gpus else "cpu"
 
     def cut(self, clips: GeneratedClips) -> GeneratedClips:
-        """The frames that are looked at."""
+        """Return the first `frames` frames of every stream."""
         cut: list[Any] = [None if stream is None else stream[:, : self.frames] for stream in clips]
         return GeneratedClips(*cut)
 
 
 def extract_real(chosen: ReferenceSet, eyes: ExtractionConfig, desc: str) -> ClipStatistics:
-    """Look at the clips of a set, in their order."""
-    parts = [(chosen.url, chosen.manifest, rows) for rows in _parts(chosen.rows)]
-    return _concatenated(_extract_real, parts, eyes, len(chosen.rows), desc)
+    """Compute the statistics of a set of real clips, in its order."""
+    parts = [(chosen.url, chosen.manifest, rows) for rows in _split(chosen.rows)]
+    return _run_and_join(_statistics_of_real, parts, eyes, len(chosen.rows), desc)
 
 
 def extract_generated(model: Model, codes: np.ndarray, eyes: ExtractionConfig, desc: str) -> ClipStatistics:
-    """Look at what a model draws from codes (N, Z), in their order: the same on any number of workers."""
-    shared = ray.put(replace(model, discriminator=None))  # one with spectral norm does not pickle
-    return _concatenated(_extract_generated, [(shared, part) for part in _parts(codes)], eyes, len(codes), desc)
+    """Compute the statistics of clips generated from codes (N, Z), in their order, for any number of workers."""
+    shared = ray.put(replace(model, discriminator=None))  # a network with spectral norm cannot be pickled
+    return _run_and_join(_statistics_of_generated, [(shared, part) for part in _split(codes)], eyes, len(codes), desc)
 
 
 def find_nearest(
     asked: np.ndarray, sources: np.ndarray, url: str, manifest: Manifest, groups: np.ndarray, eyes: ExtractionConfig
 ) -> NearestNeighbors:
-    """The nearest clips of a dataset to Q asked ones, a row group at a time.
+    """Find the nearest clips of a dataset for each of Q query clips, one row group per task.
 
     Args:
-        asked: what `vgan.metrics.nearest_neighbors.normalize_blocks` gives, (Q, D).
-        sources: (Q,) str, videos whose clips do not count; "" for drawn clips.
-        groups: which row groups are searched, rows of `cluster.dataset.order.row_group_index`.
+        asked: query patterns (Q, D) from `vgan.metrics.nearest_neighbors.normalize_blocks`.
+        sources: (Q,) str, video of each query, whose clips are excluded; "" for generated clips.
+        url: URL of the dataset.
+        manifest: manifest of the dataset.
+        groups: row groups to search, rows of `cluster.dataset.order.row_group_index`.
+        eyes: frames to use and resources per task.
     """
-    questions = ray.put((asked, sources))
-    parts = [(questions, url, manifest, group) for group in groups]
-    found = NearestNeighbors.none(len(asked))
+    queries = ray.put((asked, sources))
+    parts = [(queries, url, manifest, group) for group in groups]
+    best = NearestNeighbors.none(len(asked))
     with progress_bar(total=int(groups[:, 3].sum()), unit="clip", desc="search for copies") as bar:
         for group, part in zip(
             groups, map_tasks(_find_nearest, parts, eyes, cpus=eyes.cpus, gpus=eyes.gpus), strict=True
         ):
-            found = found.min(part)
+            best = best.min(part)
             bar.update(int(group[3]))
-    return found
+    return best
 
 
-def _extract_real(eyes: ExtractionConfig, url: str, manifest: Manifest, rows: np.ndarray) -> ClipStatistics:
+def _statistics_of_real(eyes: ExtractionConfig, url: str, manifest: Manifest, rows: np.ndarray) -> ClipStatistics:
     keep_freed_memory()
     clips = GeneratedClips(read_frames(url, manifest, rows), None, None, None)
     return compute_statistics(eyes.cut(clips), eyes.extractor, eyes.device)
 
 
-def _extract_generated(eyes: ExtractionConfig, model: Model, codes: np.ndarray) -> ClipStatistics:
+def _statistics_of_generated(eyes: ExtractionConfig, model: Model, codes: np.ndarray) -> ClipStatistics:
     keep_freed_memory()
     assert model.generator is not None
     model.generator.to(eyes.device)
@@ -92,28 +96,28 @@ def _extract_generated(eyes: ExtractionConfig, model: Model, codes: np.ndarray) 
 
 
 def _find_nearest(
-    eyes: ExtractionConfig, asked: tuple[np.ndarray, np.ndarray], url: str, manifest: Manifest, group: np.ndarray
+    eyes: ExtractionConfig, queries: tuple[np.ndarray, np.ndarray], url: str, manifest: Manifest, group: np.ndarray
 ) -> NearestNeighbors:
     shard, number, first, _ = (int(value) for value in group)
     path = join_url(url, manifest.shards[shard].path)
     table = read_row_group(path, number, ["frames", "source_id"])
-    known = normalize_blocks(block_means(decode_frames(table["frames"], manifest.clip)[:, : eyes.frames]))
+    patterns = normalize_blocks(block_means(decode_frames(table["frames"], manifest.clip)[:, : eyes.frames]))
     sources = np.array(table["source_id"].to_pylist(), str)
-    return nearest_neighbors(asked[0], known, sources=sources, own=asked[1], first=first)
+    return nearest_neighbors(queries[0], patterns, sources=sources, own=queries[1], first=first)
 
 
-def _concatenated(
+def _run_and_join(
     work: Callable[..., ClipStatistics], parts: Sequence[tuple[Any, ...]], eyes: ExtractionConfig, total: int, desc: str
 ) -> ClipStatistics:
-    """The looks at all parts, joined as they come: in order, so that no row depends on who was faster."""
+    """Run `work` on all parts and join the results in the order of the parts, which makes rows deterministic."""
     with progress_bar(total=total, unit="clip", desc=desc) as bar:
-        whole: ClipStatistics | None = None
+        result: ClipStatistics | None = None
         for part in map_tasks(work, parts, eyes, cpus=eyes.cpus, gpus=eyes.gpus):
-            whole = part if whole is None else concatenate([whole, part])
+            result = part if result is None else concatenate([result, part])
             bar.update(part.num)
-    assert whole is not None
-    return whole
+    assert result is not None
+    return result
 
 
-def _parts(array: np.ndarray) -> list[np.ndarray]:
+def _split(array: np.ndarray) -> list[np.ndarray]:
     return [array[start : start + PART] for start in range(0, len(array), PART)]

@@ -1,4 +1,4 @@
-"""Judging models by clips: what they draw and real clips, looked at on Ray and compared under one protocol."""
+"""Evaluation of models: generated and real clips compared under one protocol, with features computed on Ray."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from vgan.metrics.extractors import open_extractor
 from vgan.metrics.frechet import Interval, mean_interval, protocol_name
 from vgan.metrics.nearest_neighbors import is_memorized, normalize_blocks
 
-Ranked = tuple[tuple[int, int, float], ...]  # (drawn clip, its nearest training clip's row, their distance)
+Ranked = tuple[tuple[int, int, float], ...]  # (generated clip, row of its nearest training clip, distance)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRow:
-    """One row of the result."""
+    """One row of the results."""
 
     name: str
-    kind: str  # of the model; "real" of a control, "samples" of a set
+    kind: str  # kind of the model; "real" for a control, "samples" for a set of clips
     num: int
-    metrics: dict[str, Interval]  # by names that carry the protocol
-    spectrum: list[float]  # mean shares of the temporal power at 1, 2, ... cycles a clip
+    metrics: dict[str, Interval]  # by name, which contains the protocol
+    spectrum: list[float]  # mean shares of the temporal power at 1, 2, ... cycles per clip
     lineage: dict[str, str]
     remark: str = ""
-    copies: Ranked = ()  # the likeliest copy first
+    copies: Ranked = ()  # most likely copy first
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Everything that was found, and by what."""
+    """Results of an evaluation, with its protocol and models."""
 
     protocol: dict[str, Any]
     rows: tuple[EvaluationRow, ...]
@@ -55,17 +55,17 @@ class Evaluation:
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
-    """Judge every model and set.
+    """Evaluate every model and set of clips.
 
     Raises:
-        InputError: something to judge or to compare with is missing, too small or of another shape.
+        InputError: a model or dataset is missing, too small or of another shape.
     """
     manifest = read_manifest(config.data)
     frames = config.frames or manifest.clip.num_frames
     if frames > manifest.clip.num_frames:
-        raise InputError(f"frames={frames} are more than the {manifest.clip.num_frames} of {config.data!r}")
+        raise InputError(f"frames={frames} exceeds the {manifest.clip.num_frames} frames per clip of {config.data!r}")
     name = config.reference or f"{re.sub(r'[^A-Za-z0-9.-]+', '-', Path(config.data).name)}-{manifest.digest[:8]}"
-    protocol_name("fvd", num=1, extractor="x", resolution=1, reference=name, num_frames=1)  # refuses names that blur
+    protocol_name("fvd", num=1, extractor="x", resolution=1, reference=name, num_frames=1)  # rejects ambiguous names
     extractor = None
     if config.extractor:
         size = {"resolution": config.resolution, "size": manifest.clip.size}
@@ -74,12 +74,12 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     reference = sample_reference_set(config.data, manifest, config.num, config.seed)
     others = [_other(url, config, manifest) for url in config.samples]
     eyes = ExtractionConfig(extractor=extractor, frames=frames, cpus=config.cpus, gpus=config.gpus)
-    Tracker(config.tracking.uri, config.tracking.experiment or EXPERIMENT).experiment_id()  # what cannot be used is
-    make_writable_folder(config.out)  # told now, not after hours of work
-    with ray_session(config.address) as alone:
-        if alone:
+    Tracker(config.tracking.uri, config.tracking.experiment or EXPERIMENT).experiment_id()  # these two fail
+    make_writable_folder(config.out)  # now if unusable, not after hours of work
+    with ray_session(config.address) as is_local:
+        if is_local:
             require_resources("a task", cpus=eyes.cpus, gpus=eyes.gpus)
-        measure = Evaluator(config, name, reference, _seen(reference, eyes, config), eyes)
+        measure = Evaluator(config, name, reference, _statistics(reference, eyes, config), eyes)
         rows = [measure.of_reference()]
         rows += [measure.of_set(chosen, title, "real") for title, chosen in _controls(config, reference, subjects)]
         rows += [measure.of_set(chosen, Path(chosen.url).name, "samples") for chosen in others]
@@ -89,16 +89,16 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """What every row is measured by."""
+    """Measurement of rows against one reference set."""
 
     config: EvaluateConfig
-    name: str  # of the reference set, as metric names spell it
+    name: str  # of the reference set in metric names
     reference: ReferenceSet
-    real: ClipStatistics  # at the reference set
+    real: ClipStatistics  # statistics of the reference set
     eyes: ExtractionConfig
 
     def protocol(self) -> dict[str, Any]:
-        """All that must be the same for two numbers to compare, beside their names."""
+        """Return the settings, besides the metric name, that must be equal for two values to be comparable."""
         extractor, manifest = self.eyes.extractor, self.reference.manifest
         return {
             "num": self.config.num,
@@ -124,109 +124,111 @@ class Evaluator:
         }
 
     def of_reference(self) -> EvaluationRow:
-        """The reference set's own statistics, which those of the others are read against."""
+        """Compute the row of the reference set, to compare the statistics of other rows with."""
         return self._row("real, reference", "real", self.real, {}, model_lineage(self.reference))
 
     def of_set(self, chosen: ReferenceSet, name: str, kind: str) -> EvaluationRow:
-        """A row of real clips, or of clips that are packed like such."""
-        seen = _seen(chosen, self.eyes, self.config)
-        return self._row(name, kind, seen, self._distances(seen), model_lineage(chosen))
+        """Compute the row of a set of stored clips, real or generated."""
+        look = _statistics(chosen, self.eyes, self.config)
+        return self._row(name, kind, look, self._distances(look), model_lineage(chosen))
 
     def of_model(self, subject: EvaluatedModel) -> EvaluationRow:
-        """A row of what a model draws."""
+        """Compute the row of clips generated by a model, with the search for copies of training clips."""
         codes = subject.model.codes(self.config.num, self.config.seed)
-        seen = extract_generated(subject.model, codes, self.eyes, f"look at {subject.name}")
-        metrics, remarks = self._distances(seen), list[str]()
+        look = extract_generated(subject.model, codes, self.eyes, f"features of {subject.name}")
+        metrics, remarks = self._distances(look), list[str]()
         ranked: Ranked = ()
         if subject.training is None:
-            remarks.append("its training set is not known, or not there as it was: not searched for copies")
+            remarks.append("not searched for copies: the training set is unknown, missing or changed")
         elif self.config.training_clips:
-            found, ranked, said = self._copies(seen, subject)
-            metrics |= found
-            remarks += said
-        row = self._row(subject.name, subject.model.config.kind, seen, metrics, subject.lineage())
+            shares, ranked, copy_notes = self._copies(look, subject)
+            metrics |= shares
+            remarks += copy_notes
+        row = self._row(subject.name, subject.model.config.kind, look, metrics, subject.lineage())
         return replace(row, remark="; ".join(remarks), copies=ranked)
 
-    def _distances(self, seen: ClipStatistics) -> dict[str, Interval]:
+    def _distances(self, look: ClipStatistics) -> dict[str, Interval]:
         if self.eyes.extractor is None:
             return {}
         settings = {"seed": self.config.seed, "repeats": self.config.repeats}
-        return distribution_distances(self.real, seen, self.eyes.extractor, self.name, **settings)
+        return distribution_distances(self.real, look, self.eyes.extractor, self.name, **settings)
 
     def _row(
-        self, name: str, kind: str, seen: ClipStatistics, found: dict[str, Interval], lineage: dict[str, str]
+        self, name: str, kind: str, look: ClipStatistics, values: dict[str, Interval], lineage: dict[str, str]
     ) -> EvaluationRow:
-        metrics = found | seen.statistics(self.config.seed)
+        metrics = values | look.statistics(self.config.seed)
         return EvaluationRow(
-            name=name, kind=kind, num=seen.num, metrics=metrics, spectrum=seen.spectrum(), lineage=lineage
+            name=name, kind=kind, num=look.num, metrics=metrics, spectrum=look.spectrum(), lineage=lineage
         )
 
-    def _copies(self, seen: ClipStatistics, subject: EvaluatedModel) -> tuple[dict[str, Interval], Ranked, list[str]]:
-        """The share of copies, (drawn clip, training row, distance) of the nearest, and what must be said of them."""
+    def _copies(self, look: ClipStatistics, subject: EvaluatedModel) -> tuple[dict[str, Interval], Ranked, list[str]]:
+        """Return the share of copies, (generated clip, training row, distance) of the nearest clips, and notes."""
         manifest, url = subject.training, subject.training_url
         assert manifest is not None
-        groups = _some_groups(manifest, self.config.training_clips, self.config.seed)
-        asked = normalize_blocks(np.concatenate([seen.coarse, self.real.coarse]))
-        sources = np.concatenate([np.full(seen.num, ""), self.reference.sources])
-        found = find_nearest(asked, sources, url, manifest, groups, self.eyes)
-        drawn, unseen = found.ratio[: seen.num], found.ratio[seen.num :]
-        order = np.argsort(drawn, kind="stable")
-        ranked = tuple((int(i), int(found.row[i]), float(found.distance[i])) for i in order)
-        said = []
-        known = read_clips(url, manifest, ["source_id"])["source_id"].unique().to_pylist()
-        shared = len(set(known) & set(self.reference.sources))
+        groups = _sample_groups(manifest, self.config.training_clips, self.config.seed)
+        queries = normalize_blocks(np.concatenate([look.coarse, self.real.coarse]))
+        sources = np.concatenate([np.full(look.num, ""), self.reference.sources])
+        nearest = find_nearest(queries, sources, url, manifest, groups, self.eyes)
+        generated, real = nearest.ratio[: look.num], nearest.ratio[look.num :]
+        order = np.argsort(generated, kind="stable")
+        ranked = tuple((int(i), int(nearest.row[i]), float(nearest.distance[i])) for i in order)
+        copy_notes = []
+        training_videos = read_clips(url, manifest, ["source_id"])["source_id"].unique().to_pylist()
+        shared = len(set(training_videos) & set(self.reference.sources))
         if shared:
-            said.append(f"{shared} of the reference's {self.reference.num_sources} videos were trained on")
-        if not np.isfinite(found.ratio).all():
-            return {}, ranked, [*said, "too few training videos to tell what is near: copies are not counted"]
-        protocol = {"num": seen.num, "resolution": seen.shape[1], "num_frames": seen.shape[0]}
+            copy_notes.append(
+                f"{shared} of the reference's {self.reference.num_sources} videos are in the training set"
+            )
+        if not np.isfinite(nearest.ratio).all():
+            return {}, ranked, [*copy_notes, "too few training videos for nearest-neighbor ratios: copies not counted"]
+        protocol = {"num": look.num, "resolution": look.shape[1], "num_frames": look.shape[0]}
         name = protocol_name(
             "copies", extractor="patterns8", reference=f"{manifest.digest[:8]}-{groups[:, 3].sum()}clips", **protocol
         )
-        return {name: mean_interval(is_memorized(drawn, unseen), self.config.seed)}, ranked, said
+        return {name: mean_interval(is_memorized(generated, real), self.config.seed)}, ranked, copy_notes
 
 
 def _other(url: str, config: EvaluateConfig, manifest: Manifest) -> ReferenceSet:
-    """The clips of a set to judge, whose shape must be that of data=."""
+    """Select clips of a set to evaluate, whose shape must equal that of data=."""
     other = read_manifest(url)
     if (other.clip.num_frames, other.clip.size) != (manifest.clip.num_frames, manifest.clip.size):
         shapes = [f"{m.clip.num_frames} frames of {m.clip.size} px" for m in (other, manifest)]
-        raise InputError(f"the clips of samples={url!r} have {shapes[0]}, those of data= {shapes[1]}")
+        raise InputError(f"clips of samples={url!r} have {shapes[0]}, those of data= have {shapes[1]}")
     return sample_reference_set(url, other, config.num, config.seed)
 
 
 def _controls(
     config: EvaluateConfig, reference: ReferenceSet, subjects: Sequence[EvaluatedModel]
 ) -> Iterator[tuple[str, ReferenceSet]]:
-    """Training clips of each model, none of them in the reference: what a model would reach that drew such clips."""
-    known = {s.training.digest: (s.training_url, s.training) for s in subjects if s.training is not None}
-    for digest, (url, manifest) in known.items():
+    """Yield training clips of each model outside the reference: the scores of a generator that matched its data."""
+    training_sets = {s.training.digest: (s.training_url, s.training) for s in subjects if s.training is not None}
+    for digest, (url, manifest) in training_sets.items():
         try:
             yield (
-                "real, training" if len(known) == 1 else f"real, training {digest[:8]}",
+                "real, training" if len(training_sets) == 1 else f"real, training {digest[:8]}",
                 sample_reference_set(url, manifest, config.num, config.seed, reference.ids),
             )
-        except InputError as fault:
-            print(f"no control by training clips: {fault}", flush=True)
+        except InputError as error:
+            print(f"no control row of training clips: {error}", flush=True)
 
 
-def _some_groups(manifest: Manifest, most: int, seed: int) -> np.ndarray:
-    """Row groups of `most` clips about, drawn at random; all where there are no more."""
+def _sample_groups(manifest: Manifest, num: int, seed: int) -> np.ndarray:
+    """Sample row groups at random with about `num` clips in total; all groups if there are fewer clips."""
     groups = row_group_index(manifest)
     order = np.random.default_rng(seed).permutation(len(groups))
-    return groups[np.sort(order[: 1 + int(np.searchsorted(np.cumsum(groups[order, 3]), most))])]
+    return groups[np.sort(order[: 1 + int(np.searchsorted(np.cumsum(groups[order, 3]), num))])]
 
 
-def _seen(chosen: ReferenceSet, eyes: ExtractionConfig, config: EvaluateConfig) -> ClipStatistics:
-    """A look at real clips, kept by the digests of all that it depends on."""
-    told = [REVISION, chosen.digest, eyes.frames]
+def _statistics(chosen: ReferenceSet, eyes: ExtractionConfig, config: EvaluateConfig) -> ClipStatistics:
+    """Compute the statistics of real clips, cached under a digest of everything they depend on."""
+    parts = [REVISION, chosen.digest, eyes.frames]
     if eyes.extractor is not None:
-        told += [eyes.extractor.name, eyes.extractor.digest, eyes.extractor.resolution]
-    key = hashlib.sha256(json_bytes(told)).hexdigest()[:32]
-    kept = join_url(config.cache or join_url(config.out, "cache"), f"{key}.npz")
-    if exists(kept):
-        print(f"{len(chosen.rows)} real clips of {chosen.url}: as seen before ({kept})", flush=True)
-        return from_npz(read_bytes(kept))
-    seen = extract_real(chosen, eyes, f"look at {chosen.url.rpartition('/')[2]}")
-    write_bytes(kept, to_npz(seen))
-    return seen
+        parts += [eyes.extractor.name, eyes.extractor.digest, eyes.extractor.resolution]
+    key = hashlib.sha256(json_bytes(parts)).hexdigest()[:32]
+    cached = join_url(config.cache or join_url(config.out, "cache"), f"{key}.npz")
+    if exists(cached):
+        print(f"{len(chosen.rows)} real clips of {chosen.url}: statistics from the cache ({cached})", flush=True)
+        return from_npz(read_bytes(cached))
+    look = extract_real(chosen, eyes, f"features of {chosen.url.rpartition('/')[2]}")
+    write_bytes(cached, to_npz(look))
+    return look

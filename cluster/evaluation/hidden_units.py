@@ -1,4 +1,4 @@
-"""Hidden units over a whole dataset: every clip is looked at on Ray, and only the highest peaks are kept."""
+"""Clips with the highest activations of hidden units over a dataset, found in parallel Ray tasks."""
 
 from __future__ import annotations
 
@@ -28,37 +28,40 @@ from vgan.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class HiddenUnit:
-    """One unit with the clips that it fires most for, K of them."""
+    """Hidden unit with the K clips that activate it most."""
 
     number: int
-    stands_out: float  # how far above other clips' peaks these are, in standard deviations
-    motion: float  # share of its peaks that a held frame takes away, 0..1
+    stands_out: float  # distance of these peaks above those of other clips, in standard deviations
+    motion: float  # share of its peak activations lost when one frame is repeated, 0..1
     peaks: list[float]
     videos: list[str]
-    rows: list[int]  # clips in stored order
-    frames: np.ndarray  # (K,) of the peaks
+    rows: list[int]  # indices of the clips in stored order
+    frames: np.ndarray  # (K,) index of the frame with the peak
     clips: np.ndarray  # (K, T, H, W, 3) uint8
-    segmented: np.ndarray  # the same, faded where it does not fire
+    segmented: np.ndarray  # the same, faded where the unit is inactive
 
 
 def find_top_clips(probe: LayerProbe, url: str, manifest: Manifest, *, num: int, cpus: float) -> TopActivations:
-    """For every unit the `num` clips of a dataset that it fires most for, one a video; a row group a task.
+    """Find the `num` clips of a dataset that activate each unit most, at most one per video.
 
-    Memory does not grow with the dataset: a task gives back its highest peaks alone.
+    Each row group is one Ray task. Memory does not grow with the dataset: a task returns only its highest peaks.
+
+    Raises:
+        InputError: the dataset has no clips.
     """
     groups = row_group_index(manifest)
     parts = [(url, manifest, group, num) for group in groups]
-    found: TopActivations | None = None
+    top: TopActivations | None = None
     with progress_bar(total=int(groups[:, 3].sum()), unit="clip", desc="hidden units") as bar:
-        for group, part in zip(groups, map_tasks(_activations, parts, probe, cpus=cpus, gpus=0), strict=True):
-            found = part if found is None else found.join(part)
+        for group, part in zip(groups, map_tasks(_top_of_group, parts, probe, cpus=cpus, gpus=0), strict=True):
+            top = part if top is None else top.join(part)
             bar.update(int(group[3]))
-    if found is None:
-        raise InputError(f"no clip in {url!r}")
-    return found
+    if top is None:
+        raise InputError(f"no clips in {url!r}")
+    return top
 
 
-def _activations(probe: LayerProbe, url: str, manifest: Manifest, group: np.ndarray, num: int) -> TopActivations:
+def _top_of_group(probe: LayerProbe, url: str, manifest: Manifest, group: np.ndarray, num: int) -> TopActivations:
     shard, number, first, _ = (int(value) for value in group)
     table = read_row_group(join_url(url, manifest.shards[shard].path), number, ["frames", "source_id"])
     clips, videos = decode_frames(table["frames"], manifest.clip), np.array(table["source_id"].to_pylist(), str)
@@ -69,28 +72,28 @@ def _activations(probe: LayerProbe, url: str, manifest: Manifest, group: np.ndar
 def collect_unit_clips(
     probe: LayerProbe, top: TopActivations, url: str, manifest: Manifest, units: list[int]
 ) -> list[HiddenUnit]:
-    """The units with pictures of their clips; one that never fires is left out."""
-    found = []
+    """Read and segment the top clips of the chosen units; units that are never active are omitted."""
+    shown = []
     scores = top.stands_out
     for number in units:
-        there = np.isfinite(top.peaks[number]) & (top.peaks[number] > 0)
-        rows = top.rows[number][there]
+        active = np.isfinite(top.peaks[number]) & (top.peaks[number] > 0)
+        rows = top.rows[number][active]
         if not len(rows):
             continue
-        stored, places = np.unique(rows, return_inverse=True)
-        clips = read_frames(url, manifest, stored)[places]
+        stored, inverse = np.unique(rows, return_inverse=True)
+        clips = read_frames(url, manifest, stored)[inverse]
         masks, frames = activation_masks(probe.maps(clips)[:, number], clips.shape[1:4])
-        found.append(
+        shown.append(
             HiddenUnit(
                 number=number,
                 stands_out=float(scores[number]),
                 motion=motion_share(probe, clips, frames, number),
-                peaks=top.peaks[number][there].tolist(),
-                videos=top.videos[number][there].tolist(),
+                peaks=top.peaks[number][active].tolist(),
+                videos=top.videos[number][active].tolist(),
                 rows=rows.tolist(),
                 frames=frames,
                 clips=clips,
                 segmented=fade_background(clips, masks),
             )
         )
-    return found
+    return shown

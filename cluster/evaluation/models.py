@@ -22,52 +22,52 @@ from vgan.models.pretrained import Model
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A model to judge."""
+    """Model to evaluate."""
 
     name: str
     url: str
     model: Model
     source: Checkpoint | None
-    training_url: str  # "" where it is not known, or no longer what it was
+    training_url: str  # "" if unknown or changed since the training
     training: Manifest | None
 
     def lineage(self) -> dict[str, str]:
-        """Where its weights are from, by tag."""
-        known = self.source
-        told = {"checkpoint_uri": self.url}
-        if known is not None:
-            told |= {"training_run_id": known.mlflow_run_id, "training_dataset_uri": known.dataset_url}
-            told |= {"training_dataset_hash": known.dataset_digest, "step": str(known.step)}
-        return told
+        """Return the origin of the weights as MLflow tags."""
+        source = self.source
+        tags = {"checkpoint_uri": self.url}
+        if source is not None:
+            tags |= {"training_run_id": source.mlflow_run_id, "training_dataset_uri": source.dataset_url}
+            tags |= {"training_dataset_hash": source.dataset_digest, "step": str(source.step)}
+        return tags
 
     def origin(self) -> dict[str, str]:
-        """What its training set came from, for people: counts and settings, where it is still there."""
+        """Return counts and origin of the training set for the model card; empty if it is not available."""
         if self.training is None:
             return {}
         counts = self.training.counts
-        told = {
+        fields = {
             f"training {key}": str(counts[key]) for key in ("sources", "accepted", "rejected", "clips") if key in counts
         }
-        return told | {"training git commit": self.training.git_commit, "training set made": self.training.created}
+        return fields | {"training git commit": self.training.git_commit, "training set made": self.training.created}
 
     def health(self) -> dict[str, float]:
-        """What was measured of its training just before the checkpoint."""
+        """Return the training metrics logged last before the checkpoint."""
         return {} if self.source is None else store.checkpoint_metrics(self.source.url)
 
 
 def open_evaluated_model(url: str, config: EvaluateConfig, manifest: Manifest) -> EvaluatedModel:
-    """A model that is ready to draw, and its training set if that is still there."""
+    """Open a model for generation, with its training set if that is available."""
     model, source = store.open_model(url, ema=config.ema)
     if model.config.kind == "future":
         raise InputError(
-            f"checkpoint={url!r} draws from images, not from noise: `python -m jobs.predict` gives its errors"
+            f"checkpoint={url!r} generates from images, not from noise: evaluate it with `python -m jobs.predict`"
         )
     if model.generator is None:
-        raise InputError(f"checkpoint={url!r} holds a discriminator alone: give the generator's file")
+        raise InputError(f"checkpoint={url!r} holds only a discriminator: give the generator's file")
     require_matching_shape(model, config.data, manifest, "give another data=")
     if model.config.kind == "autoencoder" and model.mixture is None:
         if source is None:
-            raise InputError(f"checkpoint={url!r} is an autoencoder without a mixture: give its run's folder")
+            raise InputError(f"checkpoint={url!r} is an autoencoder without a mixture: give its run folder")
         codes = encode_dataset(model, source.dataset_url, training_manifest(model, source), MIXTURE_CLIPS, config.seed)
         model = replace(model, mixture=gaussian_mixture.fit_mixture(codes, seed=config.seed))
     training_url, training = _training_dataset(source, config.training)
@@ -77,23 +77,23 @@ def open_evaluated_model(url: str, config: EvaluateConfig, manifest: Manifest) -
     return EvaluatedModel(name, source.url if source else url, model, source, training_url, training)
 
 
-def _training_dataset(source: Checkpoint | None, given: str) -> tuple[str, Manifest | None]:
-    """The dataset that a model was trained on: its own, wherever it is now, or of an unknown one what is given."""
-    for url in filter(None, [source.dataset_url if source else "", given]):
+def _training_dataset(source: Checkpoint | None, fallback: str) -> tuple[str, Manifest | None]:
+    """Find the training set of a model: the recorded one, `fallback` if it moved (digests must match) or is unknown."""
+    for url in filter(None, [source.dataset_url if source else "", fallback]):
         if source is not None and url == source.dataset_url and not exists(join_url(url, MANIFEST)):
             continue
-        found = read_manifest(url)
-        if source is None or found.digest == source.dataset_digest:
-            return url, found
+        manifest = read_manifest(url)
+        if source is None or manifest.digest == source.dataset_digest:
+            return url, manifest
     return "", None
 
 
 def with_distinct_names(subjects: Sequence[EvaluatedModel]) -> tuple[EvaluatedModel, ...]:
-    """The same with names that tell them apart."""
+    """Make the names of subjects unique by appending positions to equal ones."""
     names = [subject.name for subject in subjects]
     return tuple(
-        replace(subject, name=f"{subject.name} ({place})") if names.count(subject.name) > 1 else subject
-        for place, subject in enumerate(subjects, start=1)
+        replace(subject, name=f"{subject.name} ({position})") if names.count(subject.name) > 1 else subject
+        for position, subject in enumerate(subjects, start=1)
     )
 
 

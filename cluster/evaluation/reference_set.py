@@ -16,11 +16,11 @@ from vgan.transfer.label_subsets import ids_digest
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceSet:
-    """Real clips, drawn evenly over the classes and videos of a dataset."""
+    """Real clips, sampled evenly over the classes and videos of a dataset."""
 
     url: str
     manifest: Manifest
-    rows: np.ndarray  # (N,) int64, of the stored order, ascending
+    rows: np.ndarray  # (N,) int64, indices in stored order, ascending
     ids: tuple[str, ...]
     sources: np.ndarray  # (N,) str
     num_classes: int
@@ -28,24 +28,27 @@ class ReferenceSet:
 
     @property
     def digest(self) -> str:
+        """Digest of the dataset and the ids of the clips."""
         return ids_digest([self.manifest.digest, *self.ids])
 
 
 def sample_reference_set(
     url: str, manifest: Manifest, num: int, seed: int, without: Collection[str] = ()
 ) -> ReferenceSet:
-    """`num` clips of a dataset by `balanced_order`, leaving out those whose ids are in `without`.
+    """Select `num` clips of a dataset in `balanced_order`, except those whose ids are in `without`.
 
     Raises:
-        InputError: there are fewer.
+        InputError: fewer clips are available.
     """
     columns = ["clip_id", "source_id", "label"]
     table = {key: np.array(values, object) for key, values in read_clips(url, manifest, columns).to_pydict().items()}
     order = balanced_order(list(table["label"]), list(table["source_id"]), seed)
-    barred = set(without)
-    rows = np.sort([row for row in order if table["clip_id"][row] not in barred][:num]).astype(np.int64)
+    excluded = set(without)
+    rows = np.sort([row for row in order if table["clip_id"][row] not in excluded][:num]).astype(np.int64)
     if len(rows) < num:
-        raise InputError(f"num={num} clips of {url!r} are asked for, and it has {len(rows)}: give a smaller num=")
+        raise InputError(
+            f"num={num} clips of {url!r} requested, but only {len(rows)} are available: give a smaller num="
+        )
     sources = table["source_id"][rows].astype(str)
     return ReferenceSet(
         url=url,

@@ -1,4 +1,4 @@
-"""What an evaluation leaves: a table for people, json for programs, an MLflow run for every row."""
+"""Output of an evaluation: a text table, JSON, and one MLflow run per row."""
 
 from __future__ import annotations
 
@@ -14,92 +14,92 @@ from cluster.runtime.provenance import git_commit
 from cluster.storage.files import json_bytes
 from vgan.metrics.frechet import Interval, statistic_name
 
-# Lines of the table by a metric's own word: heading, meaning, what it is multiplied by to be shown.
+# Lines of the table by metric prefix: heading, meaning, display factor.
 LINES = {
-    "fvd": ("fvd", "Fréchet distance of features from the reference; lower is nearer", 1.0),
-    "fvd-bias": ("bias", "what of it the number of clips accounts for, roughly", 1.0),
-    "kvd": ("kvd", "kernel distance, unbiased at any number", 1.0),
-    "motion": ("motion", "mean difference of neighbouring frames, 0..255", 1.0),
-    "frequency": ("frequency", "mean of the temporal spectrum, cycles a frame", 1.0),
-    "flicker": ("flicker", "of the half of the pixels that vary least, 0..255", 1.0),
+    "fvd": ("fvd", "Fréchet distance of features to the reference; lower is better", 1.0),
+    "fvd-bias": ("bias", "approximate part of fvd due to the finite number of clips", 1.0),
+    "kvd": ("kvd", "kernel distance, unbiased for any number of clips", 1.0),
+    "motion": ("motion", "mean absolute difference of consecutive frames, 0..255", 1.0),
+    "frequency": ("frequency", "mean of the temporal spectrum, cycles per frame", 1.0),
+    "flicker": ("flicker", "flicker of the half of the pixels that vary least, 0..255", 1.0),
     "diversity": ("diversity", "standard deviation over clips, 0..255", 1.0),
     "mask-mean": ("mask", "mean of the mask, 0..1", 1.0),
     "mask-decided": ("decided", "share of the mask within 0.1 of 0 or 1", 1.0),
     "mask-follows": ("follows", "correlation of the mask with motion, over pixels", 1.0),
     "copies": (
         "copies",
-        "clips nearer to one training video, over the next, than 19 in 20 real clips of others, %",
+        "clips with a smaller distance ratio of nearest to next training video than 19 in 20 real clips of others, %",
         100.0,
     ),
 }
 
 
 def metric_kind(name: str) -> str:
-    """The metric's own word of a name that carries its protocol: fvd of fvd256_i3d400-r224_ucf101_32f."""
+    """Return the metric prefix of a full metric name, e.g. fvd of fvd256_i3d400-r224_ucf101_32f."""
     return name.partition("_")[0].rstrip("0123456789")
 
 
 def metrics_by_kind(found: Evaluation) -> dict[str, list[str]]:
-    """The full names behind each line that has a value, in the table's order."""
+    """Return the full metric names of each line with a value, by metric prefix in table order."""
     names: dict[str, list[str]] = {}
     for row in found.rows:
         for name in row.metrics:
-            own = names.setdefault(metric_kind(name), [])
-            own += [name] if name not in own else []
-    return {word: names[word] for word in LINES if word in names}
+            full_names = names.setdefault(metric_kind(name), [])
+            full_names += [name] if name not in full_names else []
+    return {prefix: names[prefix] for prefix in LINES if prefix in names}
 
 
 def table_cells(found: Evaluation) -> list[list[str]]:
-    """The table's cells: a line of the rows' names, then a line a metric, each with its heading first."""
+    """Return the cells of the table: a header with the row names, then one line per metric, heading first."""
     names = metrics_by_kind(found)
     lines = [["", *(row.name for row in found.rows)]]
-    for word in names:
-        own = [{metric_kind(name): value for name, value in row.metrics.items()}.get(word) for row in found.rows]
-        lines.append([LINES[word][0], *(_cell(value, LINES[word][2]) for value in own)])
+    for prefix in names:
+        values = [{metric_kind(name): value for name, value in row.metrics.items()}.get(prefix) for row in found.rows]
+        lines.append([LINES[prefix][0], *(_cell(value, LINES[prefix][2]) for value in values)])
     return lines
 
 
 def footnotes(found: Evaluation) -> list[str]:
-    """What must be said beside the numbers."""
+    """Return notes on the set sizes, the reference and the limits of the numbers, then remarks on rows."""
     protocol = found.protocol
     classes = f" of {protocol['reference_classes']} classes" if protocol["reference_classes"] else ""
     videos = f"{protocol['reference_videos']} videos{classes}"
     digests = f"set {protocol['reference_set_digest']} of dataset {protocol['dataset_digest'][:16]}"
-    said = [f"{protocol['num']} clips a row, against {protocol['reference']}: {videos}, {digests}"]
+    lines = [f"{protocol['num']} clips per row, against {protocol['reference']}: {videos}, {digests}"]
     if protocol["extractor"] is None:
-        said.append("no distances: extractor= names no file (vgan/metrics/extractors.py says which it takes)")
+        lines.append("no distances: extractor= is empty (vgan/metrics/extractors.py lists the accepted files)")
     elif protocol["num_features"] >= protocol["num"]:
-        said.append(
-            f"{protocol['num']} clips, no more than the {protocol['num_features']} features: the Fréchet distance is "
-            "biased upwards by more than is stated, and compares with others of this name alone"
+        lines.append(
+            f"{protocol['num']} clips for {protocol['num_features']} features: the Fréchet distance has a larger "
+            "upward bias than stated and is comparable only with others of the same name"
         )
-    return said + [f"{row.name}: {row.remark}" for row in found.rows if row.remark]
+    return lines + [f"{row.name}: {row.remark}" for row in found.rows if row.remark]
 
 
 def format_table(found: Evaluation) -> str:
-    """A column a row, a line a metric; under it what they mean, and the names that the numbers are stored under."""
+    """Format the results as text: one column per row, one line per metric, then meanings, full names and notes."""
     lines = table_cells(found)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    shown = [
+    aligned = [
         "  ".join([name.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]).rstrip()
         for name, *rest in lines
     ]
-    meanings = [f"{LINES[w][0]}: {LINES[w][1]}; {', '.join(names)}" for w, names in metrics_by_kind(found).items()]
-    return "\n".join([*shown, "", *meanings, "", *(f"note: {line}" for line in footnotes(found))])
+    meanings = [f"{LINES[p][0]}: {LINES[p][1]}; {', '.join(names)}" for p, names in metrics_by_kind(found).items()]
+    return "\n".join([*aligned, "", *meanings, "", *(f"note: {line}" for line in footnotes(found))])
 
 
 def to_json(found: Evaluation) -> dict[str, Any]:
-    """Everything as plain values for JSON; an interval that is not known is null."""
+    """Return protocol and rows as JSON values; unknown (non-finite) numbers become null."""
     return {"protocol": found.protocol, "rows": [_plain(row) for row in found.rows]}
 
 
 def log_evaluation(found: Evaluation, config: EvaluateConfig, page: str = "") -> None:
-    """An MLflow run for every row but the reference; the same row, measured the same way again, keeps its run."""
+    """Log every row except the reference as an MLflow run; the same row under the same protocol reuses its run."""
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or EXPERIMENT)
-    whole = format_table(found)
+    text = format_table(found)
     for row in found.rows[1:]:
-        told = json_bytes([row.name, row.lineage, found.protocol])
-        key = hashlib.sha256(told).hexdigest()[:32]
+        identity = json_bytes([row.name, row.lineage, found.protocol])
+        key = hashlib.sha256(identity).hexdigest()[:32]
         tags = {"kind": "evaluation", "judged": row.kind, "git_commit": git_commit(), **row.lineage}
         tags |= {"reference_set_digest": found.protocol["reference_set_digest"], "remark": row.remark}
         run = tracker.start(
@@ -112,9 +112,9 @@ def log_evaluation(found: Evaluation, config: EvaluateConfig, page: str = "") ->
             spectrum = statistic_name(
                 "spectrum", num=row.num, resolution=found.protocol["size"], num_frames=found.protocol["num_frames"]
             )
-            run.curve(spectrum, row.spectrum)  # steps are cycles a clip
+            run.curve(spectrum, row.spectrum)  # steps are cycles per clip
             run.text(json_bytes({"protocol": found.protocol, **_plain(row)}).decode(), "result.json")
-            run.text(whole + "\n", "table.txt")
+            run.text(text + "\n", "table.txt")
             if page:
                 run.text(page, "card.html")
 
@@ -122,8 +122,8 @@ def log_evaluation(found: Evaluation, config: EvaluateConfig, page: str = "") ->
 def _scalars(metrics: dict[str, Interval]) -> Sequence[tuple[str, float]]:
     parts = [
         (f"{name}{end}", value)
-        for name, found in metrics.items()
-        for end, value in zip(("", "/low", "/high"), found, strict=True)
+        for name, interval in metrics.items()
+        for end, value in zip(("", "/low", "/high"), interval, strict=True)
     ]
     return [(name, value) for name, value in parts if math.isfinite(value)]
 
@@ -137,7 +137,8 @@ def _plain(row: EvaluationRow) -> dict[str, Any]:
         "kind": row.kind,
         "num": row.num,
         "metrics": {
-            name: {key: number(value) for key, value in found._asdict().items()} for name, found in row.metrics.items()
+            name: {key: number(value) for key, value in interval._asdict().items()}
+            for name, interval in row.metrics.items()
         },
         "spectrum": row.spectrum,
         "lineage": row.lineage,
@@ -154,7 +155,7 @@ def _cell(value: Interval | None, scale: float = 1.0) -> str:
 
 
 def _short(value: float) -> str:
-    """Three digits that count, without an exponent."""
+    """Format a number with three significant digits, without an exponent."""
     if math.isnan(value) or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}" if abs(value) >= 0.001 or value == 0 else f"{value:.3f}"

@@ -17,35 +17,39 @@ from vgan.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """A real preparation beside the model's word for the same videos."""
+    """Measured cost of a preparation beside the planned cost of the same videos."""
 
     source_hours: float
-    core_s: float  # as the commit records tell
+    core_s: float  # measured, from the commit records
     planned_s: float
-    clip_yield: float  # after the gates where the dataset is packed, else before them
+    clip_yield: float  # after the gates if the dataset is packed, else before
 
     @property
     def error(self) -> float:
-        """Planned over measured, minus 1."""
+        """Relative error of the plan: planned over measured core-seconds, minus 1."""
         return self.planned_s / self.core_s - 1
 
     @property
     def prepare_s(self) -> float:
-        """Core-seconds a second of video."""
+        """Measured core-seconds per second of video."""
         return self.core_s / (self.source_hours * HOUR)
 
 
 def calibrate(out: str, rates: MeasuredRates) -> Calibration:
-    """What a dataset's commit records tell of its cost, and what the rates say of its videos' lengths and windows."""
-    dataset_status(out)  # says so if there is nothing
+    """Compare the cost in a dataset's commit records with the plan for the same lengths and windows.
+
+    Raises:
+        InputError: no video was decoded.
+    """
+    dataset_status(out)  # raises if there is no dataset
     ledger = Ledger.read(out)
     records = [r for r in read_records(ledger.commit_urls(ledger.all_videos())) if r["probe"] and r["source_s"]]
     if not records:
-        raise InputError(f"no video of {out!r} was decoded: it tells no rates")
+        raise InputError(f"no video of {out!r} was decoded: there are no rates to compare")
     planned_s = sum(_planned(record, rates) for record in records)
     windows = sum(map(_windows, records))
     clips = sum(len(r["clips"].get("clip_id", ())) for r in records)
-    if exists(join_url(out, MANIFEST)):  # after the gates; records know of what came before them only
+    if exists(join_url(out, MANIFEST)):  # counts after the gates; records hold those before
         counts = read_manifest(out).counts
         clips, windows = counts["clips"], counts["windows"]
     return Calibration(
@@ -57,13 +61,13 @@ def calibrate(out: str, rates: MeasuredRates) -> Calibration:
 
 
 def _windows(record: dict[str, Any]) -> int:
-    """Windows that became clips or were turned away."""
-    turned_away = sum(reject["start_s"] is not None and reject["stage"] != "shots" for reject in record["rejects"])
-    return len(record["clips"].get("clip_id", ())) + turned_away
+    """Count the windows that became clips or were rejected."""
+    rejected = sum(reject["start_s"] is not None and reject["stage"] != "shots" for reject in record["rejects"])
+    return len(record["clips"].get("clip_id", ())) + rejected
 
 
 def _planned(record: dict[str, Any], rates: MeasuredRates) -> float:
-    """Core-seconds by the rates. Windows, taken to have 32 frames, are counted: `plan` has them end to end."""
+    """Compute the planned core-seconds from the counted windows of 32 frames; `plan` assumes them end to end."""
     probe, seconds = record["probe"], record["source_s"]
     pixels = seconds * (probe["fps"] or CLIP_FPS) * probe["width"] * probe["height"]
     decode_s = pixels / (rates.decode_mpixels_per_s * 1e6)

@@ -12,41 +12,43 @@ from vgan.options import check_choice, option
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredRates:
-    """Measured rates, of one core unless it says otherwise. The defaults are the README's (Measured)."""
+    """Measured rates, per core unless stated otherwise. The defaults are those of the README (Measured)."""
 
     date: str = "2026-11-29"
     machine: str = "virtual machine, 2 cores of an AMD EPYC (Zen 5), no GPU"
-    decode_mpixels_per_s: float = 1173 * 640 * 360 / 1e6  # 1,173 frames/s of 640x360 H.264 in a worker's child
+    decode_mpixels_per_s: float = (
+        1173 * 640 * 360 / 1e6
+    )  # 1,173 frames/s of 640x360 H.264 in a child process of a worker
     stabilize_frames_per_s: float = 373.0  # at 128 px, with cuts and scores
-    prepare_efficiency: float = 0.86  # jobs.prepare over plain processes, lowest of four (2026-11-28)
-    pack_clips_per_s: float = 779.0  # by the processor's time; JPEGs 613
-    clip_yield: float = 0.60  # share of windows kept, ordinary web video; 0.68 of UCF101; the paper says 0.97
-    jpeg_clip_bytes: float = 84_000.0  # of UCF101 at codec=jpeg
-    feed_clips_per_s: float = 9252.0  # one worker's reader, raw
-    feed_jpeg_clips_per_s: float = 722.0  # the same of JPEGs, four threads on two cores
-    gflop_per_clip: float = 50.0  # of a step of both networks at base 64
-    gpu_clips_per_s: float = 0.0  # a step of jobs.train on one GPU; 0: not measured, see gpu_share_of_peak
-    gpu_share_of_peak: float = 0.25  # assumed where gpu_clips_per_s is 0
+    prepare_efficiency: float = 0.86  # jobs.prepare relative to plain processes, lowest of four (2026-11-28)
+    pack_clips_per_s: float = 779.0  # per second of CPU time; 613 for JPEGs
+    clip_yield: float = 0.60  # share of windows accepted, ordinary web video; 0.68 for UCF101; 0.97 in the paper
+    jpeg_clip_bytes: float = 84_000.0  # UCF101 at codec=jpeg
+    feed_clips_per_s: float = 9252.0  # reader of one worker, codec=raw
+    feed_jpeg_clips_per_s: float = 722.0  # the same for codec=jpeg, four threads on two cores
+    gflop_per_clip: float = 50.0  # training step of both networks at base width 64
+    gpu_clips_per_s: float = 0.0  # training throughput of jobs.train on one GPU; 0: not measured, see gpu_share_of_peak
+    gpu_share_of_peak: float = 0.25  # assumed share of peak FLOP/s, used if gpu_clips_per_s is 0
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if each.type != "str" and (not isinstance(value, int | float) or not math.isfinite(value) or value < 0):
-                raise ValueError(f"{each.name} must be a number of 0 or more, got {value!r}")
-            if value == 0 and each.name != "gpu_clips_per_s":
-                raise ValueError(f"{each.name} must be above 0")
+        for rate in fields(self):
+            value = getattr(self, rate.name)
+            if rate.type != "str" and (not isinstance(value, int | float) or not math.isfinite(value) or value < 0):
+                raise ValueError(f"{rate.name} must be a number of 0 or more, got {value!r}")
+            if value == 0 and rate.name != "gpu_clips_per_s":
+                raise ValueError(f"{rate.name} must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeConfig:
     """Nodes of one type."""
 
-    count: int = option(1, "nodes")
-    cores: int = option(32, "cores of a node")
-    gpus: int = option(0, "GPUs of a node")
-    tflops: float = option(100.0, "peak of a GPU at the precision used, 10^12 operations a second")
-    gbit: float = option(10.0, "network of a node to the store, Gbit/s")
-    price: float = option(0.0, "of a node-hour")
+    count: int = option(1, "number of nodes")
+    cores: int = option(32, "CPU cores per node")
+    gpus: int = option(0, "GPUs per node")
+    tflops: float = option(100.0, "peak speed per GPU at the precision used, 10^12 FLOP/s")
+    gbit: float = option(10.0, "network bandwidth per node to the store, Gbit/s")
+    price: float = option(0.0, "price per node-hour")
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.cores < 1 or self.gpus < 0 or min(self.tflops, self.gbit) <= 0 or self.price < 0:
@@ -55,27 +57,29 @@ class NodeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PriceConfig:
-    """What a store charges. All 0 until given: prices differ and change."""
+    """Prices of a store. All default to 0, as prices differ and change."""
 
-    currency: str = option("USD", "name of the money")
-    gb_month: float = option(0.0, "of 10^9 bytes kept for a month")
-    gb_in: float = option(0.0, "of 10^9 bytes fetched from where the videos are")
-    gets: float = option(0.0, "of 1,000 reading requests")
-    puts: float = option(0.0, "of 1,000 writing requests")
-    months: float = option(1.0, "for which the dataset is kept")
+    currency: str = option("USD", "currency of all prices")
+    gb_month: float = option(0.0, "price of storing 10^9 bytes for a month")
+    gb_in: float = option(0.0, "price of fetching 10^9 bytes from the source of the videos")
+    gets: float = option(0.0, "price of 1,000 read requests")
+    puts: float = option(0.0, "price of 1,000 write requests")
+    months: float = option(1.0, "storage time of the dataset, months")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig:
-    """What the videos are like, where no manifest tells."""
+    """Properties of the videos, used where a sources manifest does not give them."""
 
-    origin: str = option("", "flickr: count its API's calls too; empty: the videos are listed already")
+    origin: str = option(
+        "", "source of the videos; flickr: count its API calls too; empty: the videos are listed already"
+    )
     video_s: float = option(37.0, "mean length of a video, seconds (YFCC100M's)")
-    width: int = option(640, "of a frame, pixels")
-    height: int = option(360, "of a frame, pixels")
-    fps: float = option(30.0, "frames a second")
-    mbit: float = option(1.0, "of a second of video, 10^6 bits")
-    calls_per_hour: int = option(3500, "of Flickr's API, one key")
+    width: int = option(640, "frame width, pixels")
+    height: int = option(360, "frame height, pixels")
+    fps: float = option(30.0, "frame rate, frames per second")
+    mbit: float = option(1.0, "bit rate, 10^6 bits per second")
+    calls_per_hour: int = option(3500, "limit of calls per hour to Flickr's API with one key")
 
     def __post_init__(self) -> None:
         check_choice("corpus.origin", self.origin, ("", "flickr"))
@@ -84,19 +88,19 @@ class CorpusConfig:
 
 
 def read_rates(url: str) -> MeasuredRates:
-    """Rates from a JSON file; those it does not name are the README's.
+    """Read rates from a JSON file; missing ones take the defaults.
 
     Raises:
-        InputError: no such file, not JSON, an unknown name, or without date and machine.
+        InputError: the file does not exist, is not JSON, has an unknown name, or lacks date or machine.
     """
     if not exists(url):
         raise InputError(f"no rates at {url!r}")
     try:
         values = read_json(url)
         if not isinstance(values, dict) or not {"date", "machine"} <= set(values):
-            raise ValueError("rates are an object with `date` and `machine`, for rates of nowhere mean nothing")
+            raise ValueError("rates must be an object with `date` and `machine`, the origin of the measurements")
         return MeasuredRates(**values)
-    except (ValueError, TypeError) as fault:
+    except (ValueError, TypeError) as error:
         raise InputError(
-            f"{url!r} does not hold rates: {fault}; names are {', '.join(asdict(MeasuredRates()))}"
-        ) from fault
+            f"{url!r} does not hold rates: {error}; names are {', '.join(asdict(MeasuredRates()))}"
+        ) from error

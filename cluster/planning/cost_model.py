@@ -1,7 +1,7 @@
-"""What a corpus and a training on it will cost: hours, bytes, requests, money, and what limits each stage.
+"""Cost model of preparing a corpus and training on it: hours, bytes, requests, money, and the limit of each stage.
 
-A plain model: every stage does so much work at a measured rate, on so many cores or GPUs, and moves so many bytes over
-so wide a network; the slower of the two is its time. What was never measured is said to be assumed.
+The time of a stage is the larger of its computation, at a measured rate per core or GPU, and its transfer over the
+network. Unmeasured rates are marked "assumed".
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ HOUR, GB = 3600.0, 1e9
 CLIP_FRAMES, CLIP_FPS = 32, 25.0  # of the default ClipSpec
 CLIP_S = CLIP_FRAMES / CLIP_FPS
 RAW_CLIP = CLIP_FRAMES * 64 * 64 * 3
-CAP_S = 100 * CLIP_S  # clip.max_per_video: of longer videos no more is decoded
-RECORD_KB_PER_CLIP = 0.6  # of a commit record
+CAP_S = 100 * CLIP_S  # clip.max_per_video: longer videos are decoded up to here
+RECORD_KB_PER_CLIP = 0.6  # of commit records
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """The videos to prepare."""
+    """Videos to prepare."""
 
     videos: int
     hours: float  # of source video
-    usable_hours: float  # of them, within the cap of clips a video: what is decoded
+    usable_hours: float  # part of them that is decoded, within the maximum of clips per video
     bytes: float
-    told: str  # where the figures are from
+    told: str  # source of the figures
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageCost:
-    """One stage on the given cluster."""
+    """Cost of one stage on the given cluster."""
 
     name: str
     core_hours: float = 0.0
     gpu_hours: float = 0.0
     wall_hours: float = 0.0
-    limit: str = ""  # what it waits for
+    limit: str = ""  # limiting resource
 
 
 @dataclass(frozen=True, kw_only=True)
 class CostPlan:
-    """Everything that is to be expected. Money by item, in the currency of the prices."""
+    """Expected costs of all stages. Money is listed by item, in the currency of the prices."""
 
     corpus: Corpus
     clips: int
@@ -69,12 +69,12 @@ class CostPlan:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def total(self, name: str) -> float:
-        """Sum over the stages of core_hours, gpu_hours or wall_hours."""
+        """Sum core_hours, gpu_hours or wall_hours over the stages."""
         return sum(getattr(stage, name) for stage in self.stages)
 
 
 def corpus_for_hours(hours: float, config: CorpusConfig, rates: MeasuredRates) -> Corpus:
-    """The videos that it takes to get so many hours of clips."""
+    """Estimate the corpus of videos needed for a number of hours of clips."""
     usable_s = min(config.video_s, CAP_S)
     videos = math.ceil(hours * HOUR / (usable_s * rates.clip_yield))
     return _corpus(videos, config, told=f"{hours:,.0f} hours of clips wanted")
@@ -89,7 +89,11 @@ def _corpus(videos: int, config: CorpusConfig, told: str) -> Corpus:
 
 
 def corpus_from_manifest(url: str, config: CorpusConfig) -> Corpus:
-    """The videos of a sources manifest; lengths and sizes that it does not tell are taken from `config`."""
+    """Describe the videos of a sources manifest; missing lengths and sizes are extrapolated or taken from `config`.
+
+    Raises:
+        InputError: the manifest lists no video.
+    """
     if url.endswith(".parquet") and exists(url):
         table = pq.read_table(io.BytesIO(read_bytes(url)), columns=["bytes", "duration_s"])
     else:
@@ -127,19 +131,22 @@ def estimate_cost(
     codec: str,
     prepare_s: float = 0.0,
 ) -> CostPlan:
-    """What it takes to prepare a corpus on `cpu` nodes and to train for some steps on `gpu` nodes.
+    """Plan the preparation of a corpus on `cpu` nodes and training on `gpu` nodes.
 
     Args:
         corpus: the videos.
-        config: their pictures.
-        rates: how fast one core or GPU is.
-        cpu: nodes that prepare.
-        gpu: nodes that train.
-        prices: of the store.
-        steps: of training; 0 plans none.
-        batch_size: global.
-        codec: of the shards.
-        prepare_s: core-seconds a second of video, where they were measured as a whole; 0 takes the stages' rates.
+        config: properties of the videos.
+        rates: measured rates per core or GPU.
+        cpu: nodes for preparation.
+        gpu: nodes for training.
+        prices: prices of the store.
+        steps: training steps; 0 plans no training.
+        batch_size: clips per step over all workers.
+        codec: codec of the shards, raw or jpeg.
+        prepare_s: measured core-seconds per second of video for all of prepare; 0: use the rates of the stages.
+
+    Raises:
+        InputError: training is planned on nodes without GPUs.
     """
     clips = int(corpus.usable_hours * HOUR / CLIP_S * rates.clip_yield)
     clip_bytes = RAW_CLIP if codec == "raw" else rates.jpeg_clip_bytes
@@ -152,7 +159,7 @@ def estimate_cost(
         if not rates.gpu_clips_per_s:
             remarks.append(f"no GPU was measured: {rates.gpu_share_of_peak:.0%} of {gpu.tflops:g} TFLOP/s assumed")
     if prepare_s:
-        remarks.append(f"prepare takes {prepare_s:.3f} core-seconds a second of video, as measured in whole runs")
+        remarks.append(f"prepare takes {prepare_s:.3f} core-seconds per second of video, as measured in full runs")
     shards = math.ceil(work_gb * 1000 / 400)
     pages = math.ceil(corpus.videos / PER_PAGE) if config.origin == "flickr" else 0
     requests = {
@@ -162,12 +169,12 @@ def estimate_cost(
     }
     by_name = {stage.name: stage for stage in stages}
     busy = sum(by_name[name].wall_hours for name in ("decode", "stabilize", "pack") if name in by_name)
-    kept_gb = work_gb + shard_gb
+    stored_gb = work_gb + shard_gb
     money = {
         "preparing nodes": busy * cpu.count * cpu.price,
         "training nodes": by_name["train"].wall_hours * gpu.count * gpu.price if steps else 0.0,
         "fetching": corpus.bytes / GB * prices.gb_in,
-        "storage": kept_gb * prices.gb_month * prices.months,
+        "storage": stored_gb * prices.gb_month * prices.months,
         "requests": (requests["reading"] * prices.gets + requests["writing"] * prices.puts) / 1000,
     }
     longest = max(stages, key=lambda stage: stage.wall_hours)
@@ -184,7 +191,7 @@ def estimate_cost(
         requests=requests,
         money=money,
         currency=prices.currency,
-        limits=f"{longest.name}: {longest.wall_hours:,.1f} h, waits for {longest.limit}",
+        limits=f"{longest.name}: {longest.wall_hours:,.1f} h, limited by {longest.limit}",
         remarks=remarks,
         rates=rates,
     )
@@ -194,14 +201,14 @@ def _acquiring(corpus: Corpus, config: CorpusConfig) -> list[StageCost]:
     if config.origin != "flickr":
         return []
     calls = corpus.videos * (1 + 1 / PER_PAGE)
-    limit = f"Flickr's {config.calls_per_hour:,} calls an hour a key"
+    limit = f"Flickr's {config.calls_per_hour:,} calls per hour and key"
     return [StageCost(name="acquire", wall_hours=calls / config.calls_per_hour, limit=limit)]
 
 
 def _preparing(
     corpus: Corpus, config: CorpusConfig, rates: MeasuredRates, cpu: NodeConfig, work_gb: float, prepare_s: float
 ) -> list[StageCost]:
-    """Decoding and stabilization, which one task does; the network's time goes to the first."""
+    """Return the decode and stabilize stages, which one task does; the larger of computing and transfer time counts."""
     seconds = corpus.usable_hours * HOUR
     pixels = seconds * config.fps * config.width * config.height
     costs = {
@@ -231,7 +238,7 @@ def _training(
     steps: int, batch_size: int, rates: MeasuredRates, gpu: NodeConfig, codec: str, clip_bytes: float
 ) -> StageCost:
     if not gpu.gpus:
-        raise InputError(f"steps={steps} needs gpu.gpus= of at least 1; training on CPUs is not planned")
+        raise InputError(f"steps={steps} needs gpu.gpus= of at least 1; the planner does not support training on CPUs")
     workers, clips = gpu.count * gpu.gpus, steps * batch_size
     speed = rates.gpu_clips_per_s or gpu.tflops * 1000 * rates.gpu_share_of_peak / rates.gflop_per_clip
     feed = rates.feed_clips_per_s if codec == "raw" else rates.feed_jpeg_clips_per_s

@@ -1,4 +1,4 @@
-"""What a dataset, a run and a sweep have to show, gathered from storage for a report."""
+"""Report of the full pipeline, gathered from a dataset, a training run and a fine-tuning sweep in storage."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def build_demo_report(
     tracking_uri: str,
     stages: Sequence[StageSummary],
 ) -> DemoReport:
-    """The report of one pass through the whole line.
+    """Gather the report of one pass through the pipeline.
 
     Args:
-        title: heads the page.
-        clips_url: the unlabelled dataset.
-        run_url: the training run's folder.
-        samples: folder that jobs.generate filled.
+        title: title of the page.
+        clips_url: URL of the unlabeled dataset.
+        run_url: URL of the training run's folder.
+        samples: folder written by jobs.generate.
         sweep_url: out= of the sweep named "sweep".
-        tracking_uri: MLflow's.
-        stages: the jobs with their times; figures are filled in here.
+        tracking_uri: tracking URI of MLflow.
+        stages: the jobs with their times; this function adds the figures.
     """
-    manifest, labelled = read_manifest(clips_url), read_manifest(labeled_dataset_url(sweep_url))
+    manifest, labeled = read_manifest(clips_url), read_manifest(labeled_dataset_url(sweep_url))
     checkpoint = open_checkpoint(run_url)
     rows = read_json(join_url(sweep_url, "sweep", "results.json"))
     protocol, chance = rows[0]["protocol"], rows[0]["chance"]
@@ -61,7 +61,7 @@ def build_demo_report(
         "finetune": {"runs": len(rows), "test protocol": protocol},
     }
     pairs = stabilization_pairs(clips_url, manifest, 3) + stabilization_pairs(
-        labeled_dataset_url(sweep_url), labelled, 2
+        labeled_dataset_url(sweep_url), labeled, 2
     )
     sheet = cv2.imencode(".png", cv2.cvtColor(before_after_sheet(pairs), cv2.COLOR_RGB2BGR))[1].tobytes()
     results = to_results(rows)
@@ -71,7 +71,7 @@ def build_demo_report(
         title=title,
         created=f"{datetime.datetime.now():%Y-%m-%d %H:%M}, version {importlib.metadata.version('scene-dynamics')}",
         summary="Real video, stabilized and cut into 32-frame clips; a two-stream video GAN trained on them with two "
-        "DeepSpeed engines on two Ray Train workers; its discriminator fine-tuned on labelled actions.",
+        "DeepSpeed engines on two Ray Train workers; its discriminator fine-tuned on labeled actions.",
         stages=tuple(
             replace(stage, figures=tuple((k, str(v)) for k, v in figures.get(stage.name, {}).items()))
             for stage in stages
@@ -85,15 +85,15 @@ def build_demo_report(
         accuracy=tuple(accuracy),
         protocol=protocol,
         chance=chance,
-        accuracy_note="vgan starts from the trained discriminator, logistic is a regression on its features, random "
+        accuracy_note="vgan starts from the trained discriminator, logistic regresses on its features, random "
         "starts from PyTorch's default initialization. After minutes of training on minutes of video, differences here "
-        "show that the line works, not how well the method does.",
+        "show that the pipeline works, not how good the method is.",
         mlflow_command=shlex.join(
             [str(Path(sys.executable).with_name("mlflow")), "ui", "--backend-store-uri", tracking_uri]
         ),
         lineage=(
-            ("unlabelled dataset", manifest.digest),
-            ("labelled dataset", labelled.digest),
+            ("unlabeled dataset", manifest.digest),
+            ("labeled dataset", labeled.digest),
             ("checkpoint", checkpoint.url),
             ("MLflow run of the training", checkpoint.mlflow_run_id),
         ),
@@ -101,19 +101,22 @@ def build_demo_report(
 
 
 def stabilization_pairs(url: str, manifest: Manifest, num: int) -> list[BeforeAfter]:
-    """Clips whose camera moved most, one a source, before (decoded again, only cropped) and after stabilization."""
+    """Select the clips with the most camera motion, one per source, before and after stabilization.
+
+    The clips before stabilization are decoded again and only cropped.
+    """
     columns = ["source_id", "source_uri", "start_s", "jitter_px", "residual_px", "stabilized", "clip_id"]
     rows = read_clips(url, manifest, columns).to_pylist()
     order = sorted(range(len(rows)), key=lambda i: -rows[i]["jitter_px"])
-    chosen: dict[str, int] = {}
+    row_of_source: dict[str, int] = {}
     for i in order:
         if rows[i]["stabilized"]:
-            chosen.setdefault(rows[i]["source_id"], i)
+            row_of_source.setdefault(rows[i]["source_id"], i)
     pairs = []
-    for name, i in list(chosen.items())[:num]:
+    for name, i in list(row_of_source.items())[:num]:
         row = rows[i]
-        removed, left = row["jitter_px"], row["residual_px"]
-        title = f"{name} at {row['start_s']:.1f} s: {removed:.1f} px a frame removed, {left:.2f} px left"
+        removed, residual = row["jitter_px"], row["residual_px"]
+        title = f"{name} at {row['start_s']:.1f} s: {removed:.1f} px per frame removed, {residual:.2f} px remaining"
         before = unstabilized_clip(Source(uri=row["source_uri"], source_id=name), row["start_s"], manifest.video)
         after = read_clips(url, manifest, ["frames"], only=row["clip_id"])  # a dataset's frames may not fit in memory
         pairs.append(BeforeAfter(title=title, before=before, after=decode_frames(after["frames"], manifest.clip)[0]))

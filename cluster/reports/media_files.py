@@ -1,4 +1,4 @@
-"""Drawn clips and pictures as files on any storage."""
+"""Generated clips and images as files on any storage."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ FORMATS = (*MOVING, "png")
 
 
 def write_media(frames: np.ndarray, still: np.ndarray, url: str, formats: Sequence[str], fps: float) -> None:
-    """Write a clip in every format asked for, each at `url` with its suffix.
+    """Write a clip in every requested format, each at `url` plus its suffix.
 
     Args:
         frames: (T, H, W, 3) uint8, H and W even, for mp4 and gif.
         still: (H, W, 3) uint8, for png.
+        url: URL without suffix.
         formats: any of FORMATS.
-        fps: frames a second.
+        fps: frames per second.
     """
-    for kind in formats:
-        with TemporaryDirectory() as scratch:  # encoders seek, object stores do not
-            path = Path(scratch) / f"video.{kind}"
-            if kind in MOVING:
-                MOVING[kind](frames, path, fps)
+    for suffix in formats:
+        with TemporaryDirectory() as scratch:  # encoders need seekable files, object stores offer none
+            path = Path(scratch) / f"video.{suffix}"
+            if suffix in MOVING:
+                MOVING[suffix](frames, path, fps)
             else:
                 Image.fromarray(still).save(path)
-            write_bytes(f"{url}.{kind}", path.read_bytes())
+            write_bytes(f"{url}.{suffix}", path.read_bytes())

@@ -1,4 +1,4 @@
-"""What a model's card shows, gathered from an evaluation, its checkpoints and a sweep."""
+"""Contents of a model card, gathered from an evaluation, its checkpoints and a fine-tuning sweep."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from vgan.viz.model_card import Card, CardModel, Metric, render_card
 from vgan.viz.panels import clips_panels, film_strip, sample_grid
 from vgan.viz.report import Media
 
-SAMPLES, PANELS, PAIRS = 16, 4, 6  # clips shown
+SAMPLES, PANELS, PAIRS = 16, 4, 6  # clips in the grid, with streams, and beside neighbors
 
 
 def model_card(found: Evaluation, config: EvaluateConfig) -> str:
-    """The card of every model of an evaluation, as html.
+    """Render the model card of all models of an evaluation as HTML.
 
     Raises:
         InputError: transfer= names no results of a sweep.
@@ -60,7 +60,7 @@ def model_card(found: Evaluation, config: EvaluateConfig) -> str:
 
 def _model(subject: EvaluatedModel, row: EvaluationRow, config: EvaluateConfig, fps: float) -> CardModel:
     model = subject.model
-    codes = model.codes(config.num, config.seed)  # the very clips that were judged
+    codes = model.codes(config.num, config.seed)  # the same codes as in the evaluation
     clips = model.decode(codes[:SAMPLES])
     assert model.generator is not None
     network, parameters = model.config, sum(p.numel() for p in model.generator.parameters())
@@ -71,7 +71,7 @@ def _model(subject: EvaluatedModel, row: EvaluationRow, config: EvaluateConfig, 
         name=subject.name,
         about=f"{network.kind.replace('_', ' ')}, base width {network.base}, {network.num_frames} frames of "
         f"{network.size} px, {parameters:,} parameters",
-        samples=_video(sample_grid(clips.video, scale=2), fps, f"The first {len(clips.video)} clips of those judged"),
+        samples=_video(sample_grid(clips.video, scale=2), fps, f"The first {len(clips.video)} of the evaluated clips"),
         streams=streams,
         neighbours=_nearest_pairs(subject, row, codes) if row.copies else None,
         health=tuple((key, f"{value:.3g}") for key, value in sorted(subject.health().items())),
@@ -82,14 +82,14 @@ def _model(subject: EvaluatedModel, row: EvaluationRow, config: EvaluateConfig, 
 
 
 def _nearest_pairs(subject: EvaluatedModel, row: EvaluationRow, codes: np.ndarray) -> Media:
-    """The drawn clips that are likeliest to be copies, each above its nearest training clip."""
+    """Draw the generated clips most likely to be copies, each above its nearest training clip."""
     nearest = row.copies[:PAIRS]
-    drawn = subject.model.decode(codes[[i for i, _, _ in nearest]]).video
+    generated = subject.model.decode(codes[[i for i, _, _ in nearest]]).video
     assert subject.training is not None
     rows = np.array([j for _, j, _ in nearest])
-    different, places = np.unique(rows, return_inverse=True)
-    known = read_frames(subject.training_url, subject.training, different)[places]
-    lines = [film_strip(clip) for pair in zip(drawn, known, strict=True) for clip in pair]
+    unique_rows, inverse = np.unique(rows, return_inverse=True)
+    training = read_frames(subject.training_url, subject.training, unique_rows)[inverse]
+    lines = [film_strip(clip) for pair in zip(generated, training, strict=True) for clip in pair]
     space = np.full((4, lines[0].shape[1], 3), 255, np.uint8)
     sheet = np.vstack([part for line in lines for part in (line, space)])
     data = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes()
@@ -97,9 +97,9 @@ def _nearest_pairs(subject: EvaluatedModel, row: EvaluationRow, codes: np.ndarra
     return Media(
         data=data,
         media_type="image/png",
-        alt="Drawn clips above their nearest training clips",
-        caption=f"The {len(nearest)} drawn clips (first, third ... row) likeliest to be copies, and below each its "
-        f"nearest training clip: every fourth frame. Distances of their patterns {spans}: 0 is a copy, 1.41 is chance.",
+        alt="Generated clips above their nearest training clips",
+        caption=f"The {len(nearest)} generated clips (rows 1, 3, ...) most likely to be copies, each above its nearest "
+        f"training clip; every fourth frame. Pattern distances {spans}: 0 is a copy, 1.41 is chance.",
     )
 
 
@@ -111,12 +111,12 @@ def _video(frames: np.ndarray, fps: float, alt: str) -> Media:
 
 
 def _with_transfer(card: Card, url: str) -> Card:
-    """The card with the figure of a sweep."""
+    """Add the label-efficiency figure of a fine-tuning sweep to a card."""
     if not exists(url):
-        raise InputError(f"no results of a sweep at transfer={url!r}: give results.json of jobs.finetune")
+        raise InputError(f"no sweep results at transfer={url!r}: give results.json of jobs.finetune")
     rows = read_json(url)
-    told = {"protocol": rows[0]["protocol"], "chance": rows[0]["chance"]}
-    own = to_results([row for row in rows if row["protocol"] == told["protocol"]])
-    plot = figure_png(label_fraction_figure(accuracies(own), relative_gains(own), **told))
+    labels = {"protocol": rows[0]["protocol"], "chance": rows[0]["chance"]}
+    results = to_results([row for row in rows if row["protocol"] == labels["protocol"]])
+    plot = figure_png(label_fraction_figure(accuracies(results), relative_gains(results), **labels))
     figure = Media(data=plot, media_type="image/png", alt="Accuracy against label fraction")
-    return replace(card, transfer=figure, transfer_protocol=told["protocol"])
+    return replace(card, transfer=figure, transfer_protocol=labels["protocol"])

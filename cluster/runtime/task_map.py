@@ -14,11 +14,11 @@ from cluster.runtime.placement import train_labels
 def map_tasks(
     work: Callable[..., Any], parts: Sequence[tuple[Any, ...]], shared: Any, *, cpus: float, gpus: float
 ) -> Iterator[Any]:
-    """The results of `work(shared, *part)`, a task each, in order."""
-    task, place = (
+    """Run `work(shared, *part)` as one Ray task per part and yield the results in order."""
+    task, shared_ref = (
         ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2, label_selector=train_labels())(work),
         ray.put(shared),
     )
-    waiting = deque(task.remote(place, *part) for part in parts)
-    while waiting:
-        yield ray.get(waiting.popleft())
+    pending = deque(task.remote(shared_ref, *part) for part in parts)
+    while pending:
+        yield ray.get(pending.popleft())

@@ -1,7 +1,7 @@
-"""A study on Mechanical Turk: what to upload, and its results as votes.
+"""Studies on Amazon Mechanical Turk: the HIT file to upload, and import of its results as votes.
 
-The clips are uploaded as they are to any web address: their names tell nothing. Of workers' ids only a keyed hash is
-kept: the same worker has the same one in this database, and nobody finds the id from it.
+Clips can be uploaded unchanged to any web address: their names reveal nothing. Worker ids are stored only as keyed
+hashes, which are constant within a database and cannot be inverted without its key.
 """
 
 from __future__ import annotations
@@ -24,16 +24,25 @@ _WORKER, _STATUS = "WorkerId", "AssignmentStatus"
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedBatch:
-    """What a results file holds."""
+    """Votes of a results file, with counts of those not imported."""
 
     votes: tuple[Vote, ...]
-    rejected: int  # assignments that were refused payment
-    capped: int  # votes beyond what one worker may give
-    repeated: int  # votes of a worker on a trial that he has voted on before
+    rejected: int  # assignments whose payment was rejected
+    capped: int  # votes beyond the maximum per worker
+    repeated: int  # repeated votes of a worker on the same trial
 
 
 def hits_csv(study: Study, media: str, per_hit: int) -> str:
-    """A row for each HIT: trials and the addresses of their clips, gold trials spread evenly among the others."""
+    """Return CSV text with one row per HIT: trials and clip URLs, with gold trials spread evenly among the others.
+
+    Args:
+        study: trials.
+        media: URL of the folder with the clips.
+        per_hit: trials per HIT, at least 1.
+
+    Raises:
+        InputError: per_hit is below 1.
+    """
     if per_hit < 1:
         raise InputError(f"per_hit must be at least 1, got {per_hit}")
     pairs, gold = study.numbers(PAIR), study.numbers(GOLD)
@@ -42,11 +51,11 @@ def hits_csv(study: Study, media: str, per_hit: int) -> str:
         + [((k + 0.5) / len(gold), n) for k, n in enumerate(gold)]
     )
     numbers = [number for _, number in mixed]
-    # The last HIT is filled up from the beginning.
+    # The last HIT is filled with the first trials.
     numbers += (numbers * per_hit)[: -len(numbers) % per_hit]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([f"{what}_{k}" for k in range(1, per_hit + 1) for what in ("trial", "clip")])
+    writer.writerow([f"{column}_{k}" for k in range(1, per_hit + 1) for column in ("trial", "clip")])
     for start in range(0, len(numbers), per_hit):
         row = numbers[start : start + per_hit]
         writer.writerow([value for n in row for value in (n, f"{media.rstrip('/')}/{clip_filename(n)}")])
@@ -54,47 +63,47 @@ def hits_csv(study: Study, media: str, per_hit: int) -> str:
 
 
 def read_results(text: str, study: Study, secret: bytes) -> ImportedBatch:
-    """The votes in a batch's results file.
+    """Read the votes from the text of a batch results file.
 
-    Each worker counts for as many trials as the study allows a rater, the first ones of the file.
+    For each worker, the first votes in the file count, up to the number of trials per rater in the study.
 
     Raises:
-        InputError: it is none, or of another study.
+        InputError: the text is not a results file, or belongs to another study.
     """
     rows = csv.DictReader(io.StringIO(text))
-    asked = [name for name in rows.fieldnames or [] if name.startswith("Input.trial_")]
-    if not asked or _WORKER not in (rows.fieldnames or []):
+    columns = [name for name in rows.fieldnames or [] if name.startswith("Input.trial_")]
+    if not columns or _WORKER not in (rows.fieldnames or []):
         raise InputError(
-            "results= is no results file of a batch made from hits.csv: no columns WorkerId and Input.trial_1"
+            "results= is not the results file of a batch made from hits.csv: columns WorkerId or Input.trial_1 missing"
         )
     votes: dict[tuple[str, int], Vote] = {}
-    given, rejected, capped, repeated = Counter[str](), 0, 0, 0
+    accepted, rejected, capped, repeated = Counter[str](), 0, 0, 0
     for line, row in enumerate(rows, start=2):
         if row.get(_STATUS) == "Rejected":
             rejected += 1
             continue
         rater = _pseudonym(row[_WORKER], secret)
-        for vote in _row_votes(row, asked, rater, study, line):
+        for vote in _row_votes(row, columns, rater, study, line):
             if (rater, vote.trial) in votes:
                 repeated += 1
-            elif given[rater] >= study.plan.per_rater:
+            elif accepted[rater] >= study.plan.per_rater:
                 capped += 1
             else:
                 votes[rater, vote.trial] = vote
-                given[rater] += 1
+                accepted[rater] += 1
     return ImportedBatch(votes=tuple(votes.values()), rejected=rejected, capped=capped, repeated=repeated)
 
 
-def _row_votes(row: dict[str, str], asked: Sequence[str], rater: str, study: Study, line: int) -> list[Vote]:
-    found = []
-    for name in asked:
+def _row_votes(row: dict[str, str], columns: Sequence[str], rater: str, study: Study, line: int) -> list[Vote]:
+    votes = []
+    for name in columns:
         number, choice = row[name], row.get(f"Answer.choice_{name.rpartition('_')[2]}", "")
         if choice not in ("left", "right"):
-            raise InputError(f"results= line {line}: {name} has the answer {choice!r}, not left or right")
+            raise InputError(f"results= line {line}: {name} has answer {choice!r}; expected left or right")
         if not number.isdecimal() or int(number) not in range(len(study.trials)):
-            raise InputError(f"results= line {line}: {name} is {number!r}, no trial of this study")
-        found.append(Vote(rater=rater, trial=int(number), left=choice == "left"))
-    return found
+            raise InputError(f"results= line {line}: {name} is {number!r}, which is not a trial of this study")
+        votes.append(Vote(rater=rater, trial=int(number), left=choice == "left"))
+    return votes
 
 
 def _pseudonym(worker: str, secret: bytes) -> str:

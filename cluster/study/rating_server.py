@@ -1,13 +1,13 @@
-"""The web server of a study: a page, a rater's session, its clips, and votes. It knows nothing that names a person.
+"""Web server of a study: rating page, sessions, clips and votes. It handles no data that identifies a person.
 
-    GET  /                    the page, the same for everyone; the token stands behind # in a rater's link, which
-                              browsers send to nobody
-    GET  /session             what the rater of the token is to see and has done
+    GET  /                    the page, the same for everyone; the token follows # in a rater's link, a part that
+                              browsers never send
+    GET  /session             the number of trials of the token's rater, those still to do, and the practice trials
     GET  /clips/NUMBER        both clips of a trial as one file
     POST /votes               {"trial": 12, "left": true, "milliseconds": 2310}
 
-All but the page need `Authorization: Bearer TOKEN`. Sessions follow from the token and votes are in the database, so
-that a server may be killed at any time, and several may share one database.
+All but the page require `Authorization: Bearer TOKEN`. Sessions follow from the token and votes are in the database:
+a server may be killed at any time, and several may share one database.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from vgan.viz.study import render_rating_page
 
 MAX_BODY = 512  # bytes; a vote takes 60
 MAX_MILLISECONDS = 3_600_000
-MAX_BATCH = 100  # votes of one transaction: databases allow some thousand values in one statement
-BUCKETS = 10_000  # rate limits kept in memory
+MAX_BATCH = 100  # votes per transaction: databases limit a statement to some thousand values
+BUCKETS = 10_000  # maximum number of rate limits in memory
 SHUTDOWN_S = 5.0
 
-RATER = web.RequestKey("rater", int)  # who asks
+RATER = web.RequestKey("rater", int)  # rater who sent the request
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 log = logging.getLogger(__name__)
@@ -47,16 +47,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How often one may ask."""
+    """Rate limits of requests."""
 
-    per_second: float = 5.0  # requests of one rater in the long run; a trial takes two
-    burst: float = 40.0  # and at once, as when a page is opened
-    bad_per_second: float = 0.2  # bad tokens of one address
+    per_second: float = 5.0  # requests per rater, long-term average; a trial takes two
+    burst: float = 40.0  # requests per rater at once, e.g. when a page is opened
+    bad_per_second: float = 0.2  # requests with bad tokens per address
     bad_burst: float = 20.0
 
 
 class RatingServer:
-    """Serves one study from its folder and its database."""
+    """Server of one study, from its folder and its database."""
 
     def __init__(self, stored: StoredStudy, url: str, store: VoteStore, limits: Limits | None = None) -> None:
         self.study, self.url, self.store = stored.study, url, store
@@ -77,7 +77,7 @@ class RatingServer:
         self._waiting: asyncio.Queue[tuple[Vote, asyncio.Future[bool]]] = asyncio.Queue()
 
     def app(self) -> web.Application:
-        """The routes; nothing else is answered, and no path is ever taken for a file's."""
+        """Build the application: a fixed set of routes; request paths are never used as file paths."""
         app = web.Application(client_max_size=MAX_BODY, middlewares=[self._guard])
         app.router.add_get("/", self._page)
         app.router.add_get("/session", self._session)
@@ -96,10 +96,10 @@ class RatingServer:
         rater = request[RATER]
         trials = self.session(rater)
         done = await asyncio.to_thread(self.store.done, str(rater))
-        left = [number for number in trials if number not in done]
-        # Which one is real is told of practice alone: its answers are explained.
+        remaining = [number for number in trials if number not in done]
+        # The side of the real clip is sent for practice trials only, whose answers the page explains.
         practice = [{"trial": n, "real": "left" if self.study.trials[n].left == 0 else "right"} for n in self.practice]
-        return web.json_response({"total": len(trials), "trials": left, "practice": practice})
+        return web.json_response({"total": len(trials), "trials": remaining, "practice": practice})
 
     async def _clip(self, request: web.Request) -> web.Response:
         number = int(request.match_info["number"])
@@ -117,14 +117,14 @@ class RatingServer:
         stands: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.put_nowait((vote, stands))
         if not await stands:
-            raise web.HTTPConflict  # another choice on this trial stands already
+            raise web.HTTPConflict  # another choice on this trial is stored already
         return web.json_response({"stored": True})
 
-    # ---- around them ---------------------------------------------------------------------------------------------
+    # ---- middleware ----------------------------------------------------------------------------------------------
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Let only raters in, and none too often. Addresses are counted in memory and kept nowhere."""
+        """Check the token and the rate limits of a request. Addresses are counted in memory only and never stored."""
         if request.path == "/":
             return await handler(request)
         limits = self.limits
@@ -142,27 +142,27 @@ class RatingServer:
     async def _add_headers(self, _request: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(self.headers)
 
-    async def _writer(self, _app: web.Application):  # type: ignore[no-untyped-def]  # aiohttp's own kind of generator
+    async def _writer(self, _app: web.Application):  # type: ignore[no-untyped-def]  # aiohttp's cleanup context
         task = asyncio.create_task(self._write_all())
         yield
         task.cancel()
 
     async def _write_all(self) -> None:
-        """Store what waits in one transaction, then the next: one sync to disk serves all who voted meanwhile."""
+        """Store all waiting votes in one transaction, repeatedly, so that one disk sync serves concurrent votes."""
         while True:
             batch = [await self._waiting.get()]
             while not self._waiting.empty() and len(batch) < MAX_BATCH:
                 batch.append(self._waiting.get_nowait())
             try:
                 stands = await asyncio.to_thread(self.store.put, [vote for vote, _ in batch])
-            except Exception as fault:  # noqa: BLE001 - the database is away: raters hear 500 and send again
-                log.error("votes could not be stored: %s", fault)
+            except Exception as error:  # noqa: BLE001 - the database is unreachable: raters get 503 and send again
+                log.error("votes could not be stored: %s", error)
                 for _, answer in batch:
                     if not answer.done():
                         answer.set_exception(web.HTTPServiceUnavailable())
                 continue
             for (_, answer), stood in zip(batch, stands, strict=True):
-                if not answer.done():  # its rater has gone
+                if not answer.done():  # done if its rater has disconnected
                     answer.set_result(stood)
 
     def _read_clip(self, number: int) -> bytes:
@@ -170,13 +170,13 @@ class RatingServer:
 
 
 class _Buckets:
-    """A token bucket (https://en.wikipedia.org/wiki/Token_bucket) for each name, the least used forgotten."""
+    """Token buckets by name (https://en.wikipedia.org/wiki/Token_bucket); the least recently used is dropped."""
 
     def __init__(self) -> None:
-        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()  # level, and when it was so
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()  # level and its time, monotonic seconds
 
     def take(self, name: str, per_second: float, burst: float) -> bool:
-        """Whether `name` may ask now."""
+        """Take one token of `name`; return False if its bucket is empty."""
         now = time.monotonic()
         level, since = self._levels.pop(name, (burst, now))
         level = min(burst, level + (now - since) * per_second)
@@ -187,7 +187,7 @@ class _Buckets:
 
 
 def _read_vote(body: bytes, rater: str) -> Vote | None:
-    """A vote as the page sends it; None where it is not exactly that."""
+    """Parse the body of a vote; return None if it differs from the page's format in any way."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
@@ -206,27 +206,29 @@ def _read_vote(body: bytes, rater: str) -> Vote | None:
 
 
 def make_token(rater: int, secret: bytes) -> str:
-    """What lets rater k in: its number and a signature, which only who holds the database can make."""
+    """Return the token of a rater: its number and an HMAC signature with the key in the database."""
     return f"{rater}.{hmac.new(secret, f'rater {rater}'.encode(), hashlib.sha256).hexdigest()[:32]}"
 
 
 def verify_token(given: str, secret: bytes) -> int | None:
-    """The rater whose token this is."""
+    """Verify a token and return its rater, or None if it is invalid."""
     number = given.partition(".")[0]
     if not (number.isascii() and number.isdigit() and len(number) <= 9):
         return None
     return int(number) if hmac.compare_digest(given.encode(), make_token(int(number), secret).encode()) else None
 
 
-# ---- the process -------------------------------------------------------------------------------------------------
+# ---- process -----------------------------------------------------------------------------------------------------
 
 
 async def serve(server: RatingServer, host: str, port: int, ready: Callable[[int], None]) -> None:
-    """Serve until SIGINT or SIGTERM; `ready` is told the port, which port 0 leaves to the system."""
+    """Serve until SIGINT or SIGTERM; `ready` is called with the port (0 lets the system choose one)."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=SHUTDOWN_S)  # the log would hold addresses
+    runner = web.AppRunner(
+        server.app(), access_log=None, shutdown_timeout=SHUTDOWN_S
+    )  # an access log would contain addresses
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()

@@ -1,4 +1,4 @@
-"""From votes to the report: on the screen, as a page, and in MLflow."""
+"""Report of a human study as text tables, as an HTML page, and in MLflow."""
 
 from __future__ import annotations
 
@@ -26,40 +26,46 @@ from vgan.study.ratings import (
 )
 from vgan.viz.study import StudyReport, Table
 
-ALL, PAPER, GOLD = "all", "real", "gold"  # whose votes a table counts; they begin metric names
+ALL, PAPER, GOLD = "all", "real", "gold"  # rater filters of the tables, used as prefixes of metric names
 
 
 def preference_tables(votes: Votes, stored: StoredStudy, bad_share: float) -> dict[str, Table]:
-    """Table 1 of all raters, without the paper's bad workers, and without those who failed gold trials."""
+    """Compute Table 1 of the paper for all raters, with the paper's filter, and without raters who failed gold trials.
+
+    Args:
+        votes: all votes.
+        stored: the study.
+        bad_share: maximum share of wrong answers of a retained rater, 0..1.
+    """
     study = stored.study
     of_real, of_gold = real_rejection_rate(votes, study), gold_failure_rate(votes, study)
-    kept = {PAPER: drop_raters(votes, of_real, bad_share), GOLD: drop_raters(votes, of_gold, bad_share)}
+    retained = {PAPER: drop_raters(votes, of_real, bad_share), GOLD: drop_raters(votes, of_gold, bad_share)}
     everyone = len(np.unique(votes.rater))
     left_out = {
-        name: f"{everyone - len(np.unique(rest.rater))} of {everyone} raters are left out"
-        for name, rest in kept.items()
+        name: f"{everyone - len(np.unique(rest.rater))} of {everyone} raters are excluded"
+        for name, rest in retained.items()
     }
-    said = f"more than {100 * bad_share:.0f} %"
+    limit = f"more than {100 * bad_share:.0f} %"
     about = {
-        ALL: ("All raters", "Nobody is left out; the paper's table counts like this."),
+        ALL: ("All raters", "No rater is excluded, as in the paper's table."),
         PAPER: (
-            "Without raters who often said that real videos were not realistic",
-            f"The paper's filter: {left_out[PAPER]}, who chose the other in {said} of 5 or more trials with one.",
+            "Without raters who often rejected real videos",
+            f"The paper's filter: {left_out[PAPER]}; they rejected the real video in {limit} of 5 or more trials.",
         ),
         GOLD: (
             "Without raters who failed gold trials",
-            f"{left_out[GOLD]}, who chose a scrambled video over a real one in {said} of their gold trials.",
+            f"{left_out[GOLD]}; they preferred a scrambled to a real video in {limit} of their gold trials.",
         ),
     }
-    every = {ALL: votes, **kept}
+    filtered = {ALL: votes, **retained}
     return {
-        name: Table(title=title, about=text, cells=tuple(preference_table(every[name], study)))
+        name: Table(title=title, about=text, cells=tuple(preference_table(filtered[name], study)))
         for name, (title, text) in about.items()
     }
 
 
 def build_report(votes: Votes, stored: StoredStudy, tables: dict[str, Table], name: str) -> StudyReport:
-    """What the page shows."""
+    """Collect the contents of the report page."""
     cells = tables[ALL].cells
     lineage = (("study", stored.digest), ("git commit", git_commit() or "unknown"))
     return StudyReport(
@@ -77,8 +83,8 @@ def _reliability(votes: Votes, stored: StoredStudy, cells: Sequence[Cell]) -> li
     alike, design = agreement(votes, stored.study), median_design_effect(cells)
     num = int(np.median([cell.votes for cell in cells if cell.category != MEAN]))
     gold = gold_failure_rate(votes, stored.study)
-    seen = minimum_detectable_preference(num, design)
-    visible = f"a preference of {100 * seen:.0f} % or more" if seen < 1 else "no preference"
+    detectable = minimum_detectable_preference(num, design)
+    visible = f"a preference of {100 * detectable:.0f} % or more" if detectable < 1 else "no preference"
     agreed = "no trial has two votes"
     if alike.trials:
         agreed = f"{100 * alike.share:.0f} % of pairs of votes on one trial agree (50 % by chance), kappa "
@@ -86,23 +92,23 @@ def _reliability(votes: Votes, stored: StoredStudy, cells: Sequence[Cell]) -> li
     return [
         ("agreement", agreed),
         ("left side chosen", f"{100 * side_bias(votes):.1f} % of votes"),
-        ("gold trials", f"{100 * (1 - np.mean(list(gold.values()))):.0f} % right" if gold else "none"),
-        ("design effect", f"{design:.2f}: votes of a cell that count as one independent vote (median)"),
-        ("votes to see 55 %", f"{required_votes(0.55, design):,} in a cell, at 5 % and a power of 80 %"),
-        ("votes there are", f"{num:,} in a cell (median), which would show {visible}"),
-        ("intervals", "95 %, a bootstrap over raters: they hold for other raters of the same clips"),
+        ("gold trials", f"{100 * (1 - np.mean(list(gold.values()))):.0f} % correct" if gold else "none"),
+        ("design effect", f"{design:.2f}: votes per independent vote in a cell (median)"),
+        ("votes to detect 55 %", f"{required_votes(0.55, design):,} per cell, at significance 5 % and power 80 %"),
+        ("votes collected", f"{num:,} per cell (median), enough to detect {visible}"),
+        ("intervals", "95 %, bootstrap over raters: valid for other raters of the same clips"),
     ]
 
 
 def report_metrics(votes: Votes, stored: StoredStudy, tables: dict[str, Table]) -> dict[str, float]:
-    """Scalars for MLflow: preference/all/two_stream-over-real/golf and its bounds and votes."""
-    found: dict[str, float] = {"votes": len(votes), "raters": len(np.unique(votes.rater))}
-    for whose, table in tables.items():
+    """Return scalars for MLflow, e.g. preference/all/two_stream-over-real/golf with its bounds and number of votes."""
+    metrics: dict[str, float] = {"votes": len(votes), "raters": len(np.unique(votes.rater))}
+    for raters, table in tables.items():
         for cell in table.cells:
             if cell.votes:
-                place = f"{whose}/{cell.pair[0]}-over-{cell.pair[1]}/{cell.category}"
+                name = f"{raters}/{cell.pair[0]}-over-{cell.pair[1]}/{cell.category}"
                 values = {"preference": cell.share, "low": cell.low, "high": cell.high, "votes_in": cell.votes}
-                found |= {f"{what}/{place}": float(value) for what, value in values.items()}
+                metrics |= {f"{quantity}/{name}": float(value) for quantity, value in values.items()}
     alike, design = agreement(votes, stored.study), median_design_effect(tables[ALL].cells)
     more = {
         "agreement/share": alike.share,
@@ -110,13 +116,13 @@ def report_metrics(votes: Votes, stored: StoredStudy, tables: dict[str, Table]) 
         "left_share": side_bias(votes),
         "power/votes_needed_55": required_votes(0.55, design),
     }
-    return found | {name: float(value) for name, value in more.items() if not np.isnan(value)}
+    return metrics | {name: float(value) for name, value in more.items() if not np.isnan(value)}
 
 
 def log_report(
     tracker: Tracker, name: str, stored: StoredStudy, metrics: dict[str, float], texts: dict[str, str]
 ) -> str:
-    """Put the report into MLflow, in the one run of this study; its id."""
+    """Log the report to the MLflow run of this study and return the id of the run."""
     plan = stored.study.plan
     params = {"methods": stored.study.methods, "categories": stored.study.categories, **vars(plan)}
     tags = {"kind": "study", "study_hash": stored.digest, "git_commit": git_commit()}

@@ -1,7 +1,7 @@
-"""A study's folder: the trials with their lineage, and one file a trial that shows both clips side by side.
+"""Folder of a human study: trials with their lineage, and one video per trial with both clips side by side.
 
-study.json          every trial, which side is which: for the server and the report, never for raters
-clips/00000.mp4     both clips of trial 0 in one video; all files have one length
+study.json          all trials with the side of each clip: for the server and the report, never sent to raters
+clips/00000.mp4     both clips of trial 0 in one video; all files have the same length in bytes
 """
 
 from __future__ import annotations
@@ -41,32 +41,32 @@ from vgan.video.encode import FREE_BOX, padded_mp4, write_mp4
 
 STUDY, CLIPS = "study.json", "clips"
 SCHEMA_VERSION = 1
-OVERVIEWS = frozenset({"grid", "panels"})  # files of jobs.generate that are no single clip
-BLOCK = 8  # pixels, of what is scrambled
+OVERVIEWS = frozenset({"grid", "panels"})  # files of jobs.generate that show several clips
+BLOCK = 8  # pixels, side of the blocks of scrambled clips
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredStudy:
-    """A study as its folder holds it."""
+    """Study read from its folder."""
 
     study: Study
-    digest: str  # sha256 of all of it; votes carry it, so that they never meet other trials
+    digest: str  # sha256 of study.json, stored with each vote so that votes are never matched to other trials
 
 
 def list_clips(folder: str, categories: Sequence[str]) -> dict[str, list[str]]:
-    """Sources of the clips in a folder of videos, or a dataset, or of those in FOLDER/CATEGORY of each category.
+    """List the clip sources by category: of FOLDER/CATEGORY each, or of the folder itself as category "all".
+
+    A folder holds videos or is a dataset, whose clips are URL#ROW.
 
     Raises:
-        InputError: nothing there.
+        InputError: a folder has no clips.
     """
-    places = {name: join_url(folder, name) for name in categories} or {"all": folder}
-    found = {name: _sources(url) for name, url in places.items()}
-    for name, sources in found.items():
+    urls = {name: join_url(folder, name) for name in categories} or {"all": folder}
+    sources_of = {name: _sources(url) for name, url in urls.items()}
+    for name, sources in sources_of.items():
         if not sources:
-            raise InputError(
-                f"no clips in {places[name]!r}: give videos, or a dataset made by `python -m jobs.prepare`"
-            )
-    return found
+            raise InputError(f"no clips in {urls[name]!r}: give videos, or a dataset made by `python -m jobs.prepare`")
+    return sources_of
 
 
 def _sources(url: str) -> list[str]:
@@ -78,10 +78,16 @@ def _sources(url: str) -> list[str]:
 
 
 def write_study(study: Study, url: str, *, num_frames: int, fps: float) -> StoredStudy:
-    """Encode every trial and write the folder; study.json comes last and makes it a study.
+    """Encode every trial and write the folder; study.json is written last and marks it complete.
+
+    Args:
+        study: trials to encode.
+        url: URL of the folder.
+        num_frames: frames per clip; longer clips are cut.
+        fps: frames per second of the videos.
 
     Raises:
-        InputError: a clip that cannot be read, is too short, or of another size than the others.
+        InputError: a clip cannot be read, is too short, or differs in size from the others.
     """
     reader = _Reader(num_frames, fps)
     with tempfile.TemporaryDirectory(prefix="study-") as scratch:
@@ -89,7 +95,7 @@ def write_study(study: Study, url: str, *, num_frames: int, fps: float) -> Store
         for trial, path in zip(study.trials, paths, strict=True):
             sides = reader.frames(trial.first), reader.frames(trial.second)
             write_mp4(side_by_side(sides[trial.left], sides[1 - trial.left]), path, fps)
-        # A box needs 8 bytes at least, so that none fits into less.
+        # Padding is an MP4 box of at least 8 bytes, so the common size leaves room for one in the largest file.
         size = max(path.stat().st_size for path in paths) + FREE_BOX.size
         for path in paths:
             write_bytes(join_url(url, CLIPS, path.name), padded_mp4(path.read_bytes(), size))
@@ -99,10 +105,10 @@ def write_study(study: Study, url: str, *, num_frames: int, fps: float) -> Store
 
 
 def read_study(url: str) -> StoredStudy:
-    """The study in a folder.
+    """Read the study in a folder.
 
     Raises:
-        InputError: none, or one of another version.
+        InputError: there is no study, or it has another schema version.
     """
     path = join_url(url, STUDY)
     if not exists(path):
@@ -110,8 +116,8 @@ def read_study(url: str) -> StoredStudy:
     data = read_bytes(path)
     value = json.loads(data)
     if value.get("schema_version") != SCHEMA_VERSION:
-        found = value.get("schema_version")
-        raise InputError(f"{path!r} has schema version {found}, this code reads {SCHEMA_VERSION}: make it again")
+        version = value.get("schema_version")
+        raise InputError(f"{path!r} has schema version {version}, this code reads {SCHEMA_VERSION}: make it again")
     study = Study(
         methods=tuple(value["methods"]),
         categories=tuple(value["categories"]),
@@ -122,7 +128,7 @@ def read_study(url: str) -> StoredStudy:
 
 
 def clip_filename(number: int) -> str:
-    """The name of a trial's file; trials are in random order, so that it tells nothing."""
+    """Return the file name of a trial; trials are in random order, so the name reveals nothing."""
     return f"{number:05d}.mp4"
 
 
@@ -131,7 +137,7 @@ def _trial(value: Mapping[str, Any]) -> Trial:
 
 
 class _Reader:
-    """Reads clips as they are shown, all of one length and size."""
+    """Reader of clips as raters see them, all of one length and size."""
 
     def __init__(self, num_frames: int, fps: float) -> None:
         self.num_frames, self.fps = num_frames, fps
@@ -140,23 +146,23 @@ class _Reader:
         self.manifest = lru_cache(maxsize=8)(read_manifest)
 
     def frames(self, clip: TrialClip) -> np.ndarray:
-        """Frames (T, H, W, 3) uint8 of one side."""
-        found = self._stored(clip.source) if "#" in clip.source else _decoded(clip.source)
-        if len(found) < self.num_frames:
-            raise InputError(f"{clip.source!r} has {len(found)} frames, fewer than num_frames={self.num_frames}")
-        found = found[: self.num_frames]
+        """Read the frames (T, H, W, 3) uint8 of one side."""
+        pixels = self._stored(clip.source) if "#" in clip.source else _decoded(clip.source)
+        if len(pixels) < self.num_frames:
+            raise InputError(f"{clip.source!r} has {len(pixels)} frames, fewer than num_frames={self.num_frames}")
+        pixels = pixels[: self.num_frames]
         if self.shape is None:
-            self.shape, self.first = found.shape, clip.source
-        if found.shape != self.shape or found.shape[1] % BLOCK or found.shape[2] % BLOCK:
-            size = f"{found.shape[2]}x{found.shape[1]}"
-            message = f"{clip.source!r} is {size} pixels: all clips must be of one size, a multiple of {BLOCK}"
+            self.shape, self.first = pixels.shape, clip.source
+        if pixels.shape != self.shape or pixels.shape[1] % BLOCK or pixels.shape[2] % BLOCK:
+            size = f"{pixels.shape[2]}x{pixels.shape[1]}"
+            message = f"{clip.source!r} is {size} pixels: all clips must have the same size, a multiple of {BLOCK}"
             raise InputError(f"{message}, as {self.first!r} is {self.shape[2]}x{self.shape[1]}")
         if clip.method == STATIC:
-            return static_clip(found)
-        return scrambled_clip(found, clip.index, BLOCK) if clip.method == SCRAMBLED else found
+            return static_clip(pixels)
+        return scrambled_clip(pixels, clip.index, BLOCK) if clip.method == SCRAMBLED else pixels
 
     def _stored(self, source: str) -> np.ndarray:
-        """A dataset's clip, through the codec that files of generated clips have been through too."""
+        """Read a clip of a dataset and re-encode it, so that real and generated clips show the same codec artifacts."""
         url, _, row = source.rpartition("#")
         pixels = read_frames(url, self.manifest(url), np.array([int(row)]))[0]
         with tempfile.TemporaryDirectory(prefix="clip-") as scratch:
@@ -169,5 +175,5 @@ def _decoded(url: str) -> np.ndarray:
     try:
         with local_copy(Source(source_id=url, uri=url)) as path:
             return np.stack([frame.image for frame in frames(path, DecodeConfig(), native=True)])
-    except VideoError as fault:
-        raise InputError(f"cannot read {url!r}: {fault}") from fault
+    except VideoError as error:
+        raise InputError(f"cannot read {url!r}: {error}") from error

@@ -1,4 +1,7 @@
-"""Votes in SQLite or PostgreSQL: each once, on disk before it is confirmed. Nothing in it tells who a rater is."""
+"""Storage of votes in SQLite or PostgreSQL.
+
+Each vote is stored once, and on disk before it is confirmed. The database holds nothing that identifies a rater.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +34,14 @@ _votes = sa.Table(
     sa.Column("rater", sa.String(64), primary_key=True),
     sa.Column("trial", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("chose_left", sa.Boolean, nullable=False),
-    sa.Column("milliseconds", sa.Integer, nullable=False),  # from the first picture to the choice
+    sa.Column("milliseconds", sa.Integer, nullable=False),  # from the first frame to the choice
 )
 _INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vote:
-    """One choice."""
+    """Choice of one rater in one trial."""
 
     rater: str
     trial: int
@@ -47,23 +50,23 @@ class Vote:
 
 
 class VoteStore:
-    """The votes of one study. Several processes may write at once."""
+    """Votes of one study. Several processes may write concurrently."""
 
     def __init__(self, url: str, study: str) -> None:
-        """Open or make the database.
+        """Open or create the database.
 
         Args:
             url: sqlite:///FILE or postgresql+psycopg://HOST/NAME; its password comes from PGPASSWORD or ~/.pgpass.
             study: the study's digest.
 
         Raises:
-            InputError: a database that cannot be opened, or of another kind.
+            InputError: the database cannot be opened or is neither SQLite nor PostgreSQL.
         """
         self.study = study
         try:
             self.engine = sa.create_engine(url)
-        except (SQLAlchemyError, ImportError) as fault:
-            raise InputError(f"cannot use db={redact(url)!r}: {fault}") from fault
+        except (SQLAlchemyError, ImportError) as error:
+            raise InputError(f"cannot use db={redact(url)!r}: {error}") from error
         if self.engine.dialect.name not in _INSERT:
             raise InputError(f"db= must begin with sqlite:/// or postgresql+psycopg://, got {redact(url)!r}")
         self._insert = _INSERT[self.engine.dialect.name]
@@ -74,11 +77,11 @@ class VoteStore:
                 _make_private(self.engine.url.database)
             self._make_tables()
             self.secret = self._find_secret()
-        except (SQLAlchemyError, OSError) as fault:
-            raise InputError(f"cannot use db={redact(url)!r}: {str(fault).splitlines()[0]}") from fault
+        except (SQLAlchemyError, OSError) as error:
+            raise InputError(f"cannot use db={redact(url)!r}: {str(error).splitlines()[0]}") from error
 
     def _make_tables(self) -> None:
-        """Make what is missing. PostgreSQL fails where another process does so at that moment: then once more."""
+        """Create missing tables; retry once, as PostgreSQL fails if another process creates them at the same time."""
         for last in (False, True):
             try:
                 with self.engine.begin() as connection:
@@ -91,18 +94,17 @@ class VoteStore:
                 return
 
     def _find_secret(self) -> bytes:
-        """The key that rater tokens are signed with, made once."""
+        """Return the signing key of rater tokens, created on first use."""
         row = {"study": self.study, "secret": secrets.token_hex(32)}
         with self.engine.begin() as connection:
             connection.execute(self._insert(_studies).values(row).on_conflict_do_nothing())
-            chosen = sa.select(_studies.c.secret).where(_studies.c.study == self.study)
-            return bytes.fromhex(connection.execute(chosen).scalar_one())
+            query = sa.select(_studies.c.secret).where(_studies.c.study == self.study)
+            return bytes.fromhex(connection.execute(query).scalar_one())
 
     def put(self, votes: Sequence[Vote]) -> list[bool]:
-        """Store votes in one transaction; tells of each whether it now stands as given.
+        """Store votes in one transaction and return for each if the stored choice equals it.
 
-        A vote that is there already stays as it is, so that one sent twice counts once and one that says something
-        else is refused.
+        Stored votes are never changed: a vote sent twice counts once, and a different choice is refused.
         """
         rows = [
             {
@@ -114,28 +116,28 @@ class VoteStore:
             }
             for vote in votes
         ]
-        # In one order everywhere: two servers that insert the same rows do not wait for each other for ever.
+        # A fixed order: two servers that insert the same rows cannot deadlock.
         rows.sort(key=lambda row: (row["rater"], row["trial"]))
         raters = sorted({vote.rater for vote in votes})
         numbers = sorted({vote.trial for vote in votes})
-        stands = (
+        query = (
             sa.select(_votes.c.rater, _votes.c.trial, _votes.c.chose_left)
             .where(_votes.c.study == self.study)
             .where(_votes.c.rater.in_(raters) & _votes.c.trial.in_(numbers))
         )
         with self.engine.begin() as connection:
             connection.execute(self._insert(_votes).on_conflict_do_nothing(), rows)
-            found = {(rater, trial): left for rater, trial, left in connection.execute(stands)}
-        return [found[vote.rater, vote.trial] == vote.left for vote in votes]
+            stored = {(rater, trial): left for rater, trial, left in connection.execute(query)}
+        return [stored[vote.rater, vote.trial] == vote.left for vote in votes]
 
     def done(self, rater: str) -> set[int]:
-        """Trials that a rater has voted on."""
+        """Return the trials that a rater has voted on."""
         query = sa.select(_votes.c.trial).where((_votes.c.study == self.study) & (_votes.c.rater == rater))
         with self.engine.connect() as connection:
             return set(connection.execute(query).scalars())
 
     def all(self) -> Votes:
-        """Every vote, in a fixed order."""
+        """Return all votes, ordered by rater and trial."""
         columns = (_votes.c.rater, _votes.c.trial, _votes.c.chose_left)
         query = sa.select(*columns).where(_votes.c.study == self.study).order_by(*columns[:2])
         with self.engine.connect() as connection:
@@ -144,18 +146,19 @@ class VoteStore:
         return Votes(rater=np.array(rater, str), trial=np.array(trial, np.int64), left=np.array(left, bool))
 
     def close(self) -> None:
+        """Close the connections to the database."""
         self.engine.dispose()
 
 
 def _make_private(file: str | None) -> None:
-    """Make a new database file for its owner alone: it holds the key that tokens are signed with."""
+    """Create a new database file readable only by its owner, as it holds the signing key of rater tokens."""
     if file and file != ":memory:" and not Path(file).exists():
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).touch(mode=0o600)
 
 
 def _make_durable(connection: Any, _record: Any) -> None:
-    """SQLite with a write-ahead log, so that readers do not wait for writers, synced at each commit."""
+    """Set SQLite to a write-ahead log, so that readers do not wait for writers, synced at each commit."""
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
         cursor.execute(f"PRAGMA {pragma}")

@@ -20,13 +20,13 @@ PATIENCE_S = 60.0
 
 
 class Page:
-    """One tab."""
+    """Browser tab."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket, self._numbers = socket, itertools.count(1)
 
     async def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """A command's result. Events that come before it are passed over."""
+        """Send a command and return its result; skip events received before it."""
         number = next(self._numbers)
         await self._socket.send_json({"id": number, "method": method, "params": params})
         while True:
@@ -36,49 +36,49 @@ class Page:
                 return answer["result"]
 
     async def value(self, expression: str) -> Any:
-        """What an expression of JavaScript gives."""
+        """Evaluate a JavaScript expression."""
         found = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
     async def wait_for(self, expression: str) -> Any:
-        """What an expression gives as soon as that is true."""
+        """Wait until a JavaScript expression is true and return its value."""
         async with asyncio.timeout(PATIENCE_S):
             while not (found := await self.value(expression)):
                 await asyncio.sleep(0.05)
         return found
 
     async def press(self, key: str) -> None:
-        """A key, down and up."""
+        """Press and release a key."""
         text = {"text": "\r"} if key == "Enter" else {}
         for kind, more in (("keyDown", text), ("keyUp", {})):
             await self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=KEYS[key], **more)
 
     async def tap(self, selector: str) -> None:
-        """A finger on the middle of an element."""
+        """Tap the center of an element."""
         middle = "(box => [box.x + box.width / 2, box.y + box.height / 2])"
         x, y = await self.value(f"{middle}(document.querySelector('{selector}').getBoundingClientRect())")
         await self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
         await self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
     async def screen(self, width: int, height: int, *, phone: bool) -> None:
-        """The size of what is seen, and whether fingers touch it."""
+        """Set the size of the viewport and touch input."""
         size = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
         await self.call("Emulation.setDeviceMetricsOverride", **size)
         await self.call("Emulation.setTouchEmulationEnabled", enabled=phone)
 
     async def picture(self, file: Path) -> None:
-        """What is seen, as PNG."""
+        """Return a screenshot as PNG."""
         file.write_bytes(base64.b64decode((await self.call("Page.captureScreenshot"))["data"]))
 
 
 @asynccontextmanager
 async def browser(profile: Path) -> AsyncIterator[Page]:
-    """A tab of a browser of its own, whose profile is the folder `profile`."""
+    """Start a browser with the profile folder `profile` and yield a tab."""
     assert CHROMIUM is not None
-    # It may run as root, as in a container, where its sandbox does not start; it opens the tests' own pages alone.
-    words = ["--headless=new", "--no-sandbox", "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
-    process = subprocess.Popen([CHROMIUM, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # In a container it may run as root, where its sandbox does not start; it opens only pages of the tests.
+    argv = ["--headless=new", "--no-sandbox", "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
+    process = subprocess.Popen([CHROMIUM, *argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         port_file = profile / "DevToolsActivePort"
         async with asyncio.timeout(PATIENCE_S):

@@ -1,4 +1,4 @@
-"""A small study of drawn clips, made by the job itself, and a server for it."""
+"""Small study of synthetic clips, made by the job itself, and a server for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS = {"two_stream": "Spin", "one_stream": "Bounce", "real": "Circle"}
 
 
 def draw_folders(place: Path, num: int = 3, num_frames: int = 8) -> dict[str, Path]:
-    """Folders of each method's clips, 64 pixels, and of real ones, with an overview that is no clip."""
+    """Write folders of 64-pixel clips per method and of real clips, with an overview file that is not a clip."""
     for method, kind in KINDS.items():
         (place / method).mkdir(parents=True)
         for index in range(num):
@@ -27,11 +27,11 @@ def draw_folders(place: Path, num: int = 3, num_frames: int = 8) -> dict[str, Pa
 
 
 def make_words(place: Path, **more: int) -> list[str]:
-    """The words that make a study of them in place/study."""
+    """Return the arguments of jobs.study that make a study of these clips in place/study."""
     settings = {"num_frames": 8, "per_cell": 4, "per_rater": 8, "gold_per_rater": 2} | more
     methods = f"methods={{two_stream: {place}/two_stream, one_stream: {place}/one_stream}}"
-    words = [f"{key}={value}" for key, value in settings.items()]
-    return ["action=make", methods, f"real={place}/real", f"out={place}/study", *words]
+    argv = [f"{key}={value}" for key, value in settings.items()]
+    return ["action=make", methods, f"real={place}/real", f"out={place}/study", *argv]
 
 
 @asynccontextmanager

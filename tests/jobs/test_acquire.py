@@ -113,7 +113,7 @@ def test_acquire_refuses_what_cannot_work(
 def test_plan_prints_its_table_and_writes_json_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["hours=5000", "cpu.count=4", "cpu.price=1", "steps=1000", f"out={tmp_path}/plan"]
     assert cli.run(plan.main, PlanConfig, plan.ABOUT, words) == 0
-    assert "what limits: stabilize" in capsys.readouterr().out
+    assert "bottleneck: stabilize" in capsys.readouterr().out
     found = json.loads((tmp_path / "plan" / "plan.json").read_text())
     assert round(found["clip_hours"]) == 5000
     assert found["settings"]["cpu"]["count"] == 4

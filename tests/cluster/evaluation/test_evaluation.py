@@ -1,4 +1,4 @@
-"""Choosing real clips, caching, copies and the table, on datasets whose clips are known."""
+"""Selection of real clips, cache, copies and the table, on datasets with known clips."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cluster.dataset.manifest import Manifest, read_manifest
 from cluster.dataset.shards import read_frames
 from cluster.evaluation.clip_features import ExtractionConfig, extract_real, find_nearest
 from cluster.evaluation.config import EvaluateConfig
-from cluster.evaluation.evaluate import Evaluation, _some_groups, evaluate
+from cluster.evaluation.evaluate import Evaluation, _sample_groups, evaluate
 from cluster.evaluation.models import open_evaluated_model, with_distinct_names
 from cluster.evaluation.reference_set import sample_reference_set
 from cluster.evaluation.results import format_table, log_evaluation, metric_kind, to_json
@@ -31,7 +31,7 @@ MODEL = ModelConfig(base=2, z_size=5, num_frames=16, size=32, discriminator_norm
 
 
 def networks(config: ModelConfig) -> dict[str, torch.nn.Module]:
-    """Networks whose clips differ: fresh ones draw gray."""
+    """Make networks whose clips differ, as untrained ones generate gray."""
     torch.manual_seed(0)
     found = make_networks(config)
     for tensor in (t for n in found.values() for t in n.parameters()):
@@ -41,7 +41,7 @@ def networks(config: ModelConfig) -> dict[str, torch.nn.Module]:
 
 @pytest.fixture
 def dataset(tmp_path: Path, write_dataset) -> Manifest:
-    """150 clips of 75 videos, at clips/; more than a row group."""
+    """Write 150 clips of 75 videos to clips/, more than a row group."""
     return write_dataset(f"{tmp_path}/clips", num_clips=150, shard_rows=100)
 
 
@@ -88,7 +88,7 @@ pytest_ray = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
 class TestOnRay:
-    """What needs workers."""
+    """Tests that need Ray workers."""
 
     pytestmark = pytest_ray
 
@@ -97,7 +97,7 @@ class TestOnRay:
     ) -> None:
         url = f"{tmp_path}/clips"
         eyes = ExtractionConfig(extractor=None, frames=16, cpus=1, gpus=0)
-        groups = _some_groups(dataset, 10_000, 0)
+        groups = _sample_groups(dataset, 10_000, 0)
         rows = np.array([3, 77, 149])
         asked = normalize_blocks(block_means(read_frames(url, dataset, rows)))
         assert len(groups) == 3
@@ -139,11 +139,11 @@ class TestOnRay:
         }
         assert gan.metrics["fvd20_pixels-r32_toys_16f"].low > found.rows[1].metrics["fvd20_pixels-r32_toys_16f"].high
         assert "not searched for copies" in one.remark
-        assert "20 of the reference's 20 videos were trained on" in gan.remark
+        assert "20 of the reference's 20 videos are in the training set" in gan.remark
         capsys.readouterr()
         again = evaluate(config)
         assert to_json(again) == to_json(found)
-        assert capsys.readouterr().out.count("as seen before") == 3
+        assert capsys.readouterr().out.count("statistics from the cache") == 3
         shown = format_table(found)
         for row in found.rows:
             assert row.name in shown
@@ -195,7 +195,7 @@ class TestOnRay:
     ("settings", "said"),
     [
         ({"num": 1000}, "num=1000 clips"),
-        ({"frames": 32}, "frames=32 are more than the 16"),
+        ({"frames": 32}, "frames=32 exceeds the 16"),
         ({"reference": "my clips"}, "reference is named in letters"),
         ({"extractor": "/nowhere/i3d"}, "no file of I3D weights"),
         ({"checkpoint": ["/nowhere"]}, "no checkpoint at"),
@@ -217,6 +217,6 @@ def test_evaluation_of_a_model_that_cannot_draw_from_noise_says_why(
 ) -> None:
     config = replace(MODEL, kind=kind)
     pretrained.save(tmp_path / kind, config, make_networks(config))
-    with pytest.raises(InputError, match={"future": "draws from images", "autoencoder": "without a mixture"}[kind]):
+    with pytest.raises(InputError, match={"future": "generates from images", "autoencoder": "without a mixture"}[kind]):
         evaluate(EvaluateConfig(data=f"{tmp_path}/clips", checkpoint=[f"{tmp_path}/{kind}"], num=8))
-    del dataset  # only has to be there
+    del dataset  # required only as a fixture

@@ -1,4 +1,4 @@
-"""The cost model: figures that can be worked out by hand, and what it says of what was never measured."""
+"""Cost model: figures that can be computed by hand, and marks of unmeasured rates."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def planned(corpus: Corpus = HOUR, rates: MeasuredRates = RATES, **more: Any) ->
 
 
 def test_plan_of_an_hour_is_what_is_worked_out_by_hand() -> None:
-    found = planned()
-    stages = {stage.name: stage for stage in found.stages}
-    assert found.clips == 1406  # 3600 s / 1.28 s / 2
+    result = planned()
+    stages = {stage.name: stage for stage in result.stages}
+    assert result.clips == 1406  # 3600 s / 1.28 s / 2
     assert stages["decode"].core_hours == pytest.approx(900 / 1 / 0.5 / 3600)
     assert stages["stabilize"].core_hours == pytest.approx(90_000 / 100 / 0.5 / 3600)
     assert stages["stabilize"].wall_hours == pytest.approx(stages["stabilize"].core_hours / 4)
     assert stages["pack"].core_hours == pytest.approx(1406 / 10 / 3600)
-    assert found.storage_gb["shards"] == pytest.approx(1406 * 393_216 / 1e9)
-    assert found.limits.startswith("decode: 0.1 h, waits for 4 cores") or "stabilize" in found.limits
+    assert result.storage_gb["shards"] == pytest.approx(1406 * 393_216 / 1e9)
+    assert result.limits.startswith("decode: 0.1 h, limited by 4 cores") or "stabilize" in result.limits
 
 
 def test_plan_says_what_each_stage_waits_for() -> None:
@@ -66,28 +66,28 @@ def test_plan_says_what_each_stage_waits_for() -> None:
 
 
 def test_plan_counts_flickrs_calls_and_the_hours_that_they_take() -> None:
-    found = planned(video=replace(VIDEO, origin="flickr", calls_per_hour=50))
-    assert found.requests["Flickr API"] == 101  # a page, and a call a video
-    assert found.stages[0].wall_hours == pytest.approx(100.2 / 50)
-    assert found.limits == "acquire: 2.0 h, waits for Flickr's 50 calls an hour a key"
+    result = planned(video=replace(VIDEO, origin="flickr", calls_per_hour=50))
+    assert result.requests["Flickr API"] == 101  # one page, and one call per video
+    assert result.stages[0].wall_hours == pytest.approx(100.2 / 50)
+    assert result.limits == "acquire: 2.0 h, limited by Flickr's 50 calls per hour and key"
 
 
 def test_plan_adds_money_up_by_item() -> None:
     prices = PriceConfig(gb_in=0.1, gb_month=0.02, months=2, gets=0.5, puts=5.0)
-    found = planned(
+    result = planned(
         prices=prices, cpu=NodeConfig(cores=4, count=3, price=2.0), gpu=NodeConfig(gpus=2, price=10), steps=9
     )
-    busy = sum(stage.wall_hours for stage in found.stages if stage.name != "train")
-    assert found.money["preparing nodes"] == pytest.approx(busy * 3 * 2.0)
-    assert found.money["training nodes"] == pytest.approx(found.stages[-1].wall_hours * 10)
-    assert found.money["fetching"] == pytest.approx(0.36)
-    assert found.money["storage"] == pytest.approx(2 * 1406 * 393_216 / 1e9 * 0.04)
+    busy = sum(stage.wall_hours for stage in result.stages if stage.name != "train")
+    assert result.money["preparing nodes"] == pytest.approx(busy * 3 * 2.0)
+    assert result.money["training nodes"] == pytest.approx(result.stages[-1].wall_hours * 10)
+    assert result.money["fetching"] == pytest.approx(0.36)
+    assert result.money["storage"] == pytest.approx(2 * 1406 * 393_216 / 1e9 * 0.04)
 
 
 def test_wanted_hours_come_out_as_hours_of_clips() -> None:
     corpus = corpus_for_hours(100, VIDEO, RATES)
     assert planned(corpus).clip_hours == pytest.approx(100, rel=1e-3)
-    long = corpus_for_hours(100, replace(VIDEO, video_s=3600.0), RATES)  # of an hour only the first clips are taken
+    long = corpus_for_hours(100, replace(VIDEO, video_s=3600.0), RATES)  # only the first clips of an hour are used
     assert long.videos == pytest.approx(100 * 3600 / CAP_S / 0.5, rel=1e-3)
     assert long.hours == long.videos
     assert planned(long).clip_hours == pytest.approx(100, rel=1e-3)
@@ -148,13 +148,13 @@ def test_check_compares_the_model_with_what_commit_records_tell(tmp_path: Path) 
         "clips": {"clip_id": ["a", "b", "c"]},
         "rejects": [
             {"start_s": 1.0, "stage": "screen", "reason": "black"},
-            {"start_s": 9.0, "stage": "shots", "reason": "too_short"},  # no window
+            {"start_s": 9.0, "stage": "shots", "reason": "too_short"},  # not a window
             {"start_s": None, "stage": "decode", "reason": "corrupt"},
         ],
     }
     (folder / f"{'0' * 20}.g0.0of1.json").write_text(json.dumps(record))
-    found = calibrate(str(tmp_path), RATES)
+    result = calibrate(str(tmp_path), RATES)
     planned_s = (9 / 1 + 4 * 32 / 100) / 0.5  # 9 megapixels, four windows of 32 frames
-    assert found.planned_s == pytest.approx(planned_s)
-    assert (found.error, found.clip_yield) == (pytest.approx(planned_s / 24 - 1), 0.75)
-    assert planned(prepare_s=found.prepare_s).total("core_hours") == pytest.approx(24 / 36 + 1406 / 36_000)
+    assert result.planned_s == pytest.approx(planned_s)
+    assert (result.error, result.clip_yield) == (pytest.approx(planned_s / 24 - 1), 0.75)
+    assert planned(prepare_s=result.prepare_s).total("core_hours") == pytest.approx(24 / 36 + 1406 / 36_000)

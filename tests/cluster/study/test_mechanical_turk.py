@@ -1,4 +1,4 @@
-"""What goes to Mechanical Turk, and what comes back as votes."""
+"""HIT files for Mechanical Turk, and import of results as votes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def small_study(per_rater: int = 20) -> Study:
 
 
 def results(study: Study, workers: list[str], per_hit: int = 5, **change: str) -> str:
-    """A batch's results as Amazon gives them: each worker does every HIT and chooses the first clip always."""
+    """Return batch results in Amazon's format: each worker does every HIT and always chooses the first clip."""
     rows = []
     for worker in workers:
         for hit in csv.DictReader(io.StringIO(hits_csv(study, "https://x/clips/", per_hit))):
@@ -41,9 +41,9 @@ def results(study: Study, workers: list[str], per_hit: int = 5, **change: str) -
 def test_hits_hold_every_trial_and_names_that_tell_nothing() -> None:
     study = small_study()
     rows = list(csv.DictReader(io.StringIO(hits_csv(study, "https://x/clips/", 5))))
-    asked = [int(row[f"trial_{k}"]) for row in rows for k in range(1, 6)]
-    assert set(asked) == set(study.numbers(PAIR) + study.numbers(GOLD))
-    assert len(asked) - len(set(asked)) < 5
+    trials = [int(row[f"trial_{k}"]) for row in rows for k in range(1, 6)]
+    assert set(trials) == set(study.numbers(PAIR) + study.numbers(GOLD))
+    assert len(trials) - len(set(trials)) < 5
     assert rows[0]["clip_1"] == f"https://x/clips/{int(rows[0]['trial_1']):05d}.mp4"
     assert not any("stream" in value or "real" in value for row in rows for value in row.values())
 
@@ -54,27 +54,27 @@ def test_layout_asks_for_what_the_csv_holds_and_the_import_reads() -> None:
         assert f"${{clip_{k}}}" in page
         assert page.count(f'name="choice_{k}"') == 2
     assert "choice_4" not in page
-    assert page.count("${") == 3  # anything more of this form would be taken for a column
+    assert page.count("${") == 3  # any other text of this form would be read as a column
 
 
 def test_results_become_votes_and_workers_ids_are_not_kept() -> None:
     study = small_study(per_rater=100)
-    found = read_results(results(study, ["A1WORKER", "A2WORKER"]), study, SECRET)
-    assert len(found.votes) == 2 * 34
-    assert found.repeated == 2  # the last HIT is filled up
-    assert len({vote.rater for vote in found.votes}) == 2
-    assert not any("WORKER" in vote.rater for vote in found.votes)
-    assert all(vote.left == (study.trials[vote.trial].left == 0) for vote in found.votes)
-    assert read_results(results(study, ["A1WORKER"]), study, SECRET).votes == found.votes[:34]
+    result = read_results(results(study, ["A1WORKER", "A2WORKER"]), study, SECRET)
+    assert len(result.votes) == 2 * 34
+    assert result.repeated == 2  # the last HIT is filled with repeated trials
+    assert len({vote.rater for vote in result.votes}) == 2
+    assert not any("WORKER" in vote.rater for vote in result.votes)
+    assert all(vote.left == (study.trials[vote.trial].left == 0) for vote in result.votes)
+    assert read_results(results(study, ["A1WORKER"]), study, SECRET).votes == result.votes[:34]
     assert {v.rater for v in read_results(results(study, ["A1WORKER"]), study, b"x").votes}.isdisjoint(
-        {v.rater for v in found.votes}
+        {v.rater for v in result.votes}
     )
 
 
 def test_results_beyond_the_cap_and_rejected_ones_do_not_count() -> None:
     study = small_study(per_rater=20)
-    found = read_results(results(study, ["A"]), study, SECRET)
-    assert (len(found.votes), found.capped) == (20, 14)
+    result = read_results(results(study, ["A"]), study, SECRET)
+    assert (len(result.votes), result.capped) == (20, 14)
     refused = read_results(results(study, ["A"], AssignmentStatus="Rejected"), study, SECRET)
     assert (len(refused.votes), refused.rejected) == (0, 7)
 
@@ -82,13 +82,13 @@ def test_results_beyond_the_cap_and_rejected_ones_do_not_count() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"Answer.choice_2": ""}, "line 2: Input.trial_2 has the answer ''"),
-        ({"Input.trial_1": "999"}, "no trial of this"),
+        ({"Answer.choice_2": ""}, "line 2: Input.trial_2 has answer ''"),
+        ({"Input.trial_1": "999"}, "not a trial of this"),
     ],
 )
 def test_results_that_do_not_fit_name_the_line(change: dict[str, str], said: str) -> None:
     study = small_study()
     with pytest.raises(InputError, match=said):
         read_results(results(study, ["A"], **change), study, SECRET)
-    with pytest.raises(InputError, match=r"no results file"):
+    with pytest.raises(InputError, match=r"not the results file"):
         read_results("a,b\n1,2\n", study, SECRET)

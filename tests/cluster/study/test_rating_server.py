@@ -1,4 +1,4 @@
-"""The server by real HTTP: raters do their session; everyone else is refused."""
+"""Rating server over real HTTP: raters complete their session; all others are refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def store(stored: StoredStudy, tmp_path: Path) -> VoteStore:
 
 
 class Rater:
-    """Asks the server as the page does."""
+    """Client that sends the same requests as the page."""
 
     def __init__(self, http: aiohttp.ClientSession, base: str, given: str) -> None:
         self.http, self.base, self.token = http, base, given
@@ -62,7 +62,7 @@ class Rater:
 
 
 def visit(place: Path, stored: StoredStudy, store: VoteStore, what: Visit, limits: Limits = LOOSE) -> None:
-    """Do something as rater 3 on a server of its own."""
+    """Run an action as rater 3 on a separate server."""
 
     async def all_of_it() -> None:
         server = RatingServer(stored, f"{place}/study", store, limits)
@@ -75,16 +75,16 @@ def visit(place: Path, stored: StoredStudy, store: VoteStore, what: Visit, limit
 def test_rater_does_a_session_and_comes_back_to_none_left(place: Path, stored: StoredStudy, store: VoteStore) -> None:
     async def rate(rater: Rater) -> None:
         status, body = await rater.ask("GET", "/session")
-        found = json.loads(body)
+        result = json.loads(body)
         assert status == 200
-        assert found["trials"] == rater_session(stored.study, 3)
+        assert result["trials"] == rater_session(stored.study, 3)
         sizes = set()
-        for number in found["trials"] + [p["trial"] for p in found["practice"]]:
+        for number in result["trials"] + [p["trial"] for p in result["practice"]]:
             status, clip = await rater.ask("GET", f"/clips/{number}")
             assert status == 200
             sizes.add(len(clip))
-        assert len(sizes) == 1  # a still frame beside a moving one is as long as any other
-        for number in found["trials"]:
+        assert len(sizes) == 1  # files of static and moving clips have the same size
+        for number in result["trials"]:
             assert await rater.vote(number, left=number % 2 == 0) == 200
         assert json.loads((await rater.ask("GET", "/session"))[1])["trials"] == []
 
@@ -195,7 +195,7 @@ def test_oversized_bodies_are_refused(place: Path, stored: StoredStudy, store: V
     async def send(rater: Rater) -> None:
         assert (await rater.ask("POST", "/votes", data=b" " * 600))[0] == 413
         assert (await rater.ask("POST", "/votes", data=chunks()))[0] == 413
-        assert await rater.vote(rater_session(stored.study, 3)[0]) == 200  # and it goes on
+        assert await rater.vote(rater_session(stored.study, 3)[0]) == 200  # and the server continues
 
     visit(place, stored, store, send)
 
@@ -208,7 +208,9 @@ def test_paths_lead_to_nothing_but_the_routes(place: Path, stored: StoredStudy, 
         for path in paths:
             _, _, tail = rater.base.partition("//")
             host, _, port = tail.partition(":")
-            reader, writer = await asyncio.open_connection(host, int(port))  # as it is: clients tidy paths up
+            reader, writer = await asyncio.open_connection(
+                host, int(port)
+            )  # raw socket, as HTTP clients normalize paths
             writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {rater.token}\r\n\r\n".encode())
             status = int((await reader.readline()).split()[1])
             writer.close()
@@ -223,8 +225,8 @@ def test_rater_who_asks_too_often_waits_and_strangers_do_not_slow_raters(
     place: Path, stored: StoredStudy, store: VoteStore
 ) -> None:
     async def hurry(rater: Rater) -> None:
-        found = [(await rater.ask("GET", "/session"))[0] for _ in range(5)]
-        assert found == [200] * 3 + [429] * 2
+        result = [(await rater.ask("GET", "/session"))[0] for _ in range(5)]
+        assert result == [200] * 3 + [429] * 2
         rater.token = "3.0"
         assert [(await rater.ask("GET", "/session"))[0] for _ in range(4)] == [401] * 2 + [429] * 2
         rater.token = make_token(4, store.secret)

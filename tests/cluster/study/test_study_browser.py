@@ -1,4 +1,4 @@
-"""A rater's session in a real browser: by keyboard alone on a desk, by finger on a telephone."""
+"""Rating session in a real browser: keyboard only on a desktop, touch on a phone."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ MAY_CHOOSE = "document.querySelector('#left')?.ariaDisabled === 'false'"
 
 
 def seen(element: str) -> str:
-    """The expression that an element is there and is not hidden."""
+    """Return the expression that is true if an element exists and is not hidden."""
     return f"document.querySelector('#{element}')?.hidden === false"
 
 
 async def by_key(page: Page, element: str) -> None:
-    """Arrows choose; a button is reached by Tab and pressed by Enter."""
+    """Choose with the arrow keys; reach buttons with Tab and press them with Enter."""
     if element in ("left", "right"):
         await page.press({"left": "ArrowLeft", "right": "ArrowRight"}[element])
         return
@@ -82,7 +82,7 @@ def test_a_rater_completes_a_session_in_a_browser(tmp_path: Path, way: str) -> N
                 await act(page, "left" if chosen[trial] else "right")
             await page.wait_for(seen("thanks"))
             await page.picture(tmp_path / f"{way}-thanks.png")
-            await page.call("Page.reload")  # opened again by the same link: all is done
+            await page.call("Page.reload")  # reopened by the same link: all trials are done
             await page.wait_for(seen("thanks"))
 
     asyncio.run(rate())

@@ -1,4 +1,4 @@
-"""200 raters at once, 20,000 votes, a server killed among them: `make bench-study` prints the figures."""
+"""Load of 200 concurrent raters and 20,000 votes with one killed server; `make bench-study` prints the figures."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ pytestmark = pytest.mark.slow
 
 @dataclass
 class Seen:
-    """What all raters met."""
+    """Responses and errors of all raters."""
 
-    vote_s: list[float] = field(default_factory=list)  # of answered votes
+    vote_s: list[float] = field(default_factory=list)  # latency of answered votes
     clip_s: list[float] = field(default_factory=list)
     confirmed: dict[tuple[str, int], bool] = field(default_factory=dict)
     statuses: Counter[int] = field(default_factory=Counter)
@@ -50,7 +50,7 @@ def start(words: list[str]) -> subprocess.Popen[str]:
 
 
 async def rate(http: aiohttp.ClientSession, base: str, rater: int, given: str, seen: Seen) -> None:
-    """One rater: as the page, a clip, a look, a vote that is sent until it is confirmed."""
+    """Simulate a rater like the page: load a clip, watch it, send the vote until it is confirmed."""
     rng, headers = random.Random(rater), {"Authorization": f"Bearer {given}"}
 
     async def ask(method: str, path: str, times: list[float], **options: object) -> bytes:
@@ -112,13 +112,15 @@ def test_votes_of_200_raters_survive_a_server_killed_among_them(tmp_path: Path) 
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
-    seconds, found = time.perf_counter() - began, store.all()
+    seconds, result = time.perf_counter() - began, store.all()
     for what, times in (("votes", seen.vote_s), ("clips", seen.clip_s)):
         p50, p99, worst = 1000 * np.percentile(times, [50, 99, 100])
         print(f"{len(times)} {what} in {seconds:.0f} s: p50 {p50:.1f} ms, p99 {p99:.1f} ms, worst {worst:.0f} ms")
     print(f"{seen.broken} requests without an answer from the killed server; answers {dict(seen.statuses)}")
     print(f"load of the machine {os.getloadavg()[0]:.1f}")
-    stored = {(r, t): left for r, t, left in zip(found.rater, found.trial.tolist(), found.left.tolist(), strict=True)}
+    stored = {
+        (r, t): left for r, t, left in zip(result.rater, result.trial.tolist(), result.left.tolist(), strict=True)
+    }
     assert seen.broken > 0
-    assert len(found) == len(stored) == RATERS * VOTES
+    assert len(result) == len(stored) == RATERS * VOTES
     assert stored == seen.confirmed

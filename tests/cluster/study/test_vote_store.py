@@ -1,4 +1,4 @@
-"""Each vote is stored once, whoever sends it and however often."""
+"""Storage of votes: each is stored once, even if sent repeatedly or by several processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ for n in range(100000):
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
-    """A server of its own, where the programs and the driver are installed. Root starts it as nobody."""
+    """Start a separate PostgreSQL server, if its programs and driver are installed; root starts it as nobody."""
     pytest.importorskip("psycopg", reason="no PostgreSQL driver: pip install 'scene-dynamics[postgres]'")
     if not shutil.which("initdb"):
         pytest.skip("no PostgreSQL programs")
@@ -69,9 +69,9 @@ def test_vote_sent_again_counts_once_and_another_choice_is_refused(url: str) -> 
     assert store.put([Vote(rater="a", trial=3, left=False)]) == [False]
     first = Vote(rater="b", trial=0, left=True)
     assert store.put([first, Vote(rater="b", trial=0, left=False), first]) == [True, False, True]
-    found = store.all()
-    assert len(found) == 21
-    assert found.left[found.rater == "a"].tolist() == [n % 3 == 0 for n in range(20)]
+    result = store.all()
+    assert len(result) == 21
+    assert result.left[result.rater == "a"].tolist() == [n % 3 == 0 for n in range(20)]
     assert store.done("a") == set(range(20))
     assert store.done("c") == set()
     store.close()
@@ -108,10 +108,10 @@ def test_writer_killed_has_stored_every_vote_that_it_had_confirmed(tmp_path: Pat
     process.send_signal(signal.SIGKILL)
     confirmed += [int(line) for line in process.stdout if line.endswith("\n")]
     process.wait()
-    found = VoteStore(url, "s").all()
-    assert set(confirmed) <= set(found.trial.tolist())
-    assert len(found) <= len(confirmed) + 1
-    assert (found.left == (found.trial % 3 == 0)).all()
+    result = VoteStore(url, "s").all()
+    assert set(confirmed) <= set(result.trial.tolist())
+    assert len(result) <= len(confirmed) + 1
+    assert (result.left == (result.trial % 3 == 0)).all()
 
 
 def test_database_file_is_its_owners_alone(tmp_path: Path) -> None:
