@@ -1,6 +1,6 @@
 """What a training run leaves on storage, and how to read it back.
 
-    <out>/<name>/run.json                      settings that last and the MLflow key, written once (cluster/runtime/run_registry.py)
+    <out>/<name>/run.json                      settings that last and the MLflow key (cluster/runtime/run_registry.py)
     <out>/<name>/step_.../state.json           step, clips seen, lineage
                           weights/*.safetensors    generator, generator_ema, discriminator; batch norm's buffers too
                           optimizer/*.safetensors  Adam's moments, a part a rank (cluster/training/engines.py)

@@ -2,7 +2,8 @@
 
 Frames are a plain binary column: a Ray tensor column of uint8 takes 4 times the bytes and reads 27 times slower,
 because Parquet has no 8-bit type. Codec raw stores pixels; codec jpeg stores one JPEG strip per clip
-(vgan/video/image_strips.py), measured on UCF101: a fifth of the bytes, PSNR 42 dB, about 1.5 ms of one core to decode a clip.
+(vgan/video/image_strips.py), measured on UCF101: a fifth of the bytes, PSNR 42 dB, about 1.5 ms of one core to decode
+a clip.
 """
 
 from __future__ import annotations

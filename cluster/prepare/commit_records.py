@@ -1,8 +1,8 @@
 """Commit records at scale: compaction into Parquet files, and columnar reading of millions of records.
 
-A record is first put as an individual JSON file (`cluster/prepare/ledger.py`), which commits its unit. Once many thousands of
-these exist, blocks of them are written to work/records/, one Parquet file per block, and the JSON files are removed. If
-the job is killed in between, a record is in both places and counts once.
+A record is first put as an individual JSON file (`cluster/prepare/ledger.py`), which commits its unit. Once many
+thousands of these exist, blocks of them are written to work/records/, one Parquet file per block, and the JSON files
+are removed. If the job is killed in between, a record is in both places and counts once.
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ so one listing gives all committed units without reading a record. The video's n
 the settings, never on its position in a list; the number of segments depends on its duration. Requeuing a video starts
 a new generation, marked by an empty file work/requeued/{video}.g{generation}; records of older generations are ignored.
 
-With millions of units, most records are moved into Parquet files of some thousand records (`cluster/prepare/commit_records.py`). A
-unit whose record is in both places, because a move was interrupted, counts once.
+With millions of units, most records are moved into Parquet files of some thousand records
+(`cluster/prepare/commit_records.py`). A unit whose record is in both places, because a move was
+interrupted, counts once.
 """
 
 from __future__ import annotations

@@ -243,8 +243,8 @@ def crawl(config: FlickrConfig, licenses: Sequence[str], journal: ResponseCache,
         limit: Maximum number of videos; 0 takes all.
 
     Raises:
-        InputError: The key is missing or not valid, Flickr does not have a license, it refuses the search, or the service
-            does not answer.
+        InputError: the key is missing or not valid, Flickr does not have a license, it refuses the search, or the
+            service does not answer.
     """
     client = Flickr(config)
     try:

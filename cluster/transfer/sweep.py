@@ -46,8 +46,8 @@ def sweep(config: SweepConfig) -> list[dict[str, Any]]:
     """Run every child that has no result yet, and return all results as rows.
 
     Raises:
-        InputError: missing data, no checkpoint for an init that needs one, one whose shape does not fit the clips, or one
-            that has seen test videos.
+        InputError: missing data, no checkpoint for an init that needs one, one whose shape does not fit the clips, or
+            one that has seen test videos.
         RuntimeError: children failed; the others' results are kept.
     """
     starts = _starts(config)

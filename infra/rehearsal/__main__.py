@@ -15,7 +15,7 @@ from infra.rehearsal.guide import LOOK, RESULTS, STEPS, check_out, follow
 from infra.rehearsal.images import image_disks
 from infra.rehearsal.manifests import Manifest, Namespace, build, walk
 from infra.rehearsal.network import network
-from infra.rehearsal.pods import Disk, Failed, kubelet, machine_disk, missing_programs, own_prefix
+from infra.rehearsal.pods import Disk, PodFailedError, kubelet, machine_disk, missing_programs, own_prefix
 from infra.rehearsal.rayjobs import VIDEOS
 from infra.rehearsal.steps import Steps
 from jobs import cli
@@ -58,7 +58,7 @@ def main(steps: Steps, config: RehearsalConfig) -> None:
     try:
         with ExitStack() as stack:
             rehearse(config, out, steps, stack)
-    except Failed as fault:
+    except PodFailedError as fault:
         steps.failed = True
         print(f"\nFAILED: {fault}")
     finally:

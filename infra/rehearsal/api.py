@@ -16,8 +16,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from infra.rehearsal.pods import Failed
-
 POLL_S, CALL_S, PATIENCE_S = 0.2, 60.0, 1200.0
 
 
@@ -49,7 +47,7 @@ def run(
         folder: where to run it.
 
     Raises:
-        Failed: for twenty minutes the command neither ended nor called kubectl.
+        PodFailedError: for twenty minutes the command neither ended nor called kubectl.
     """
     with tempfile.TemporaryDirectory() as scratch, socket.socket(socket.AF_UNIX) as server, open(log, "w") as out:
         program, place = Path(scratch, "kubectl"), Path(scratch, "socket")  # a folder for us alone, with a short name
@@ -72,7 +70,7 @@ def run(
                 except TimeoutError:
                     idle_s += POLL_S
                     if idle_s > PATIENCE_S:
-                        raise Failed(f"nothing has happened for {PATIENCE_S:.0f} s ({log})") from None
+                        raise PodFailedError(f"nothing has happened for {PATIENCE_S:.0f} s ({log})") from None
                     continue
                 idle_s = 0.0
                 _serve(client, answer)

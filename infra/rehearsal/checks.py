@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from infra.rehearsal.pods import Failed, Pod
+from infra.rehearsal.pods import Pod, PodFailedError
 
 REQUEST = """
 import base64, json, os, sys, urllib.error, urllib.request
@@ -44,7 +44,7 @@ def http(pod: Pod, url: str, *, token: str = "", user: str = "", password: str =
     env = {"PATH": pod.environment["PATH"], "REQUEST": json.dumps([url, token, user, password, host])}
     code, text = pod.run(["python", "-c", REQUEST], env=env)
     if code:
-        raise Failed(f"no request could be made in {pod.name}: {text[-500:]}")
+        raise PodFailedError(f"no request could be made in {pod.name}: {text[-500:]}")
     return Answer(*json.loads(text))
 
 

@@ -13,7 +13,7 @@ import yaml
 from infra.rehearsal.api import Reply, data_key, secret_reply, without_namespace
 from infra.rehearsal.manifests import ROOT
 from infra.rehearsal.operator import RayNodes, last_lines, ray_nodes
-from infra.rehearsal.pods import Failed, Kubelet, Pod
+from infra.rehearsal.pods import Kubelet, Pod, PodFailedError
 from infra.rehearsal.rayjobs import RUN, store
 from infra.rehearsal.services import mlflow, postgres, s3
 from infra.rehearsal.steps import Steps
@@ -37,7 +37,7 @@ class Control:
         """Do what kubectl is asked to.
 
         Raises:
-            Failed: it does not come to be, or is nothing that the guide was known to ask for.
+            PodFailedError: it does not come to be, or is nothing that the guide was known to ask for.
             LookupError, ValueError: nothing has this name.
         """
         words = without_namespace(words)
@@ -63,7 +63,7 @@ class Control:
                 return Reply(f"pod/{self.start_pod(ROOT / path)} created\n")
             case ["wait", "--for=condition=Ready", pod, _]:
                 if not (there := self.pods[pod.removeprefix("pod/")]).alive():
-                    raise Failed(f"{pod} has ended: {last_lines(there)}")
+                    raise PodFailedError(f"{pod} has ended: {last_lines(there)}")
                 return Reply(f"{pod} condition met\n")
             case ["cp", source, target]:
                 name, _, path = target.partition(":")
@@ -77,10 +77,10 @@ class Control:
             case ["wait", "--for=jsonpath={.status.jobStatus}=SUCCEEDED", job, _]:
                 name = job.removeprefix("rayjob/")
                 if named("RayJob", name)["spec"]["suspend"]:
-                    raise Failed(f"{job} is waited for while it is suspended")
+                    raise PodFailedError(f"{job} is waited for while it is suspended")
                 RUN[name](self.cluster, self.steps)
                 return Reply(f"{job} condition met\n")
-        raise Failed(f"not rehearsed: kubectl {' '.join(words)}")
+        raise PodFailedError(f"not rehearsed: kubectl {' '.join(words)}")
 
     def start(self) -> None:
         """Everything that runs by itself; its secrets are there."""
@@ -108,7 +108,7 @@ class Control:
             ip, *names = line.split()
             if service in names and ip in networks:
                 return networks[ip]
-        raise Failed(f"no pod is behind service/{service}")
+        raise PodFailedError(f"no pod is behind service/{service}")
 
     def add_node(self) -> None:
         """What the autoscaler does for a job on the standing cluster."""
@@ -127,12 +127,12 @@ class Control:
 def copy(source: Path, pod: Pod, target: Path) -> None:
     """A folder to the same name in a pod, as kubectl does it: by tar at both ends."""
     if source.name != target.name:
-        raise Failed(f"{source.name} is copied to another name, {target}")
+        raise PodFailedError(f"{source.name} is copied to another name, {target}")
     pack = ["tar", "-C", str(source.parent), "-cf", "-", source.name]
     packed = subprocess.run(pack, check=True, stdout=subprocess.PIPE)
     code, text = pod.run(["tar", "-xmf", "-", "-C", str(target.parent)], given=packed.stdout)
     if code:
-        raise Failed(f"{source} cannot be copied into {pod.name}: {text}")
+        raise PodFailedError(f"{source} cannot be copied into {pod.name}: {text}")
 
 
 RUNS = """select e.name, r.status, count(*) from runs r join experiments e using (experiment_id)
@@ -143,12 +143,12 @@ def tracked(control: Control) -> list[str]:
     """What MLflow's database holds of runs, and its folder of the bucket of artifacts.
 
     Raises:
-        Failed: a run that has not finished, or nothing.
+        PodFailedError: a run that has not finished, or nothing.
     """
     assert control.database, "the overlay has been applied"
     code, text = control.database.run(["psql", "--username=mlflow", "--dbname=mlflow", "-AtF,", "-c", RUNS])
     rows = [line.rsplit(",", 2) for line in text.splitlines()]
     artifacts = [path for path in (store(control.cluster) / "mlflow").rglob("*") if path.is_file()]
     if code or not rows or not artifacts or any(status != "FINISHED" for _, status, _ in rows):
-        raise Failed(f"{text.strip() or 'no run'}; {len(artifacts)} artifacts")
+        raise PodFailedError(f"{text.strip() or 'no run'}; {len(artifacts)} artifacts")
     return [*(f"{name}: {num} finished" for name, _, num in rows), f"{len(artifacts)} artifacts"]

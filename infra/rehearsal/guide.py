@@ -15,7 +15,6 @@ from infra.rehearsal.api import Reply, run
 from infra.rehearsal.control import Control
 from infra.rehearsal.manifests import K8S, ROOT
 from infra.rehearsal.network import Address
-from infra.rehearsal.pods import Failed
 from infra.rehearsal.rayjobs import store
 
 WAY_IN, LOOK, RESULTS = 3, 5, 7  # steps of the guide
@@ -66,7 +65,7 @@ def follow(control: Control, laptop: Address, last: int) -> None:
         last: the last step to follow.
 
     Raises:
-        Failed: a command failed, or did not do what the guide says.
+        PodFailedError: a command failed, or did not do what the guide says.
     """
     user, log, at = control.user, control.user / "log", 0
     env = {
@@ -91,7 +90,7 @@ def follow(control: Control, laptop: Address, last: int) -> None:
         inside = ["nsenter", f"--net=/run/netns/{laptop.namespace}", "bash", "-c", script(last)]
         if run(inside, answer, log, env=env, folder=user / "checkout"):
             lines = log.read_text(errors="replace").strip().splitlines()
-            raise Failed(f"a command of the guide failed: {lines[-1:]} ({log})")
+            raise PodFailedError(f"a command of the guide failed: {lines[-1:]} ({log})")
     finish(control, at)
 
 
@@ -100,12 +99,12 @@ def finish(control: Control, step: int) -> None:
     if step == WAY_IN:
         with control.steps.step("guide, step 3: the token's file"):
             if (control.user / ".ray-token").stat().st_mode & 0o077:
-                raise Failed("others may read it")
+                raise PodFailedError("others may read it")
     if step == LOOK:
         control.remove_node()
         with control.steps.step("guide, step 5: what it made") as told:
             counts = json.loads((store(control.cluster) / "try/manifest.json").read_text())["counts"]
             given = len(list((control.user / "checkout/videos").iterdir()))
             if counts["sources"] != given:
-                raise Failed(f"{given} videos were copied, and the manifest counts {counts}")
+                raise PodFailedError(f"{given} videos were copied, and the manifest counts {counts}")
             told.append(f"{given} videos in the store, prepared, {counts['clips']} clips")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from infra.rehearsal.checks import http, page
 from infra.rehearsal.manifests import Manifest, number
-from infra.rehearsal.pods import Failed, Kubelet, Pod
+from infra.rehearsal.pods import Kubelet, Pod, PodFailedError
 
 GCS, DASHBOARD, AGENT, METRICS = 6379, 8265, 52365, 8080
 # Scaled to one machine: Ray would take a third of all its memory for each node's objects.
@@ -29,16 +29,16 @@ def wait_until(
     """Wait until `done()` holds.
 
     Raises:
-        Failed: it took too long, or one of the pods `alive` ended before.
+        PodFailedError: it took too long, or one of the pods `alive` ended before.
     """
     for _ in range(int(patience_s / POLL_S)):  # not by the clock: a machine may have been asleep
         if done():
             return
         for pod in alive:
             if not pod.alive():
-                raise Failed(f"{pod.name} ended while waiting until {what}: {last_lines(pod)}")
+                raise PodFailedError(f"{pod.name} ended while waiting until {what}: {last_lines(pod)}")
         time.sleep(POLL_S)
-    raise Failed(f"waited {patience_s:.0f} s until {what}")
+    raise PodFailedError(f"waited {patience_s:.0f} s until {what}")
 
 
 def last_lines(pod: Pod, count: int = 5) -> str:
@@ -97,14 +97,16 @@ class RayNodes:
         """Until each worker answers its probe. One that ends is replaced: Ray gives a node 30 s to start.
 
         Raises:
-            Failed: it takes too long, or workers keep ending.
+            PodFailedError: it takes too long, or workers keep ending.
         """
 
         def ready() -> bool:
             for place, pod in enumerate(self.workers):
                 if not pod.alive():
                     if self.replaced == MAX_REPLACED:
-                        raise Failed(f"{pod.name} ended, and {MAX_REPLACED} workers before it: {last_lines(pod)}")
+                        raise PodFailedError(
+                            f"{pod.name} ended, and {MAX_REPLACED} workers before it: {last_lines(pod)}"
+                        )
                     self.replaced += 1
                     self.workers[place] = self._start(pod.address.labels["ray.io/group"])
             return all(map(worker_ready, self.workers))

@@ -29,7 +29,7 @@ OVERLAY = 'mount -t overlay overlay -o "lowerdir=$1,upperdir=$2,workdir=$3" "$4"
 DOMAINS = ("", ".scene", ".scene.svc.cluster.local")
 
 
-class Failed(Exception):
+class PodFailedError(Exception):
     """Something did not go as the manifests promise."""
 
 
@@ -191,7 +191,7 @@ class Kubelet:
                 process, _ = self._start(container, place, log=container["name"])
                 if process.wait():
                     log = place.folder / container["name"]
-                    raise Failed(f"init container {container['name']} of {name} failed: {log}")
+                    raise PodFailedError(f"init container {container['name']} of {name} failed: {log}")
             (container,) = spec["containers"]
             process, main = self._start(container, place, command=command, extra=extra)
             pod = Pod(

@@ -22,7 +22,7 @@ from infra.rehearsal.operator import (
     submitter,
     wait_until,
 )
-from infra.rehearsal.pods import Failed, Kubelet, Pod
+from infra.rehearsal.pods import Kubelet, Pod, PodFailedError
 from infra.rehearsal.steps import Steps
 
 # Words after an entrypoint's own, to have it done in minutes.
@@ -63,7 +63,7 @@ def prepare(cluster: Kubelet, steps: Steps) -> None:
             manifest = json.loads((store(cluster) / "clips/manifest.json").read_text())
             counts = manifest["counts"]
             if counts["sources"] != VIDEOS or counts["sources"] != counts["accepted"] + counts["rejected"]:
-                raise Failed(f"{VIDEOS} videos were given, and the manifest counts {counts}")
+                raise PodFailedError(f"{VIDEOS} videos were given, and the manifest counts {counts}")
             told.append(", ".join(f"{counts[key]} {key}" for key in ("sources", "accepted", "rejected", "clips")))
             times = sorted(path.stat().st_mtime for path in (store(cluster) / "clips/work/commits").iterdir())
             both, alone = rate([t for t in times if came < t < gone]), rate([t for t in times if t > gone])
@@ -90,7 +90,7 @@ def refusals(nodes: RayNodes, client: Pod) -> list[str]:
     """Ask what a stranger could, and what a user may.
 
     Raises:
-        Failed: one is let in, or the other is not.
+        PodFailedError: one is let in, or the other is not.
     """
     api, head = f"http://{nodes.service}:{DASHBOARD}", nodes.head
     token = auth_environment(nodes.kubelet, nodes.spec)["RAY_AUTH_TOKEN"]
@@ -118,7 +118,7 @@ def refusals(nodes: RayNodes, client: Pod) -> list[str]:
     if code == 0 or "authentication" not in text.lower():
         wrong.append(f"ray job submit without a token: exit code {code}")
     if wrong:
-        raise Failed("; ".join(wrong))
+        raise PodFailedError("; ".join(wrong))
     return [f"{len(asked) + 1} requests answered as they should be"]
 
 
@@ -133,7 +133,7 @@ def finish(steps: Steps, name: str, nodes: RayNodes, client: Pod, identity: str)
         wait_until("the job has ended", lambda: not client.alive(), alive=[nodes.head], patience_s=3600)
         status = job_status(nodes, nodes.head, identity)
         if client.process.returncode or status != "SUCCEEDED":
-            raise Failed(f"{name} ended as {status}: {last_lines(client, 12)}")
+            raise PodFailedError(f"{name} ended as {status}: {last_lines(client, 12)}")
 
 
 def train(cluster: Kubelet, steps: Steps) -> None:
@@ -153,11 +153,11 @@ def train(cluster: Kubelet, steps: Steps) -> None:
             wait_until("the submitter has ended", lambda: not client.alive())
             told.append(f"submitter ended with {client.process.returncode} after {time.monotonic() - started:.0f} s")
             if client.process.returncode == 0:
-                raise Failed("the submitter says that the job succeeded")
+                raise PodFailedError("the submitter says that the job succeeded")
             wait_until("the workers have ended", lambda: not any(pod.alive() for pod in nodes.workers))
             told.append(f"workers after {time.monotonic() - started:.0f} s")
     if job["spec"]["backoffLimit"] < 1:
-        raise Failed("backoffLimit promises no other try")
+        raise PodFailedError("backoffLimit promises no other try")
     before = saved(run)
     with ExitStack() as stack:
         with steps.step("train: another cluster, as backoffLimit promises"):
@@ -167,7 +167,7 @@ def train(cluster: Kubelet, steps: Steps) -> None:
         with steps.step("train: what it made") as told:
             step = int(before[-1].split("_")[1])
             if f"training 'laptop' from step {step} to" not in client.text():
-                raise Failed(f"the second try did not go on from {before[-1]}: {client.log}")
+                raise PodFailedError(f"the second try did not go on from {before[-1]}: {client.log}")
             told.append(f"went on from step {step}, ended at {saved(run)[-1]}")
 
 
@@ -188,7 +188,7 @@ def sweep(cluster: Kubelet, steps: Steps) -> None:
         with steps.step("sweep: what it made") as told:
             rows = json.loads((store(cluster) / "finetune/figure4/results.json").read_text())
             if len(rows) != 4:
-                raise Failed(f"4 runs were asked for, results.json holds {len(rows)}")
+                raise PodFailedError(f"4 runs were asked for, results.json holds {len(rows)}")
             told.append(f"{len(rows)} runs")
 
 

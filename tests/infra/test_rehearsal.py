@@ -23,7 +23,7 @@ from infra.rehearsal.guide import LOOK, RESULTS, STEPS, script
 from infra.rehearsal.manifests import ROOT, Namespace, expand, number
 from infra.rehearsal.network import Address, network
 from infra.rehearsal.operator import ray_start, wait_until
-from infra.rehearsal.pods import Failed, Pod, kubelet, machine_disk, missing_programs
+from infra.rehearsal.pods import Pod, PodFailedError, kubelet, machine_disk, missing_programs
 from infra.rehearsal.policies import open_ports
 from infra.rehearsal.rayjobs import RUN
 from infra.rehearsal.steps import Steps
@@ -115,7 +115,7 @@ def test_every_kubectl_call_of_the_guide_is_rehearsed(monkeypatch: pytest.Monkey
             control.answer(words, "")
     forwarded = ["network_of"] * 2
     assert done == ["start", *forwarded, "start_pod", "copy", "prepare", "train", "sweep", "network_of"]
-    with pytest.raises(Failed, match="not rehearsed: kubectl get nodes"):
+    with pytest.raises(PodFailedError, match="not rehearsed: kubectl get nodes"):
         control.answer(["get", "nodes"], "")
 
 
@@ -123,7 +123,7 @@ def test_rayjob_that_is_still_suspended_is_not_waited_for(tmp_path: Path) -> Non
     kube = SimpleNamespace(namespace=Namespace(deepcopy(list(built("local"))), {}))
     control = Control(kube, tmp_path, Steps(), ExitStack())  # type: ignore[arg-type]
     wait = ["wait", "--for=jsonpath={.status.jobStatus}=SUCCEEDED", "rayjob/train", "--timeout=1h"]
-    with pytest.raises(Failed, match="rayjob/train is waited for while it is suspended"):
+    with pytest.raises(PodFailedError, match="rayjob/train is waited for while it is suspended"):
         control.answer(wait, "")
 
 
@@ -157,16 +157,16 @@ def test_stand_in_that_dies_asking_leaves_the_command_to_go_on(tmp_path: Path) -
 
 def test_command_that_does_nothing_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("infra.rehearsal.api.PATIENCE_S", 0.3)
-    with pytest.raises(Failed, match="nothing has happened"):
+    with pytest.raises(PodFailedError, match="nothing has happened"):
         run(["sleep", "1000"], lambda *_: Reply(), tmp_path / "log")
 
 
 def test_stand_ins_command_ends_with_what_the_answer_raises(tmp_path: Path) -> None:
     def answer(_words: list[str], _text: str) -> Reply:
-        raise Failed("no")
+        raise PodFailedError("no")
 
     left = tmp_path / "left"
-    with pytest.raises(Failed, match="no"):
+    with pytest.raises(PodFailedError, match="no"):
         run(["bash", "-c", f"kubectl get x; touch {left}"], answer, tmp_path / "log")
     time.sleep(0.5)
     assert not left.exists()
@@ -338,7 +338,7 @@ def test_folder_is_copied_into_a_pod_as_its_user(a_pod: Pod, tmp_path: Path) -> 
     (tmp_path / "mine/set/one").write_text("1")
     copy(tmp_path / "mine/set", a_pod, Path("/data/set"))
     assert a_pod.run(["sh", "-c", "cat /data/set/one; stat -c ' %u' /data/set/one"]) == (0, "1 1000\n")
-    with pytest.raises(Failed, match="copied to another name"):
+    with pytest.raises(PodFailedError, match="copied to another name"):
         copy(tmp_path / "mine/set", a_pod, Path("/data/other"))
-    with pytest.raises(Failed, match="cannot be copied"):
+    with pytest.raises(PodFailedError, match="cannot be copied"):
         copy(tmp_path / "mine/set", a_pod, Path("/nowhere/set"))

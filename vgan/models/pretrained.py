@@ -73,7 +73,8 @@ class Model:
         if self.config.kind == "autoencoder":
             if self.mixture is None:
                 raise InputError(
-                    "an autoencoder draws from a mixture: fit one to its codes (vgan.models.gaussian_mixture.fit_mixture)"
+                    "an autoencoder draws from a mixture: fit one to its codes "
+                    "(vgan.models.gaussian_mixture.fit_mixture)"
                 )
             return gaussian_mixture.sample(self.mixture, num, seed)
         return torch.randn(num, self.config.z_size, generator=torch.Generator().manual_seed(seed)).numpy()

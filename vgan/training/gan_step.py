@@ -3,7 +3,8 @@
 An engine holds one network and its optimizer. The pair of updates below is the only one that is exact under every
 way DeepSpeed shards optimizer state: D sums its two losses before its one backward pass, because a second backward
 pass overwrites the reduced gradient of the first; G's gradient passes through a D whose parameters are frozen,
-because it would otherwise be added to D's next step. Both faults are silent; tests/cluster/training/test_engines.py pins this.
+because it would otherwise be added to D's next step. Both faults are silent;
+tests/cluster/training/test_engines.py pins this.
 """
 
 from __future__ import annotations

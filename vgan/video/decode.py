@@ -115,9 +115,9 @@ def frames(
         on_skip: called with the PTS of each frame that is decoded before the segment.
 
     Raises:
-        VideoError: stage "decode", reason no_video_stream, cannot_open, no_frames (none in the file; a segment after its
-            end is empty without an error), corrupt (the decoder failed after the first frame; frames yielded before are
-            valid) or out_of_memory.
+        VideoError: stage "decode", reason no_video_stream, cannot_open, no_frames (none in the file; a segment after
+            its end is empty without an error), corrupt (the decoder failed after the first frame; frames
+            yielded before are valid) or out_of_memory.
     """
     read = _decord_frames if config.backend == "decord" else _pyav_frames
     yield from read(path, None if native else config.size, start_s, end_s, on_skip)

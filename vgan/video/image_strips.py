@@ -67,8 +67,8 @@ def read_strip(data: bytes) -> np.ndarray:
     if the width is a multiple of the height. Any picture of such a shape is accepted as a strip.
 
     Raises:
-        VideoError: stage "decode", reason not_a_strip, cannot_open (not a JPEG or PNG, or too large), corrupt (truncated
-            or damaged; damage in a JPEG that still decodes is not detected) or out_of_memory.
+        VideoError: stage "decode", reason not_a_strip, cannot_open (not a JPEG or PNG, or too large), corrupt
+            (truncated or damaged; damage in a JPEG that still decodes is not detected) or out_of_memory.
     """
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)

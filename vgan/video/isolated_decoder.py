@@ -32,7 +32,6 @@ from typing import Any
 
 import numpy as np
 
-import vgan
 from vgan.errors import VideoError
 from vgan.video.config import DecodeConfig
 from vgan.video.decode import Frame, VideoMetadata, backend_version, frames, probe_video
@@ -346,7 +345,7 @@ def _child_environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if name in ENVIRONMENT or name.startswith(ENVIRONMENT_PREFIXES)
     }
-    root = str(Path(vgan.__file__).resolve().parents[1])  # Ray adds the folder of the unpacked project to sys.path only
+    root = str(Path(__file__).resolve().parents[2])  # Ray adds the folder of the unpacked project to sys.path only
     search_path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     return variables | {"PYTHONPATH": search_path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 

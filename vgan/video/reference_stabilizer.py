@@ -69,8 +69,8 @@ def render(frames: np.ndarray, transforms: np.ndarray, size: int) -> tuple[np.nd
         Clip (T, size, size, 3) uint8, and the share (T,) of filled pixels in each center square, 0..1.
 
     Raises:
-        VideoError: stage "stabilize", reason collapsed: a warped frame is completely out of view; the original ended its
-            clip there.
+        VideoError: stage "stabilize", reason collapsed: a warped frame is completely out of view; the original ended
+            its clip there.
     """
     height, width = frames.shape[1:3]
     square = min(height, width)

@@ -77,12 +77,12 @@ from cluster.prepare.status import verify
 from cluster.prepare.packing import Packing
 from cluster.runtime.ray_session import ray_session
 from cluster.sources.manifest import list_folder
-from vgan.options import ClipSpec, DecodeConfig, GateConfig, StabilizeConfig, VideoConfig
+from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, StabilizeConfig, VideoConfig
 
 address, videos, out = sys.argv[1:]
 video = VideoConfig(
     clip=ClipSpec(num_frames=16, size=32, stride=4), decode=DecodeConfig(size=96),
-    stabilize=StabilizeConfig(size=96), gates=GateConfig(off=["near_duplicate"]),
+    stabilize=StabilizeConfig(size=96), gates=FilterConfig(off=["near_duplicate"]),
 )
 with ray_session(address):
     prepare(list_folder(videos)[0], out, video, Packing(shard_mb=1))
@@ -115,7 +115,7 @@ from ray.util.state import list_actors
 from cluster.runtime.ray_session import ray_session
 from cluster.training.trainer import TrainConfig, fit
 from cluster.observability.mlflow_tracker import TrackingConfig
-from vgan.options import ModelConfig
+from vgan.models.config import ModelConfig
 
 address, data, out, workers = sys.argv[1:]
 config = TrainConfig(

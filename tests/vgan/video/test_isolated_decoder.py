@@ -33,7 +33,8 @@ def child_whose_decoder(code: str) -> list[str]:
     """Return the command of a child in which `decode.frames` is replaced by a generator with body `code`."""
     body = textwrap.indent(textwrap.dedent(code), "    ")
     return stub(
-        f"import os, sys\nimport numpy as np\nimport vgan.video.isolated_decoder as child\nfrom vgan.video.decode import Frame\n"
+        f"import os, sys\nimport numpy as np\nimport vgan.video.isolated_decoder as child\n"
+        "from vgan.video.decode import Frame\n"
         f"picture = np.zeros((4, 6, 3), np.uint8)\n"
         f"def frames(path, config, start_s, end_s, native, on_skip):\n{body}\n"
         "child.frames = frames\nchild.main(sys.argv[1:])"
@@ -148,7 +149,8 @@ def test_isolated_frames_closed_early_leave_no_process(make_video):
 
 def test_decoder_child_dies_with_its_parent(make_video):
     code = (
-        "import sys, time\nfrom vgan.options import DecodeConfig\nfrom vgan.video.isolated_decoder import isolated_frames\n"
+        "import sys, time\nfrom vgan.video.config import DecodeConfig\n"
+        "from vgan.video.isolated_decoder import isolated_frames\n"
         "source = isolated_frames(sys.stdin.readline().strip(), DecodeConfig())\n"
         "next(source)\nprint('ready', flush=True)\ntime.sleep(60)"
     )
@@ -168,7 +170,8 @@ def test_decoder_child_dies_with_its_parent(make_video):
 
 
 def test_child_imports_only_what_decoding_needs():
-    code = "import sys, vgan.video.isolated_decoder; print([m for m in ('torch', 'cv2', 'decord', 'matplotlib') if m in sys.modules])"
+    heavy = "('torch', 'cv2', 'decord', 'matplotlib')"
+    code = f"import sys, vgan.video.isolated_decoder; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
