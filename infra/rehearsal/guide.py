@@ -15,6 +15,7 @@ from infra.rehearsal.api import Reply, run
 from infra.rehearsal.control import Control
 from infra.rehearsal.manifests import K8S, ROOT
 from infra.rehearsal.network import Address
+from infra.rehearsal.pods import PodFailedError
 from infra.rehearsal.rayjobs import store
 
 WAY_IN, LOOK, RESULTS = 3, 5, 7  # steps of the guide
