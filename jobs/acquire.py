@@ -43,18 +43,18 @@ class AcquireConfig:
     root: str = option("", "with tinyvideo: url of the folder its paths are in; empty: the list's own")
     ucf101: str = option("", "folder that holds UCF-101/ and ucfTrainTestlist/")
     split: int = option(1, "official UCF101 split, 1 to 3")
-    side: str = option("", "train or test: that side of the split only")
+    subset: str = option("", "train or test: that side of the split only")
     flickr: FlickrConfig = section(FlickrConfig, "Flickr's search")
     yfcc: YfccConfig = section(YfccConfig, "YFCC100M")
     licenses: list[str] = option(
         [], "take these licences only: codes (by, by-sa, by-2.0, cc0, pdm), names or urls; any takes all"
     )
-    deleted: str = option("", "url of a deletion list: ids, uris or pages of videos to leave out, one a line")
+    exclude: str = option("", "url of a deletion list: ids, uris or pages of videos to leave out, one a line")
     limit: int = option(0, "take the first videos only; 0 takes all")
     out: str = option("out/sources.parquet", "url of the manifest")
 
     def __post_init__(self) -> None:
-        check_choice("side", self.side, ("", "train", "test"))
+        check_choice("subset", self.subset, ("", "train", "test"))
         if self.limit < 0:
             raise ValueError(f"limit must be at least 0, got {self.limit}")
 
@@ -73,7 +73,7 @@ def main(config: AcquireConfig) -> None:
     if len(given) != 1:
         raise InputError(f"give exactly one of {', '.join(origins)}; got {' and '.join(given) or 'none'}")
     origin, list_videos = origins[given[0]]
-    deleted = set(_lines(config.deleted)) if config.deleted else set()
+    deleted = set(_lines(config.exclude)) if config.exclude else set()
     found = list_videos(config)
     allowed = license_filter(config.licenses)
     licensed = [s for s in found if allowed(s.license, s.license_url)]
@@ -139,7 +139,7 @@ def _from_ucf101(config: AcquireConfig) -> list[Source]:
             split=v.side,
         )
         for v in split.videos
-        if config.side in ("", v.side)
+        if config.subset in ("", v.side)
     ]
 
 

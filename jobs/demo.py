@@ -173,7 +173,7 @@ def _stages(config: DemoConfig, places: Places) -> dict[str, dict[str, object]]:
             "zero_stage": 1,
             "preset": "stable",
             "precision": "bf16",
-            "model.base": config.base,
+            "model.base_width": config.base,
             "batch_size": config.batch_size,
             "steps": config.steps,
             "checkpoint_every": 80,

@@ -30,23 +30,23 @@ def main(config: EvaluateConfig) -> None:
         config,
         data=absolute_url(config.data),
         checkpoint=[absolute_url(url) for url in config.checkpoint],
-        samples=[absolute_url(url) for url in config.samples],
+        sample_datasets=[absolute_url(url) for url in config.sample_datasets],
         out=absolute_url(config.out),
-        training=config.training and absolute_url(config.training),
+        training_data=config.training_data and absolute_url(config.training_data),
         cache=config.cache and absolute_url(config.cache),
-        report=config.report and absolute_url(config.report),
-        transfer=config.transfer and absolute_url(config.transfer),
+        model_card=config.model_card and absolute_url(config.model_card),
+        sweep_results=config.sweep_results and absolute_url(config.sweep_results),
     )
     found = evaluate(config)
     write_json(join_url(config.out, "results.json"), to_json(found))
     write_bytes(join_url(config.out, "table.txt"), f"{format_table(found)}\n".encode())
     cli.save(config, join_url(config.out, "settings.yaml"))
-    page = model_card(found, config) if config.report else ""
+    page = model_card(found, config) if config.model_card else ""
     if page:
-        write_bytes(config.report, page.encode())
+        write_bytes(config.model_card, page.encode())
     log_evaluation(found, config, page)
     print(format_table(found))
-    print(f"results -> {config.out}{f', card -> {config.report}' if page else ''}")
+    print(f"results -> {config.out}{f', card -> {config.model_card}' if page else ''}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.observability.mlflow_tracker import Tracker
-from cluster.runtime.run_registry import check_name
 from cluster.storage.files import write_json
 from cluster.storage.urls import absolute_url, join_url
 from cluster.transfer.config import SweepConfig
@@ -14,19 +13,19 @@ from cluster.transfer.sweep import sweep
 from cluster.transfer.sweep_results import format_table, load_sweep, log_final_figures, log_results, write_figures
 from jobs import cli
 from vgan.errors import InputError
-from vgan.options import check_choice, option
+from vgan.options import check_choice, check_name, option
 
 ABOUT = """Train on labelled actions from each init at each label fraction, seed and split, and compare: an MLflow
 parent run, one child run each, the paper's figure 4. Run again after an interruption: finished children are not run
 twice.
 
   python -m jobs.finetune ucf101=/data/ucf101 checkpoint=out/runs/gan out=out/finetune
-  python -m jobs.finetune ucf101=/data/ucf101 inits=random fractions=[0.125,1] seeds=[0,1,2] model.base=16
-  python -m jobs.finetune ucf101=/data/ucf101 checkpoint=... splits=[1,2,3] fractions=1 test_clips=10    figure 4a
+  python -m jobs.finetune ucf101=/data/ucf101 initializations=random fractions=[0.125,1] seeds=[0,1,2]
+  python -m jobs.finetune ucf101=/data/ucf101 checkpoint=... splits=[1,2,3] fractions=1 clips_per_test_video=10
 
 Choose settings without a look at the test list, on groups held out from the training list:
 
-  python -m jobs.finetune ucf101=/data/ucf101 checkpoint=... choose=true name=choose finetune.learning_rate=5e-4
+  python -m jobs.finetune ucf101=/data/ucf101 checkpoint=... validation=true name=choose finetune.learning_rate=5e-4
 
 Draw a sweep's figures and table again from MLflow alone, or two sweeps in one:
 
@@ -61,7 +60,7 @@ def main(config: FinetuneJobConfig) -> None:
         ucf101=absolute_url(config.ucf101),
         out=absolute_url(config.out),
         checkpoint=config.checkpoint and absolute_url(config.checkpoint),
-        others={name: absolute_url(url) for name, url in config.others.items()},
+        extra_checkpoints={name: absolute_url(url) for name, url in config.extra_checkpoints.items()},
     )
     rows = sweep(config)
     cli.save(config, join_url(config.out, config.name, "settings.yaml"))

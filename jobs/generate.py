@@ -43,7 +43,7 @@ class GenerateConfig:
         "", "a run's folder, one of its checkpoints, an exported model, or a .t7 file of the published code (required)"
     )
     out: str = option("out/samples", "url of the folder for the videos")
-    num: int = option(16, "clips to draw")
+    num_clips: int = option(16, "clips to draw")
     format: list[str] = option(["mp4"], "any of mp4, gif and png (still film strips): [mp4,gif]")
     panels: bool = option(True, "also the streams side by side, as the paper's figure 3")
     ema: bool = option(True, "draw from the moving average of the generator, where there is one")
@@ -70,7 +70,7 @@ def main(config: GenerateConfig) -> None:
     """Sample and write the files."""
     cli.require(config, "checkpoint", "out")
     model, source = store.open_model(absolute_url(config.checkpoint), ema=config.ema)
-    if model.config.kind == "future":
+    if model.config.architecture == "future":
         raise InputError(
             f"checkpoint={config.checkpoint!r} draws from images, not from noise: use `python -m jobs.predict`"
         )
@@ -78,9 +78,9 @@ def main(config: GenerateConfig) -> None:
         raise InputError(f"checkpoint={config.checkpoint!r} holds a discriminator alone: give the generator's file")
     if torch.cuda.is_available():
         model.generator.cuda()
-    if model.config.kind == "autoencoder":
+    if model.config.architecture == "autoencoder":
         model = replace(model, mixture=_mixture(config, model, source))
-    clips = model.sample(config.num, config.seed)
+    clips = model.sample(config.num_clips, config.seed)
     out = absolute_url(config.out)
     make_writable_folder(out)
     _write_all(clips, out, config)
@@ -90,7 +90,7 @@ def main(config: GenerateConfig) -> None:
     cli.save(replace(config, checkpoint=url), join_url(out, "settings.yaml"))  # which one it was
     step = f"step {source.step}" if source else config.checkpoint
     mask = "" if clips.mask is None else f", mask mean {clips.mask.mean():.2f}"
-    print(f"{config.num} clips from {step}{mask} -> {out}")
+    print(f"{config.num_clips} clips from {step}{mask} -> {out}")
 
 
 # ---- files -------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ ABOUT = """Plan a corpus: videos, hours, bytes, core-hours, GPU-hours, time, sto
   python -m jobs.plan hours=5000 cpu.count=4 cpu.cores=32 out=out/plan
   python -m jobs.plan sources=out/sources.parquet cpu.price=1.2 gpu.price=20 steps=100000 prices.gb_month=0.023
   python -m jobs.plan hours=5000 rates=rates.json corpus.origin=flickr
-  python -m jobs.plan hours=5000 measured=out/clips      prepare's cost and yield as your own dataset took them
+  python -m jobs.plan hours=5000 calibrate_from=out/clips      prepare's cost and yield as your own dataset took them
 
 hours= counts hours of finished clips. Rates are the README's unless rates= names a JSON of yours. Prices are 0 until
 you give them. Writes plan.json and plan.png.
@@ -35,8 +35,8 @@ class PlanConfig:
 
     hours: float = option(0.0, "hours of finished clips that are wanted")
     sources: str = option("", "or: a sources manifest, list, folder or glob")
-    rates: str = option("", "url of a JSON of measured rates with date and machine; empty: the README's")
-    measured: str = option("", "url of a dataset whose commit records tell prepare's cost and yield")
+    rates_file: str = option("", "url of a JSON of measured rates with date and machine; empty: the README's")
+    calibrate_from: str = option("", "url of a dataset whose commit records tell prepare's cost and yield")
     steps: int = option(0, "steps of training; 0 plans none")
     batch_size: int = option(64, "clips of a step, all workers together")
     codec: str = option("raw", "of the shards: raw or jpeg")
@@ -57,8 +57,8 @@ def main(config: PlanConfig) -> None:
     """Plan, print the table, write JSON and picture."""
     if bool(config.hours) == bool(config.sources):
         raise InputError("give exactly one of hours= and sources=")
-    rates = read_rates(absolute_url(config.rates)) if config.rates else MeasuredRates()
-    checked = calibrate(absolute_url(config.measured), rates) if config.measured else None
+    rates = read_rates(absolute_url(config.rates_file)) if config.rates_file else MeasuredRates()
+    checked = calibrate(absolute_url(config.calibrate_from), rates) if config.calibrate_from else None
     if checked:
         rates = replace(rates, clip_yield=checked.clip_yield or rates.clip_yield)
     corpus = (
@@ -80,7 +80,7 @@ def main(config: PlanConfig) -> None:
     )
     print(format_plan(found))
     if checked:
-        print(_check_text(checked, config.measured))
+        print(_check_text(checked, config.calibrate_from))
     write(found, checked, config)
 
 

@@ -62,7 +62,7 @@ class PredictConfig:
     images: list[str] = option([], "images, videos or folders of them, on any url")
     data: str = option("", "dataset whose clips give the table of errors; it must not have been trained on")
     out: str = option("out/predicted", "url of the folder for the videos and errors.json")
-    num: int = option(1000, "clips of data= that are predicted at most; and training clips for the mean future")
+    num_clips: int = option(1000, "clips of data= that are predicted at most; and training clips for the mean future")
     format: list[str] = option(["mp4"], "any of mp4, gif and png (the last frame): [mp4,gif]")
     fps: float = option(25.0, "frames a second of the files")
     video: VideoConfig = section(VideoConfig, "how the clip of a video is prepared")
@@ -70,8 +70,8 @@ class PredictConfig:
     def __post_init__(self) -> None:
         for kind in self.format:
             check_choice("format", kind, FORMATS)
-        if not self.format or not 0.1 <= self.fps <= 240 or self.num < 1:
-            got = f"{self.format}, {self.fps} and {self.num}"
+        if not self.format or not 0.1 <= self.fps <= 240 or self.num_clips < 1:
+            got = f"{self.format}, {self.fps} and {self.num_clips}"
             raise ValueError(f"format must name a kind, fps be in 0.1..240, and num at least 1; got {got}")
 
 
@@ -90,9 +90,10 @@ def main(config: PredictConfig) -> None:
     if not config.images and not config.data:
         raise InputError("nothing to predict: give images= or data=")
     model, source = store.open_model(absolute_url(config.checkpoint))
-    if model.config.kind != "future" or model.generator is None:
+    if model.config.architecture != "future" or model.generator is None:
         raise InputError(
-            f"checkpoint={config.checkpoint!r} is of kind={model.config.kind}: train one with model.kind=future"
+            f"checkpoint={config.checkpoint!r} is a {model.config.architecture} model: "
+            "train one with model.architecture=future"
         )
     if torch.cuda.is_available():
         model.generator.cuda()
@@ -168,7 +169,7 @@ def _read(path: Path, name: str, video: VideoConfig, decoder: Decoder) -> Given:
     """
     if Path(name).suffix.lower() not in IMAGES or is_strip(path):
         for item in extract_clips(decoder.frames(path), video):
-            if isinstance(item, Clip) and first_violation(item.evidence, video.gates) is None:
+            if isinstance(item, Clip) and first_violation(item.evidence, video.filters) is None:
                 return Given(name, item.frames[0], item.frames)
     first = next(iter(decoder.frames(path)), None)
     if first is None:
@@ -188,11 +189,11 @@ def _predict_dataset(config: PredictConfig, model: Model, source: Checkpoint | N
     """The table of errors over clips that were not trained on, printed and written as errors.json."""
     url = absolute_url(config.data)
     manifest = read_manifest(url)
-    truth, sources = _clips(url, manifest, model, config.num)
+    truth, sources = _clips(url, manifest, model, config.num_clips)
     guesses = {"model": _predicted(model, truth), "copy the frame": copy_first_frame(truth)}
     trained = _trained_on(source)
     if source is not None and trained is not None:
-        clips, seen = _clips(source.dataset_url, trained, model, config.num)
+        clips, seen = _clips(source.dataset_url, trained, model, config.num_clips)
         both = len(sources & seen)
         if trained.digest == manifest.digest or both:
             print(f"warning: {both} of the {len(sources)} videos of data= were trained on: this is no held-out error")

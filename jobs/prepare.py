@@ -42,16 +42,16 @@ ABOUT = """Decode, cut into shots, stabilize and pack videos into a dataset. Int
   python -m jobs.prepare sources=/videos out=s3://bucket/clips stabilize.preset=off
   python -m jobs.prepare sources=/tinyvideo/golf.txt out=out/golf stabilize.preset=off      the original's JPEG strips
 
-Scores are stored with every clip, and the bounds gates.* are applied when the dataset is packed. Other bounds decode
+Scores are stored with every clip, and the bounds filters.* are applied when the dataset is packed. Other bounds decode
 nothing again:
 
-  python -m jobs.prepare sources=/videos out=out/clips gates.max_filled=0.3 replace=true
+  python -m jobs.prepare sources=/videos out=out/clips filters.max_filled_fraction=0.3 overwrite=true
 
 Scenes are told by a Places365 classifier that you bring, such as the ResNets' .pth.tar of places2.csail.mit.edu. Every
 clip keeps the scores of the categories; what is kept is decided last too:
 
-  python -m jobs.prepare sources=/videos out=out/scenes scene.weights=resnet18_places365.pth.tar decode.size=256
-  python -m jobs.prepare ... scene.keep=[beach] scene.threshold=0.4 replace=true     nothing decoded again
+  python -m jobs.prepare sources=/videos out=out/scenes scene.weights=resnet18_places365.pth.tar decode.short_side=256
+  python -m jobs.prepare ... scene.keep_categories=[beach] scene.min_probability=0.4 overwrite=true    (decodes nothing)
 
 What stands in a folder, finished or not:
 
@@ -81,15 +81,17 @@ class PrepareConfig:
     max_reject_fraction: float = option(1.0, "fail if a larger share of the videos is rejected, 0..1")
     shard_mb: int = option(400, "size of a shard's raw pixels, MB")
     codec: str = option("raw", "raw pixels, or jpeg: a fifth of the bytes, not quite the pixels (quality 95, 42 dB)")
-    replace: bool = option(False, "pack anew over a finished dataset: other sources, gates, seed, shard size or codec")
+    overwrite: bool = option(
+        False, "pack anew over a finished dataset: other sources, gates, seed, shard size or codec"
+    )
     seed: int = option(0, "of the shuffle into shards")
     address: str = option("", "Ray cluster; empty: the one this job was submitted to, else a local one")
     clip: ClipSpec = section(ClipSpec, "shape of a clip")
     decode: DecodeConfig = section(DecodeConfig, "file to frames")
     shots: ShotConfig = section(ShotConfig, "frames to shots")
-    screen: PrescreenConfig = section(PrescreenConfig, "cheap tests before registration")
+    prescreen: PrescreenConfig = section(PrescreenConfig, "cheap tests before registration")
     stabilize: StabilizeConfig = section(StabilizeConfig, "camera motion removal")
-    gates: FilterConfig = section(FilterConfig, "bounds on the stored scores, applied last")
+    filters: FilterConfig = section(FilterConfig, "bounds on the stored scores, applied last")
     scene: SceneConfig = section(SceneConfig, "which scenes clips show")
     tracking: TrackingConfig = section(TrackingConfig, "MLflow")
 
@@ -144,7 +146,7 @@ def make_dataset(config: PrepareConfig, out: str) -> None:
     tracker.experiment_id()  # a tracking server that cannot be used is told before the work, not after
     make_writable_folder(out)
     packing = PackingConfig(seed=config.seed, shard_mb=config.shard_mb, codec=config.codec)
-    again = config.replace or config.action == "retry"
+    again = config.overwrite or config.action == "retry"
     manifest = find_finished_dataset(sources, out, config.video(), packing, replace=again)
     if config.action == "retry":
         num = requeue(out, config.reason, name_videos(sources, config.video()))
@@ -181,7 +183,7 @@ def mark_deleted(config: PrepareConfig, out: str) -> None:
     if not exists(join_url(out, "work")) and not exists(join_url(out, MANIFEST)):
         raise InputError(f"nothing was prepared at {out!r}")
     clips = add_to_deletion_list(out, names)
-    print(f"{clips} clips are left out from the next epoch on; prepare with replace=true removes them for good")
+    print(f"{clips} clips are left out from the next epoch on; prepare with overwrite=true removes them for good")
 
 
 def check(config: PrepareConfig, out: str) -> None:
@@ -195,7 +197,7 @@ def check(config: PrepareConfig, out: str) -> None:
     for fault in faults:
         print(fault)
     if faults:
-        raise InputError(f"{out!r} is not whole: {len(faults)} faults; prepare it again with replace=true")
+        raise InputError(f"{out!r} is not whole: {len(faults)} faults; prepare it again with overwrite=true")
     print(f"whole: {out}")
 
 

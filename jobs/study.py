@@ -6,7 +6,6 @@ import asyncio
 from dataclasses import dataclass
 
 from cluster.observability.tracking_config import TrackingConfig
-from cluster.runtime.run_registry import check_name
 from cluster.storage.files import exists, read_bytes, write_bytes
 from cluster.storage.urls import absolute_url, join_url
 from cluster.study import rating_server
@@ -15,7 +14,7 @@ from cluster.study.study_store import STUDY, StoredStudy, list_clips, read_study
 from cluster.study.vote_store import VoteStore
 from jobs import cli
 from vgan.errors import InputError
-from vgan.options import check_choice, option, section
+from vgan.options import check_choice, check_name, option, section
 from vgan.study.ratings import required_votes
 from vgan.study.trials import PAIR, REAL, SCRAMBLED, STATIC, StudyDesign, make_study
 from vgan.viz.study import preference_text, render_hit, render_study_report
@@ -44,27 +43,27 @@ class StudyConfig:
 
     action: str = option("report", f"one of {', '.join(ACTIONS)}")
     out: str = option("out/study", "url of the study's folder")
-    db: str = option("", "sqlite:///FILE or postgresql+psycopg://HOST/NAME; empty: votes.db in a local out=")
+    database_url: str = option("", "sqlite:///FILE or postgresql+psycopg://HOST/NAME; empty: votes.db in a local out=")
     name: str = option("study", "of the MLflow run")
     methods: dict[str, str] = option({}, "make: folder or dataset of each method's clips: {two_stream: out/two}")
     real: str = option("", "make: folder or dataset of real clips")
     categories: list[str] = option([], "make: folders inside each of them; empty: the clips are in the folder itself")
-    per_cell: int = option(20, "make: trials of each pair of methods in each category, even")
-    per_rater: int = option(50, "make: trials that one rater sees at most")
+    trials_per_cell: int = option(20, "make: trials of each pair of methods in each category, even")
+    trials_per_rater: int = option(50, "make: trials that one rater sees at most")
     gold_per_rater: int = option(4, "make: of them, real beside scrambled: who fails those does not look")
     static: bool = option(True, "make: each method beside a still frame of its own too")
     num_frames: int = option(32, "make: frames of each clip that are shown")
     fps: float = option(25.0, "make: frames a second")
     seed: int = option(0, "make: of clips, sides and order")
     raters: int = option(20, "links: how many")
-    first: int = option(0, "links: number of the first rater, for more links later")
+    first_rater: int = option(0, "links: number of the first rater, for more links later")
     address: str = option("http://127.0.0.1:8000", "links: where raters reach the server")
     host: str = option("127.0.0.1", "serve: address to listen on; put a proxy with TLS before it")
     port: int = option(8000, "serve: 0 takes a free one")
-    bad_share: float = option(
+    max_error_rate: float = option(
         0.5, "report: raters who are wrong more often than this are left out in two of the tables"
     )
-    media: str = option("", "export: web address of the uploaded clips/")
+    media_url: str = option("", "export: web address of the uploaded clips/")
     per_hit: int = option(10, "export: trials in one HIT")
     results: str = option("", "import: results file of a batch")
     tracking: TrackingConfig = section(TrackingConfig, "report: MLflow")
@@ -76,21 +75,21 @@ class StudyConfig:
             check_name(name)
         if set(self.methods) & set(RESERVED):
             raise ValueError(f"methods may not be called {', '.join(RESERVED)}; got {', '.join(self.methods)}")
-        if not 0 < self.bad_share < 1 or not 0 <= self.port < 2**16:
-            got = f"got {self.bad_share} and {self.port}"
-            raise ValueError(f"bad_share must be in (0, 1) and port be in 0..65535, {got}")
+        if not 0 < self.max_error_rate < 1 or not 0 <= self.port < 2**16:
+            got = f"got {self.max_error_rate} and {self.port}"
+            raise ValueError(f"max_error_rate must be in (0, 1) and port be in 0..65535, {got}")
         for key in ("num_frames", "raters", "per_hit"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
-        if self.first < 0 or not 0.1 <= self.fps <= 240:
-            raise ValueError(f"first must be at least 0 and fps be in 0.1..240; got {self.first} and {self.fps}")
+        if self.first_rater < 0 or not 0.1 <= self.fps <= 240:
+            raise ValueError(f"first must be at least 0 and fps be in 0.1..240; got {self.first_rater} and {self.fps}")
         self.plan()
 
     def plan(self) -> StudyDesign:
         """How many trials."""
         return StudyDesign(
-            per_cell=self.per_cell,
-            per_rater=self.per_rater,
+            trials_per_cell=self.trials_per_cell,
+            trials_per_rater=self.trials_per_rater,
             gold_per_rater=self.gold_per_rater,
             static=self.static,
             seed=self.seed,
@@ -116,7 +115,7 @@ def make(config: StudyConfig) -> None:
     write_study(study, out, num_frames=config.num_frames, fps=config.fps)
     cli.save(config, join_url(out, "settings.yaml"))
     cells = len(study.pairs) * len(study.categories)
-    counted = min(config.per_rater - config.gold_per_rater, len(study.numbers(PAIR)))
+    counted = min(config.trials_per_rater - config.gold_per_rater, len(study.numbers(PAIR)))
     needed = required_votes(0.55)
     print(
         f"a rater gives {counted} votes that count, {counted / cells:.1f} a cell; to see 55 % takes {needed} a cell: "
@@ -127,7 +126,7 @@ def make(config: StudyConfig) -> None:
 def links(config: StudyConfig) -> None:
     """Print a link for each rater."""
     _, store = _open(config)
-    for rater in range(config.first, config.first + config.raters):
+    for rater in range(config.first_rater, config.first_rater + config.raters):
         print(f"{config.address.rstrip('/')}/#{rating_server.make_token(rater, store.secret)}")
 
 
@@ -161,7 +160,7 @@ def report(config: StudyConfig) -> None:
     votes = store.all()
     if not len(votes):
         raise InputError(f"no votes on the study in out={config.out!r} yet: see db= and action=serve")
-    tables = preference_tables(votes, stored, config.bad_share)
+    tables = preference_tables(votes, stored, config.max_error_rate)
     found = build_report(votes, stored, tables, config.name)
     lines = [line for table in tables.values() for line in (table.title, preference_text(table.cells), "")]
     text = "\n".join([*lines, *(f"{what}: {value}" for what, value in found.worth)])
@@ -177,7 +176,7 @@ def export(config: StudyConfig) -> None:
     """Write hit.html and hits.csv for Mechanical Turk."""
     cli.require(config, "media")
     out = absolute_url(config.out)
-    table = hits_csv(read_study(out).study, config.media, config.per_hit)
+    table = hits_csv(read_study(out).study, config.media_url, config.per_hit)
     write_bytes(join_url(out, "hits.csv"), table.encode())
     write_bytes(join_url(out, "hit.html"), render_hit(config.per_hit).encode())
     print(f"{table.count(chr(10)) - 1} HITs of {config.per_hit} trials -> {out}/hits.csv, hit.html; upload {out}/clips")
@@ -196,8 +195,8 @@ def read(config: StudyConfig) -> None:
         store.put(found.votes[start : start + 100])
     added = len(store.all()) - before
     print(
-        f"{added} votes added, {len(found.votes) - added} were there; left out: {found.capped} beyond per_rater, "
-        f"{found.repeated} repeated, {found.rejected} rejected assignments"
+        f"{added} votes added, {len(found.votes) - added} were there; left out: {found.capped} beyond "
+        f"trials_per_rater, {found.repeated} repeated, {found.rejected} rejected assignments"
     )
 
 
@@ -205,9 +204,9 @@ def _open(config: StudyConfig) -> tuple[StoredStudy, VoteStore]:
     """The study and its votes."""
     out = absolute_url(config.out)
     stored = read_study(out)
-    if not config.db and "://" in out:
+    if not config.database_url and "://" in out:
         raise InputError(f"out={config.out!r} is no local folder: give db=")
-    return stored, VoteStore(config.db or f"sqlite:///{out}/votes.db", stored.digest)
+    return stored, VoteStore(config.database_url or f"sqlite:///{out}/votes.database_url", stored.digest)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from cluster.training.trainer import fit
 from jobs import cli
 
 ABOUT = """Train on Ray Train workers running DeepSpeed: the video GAN of two streams or one, the future of an image, or
-the baseline's autoencoder (model.kind). The same name continues its run; Ctrl-C or SIGTERM saves first.
+the baseline's autoencoder (model.architecture). The same name continues its run; Ctrl-C or SIGTERM saves first.
 
-  python -m jobs.train data=out/clips out=out/runs name=gan workers=2 preset=stable model.base=16 batch_size=16
+  python -m jobs.train data=out/clips out=out/runs name=gan workers=2 preset=stable model.base_width=16 batch_size=16
   python -m jobs.train config=jobs/configs/future.yaml data=out/clips out=out/runs
   python -m jobs.train config=jobs/configs/paper.yaml data=s3://b/clips out=s3://b/runs workers=1-8 use_gpu=true
 """

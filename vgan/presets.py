@@ -13,7 +13,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The paper where it says something, its code where the paper is silent: the defaults.
     "paper": {},
     # The published code where it says something else than the paper (its main_conditional.lua).
-    "reference": {"model.future": "reference", "objective.frame_loss": "l1"},
+    "reference": {"model.future_encoder": "reference", "objective.first_frame_loss": "l1"},
     "stable": {
         "model.discriminator_norm": "spectral",  # https://arxiv.org/abs/1802.05957
         "model.upsample": "resize",  # https://distill.pub/2016/deconv-checkerboard/
@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "objective.mask_target": 0.2,
         # Else only the first frame is the image's, drawn by the foreground, and another scene follows.
         "objective.background_weight": 10.0,
-        "objective.flip": True,
+        "objective.horizontal_flip": True,
     },
 }
 

@@ -15,6 +15,7 @@ from cluster.runtime.provenance import flatten
 from cluster.sources.manifest import ATTRIBUTION_COLUMNS
 from cluster.storage.files import json_bytes, write_bytes
 from cluster.storage.urls import join_url, redact
+from vgan.renamed_keys import upgrade
 from vgan.video.config import VideoConfig
 from vgan.viz.histograms import histogram, histogram_png
 
@@ -53,7 +54,7 @@ def card(url: str) -> dict[str, Any]:
     for entry in licenses.values():
         entry["authors"] = len(entry["authors"])
     default = flatten(asdict(VideoConfig()))
-    settings = flatten(manifest.config["video"])
+    settings = flatten(upgrade(manifest.config["video"]))
     return {
         "digest": manifest.digest,
         "created": manifest.created,

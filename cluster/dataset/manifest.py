@@ -12,6 +12,7 @@ from cluster.storage.files import exists, json_bytes, read_json, write_json
 from cluster.storage.urls import join_url
 from vgan.errors import InputError
 from vgan.records import SCHEMA_VERSION, VIDEO_REVISION
+from vgan.renamed_keys import SETTINGS_VERSION, downgrade, upgrade
 from vgan.video.config import ClipSpec, VideoConfig
 
 CODECS = ("raw", "jpeg")
@@ -51,22 +52,22 @@ def config_digest(config: VideoConfig) -> str:
 def work_digest(config: VideoConfig) -> str:
     """Return 16 hex digits that change with any setting that requires decoding the same video again.
 
-    Gates and the scene filter are excluded: they are applied to the stored scores. With `stabilize.keep_failed` the
-    gates are included, because they are then also applied during decoding. The decoder's time and memory limits are
-    excluded, so that a retry may raise them.
+    The filters and the scene filter are excluded: they are applied to the stored scores. With `stabilize.keep_failed`
+    the filters are included, because they are then also applied during decoding. The decoder's time and memory limits
+    are excluded, so that a retry may raise them.
     """
     content = digest_settings(config)
     if not config.stabilize.keep_failed:
-        del content["gates"]
-    for limit in ("timeout_s", "time_factor", "memory_gb"):
+        del content["filters"]
+    for limit in ("timeout_s", "timeout_per_video_second", "memory_gb"):
         del content["decode"][limit]
-    for key in ("keep", "threshold") if "scene" in content else ():
+    for key in ("keep_categories", "min_probability") if "scene" in content else ():
         del content["scene"][key]
     return _digest(content)
 
 
 def _digest(settings: dict[str, Any]) -> str:
-    return hashlib.sha256(json_bytes([SCHEMA_VERSION, VIDEO_REVISION, settings])).hexdigest()[:16]
+    return hashlib.sha256(json_bytes([SCHEMA_VERSION, VIDEO_REVISION, downgrade(settings)])).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,7 @@ class Manifest:
     counts: dict[str, Any]  # of sources, accepted, rejected, windows, clips, rejects by stage and reason
     shards: list[Shard]
     schema_version: int = SCHEMA_VERSION
+    settings_version: int = SETTINGS_VERSION  # names of the keys in `config`; see vgan/renamed_keys.py
     digest: str = ""
     inputs: str = ""  # digest of sources, settings and deletion list: an equal one means nothing needs to be done
     created: str = ""
@@ -96,10 +98,9 @@ class Manifest:
     @property
     def video(self) -> VideoConfig:
         """Video settings the clips were made with."""
+        stored = upgrade(self.config["video"])
         sections = {f.name: type(getattr(VideoConfig(), f.name)) for f in fields(VideoConfig)}
-        return VideoConfig(
-            **{name: section(**self.config["video"].get(name, {})) for name, section in sections.items()}
-        )
+        return VideoConfig(**{name: section(**stored.get(name, {})) for name, section in sections.items()})
 
     @property
     def scenes(self) -> list[str]:
@@ -108,7 +109,10 @@ class Manifest:
 
     def content_digest(self) -> str:
         """Return the SHA-256 of the manifest's content, without `digest`, `inputs`, `created` and `git_commit`."""
-        content = {k: v for k, v in asdict(self).items() if k not in ("digest", "inputs", "created", "git_commit")}
+        excluded = {"digest", "inputs", "created", "git_commit"}
+        if self.settings_version == 1:
+            excluded.add("settings_version")
+        content = {k: v for k, v in asdict(self).items() if k not in excluded}
         return hashlib.sha256(json_bytes(content)).hexdigest()
 
 
@@ -132,4 +136,5 @@ def read_manifest(url: str) -> Manifest:
     if value.get("schema_version") != SCHEMA_VERSION:
         version = value.get("schema_version")
         raise InputError(f"{path!r} has schema version {version}, this code reads {SCHEMA_VERSION}: prepare it again")
+    value = {"settings_version": 1} | value
     return Manifest(**value | {"clip": ClipSpec(**value["clip"]), "shards": [Shard(**s) for s in value["shards"]]})

@@ -38,6 +38,7 @@ def scene_mask(url: str, manifest: Manifest, categories: Sequence[str], threshol
     showing = np.concatenate(masks) if masks else np.empty(0, bool)
     if not showing.any():
         raise InputError(
-            f"no clip of {url!r} reaches probability {threshold:g} of {' or '.join(categories)}: lower scene_threshold="
+            f"no clip of {url!r} reaches probability {threshold:g} of {' or '.join(categories)}: "
+            "lower min_scene_probability="
         )
     return showing

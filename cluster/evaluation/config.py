@@ -19,38 +19,46 @@ class EvaluateConfig:
     checkpoint: list[str] = option(
         [], "run folders, checkpoints, exported models or .t7 files to evaluate: [one,other]"
     )
-    samples: list[str] = option([], "datasets whose clips are evaluated like generated ones")
+    sample_datasets: list[str] = option([], "datasets whose clips are evaluated like generated ones")
     out: str = option("out/evaluated", "URL of the folder for results.json, table.txt and the cache")
-    num: int = option(256, "clips per set; distances are comparable only at equal numbers, published ones use 2048")
-    frames: int = option(0, "number of frames used of each clip, from its start; 0: all")
+    num_clips: int = option(
+        256, "clips per set; distances are comparable only at equal numbers, published ones use 2048"
+    )
+    num_frames: int = option(0, "number of frames used of each clip, from its start; 0: all")
     reference: str = option("", "name of data= in metric names, e.g. ucf101-split1; empty: its folder name and digest")
     extractor: str = option("", "local file of I3D weights or of a TorchScript program, or pixels; empty: no distances")
     resolution: int = option(224, "side of the extractor's input, pixels; published distances use 224")
     bf16: bool = option(False, "run I3D in bfloat16: about twice as fast, with different values")
-    repeats: int = option(200, "resamples for the 95 % interval of each distance")
-    training: str = option("", "dataset searched for copies if a model does not record its training set")
-    training_clips: int = option(20_000, "maximum number of training clips searched for copies; 0: no search")
+    bootstrap_samples: int = option(200, "resamples for the 95 % interval of each distance")
+    training_data: str = option("", "dataset searched for copies if a model does not record its training set")
+    max_training_clips: int = option(20_000, "maximum number of training clips searched for copies; 0: no search")
     ema: bool = option(True, "use the moving average of the generator's weights, if available")
     seed: int = option(0, "seed of the noise, of the selection of real clips and of the resampling")
     cache: str = option("", "URL of the cache folder for statistics of real clips, by digest; empty: out=/cache")
-    report: str = option("", "URL of an HTML file for the model card; empty: none")
-    transfer: str = option("", "results.json of a sweep of jobs.finetune whose figure the card includes; empty: none")
+    model_card: str = option("", "URL of an HTML file for the model card; empty: none")
+    sweep_results: str = option(
+        "", "results.json of a sweep of jobs.finetune whose figure the card includes; empty: none"
+    )
     cpus: float = option(1.0, "CPU cores per task; as many tasks run at once as fit")
     gpus: float = option(0.0, "GPUs per task, 0.25 for four tasks per GPU; 0: compute on CPUs")
     address: str = option("", "address of the Ray cluster; empty: the one this job was submitted to, else a local one")
     tracking: TrackingConfig = section(TrackingConfig, "MLflow")
 
     def __post_init__(self) -> None:
-        if not self.checkpoint and not self.samples and self.data:
+        if not self.checkpoint and not self.sample_datasets and self.data:
             raise ValueError("nothing to evaluate: give checkpoint= or samples=")
-        if self.num < 4 or self.repeats < 2:
-            raise ValueError(f"num must be at least 4 and repeats at least 2, got {self.num} and {self.repeats}")
-        if self.frames < 0 or self.frames % 8:  # the search for copies averages blocks of one eighth of the frames
-            raise ValueError(f"frames must be 0 or a multiple of 8, got {self.frames}")
+        if self.num_clips < 4 or self.bootstrap_samples < 2:
+            raise ValueError(
+                f"num must be at least 4 and repeats at least 2, got {self.num_clips} and {self.bootstrap_samples}"
+            )
+        if (
+            self.num_frames < 0 or self.num_frames % 8
+        ):  # the search for copies averages blocks of one eighth of the frames
+            raise ValueError(f"frames must be 0 or a multiple of 8, got {self.num_frames}")
         if not 32 <= self.resolution <= 1024:
             raise ValueError(f"resolution must be in 32..1024, got {self.resolution}")
-        if not 0 <= self.seed < 2**32 or self.training_clips < 0:
-            values = f"got {self.seed} and {self.training_clips}"
+        if not 0 <= self.seed < 2**32 or self.max_training_clips < 0:
+            values = f"got {self.seed} and {self.max_training_clips}"
             raise ValueError(f"seed must be in 0..2^32-1 and training_clips at least 0, {values}")
         if self.cpus <= 0 or self.gpus < 0:
             raise ValueError(f"cpus must be above 0 and gpus 0 or more, got {self.cpus} and {self.gpus}")

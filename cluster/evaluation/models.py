@@ -58,19 +58,19 @@ class EvaluatedModel:
 def open_evaluated_model(url: str, config: EvaluateConfig, manifest: Manifest) -> EvaluatedModel:
     """Open a model for generation, with its training set if that is available."""
     model, source = store.open_model(url, ema=config.ema)
-    if model.config.kind == "future":
+    if model.config.architecture == "future":
         raise InputError(
             f"checkpoint={url!r} generates from images, not from noise: evaluate it with `python -m jobs.predict`"
         )
     if model.generator is None:
         raise InputError(f"checkpoint={url!r} holds only a discriminator: give the generator's file")
     require_matching_shape(model, config.data, manifest, "give another data=")
-    if model.config.kind == "autoencoder" and model.mixture is None:
+    if model.config.architecture == "autoencoder" and model.mixture is None:
         if source is None:
             raise InputError(f"checkpoint={url!r} is an autoencoder without a mixture: give its run folder")
         codes = encode_dataset(model, source.dataset_url, training_manifest(model, source), MIXTURE_CLIPS, config.seed)
         model = replace(model, mixture=gaussian_mixture.fit_mixture(codes, seed=config.seed))
-    training_url, training = _training_dataset(source, config.training)
+    training_url, training = _training_dataset(source, config.training_data)
     if training is not None:
         require_matching_shape(model, training_url, training, "give another training=")
     name = Path(url).name if source is None else f"{Path(source.url).parent.name}, step {source.step}"

@@ -48,7 +48,7 @@ def build_inspection(out: str, num: int) -> Inspection:
     clips = candidate_table(records, list(sources.values()), config)
     rows = clips.select(["clip_id", "source_id", "start_s", "data", "row"]).to_pylist()
     scores = [ClipScores(**row) for row in clips.select(SCORES).to_pylist()]
-    strains = [bound_utilization(evidence, config.gates) for evidence in scores]
+    strains = [bound_utilization(evidence, config.filters) for evidence in scores]
     packed = set(read_clips(out, manifest, ["clip_id"])["clip_id"].to_pylist())
     refusals = _refusals(out)
     accepted = [i for i, row in enumerate(rows) if row["clip_id"] in packed]
@@ -133,7 +133,7 @@ def unstabilized_clip(source: Source, start_s: float, config: VideoConfig) -> np
         raise InputError(
             f"cannot decode {source.source_id!r} again to show the clip before stabilization: {error}"
         ) from error
-    if config.screen.crop_letterbox:
+    if config.prescreen.crop_letterbox:
         pixels = letterbox.crop(pixels, letterbox.detect_bars(pixels))
     return crop_only(pixels, config.clip.size)[0]
 

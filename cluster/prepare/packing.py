@@ -172,7 +172,7 @@ def write_shard(clips: pa.Table, out: str, path: str, config: VideoConfig, codec
     if codec == "jpeg":
         frames = pa.array([write_strip(clip) for clip in decode_frames(frames, config.clip)], pa.binary())
     schema = clip_schema(
-        config.clip, codec, credited=ATTRIBUTION_COLUMNS[0] in clips.column_names, scenes=config.scene.looked_for
+        config.clip, codec, credited=ATTRIBUTION_COLUMNS[0] in clips.column_names, scenes=config.scene.scored_categories
     )
     table = clips.select([name for name in schema.names if name != "frames"]).combine_chunks()
     table = table.append_column(schema.field("frames"), frames).select(schema.names)

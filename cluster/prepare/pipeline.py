@@ -41,6 +41,7 @@ from cluster.storage.files import exists, json_bytes
 from cluster.storage.urls import join_url
 from vgan.errors import InputError
 from vgan.records import Reject
+from vgan.renamed_keys import downgrade
 from vgan.video.config import VideoConfig
 
 WINDOW = 65536  # units per Ray Data execution; records are compacted after each
@@ -122,7 +123,7 @@ def find_finished_dataset(
     if not replace:
         raise InputError(
             f"{out!r} holds a dataset of other sources, gates, seed, shard size, codec or deletion list: "
-            "choose another out= or set replace=true"
+            "choose another out= or set overwrite=true"
         )
     return None
 
@@ -144,9 +145,14 @@ def _inputs_digest(
         marker = ["deleted"] if source.names & deleted else []
         entry = [video, ledger.generation(video), source.label or "", source.split or "", *attribution, *marker]
         work.update(b",\n" * bool(index) + _indented(entry, 4))
-    settings = [packing.seed, packing.shard_rows(config.clip), packing.codec, asdict(config.gates)]
+    settings = [
+        packing.seed,
+        packing.shard_rows(config.clip),
+        packing.codec,
+        downgrade(asdict(config.filters), "filters."),
+    ]
     if config.scene.sha256:
-        settings += [sorted(config.scene.keep), config.scene.threshold]
+        settings += [sorted(config.scene.keep_categories), config.scene.min_probability]
     work.update(b"\n  ],\n" + _indented(settings, 2) + b"\n]\n")
     return work.hexdigest()[:16]
 

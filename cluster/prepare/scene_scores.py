@@ -86,11 +86,11 @@ def process_classifier(weights: str, sha256: str) -> SceneClassifier:
 
 def scene_mismatches(clips: pa.Table, config: SceneConfig) -> list[str | None]:
     """Return for each clip None, or the reject's detail if no wanted category reaches the threshold."""
-    if not config.sha256 or not config.threshold:
+    if not config.sha256 or not config.min_probability:
         return [None] * clips.num_rows
-    wanted = config.keep or config.categories
+    wanted = config.keep_categories or config.categories
     scores = np.stack([clips[scene_column(category)].to_numpy() for category in wanted], axis=1)  # (N, K)
-    best_index, threshold = scores.argmax(1), config.threshold
+    best_index, threshold = scores.argmax(1), config.min_probability
     return [
         None if score >= threshold else f"{scene}; {wanted[k]} {score:.3g}, at least {threshold:g}"
         for scene, k, score in zip(clips["scene"].to_pylist(), best_index, scores.max(1), strict=True)

@@ -57,7 +57,7 @@ def select_clips(parts: Iterable[pa.Table], sources: Sources, config: VideoConfi
     order = pc.sort_indices(keys, [("source_id", "ascending"), ("segment", "ascending")])
     clips = candidate_table(records, sources, config, order.to_numpy())
     records = records.drop_columns(["clips"]).take(order)
-    verdicts = apply_filters(clips, config.gates, config.scene)
+    verdicts = apply_filters(clips, config.filters, config.scene)
     rejects = _rejects(records, clips, verdicts)
     passing = _passed(verdicts)
     ids = clips["clip_id"].take(pa.array(passing))
@@ -65,7 +65,7 @@ def select_clips(parts: Iterable[pa.Table], sources: Sources, config: VideoConfi
     del clips
     counts = summarize_counts(records, rejects, accepted)
     if config.scene.sha256:
-        counts["scenes"] = count_scenes(accepted, config.scene.categories, config.scene.threshold)
+        counts["scenes"] = count_scenes(accepted, config.scene.categories, config.scene.min_probability)
     assert counts["sources"] == len(sources), counts
     return Selection(accepted, rejects, Counter(v[0] for v in verdicts if v), counts)
 
@@ -97,7 +97,7 @@ def candidate_table(
     clip_index = pa.array((np.cumsum(lengths) - lengths)[record] + row)  # index among all clips in the records' order
     source = pc.index_in(_source_ids(table), value_set=listed.table["source_id"]).to_numpy()[record]
     location_fields = [("data", pa.string()), ("row", pa.int64()), ("crc32", pa.int64())]
-    schema = clip_schema(config.clip, credited=listed.credited, scenes=config.scene.looked_for)
+    schema = clip_schema(config.clip, credited=listed.credited, scenes=config.scene.scored_categories)
     schema_fields = [field for field in schema if field.name != "frames"] + [
         pa.field(*each, nullable=False) for each in location_fields
     ]
@@ -120,7 +120,7 @@ def _names(struct: pa.StructType) -> list[str]:
 def required_columns(config: VideoConfig) -> list[str]:
     """List the columns of commit records that packing reads, dotted for fields of a struct."""
     clip_columns = [
-        name for name in clip_schema(config.clip, scenes=config.scene.looked_for).names if name not in OF_SOURCES
+        name for name in clip_schema(config.clip, scenes=config.scene.scored_categories).names if name not in OF_SOURCES
     ]
     record_columns = ["segment", "source.source_id", "source.uri", "source_s", "rejects", "quarantined", "data"]
     return [*record_columns, *(f"clips.{name}" for name in (*clip_columns, "crc32"))]
@@ -147,12 +147,12 @@ def apply_filters(
             verdicts[i] = "other_scene", refusal
     sources, passing = combine_chunks(clips["source_id"]), _passed(verdicts)
     owner = sources.indices.to_numpy()
-    if "near_duplicate" not in config.off:
+    if "near_duplicate" not in config.disabled:
         blocks = (clips["fingerprint"].take(pa.array(passing[i : i + BLOCK])) for i in range(0, len(passing), BLOCK))
         fingerprints = np.concatenate(
             [np.zeros((0, 2), np.uint64), *(fingerprint_words(block.to_pylist()) for block in blocks)]
         )
-        repeats = near_duplicates(fingerprints, owner[passing], config.duplicate_bits)
+        repeats = near_duplicates(fingerprints, owner[passing], config.max_duplicate_distance_bits)
         for duplicate in np.flatnonzero(repeats >= 0):
             original = passing[repeats[duplicate]]
             verdicts[passing[duplicate]] = (
@@ -160,11 +160,11 @@ def apply_filters(
                 f"of clip {clips['clip_id'][original]} of {sources[original]}",
             )
         passing = _passed(verdicts)
-    if "source_cap" not in config.off:
+    if "source_cap" not in config.disabled:
         number = _number_within(owner[passing])
-        exceeding = number > config.max_per_source
+        exceeding = number > config.max_clips_per_video
         for i, ordinal in zip(passing[exceeding], number[exceeding], strict=True):
-            verdicts[i] = "source_cap", f"clip {ordinal}; at most {config.max_per_source}"
+            verdicts[i] = "source_cap", f"clip {ordinal}; at most {config.max_clips_per_video}"
     return verdicts
 
 

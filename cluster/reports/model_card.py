@@ -55,12 +55,12 @@ def model_card(found: Evaluation, config: EvaluateConfig) -> str:
         spectra=Media(data=plot, media_type="image/png", alt="Temporal spectra of all sets of clips"),
         models=tuple(_model(subject, by_name[subject.name], config, fps) for subject in found.subjects),
     )
-    return render_card(_with_transfer(card, config.transfer) if config.transfer else card)
+    return render_card(_with_transfer(card, config.sweep_results) if config.sweep_results else card)
 
 
 def _model(subject: EvaluatedModel, row: EvaluationRow, config: EvaluateConfig, fps: float) -> CardModel:
     model = subject.model
-    codes = model.codes(config.num, config.seed)  # the same codes as in the evaluation
+    codes = model.codes(config.num_clips, config.seed)  # the same codes as in the evaluation
     clips = model.decode(codes[:SAMPLES])
     assert model.generator is not None
     network, parameters = model.config, sum(p.numel() for p in model.generator.parameters())
@@ -69,8 +69,8 @@ def _model(subject: EvaluatedModel, row: EvaluationRow, config: EvaluateConfig, 
         streams = _video(clips_panels(clips, PANELS), fps, "Clips, foreground, mask and background")
     return CardModel(
         name=subject.name,
-        about=f"{network.kind.replace('_', ' ')}, base width {network.base}, {network.num_frames} frames of "
-        f"{network.size} px, {parameters:,} parameters",
+        about=f"{network.architecture.replace('_', ' ')}, base width {network.base_width}, "
+        f"{network.num_frames} frames of {network.size} px, {parameters:,} parameters",
         samples=_video(sample_grid(clips.video, scale=2), fps, f"The first {len(clips.video)} of the evaluated clips"),
         streams=streams,
         neighbours=_nearest_pairs(subject, row, codes) if row.copies else None,

@@ -23,7 +23,7 @@ def redacted_settings(config: Any) -> dict[str, Any]:
 
 
 def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings to dotted keys: {"model.base": 64, ...}."""
+    """Flatten nested settings to dotted keys: {"model.base_width": 64, ...}."""
     flat: dict[str, Any] = {}
     for key, item in value.items():
         flat |= flatten(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from typing import Any
 
@@ -11,6 +10,7 @@ from cluster.storage.conditional_write import put_if_absent
 from cluster.storage.files import json_bytes, read_json
 from cluster.storage.urls import join_url
 from vgan.errors import InputError
+from vgan.renamed_keys import SETTINGS_VERSION, upgrade
 
 RECORD = "run.json"
 
@@ -31,18 +31,13 @@ def register_run(url: str, name: str, settings: dict[str, Any], defaults: dict[s
         InputError: The run was started with other settings, which the message lists.
     """
     record_url = join_url(url, RECORD)
-    put_if_absent(record_url, json_bytes({"key": f"{name}-{uuid.uuid4().hex}", "settings": settings}))
+    record = {"key": f"{name}-{uuid.uuid4().hex}", "settings": settings, "settings_version": SETTINGS_VERSION}
+    put_if_absent(record_url, json_bytes(record))
     record = read_json(record_url)
-    old, new = flatten(defaults or {}) | flatten(record["settings"]), flatten(settings)
+    old, new = flatten(defaults or {}) | flatten(upgrade(record["settings"])), flatten(settings)
     changed = [f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in sorted(old | new) if old.get(k) != new.get(k)]
     if changed:
         raise InputError(
             f"{name!r} in {url!r} was started with other settings ({'; '.join(changed)}): choose another name="
         )
     return record["key"]
-
-
-def check_name(name: str) -> None:
-    """Raise ValueError unless the name of a run is valid in paths and in MLflow queries."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
-        raise ValueError(f"name may hold letters, digits, dot, dash and underscore, got {name!r}")

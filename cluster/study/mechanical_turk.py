@@ -86,7 +86,7 @@ def read_results(text: str, study: Study, secret: bytes) -> ImportedBatch:
         for vote in _row_votes(row, columns, rater, study, line):
             if (rater, vote.trial) in votes:
                 repeated += 1
-            elif accepted[rater] >= study.plan.per_rater:
+            elif accepted[rater] >= study.plan.trials_per_rater:
                 capped += 1
             else:
                 votes[rater, vote.trial] = vote

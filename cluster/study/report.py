@@ -29,23 +29,23 @@ from vgan.viz.study import StudyReport, Table
 ALL, PAPER, GOLD = "all", "real", "gold"  # rater filters of the tables, used as prefixes of metric names
 
 
-def preference_tables(votes: Votes, stored: StoredStudy, bad_share: float) -> dict[str, Table]:
+def preference_tables(votes: Votes, stored: StoredStudy, max_error_rate: float) -> dict[str, Table]:
     """Compute Table 1 of the paper for all raters, with the paper's filter, and without raters who failed gold trials.
 
     Args:
         votes: all votes.
         stored: the study.
-        bad_share: maximum share of wrong answers of a retained rater, 0..1.
+        max_error_rate: maximum share of wrong answers of a retained rater, 0..1.
     """
     study = stored.study
     of_real, of_gold = real_rejection_rate(votes, study), gold_failure_rate(votes, study)
-    retained = {PAPER: drop_raters(votes, of_real, bad_share), GOLD: drop_raters(votes, of_gold, bad_share)}
+    retained = {PAPER: drop_raters(votes, of_real, max_error_rate), GOLD: drop_raters(votes, of_gold, max_error_rate)}
     everyone = len(np.unique(votes.rater))
     left_out = {
         name: f"{everyone - len(np.unique(rest.rater))} of {everyone} raters are excluded"
         for name, rest in retained.items()
     }
-    limit = f"more than {100 * bad_share:.0f} %"
+    limit = f"more than {100 * max_error_rate:.0f} %"
     about = {
         ALL: ("All raters", "No rater is excluded, as in the paper's table."),
         PAPER: (

@@ -6,9 +6,8 @@ import re
 from dataclasses import asdict, dataclass
 
 from cluster.observability.tracking_config import TrackingConfig
-from cluster.runtime.run_registry import check_name
 from vgan.models.config import ModelConfig
-from vgan.options import check_choice, option, section
+from vgan.options import check_choice, check_name, option, section
 from vgan.presets import PRESETS
 from vgan.training.config import ObjectiveConfig
 
@@ -19,11 +18,11 @@ DEFAULTS = {
     "max_norm": 0.0,
     "loss_scale": 0.0,
     "scenes": [],
-    "scene_threshold": 0.2,
+    "min_scene_probability": 0.2,
 }
 PINNED = (
     *("model", "objective", "batch_size", "seed", "zero_stage", "precision", "ema_decay", "max_norm", "loss_scale"),
-    *("scenes", "scene_threshold"),
+    *("scenes", "min_scene_probability"),
 )
 
 
@@ -32,8 +31,10 @@ class TrainConfig:
     """One training run."""
 
     data: str = option("", "url of a prepared dataset's folder (required)")
-    scenes: list[str] = option([], "train on clips of these scene categories of the dataset only; empty: on all")
-    scene_threshold: float = option(0.2, "of scenes=: probability that one of them must reach, 0..1")
+    scene_categories: list[str] = option(
+        [], "train on clips of these scene categories of the dataset only; empty: on all"
+    )
+    min_scene_probability: float = option(0.2, "of scenes=: probability that one of them must reach, 0..1")
     out: str = option("out/runs", "url of the folder that holds runs")
     name: str = option("gan", "name of the run; the same name in the same folder continues")
     steps: int = option(1000, "steps of both networks to reach, counted from the run's start")
@@ -41,26 +42,26 @@ class TrainConfig:
     workers: str = option(
         "1", "Ray Train workers, each with a copy of both networks: 2, or 1-8 for as many of these as there is room for"
     )
-    resize_every_s: float = option(
+    elastic_check_interval_s: float = option(
         60.0, "of workers=1-8, seconds between looks for room; growing goes back to the last checkpoint"
     )
-    hang_timeout_s: int = option(
+    step_timeout_s: int = option(
         600,
         "seconds a step, or a checkpoint that is fetched or waited for, may take before a worker counts as failed",
     )
     use_gpu: bool = option(False, "one GPU a worker; otherwise one CPU core")
-    pieces: int = option(
+    gradient_accumulation_steps: int = option(
         1, "each worker takes its clips in so many pieces, one after the other, for less memory (gradient accumulation)"
     )
     zero_stage: int = option(0, "DeepSpeed ZeRO: 0 nothing sharded; 1 optimizer state sharded; 2 gradients as well")
     precision: str = option("fp32", "fp32, or autocast: bf16, or fp16 for GPUs that know no bf16")
     loss_scale: float = option(0.0, "of precision=fp16: what losses are multiplied with; 0 finds it as it goes")
-    compiled: bool = option(False, "torch.compile each network; on CPUs it gains nothing")
-    max_norm: float = option(0.0, "a network's gradient that is longer is scaled down to this norm; 0 leaves it")
+    compile: bool = option(False, "torch.compile each network; on CPUs it gains nothing")
+    max_grad_norm: float = option(0.0, "a network's gradient that is longer is scaled down to this norm; 0 leaves it")
     ema_decay: float = option(0.999, "decay a step of the generator's moving average; smaller in the first steps")
     checkpoint_every: int = option(200, "steps between checkpoints; the last step and a request to stop make one too")
-    checkpoints_kept: int = option(3, "newest checkpoints kept; below 2 there is none before a damaged one")
-    keep_best: str = option(
+    keep_latest_k: int = option(3, "newest checkpoints kept; below 2 there is none before a damaged one")
+    best_metric: str = option(
         "", "metric whose lowest value keeps its checkpoint too, e.g. loss/reconstruction; means since the one before"
     )
     log_every: int = option(10, "steps between progress lines and metrics")
@@ -78,30 +79,30 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_choice("preset", self.preset, tuple(PRESETS))
         check_choice("precision", self.precision, ("fp32", "bf16", "fp16"))
-        if not 0 <= self.scene_threshold <= 1:
-            raise ValueError(f"scene_threshold must be in 0..1, got {self.scene_threshold}")
+        if not 0 <= self.min_scene_probability <= 1:
+            raise ValueError(f"min_scene_probability must be in 0..1, got {self.min_scene_probability}")
         if self.loss_scale < 0 or (self.loss_scale and self.precision != "fp16"):
             raise ValueError(f"loss_scale must be 0 or more, and 0 unless precision=fp16, got {self.loss_scale}")
         if self.zero_stage not in (0, 1, 2):
             raise ValueError(f"zero_stage must be 0, 1 or 2, got {self.zero_stage}")
         most = self.worker_range[1]
-        if self.batch_size < most * max(self.pieces, 1):
-            least = f"workers={most} times pieces={self.pieces}"
+        if self.batch_size < most * max(self.gradient_accumulation_steps, 1):
+            least = f"workers={most} times gradient_accumulation_steps={self.gradient_accumulation_steps}"
             raise ValueError(f"batch_size={self.batch_size} must be at least {least}: each needs a clip")
         for key in (
             "steps",
             "batch_size",
             "pieces",
             "checkpoint_every",
-            "checkpoints_kept",
+            "keep_latest_k",
             "log_every",
             "sample_every",
-            "hang_timeout_s",
+            "step_timeout_s",
         ):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
-        if self.compiled and self.objective.r1_weight:
-            raise ValueError("compiled=true and objective.r1_weight exclude each other: compiled code has one gradient")
+        if self.compile and self.objective.r1_weight:
+            raise ValueError("compile=true and objective.r1_weight exclude each other: compiled code has one gradient")
         if self.use_gpu and most > 1 and self.objective.r1_weight and self.model.discriminator_norm == "batch":
             raise ValueError(
                 "objective.r1_weight on several GPUs needs model.discriminator_norm=spectral: "
@@ -109,9 +110,9 @@ class TrainConfig:
             )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be at least 0 and below 1, got {self.ema_decay}")
-        if self.max_norm < 0 or self.max_failures < 0 or self.resize_every_s <= 0:
-            got = f"got {self.max_norm}, {self.max_failures} and {self.resize_every_s}"
-            raise ValueError(f"max_norm and max_failures must be 0 or more, resize_every_s above 0, {got}")
+        if self.max_grad_norm < 0 or self.max_failures < 0 or self.elastic_check_interval_s <= 0:
+            got = f"got {self.max_grad_norm}, {self.max_failures} and {self.elastic_check_interval_s}"
+            raise ValueError(f"max_norm and max_failures must be 0 or more, elastic_check_interval_s above 0, {got}")
         check_name(self.name)
 
     @property

@@ -81,7 +81,7 @@ def estimate_resources(
     kept = _SavedTensorBytes()
     engines = {name: _EstimateEngine(network, kept.stop) for name, network in networks.items()}
     # Augmentation and matching look at what is drawn, and cost next to nothing.
-    plain = replace(objective, augment=[], flip=False, match_weight=0.0)
+    plain = replace(objective, augment=[], horizontal_flip=False, nearest_match_weight=0.0)
     with torch.autograd.graph.saved_tensors_hooks(kept.add, _same):  # in one piece, which needs most
         train_step(engines, real, draws, model, plain)
     with _FlopCounter() as counter:
@@ -104,7 +104,7 @@ def check_memory(size: ResourceEstimate, workers: int, there_gb: float) -> None:
     if needed_gb > there_gb:
         raise InputError(
             f"{workers} workers need about {needed_gb:.0f} GB with batch_size={size.batch_size}, and this machine has "
-            f"{there_gb:.0f}: raise pieces=, or lower batch_size=, model.base= or workers="
+            f"{there_gb:.0f}: raise gradient_accumulation_steps=, or lower batch_size=, model.base_width= or workers="
         )
 
 

@@ -53,7 +53,11 @@ def fit(config: TrainConfig) -> store.Checkpoint:
     """
     manifest = read_manifest(config.data)
     _check_fits(config, manifest)
-    only = scene_mask(config.data, manifest, config.scenes, config.scene_threshold) if config.scenes else None
+    only = (
+        scene_mask(config.data, manifest, config.scene_categories, config.min_scene_probability)
+        if config.scene_categories
+        else None
+    )
     clips = sum(shard.rows for shard in manifest.shards) if only is None else int(only.sum())
     run_url = join_url(config.out, config.name)
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "gan")
@@ -62,7 +66,7 @@ def fit(config: TrainConfig) -> store.Checkpoint:
         config.model,
         config.objective,
         batch_size=config.batch_size,
-        pieces=config.pieces,
+        pieces=config.gradient_accumulation_steps,
         clips=clips,
         zero_stage=config.zero_stage,
         precision=config.precision,
@@ -88,12 +92,12 @@ def fit(config: TrainConfig) -> store.Checkpoint:
             if outcome.failed:
                 raise InputError(outcome.failed)
             store.prune_checkpoints(
-                run_url, config.checkpoints_kept, config.keep_best
+                run_url, config.keep_latest_k, config.best_metric
             )  # the last one has pushed another out
             result = store.open_checkpoint(run_url)
             run.tag(checkpoint_uri=result.url)
-            if config.keep_best:
-                run.tag(best_checkpoint_uri=store.best_checkpoint(run_url, config.keep_best) or "none")
+            if config.best_metric:
+                run.tag(best_checkpoint_uri=store.best_checkpoint(run_url, config.best_metric) or "none")
             if outcome.stopped:
                 log.warning("stopped at step %d, which is saved: the same command goes on from it", outcome.step)
                 raise KeyboardInterrupt
@@ -111,11 +115,11 @@ def _check_room(config: TrainConfig, size: ResourceEstimate) -> None:
         raise InputError(f"workers={config.workers} need a {kind} each, and there are {there}: lower workers=")
     check_memory(size, min(most, there), total_memory_gb())
     free_gb = free_disk_bytes(config.out) / 1e9
-    needed_gb = (config.checkpoints_kept + 1 + bool(config.keep_best)) * size.checkpoint_gb
+    needed_gb = (config.keep_latest_k + 1 + bool(config.best_metric)) * size.checkpoint_gb
     if free_gb < needed_gb:
         raise InputError(
-            f"{config.checkpoints_kept} checkpoints of {size.checkpoint_gb:.2f} GB and the next do not fit into the "
-            f"{free_gb:.2f} GB free at {config.out!r}: lower checkpoints_kept= or choose another out="
+            f"{config.keep_latest_k} checkpoints of {size.checkpoint_gb:.2f} GB and the next do not fit into the "
+            f"{free_gb:.2f} GB free at {config.out!r}: lower keep_latest_k= or choose another out="
         )
     if not config.use_gpu:
         step_s = size.step_s(measure_matmul_flops() * min(most, there))
@@ -157,12 +161,12 @@ def _trainer(job: WorkerJob) -> TorchTrainer:
     return TorchTrainer(
         train_loop_per_worker,
         train_loop_config={"job": job},
-        torch_config=GracefulTorchConfig(timeout_s=config.hang_timeout_s),
+        torch_config=GracefulTorchConfig(timeout_s=config.step_timeout_s),
         scaling_config=ScalingConfig(
             num_workers=most if least == most else (least, most),
             use_gpu=config.use_gpu,
             label_selector=train_labels(),
-            elastic_resize_monitor_interval_s=config.resize_every_s,
+            elastic_resize_monitor_interval_s=config.elastic_check_interval_s,
         ),
         run_config=RunConfig(
             name=config.name,

@@ -64,17 +64,17 @@ def train_loop_per_worker(loop: dict[str, Any]) -> WorkerResult:
     nets = make_engines(
         config.model,
         config.objective,
-        batch_size=-(-(end - first) // config.pieces),
-        pieces=config.pieces,
+        batch_size=-(-(end - first) // config.gradient_accumulation_steps),
+        pieces=config.gradient_accumulation_steps,
         zero_stage=config.zero_stage,
         precision=config.precision,
-        compiled=config.compiled,
-        max_norm=config.max_norm,
+        compiled=config.compile,
+        max_norm=config.max_grad_norm,
         loss_scale=config.loss_scale,
         use_gpu=config.use_gpu,
     )
     try:
-        with watchdog(config.hang_timeout_s):
+        with watchdog(config.step_timeout_s):
             start = resume(nets, job.run_url)
     except InputError as fault:
         return WorkerResult(step=0, failed=str(fault))
@@ -93,9 +93,9 @@ def train_loop_per_worker(loop: dict[str, Any]) -> WorkerResult:
         only=job.only,
     )
     attempt = broadcast_from_rank_zero(uuid.uuid4().hex[:6])
-    prune = partial(store.prune_checkpoints, job.run_url, config.checkpoints_kept, config.keep_best)
+    prune = partial(store.prune_checkpoints, job.run_url, config.keep_latest_k, config.best_metric)
     saver = AsyncCheckpointWriter(job.run_url, attempt, rank=rank, world_size=world_size, prune=prune)
-    with watchdog(config.hang_timeout_s) as going_on:
+    with watchdog(config.step_timeout_s) as going_on:
         outcome = training_loop(job, nets, reader, saver, report, start, going_on)
     if report:
         report.close()
@@ -126,7 +126,7 @@ def training_loop(
         real = normalize_clips(batch.frames.to(nets.device, non_blocking=True))  # (B/N, 3, T, H, W)
         draws = StepRandomness.of_step(config.seed, step, config.batch_size, config.model.z_size)
         mine = draws.share(rank, world_size, nets.device)
-        done = train_step(weighed, real, mine, config.model, config.objective, config.pieces)
+        done = train_step(weighed, real, mine, config.model, config.objective, config.gradient_accumulation_steps)
         measured = unscale_metrics(nets, done.metrics)
         flags = [
             not all_finite(measured) or any(s.exhausted for s in nets.scales.values()),
@@ -146,10 +146,10 @@ def training_loop(
         if step % config.log_every == 0 or last:
             values = mean_over_ranks(measured | training_diagnostics(real, done.streams), weight)
             logged.append(values)
-            if config.keep_best and config.keep_best not in values:
+            if config.best_metric and config.best_metric not in values:
                 saver.close()
                 return WorkerResult(
-                    step=step, failed=f"keep_best={config.keep_best!r} is not among {', '.join(values)}"
+                    step=step, failed=f"best_metric={config.best_metric!r} is not among {', '.join(values)}"
                 )
             if report:
                 report.progress(values | clock.rates(config.batch_size), step)
@@ -183,7 +183,7 @@ def draw_sample_grid(generator: torch.nn.Module, real: Tensor, config: TrainConf
     """
     z = StepRandomness.of_step(config.seed, 0, num, config.model.z_size).z.to(real.device)
     real = real[:num]
-    given = {"future": real[:, :, 0], "autoencoder": real}.get(config.model.kind, z)
+    given = {"future": real[:, :, 0], "autoencoder": real}.get(config.model.architecture, z)
     rows = [film_strip(clip) for clip in denormalize_clips(generator.eval()(given).video).cpu().numpy()]
     if given is not z:
         truth = [film_strip(clip) for clip in denormalize_clips(real).cpu().numpy()]
@@ -259,5 +259,6 @@ def divergence_message(metrics: dict[str, float], step: int) -> str:
     bad = ", ".join(name for name, value in metrics.items() if not math.isfinite(value)) or "gradients in fp16 are"
     return (
         f"{bad} not finite at step {step}: stopped, and the checkpoint before it is kept; "
-        "under another name=, try a smaller objective.learning_rate, max_norm=1, precision=fp32 or (fp16) loss_scale=0"
+        "under another name=, try a smaller objective.learning_rate, max_grad_norm=1, precision=fp32 or "
+        "(fp16) loss_scale=0"
     )

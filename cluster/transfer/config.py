@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cluster.observability.tracking_config import TrackingConfig
-from cluster.runtime.run_registry import check_name
 from cluster.transfer.sweep_run import (
     INITS,
 )
 from vgan.models.config import ModelConfig
-from vgan.options import check_choice, option, section
+from vgan.options import check_choice, check_name, option, section
 from vgan.presets import FINETUNE_PRESETS
 from vgan.transfer.config import FinetuneConfig
 from vgan.transfer.label_subsets import FRACTIONS
@@ -24,9 +23,9 @@ def labeled_video_config() -> VideoConfig:
     """
     return VideoConfig(
         clip=ClipSpec(max_per_video=1),
-        screen=PrescreenConfig(min_contrast=0, max_frozen=0, min_activity=0),
+        prescreen=PrescreenConfig(min_contrast=0, max_frozen_fraction=0, min_activity=0),
         stabilize=StabilizeConfig(keep_failed=True),
-        gates=FilterConfig(off=["still", "restless", "near_duplicate"]),
+        filters=FilterConfig(disabled=["still", "restless", "near_duplicate"]),
     )
 
 
@@ -38,8 +37,8 @@ class SweepConfig:
     checkpoint: str = option(
         "", "a GAN: its run's folder, a checkpoint, an exported folder, a .t7 file; random inits take its size"
     )
-    others: dict[str, str] = option(
-        {}, "more checkpoints, each an init of its name: 'others={longer: out/runs/longer}'"
+    extra_checkpoints: dict[str, str] = option(
+        {}, "more checkpoints, each an init of its name: 'extra_checkpoints={longer: out/runs/longer}'"
     )
     out: str = option("out/finetune", "folder for the labelled clips and the results")
     preset: str = option(
@@ -48,16 +47,18 @@ class SweepConfig:
     )
     name: str = option("sweep", "name of the sweep; the same name continues, with more fractions or seeds too")
     dataset: str = option("ucf101", "name of the labelled set in metric names")
-    inits: list[str] = option(
+    initializations: list[str] = option(
         ["vgan", "logistic", "random"], "; ".join(f"{name}: {text}" for name, text in INITS.items())
     )
     fractions: list[float] = option(list(FRACTIONS), "shares of each class's training clips, nested")
     seeds: list[int] = option([0, 1], "each draws its own subsets, order and head")
     splits: list[int] = option([1], "official splits, 1 to 3")
-    test_clips: int = option(1, "of each test video: 1, its first frames, or more, evenly spread; e.g. 10")
-    choose: bool = option(False, "test on groups held out from the training list, to choose settings by")
-    fold: int = option(0, "with choose, which groups: 0, 1, ... each hold out another fifth, drawn at random")
-    allow_leak: bool = option(False, "go on where the checkpoint has seen test videos, or that cannot be told")
+    clips_per_test_video: int = option(1, "of each test video: 1, its first frames, or more, evenly spread; e.g. 10")
+    validation: bool = option(False, "test on groups held out from the training list, to choose settings by")
+    validation_fold: int = option(
+        0, "with choose, which groups: 0, 1, ... each hold out another fifth, drawn at random"
+    )
+    allow_test_leakage: bool = option(False, "go on where the checkpoint has seen test videos, or that cannot be told")
     seed: int = option(0, "of the clips' packing order")
     workers: int = option(1, "Ray Train workers a run that share each batch, for large ones; runs then take turns")
     cpus: float = option(1.0, "CPU cores a run (and worker); as many runs at once as there is room for")
@@ -72,17 +73,17 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         check_choice("preset", self.preset, tuple(FINETUNE_PRESETS))
-        for init in self.inits:
+        for init in self.initializations:
             check_choice("inits", init, tuple(INITS))
-        if taken := sorted(set(self.others) & set(INITS)):
+        if taken := sorted(set(self.extra_checkpoints) & set(INITS)):
             raise ValueError(f"others must have names of their own, got {taken[0]}")
-        for name in self.others:
+        for name in self.extra_checkpoints:
             check_name(name)
-        if self.test_clips < 1 or self.fold < 0:
-            got = f"got {self.test_clips} and {self.fold}"
+        if self.clips_per_test_video < 1 or self.validation_fold < 0:
+            got = f"got {self.clips_per_test_video} and {self.validation_fold}"
             raise ValueError(f"test_clips must be at least 1 and fold at least 0, {got}")
-        if self.fold and not self.choose:
-            raise ValueError(f"fold={self.fold} needs choose=true")
+        if self.validation_fold and not self.validation:
+            raise ValueError(f"validation_fold={self.validation_fold} needs validation=true")
         if self.workers < 1 or self.finetune.batch_size < 2 * self.workers:  # batch norm needs two clips
             got = f"got {self.workers} and {self.finetune.batch_size}"
             raise ValueError(f"workers must be at least 1 and finetune.batch_size at least twice that, {got}")
@@ -95,6 +96,6 @@ class SweepConfig:
         for key in ("inits", "fractions", "seeds", "splits"):
             if len(set(getattr(self, key))) < len(getattr(self, key)):
                 raise ValueError(f"{key} must name each value once, got {getattr(self, key)}")
-        if not (self.inits and self.fractions and self.seeds and self.splits):
+        if not (self.initializations and self.fractions and self.seeds and self.splits):
             raise ValueError("inits, fractions, seeds and splits must each name at least one value")
         check_name(self.name)

@@ -59,11 +59,11 @@ def config_for_test_clips(config: VideoConfig, test_clips: int) -> VideoConfig:
     """The settings that give so many clips a video: its first frames alone, or windows four a clip's length."""
     if test_clips == 1:
         return config
-    clip, gates = config.clip, config.gates
+    clip, gates = config.clip, config.filters
     return replace(
         config,
         clip=replace(clip, stride=clip.num_frames // 4, max_per_video=1000),
-        gates=replace(gates, max_per_source=1000),
+        filters=replace(gates, max_clips_per_video=1000),
     )
 
 
@@ -103,7 +103,7 @@ def load_labeled_split(
     if train.all() or not train.any():
         side = "test" if train.all() else "training"
         raise InputError(
-            f"split {number} of {root!r} has no {side} video with a clip: give more videos, or choose=false"
+            f"split {number} of {root!r} has no {side} video with a clip: give more videos, or validation=false"
         )
     stored = np.zeros((len(found), test_clips), np.int64)
     for place, video in enumerate(found):

@@ -44,7 +44,7 @@ def require_no_leakage(root: str, splits: list[int], pretraining_url: str, diges
     Raises:
         InputError: it holds test videos, and that is not allowed; or nobody can tell.
     """
-    way_out = "or give allow_leak=true, and every figure will say so"
+    way_out = "or give allow_test_leakage=true, and every figure will say so"
     if not pretraining_url:
         if allowed:
             return UNKNOWN

@@ -59,7 +59,8 @@ def sweep(config: SweepConfig) -> list[dict[str, Any]]:
         if s.url
     }
     remarks = {
-        require_no_leakage(config.ucf101, config.splits, *dataset, config.allow_leak) for dataset in sorted(seen)
+        require_no_leakage(config.ucf101, config.splits, *dataset, config.allow_test_leakage)
+        for dataset in sorted(seen)
     }
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "transfer")
     tracker.experiment_id()  # a tracking server that cannot be used is told before the work, not after
@@ -67,10 +68,14 @@ def sweep(config: SweepConfig) -> list[dict[str, Any]]:
     with ray_session(config.address) as alone:
         if alone:
             require_resources("a run", " or workers=", cpus=config.workers * config.cpus, gpus=config.gpus)
-        clips_url = labeled_dataset_url(config.out, config.test_clips)
-        video = config_for_test_clips(config.video, config.test_clips)
+        clips_url = labeled_dataset_url(config.out, config.clips_per_test_video)
+        video = config_for_test_clips(config.video, config.clips_per_test_video)
         manifest = prepare_labeled_dataset(config.ucf101, config.splits, clips_url, video, seed=config.seed)
-        tests: dict[str, Any] = {"test_clips": config.test_clips, "choose": config.choose, "fold": config.fold}
+        tests: dict[str, Any] = {
+            "test_clips": config.clips_per_test_video,
+            "choose": config.validation,
+            "fold": config.validation_fold,
+        }
         data = {
             s: load_labeled_split(config.ucf101, s, clips_url, manifest, config.dataset, **tests) for s in config.splits
         }
@@ -100,7 +105,7 @@ def _run_children(
     parent = tracker.start(
         key, name=config.name, params=flatten(redacted_settings(config)), tags={"kind": "sweep", **lineage}
     )
-    url = labeled_dataset_url(config.out, config.test_clips)
+    url = labeled_dataset_url(config.out, config.clips_per_test_video)
     parent.dataset(name=config.dataset, digest=manifest.digest, url=url, context="transfer")
     rows: list[dict[str, Any]] = []
     failed = []
@@ -147,7 +152,7 @@ def _children(config: SweepConfig) -> list[SweepRun]:
         for split in config.splits
         for fraction in config.fractions
         for seed in config.seeds
-        for init in [*config.inits, *config.others]
+        for init in [*config.initializations, *config.extra_checkpoints]
     ]
 
 
@@ -208,13 +213,13 @@ def _starts(config: SweepConfig) -> dict[str, Initialization]:
     Raises:
         InputError: a checkpoint is missing or does not fit.
     """
-    needing = sorted(set(config.inits) & PRETRAINED)
+    needing = sorted(set(config.initializations) & PRETRAINED)
     if needing and not config.checkpoint:
-        raise InputError(f"inits names {needing[0]}, so checkpoint= is required; or give inits=[random]")
-    trained = {url: _trained(url) for url in {config.checkpoint, *config.others.values()} if url}
+        raise InputError(f"inits names {needing[0]}, so checkpoint= is required; or give initializations=[random]")
+    trained = {url: _trained(url) for url in {config.checkpoint, *config.extra_checkpoints.values()} if url}
     fresh = Initialization(trained[config.checkpoint].model if config.checkpoint else config.model)
-    starts = {init: trained[config.checkpoint] if init in PRETRAINED else fresh for init in config.inits}
-    starts |= {init: trained[url] for init, url in config.others.items()}
+    starts = {init: trained[config.checkpoint] if init in PRETRAINED else fresh for init in config.initializations}
+    starts |= {init: trained[url] for init, url in config.extra_checkpoints.items()}
     for init, start in starts.items():
         for key in ("num_frames", "size"):
             ours, theirs = getattr(config.video.clip, key), getattr(start.model, key)
@@ -232,7 +237,7 @@ def _trained(url: str) -> Initialization:
     """The discriminator's trunk of a run, a checkpoint, an exported folder or a .t7 file."""
     model, checkpoint = store.open_model(url)
     if model.discriminator is None:
-        raise InputError(f"{url!r} holds no discriminator (kind={model.config.kind}): give a GAN's")
+        raise InputError(f"{url!r} holds no discriminator (kind={model.config.architecture}): give a GAN's")
     trunk = model.discriminator.get_submodule("trunk").state_dict()
     return Initialization(model.config, trunk, checkpoint.url if checkpoint else url, checkpoint)
 
@@ -247,7 +252,7 @@ def _claim(config: SweepConfig, digest: str, starts: dict[str, Initialization]) 
     """
     url = join_url(config.out, config.name)
     pinned = {"finetune": asdict(config.finetune), "data": digest}
-    tests = {"test_clips": config.test_clips, "choose": config.choose, "fold": config.fold}
+    tests = {"test_clips": config.clips_per_test_video, "choose": config.validation, "fold": config.validation_fold}
     key = register_run(url, config.name, pinned | tests)
     for init, start in starts.items():
         register_run(join_url(url, "inits", init), init, {"model": asdict(start.model), "checkpoint": start.url})

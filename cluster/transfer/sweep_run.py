@@ -98,7 +98,7 @@ def finetune_run(
             for found in (clips.rows[chosen, 0], rows.ravel())
         )
         found = logistic_probabilities(
-            train_maps, clips.labels[chosen], test_maps, len(clips.classes), config.logistic_penalty
+            train_maps, clips.labels[chosen], test_maps, len(clips.classes), config.l2_penalty
         )
     else:
         network.settle()

@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from infra.rehearsal.pods import PodFailedError
+
 POLL_S, CALL_S, PATIENCE_S = 0.2, 60.0, 1200.0
 
 

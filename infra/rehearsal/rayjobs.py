@@ -28,8 +28,8 @@ from infra.rehearsal.steps import Steps
 # Words after an entrypoint's own, to have it done in minutes.
 SMOKE = {
     "prepare": ["clip.stride=8"],
-    "train": ["steps=24", "checkpoint_every=4", "sample_every=24", "batch_size=8", "model.base=4"],
-    "sweep": ["inits=[vgan,random]", "fractions=[0.5,1]", "seeds=0", "finetune.iterations=4"],
+    "train": ["steps=24", "checkpoint_every=4", "sample_every=24", "batch_size=8", "model.base_width=4"],
+    "sweep": ["initializations=[vgan,random]", "fractions=[0.5,1]", "seeds=0", "finetune.iterations=4"],
 }
 VIDEOS = 60  # that the user has: enough for some to be left when the node of `prepare` has gone
 

@@ -165,7 +165,7 @@ def main() -> None:
             for name, path, truth in [*drawn_files(Path(scratch)), *real_files()]:
                 cells = []
                 for backend, read in backends.items():
-                    config = DecodeConfig(size=SIZE, backend=backend if backend == "decord" else "pyav")
+                    config = DecodeConfig(short_side=SIZE, backend=backend if backend == "decord" else "pyav")
 
                     def run(path: Path = path, read: Callable = read, config: DecodeConfig = config) -> Iterator[Frame]:
                         return read(path, config)

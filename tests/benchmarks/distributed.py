@@ -158,7 +158,7 @@ def on_workers(
 ) -> dict[str, object]:
     """What rank 0 of so many workers of so many threads has measured."""
     config = TrainConfig(
-        data=str(folder / "large"), out=str(folder / "runs"), batch_size=BATCH, model=ModelConfig(base=base)
+        data=str(folder / "large"), out=str(folder / "runs"), batch_size=BATCH, model=ModelConfig(base_width=base)
     )
     trainer = TorchTrainer(
         step_worker,

@@ -32,7 +32,7 @@ from vgan.video.quality_filters import first_violation
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 # The tracker needs clips of 128 px, also of letterboxed videos: decoded larger, they are reduced after the crop.
-CONFIG = VideoConfig(clip=ClipSpec(size=128, stride=96), decode=DecodeConfig(size=240))
+CONFIG = VideoConfig(clip=ClipSpec(size=128, stride=96), decode=DecodeConfig(short_side=240))
 LOOSE = FilterConfig(max_residual_px=1.5, min_inlier_ratio=0.3)  # bounds that hardly ever act
 BAD_PX = 0.5
 RESIDUALS, INLIERS = (0.85, 0.9, 0.95, 1.0, 1.1, 1.5), (0.3, 0.5, 0.55, 0.6, 0.65)
@@ -113,7 +113,7 @@ def print_single(clips: list[Judged]) -> None:
     seen = [clip for clip in clips if first_violation(clip.evidence, FilterConfig())]
     reasons = sorted({first_violation(clip.evidence, FilterConfig())[0] for clip in seen})
     for reason in reasons:
-        alone = [clip.label for clip in seen if first_violation(clip.evidence, FilterConfig(off=[reason])) is None]
+        alone = [clip.label for clip in seen if first_violation(clip.evidence, FilterConfig(disabled=[reason])) is None]
         print(f"{reason:<20}" + "/".join(str(alone.count(label)) for label in ("good", "improved", "bad")))
 
 

@@ -61,8 +61,8 @@ OTHERS = "real, other videos"
 METHODS: dict[str, dict[str, Any]] = {
     "stable, two streams": STABLE,
     "paper, two streams": {},
-    "paper, one stream": {"model.kind": "one_stream"},
-    "autoencoder + GMM": {"model.kind": "autoencoder"},
+    "paper, one stream": {"model.architecture": "one_stream"},
+    "autoencoder + GMM": {"model.architecture": "autoencoder"},
 }
 
 
@@ -109,7 +109,7 @@ def read_ucf101() -> Sides:
 def steady_clips(path: Path) -> list[np.ndarray]:
     """Stabilized clips of a video that pass every gate."""
     found = extract_clips(frames(path, VIDEO.decode), VIDEO)
-    return [c.frames for c in found if isinstance(c, Clip) and not first_violation(c.evidence, VIDEO.gates)]
+    return [c.frames for c in found if isinstance(c, Clip) and not first_violation(c.evidence, VIDEO.filters)]
 
 
 READERS = {"weizmann28": read_actions, "ucf101-partial-split1": read_ucf101}  # by the name of the reference set
@@ -158,7 +158,7 @@ def train(settings: dict[str, Any], clips: np.ndarray, num: int, seed: int = 0) 
 def draw(generator: nn.Module, config: ModelConfig, clips: np.ndarray, num: int) -> GeneratedClips:
     """`num` clips; an autoencoder's from a mixture over the codes of its training clips."""
     model = Model(config, generator.eval())
-    if config.kind == "autoencoder":
+    if config.architecture == "autoencoder":
         model = Model(config, generator, mixture=gaussian_mixture.fit_mixture(model.encode(clips), seed=0))
     return model.sample(num, seed=1)
 
@@ -287,13 +287,13 @@ INGREDIENTS = {
     "resize-convolutions": ("model.upsample",),
     "hinge loss": ("objective.loss",),
     "an anchored mask": ("objective.mask_weight", "objective.mask_target"),
-    "mirrored clips": ("objective.flip",),
+    "mirrored clips": ("objective.horizontal_flip",),
 }
 LEFT_OUT: dict[str, dict[str, Any]] = {
     "a larger step": {"objective.learning_rate": 4e-4},
-    "two time scales": {"objective.learning_rate_ratio": 2.0},  # https://arxiv.org/abs/1706.08500
+    "two time scales": {"objective.discriminator_lr_ratio": 2.0},  # https://arxiv.org/abs/1706.08500
     "translation (DiffAugment)": {"objective.augment": ["translation"]},
-    "matching": {"objective.match_weight": 10.0},
+    "matching": {"objective.nearest_match_weight": 10.0},
 }
 
 

@@ -69,7 +69,7 @@ def one_video(path: str, config: VideoConfig, decoder: Decoder) -> Yield:
         decoder.probe(path)
         for item in extract_clips(counted(), config):
             if isinstance(item, Clip):
-                found = first_violation(item.evidence, config.gates)
+                found = first_violation(item.evidence, config.filters)
                 num_clips += found is None
                 rejects.update([f"gates: {found[0]}"] if found else [])
             else:
@@ -209,7 +209,7 @@ def main() -> None:
         return
     config = VideoConfig()
     reject_table(config)
-    whole_job(replace(config, gates=FilterConfig(off=["near_duplicate"])))
+    whole_job(replace(config, filters=FilterConfig(disabled=["near_duplicate"])))
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ KINDS = 64  # records that differ by more than their names
 DONE = 0.95  # committed where a run is resumed
 PACKING = PackingConfig()
 # Near-duplicates have a row of their own: most of the time that judging takes.
-VIDEO = VideoConfig(gates=FilterConfig(off=["near_duplicate"]))
+VIDEO = VideoConfig(filters=FilterConfig(disabled=["near_duplicate"]))
 STAND_INS = ("VIDEO---------------", "CLIP-----------", "SOURCE")  # of a video's name, 15 digits of it, a source's id
 
 
@@ -246,7 +246,7 @@ def duplicates(size: int, _: str, clock: Clock) -> int:
     rng = np.random.default_rng(0)
     words = rng.integers(0, 2**64, (CLIPS * size * 7 // 8, 2), np.uint64)
     with clock:
-        near_duplicates(words, np.arange(len(words)) // 7, VIDEO.gates.duplicate_bits)
+        near_duplicates(words, np.arange(len(words)) // 7, VIDEO.filters.max_duplicate_distance_bits)
     return len(words)
 
 

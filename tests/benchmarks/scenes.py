@@ -72,7 +72,7 @@ def cpu_s() -> float:
 
 def look(videos: list[Path], classify: SceneClassifier, decode_size: int) -> dict[str, list[np.ndarray]]:
     """Probabilities of each stretch by folder; prints what looking adds to all of prepare's work on a video."""
-    config = VideoConfig(decode=DecodeConfig(size=decode_size), scene=SceneConfig(sha256="of the benchmark"))
+    config = VideoConfig(decode=DecodeConfig(short_side=decode_size), scene=SceneConfig(sha256="of the benchmark"))
     plain = replace(config, scene=SceneConfig())
     recorder, found = Recorder(classify), dict[str, list[np.ndarray]]()
     clips, used = 0, {}
@@ -89,7 +89,7 @@ def look(videos: list[Path], classify: SceneClassifier, decode_size: int) -> dic
         used[name] = cpu_s() - began
     share = recorder.spent_s / max(1e-9, used["with"] - recorder.spent_s)
     print(
-        f"decode.size={decode_size}: {len(videos)} videos, {clips // 2} clips; {recorder.frames} pictures looked at; "
+        f"decode.short_side={decode_size}: {len(videos)} videos, {clips // 2} clips; {recorder.frames} frames; "
         f"processor time {used['without']:.1f} s without, {used['with']:.1f} s with, {recorder.spent_s:.1f} s of it by "
         f"the classifier: {share:.1%} more"
     )

@@ -132,7 +132,7 @@ def tell(name: str, pairs: list[tuple[np.ndarray, np.ndarray]], length: int, con
         shown = [Frame(i / config.clip.fps, picture) for i, picture in enumerate(dissolve(before, after, length))]
         windows += EXCERPT - (last - first)
         for clip in extract_clips(shown, config):
-            if isinstance(clip, Clip) and first_violation(clip.evidence, config.gates) is None:
+            if isinstance(clip, Clip) and first_violation(clip.evidence, config.filters) is None:
                 start = round(clip.start_s * config.clip.fps)
                 kept += start <= first and start + EXCERPT > last
     print(f"  {name:<38}{windows:>15}{kept:>12}{kept / windows:>7.1%}", flush=True)

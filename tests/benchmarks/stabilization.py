@@ -48,7 +48,7 @@ TRIPOD = ("Archery_g09", "PlayingPiano_g08", "PlayingPiano_g14", "BasketballDunk
 
 def windows(path: Path, num_frames: int = 32, short_side: int = 128, limit: int = 100) -> list[np.ndarray]:
     """The first `limit` windows (T, H, W, 3) uint8 of a video at 25 frames a second, back to back."""
-    config = DecodeConfig(size=short_side)
+    config = DecodeConfig(short_side=short_side)
     done: list[np.ndarray] = []
     held: list[np.ndarray] = []
     current = 0

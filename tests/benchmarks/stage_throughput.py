@@ -143,7 +143,7 @@ def step_rows() -> list[tuple[str, str, tuple[float, float, float]]]:
     keep_freed_memory()  # as a training worker does
     rows = []
     for base, batch in ((8, 8), (16, 8), (64, 2)):
-        model = ModelConfig(base=base)
+        model = ModelConfig(base_width=base)
         for precision in (torch.float32, torch.bfloat16):
             networks = make_networks(model)
             engines = {n: LocalEngine(net, make_optimizer(n, net, OBJECTIVE)) for n, net in networks.items()}

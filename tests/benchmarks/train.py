@@ -104,7 +104,7 @@ def plain_step(base: int, real: Tensor, precision: str = "fp32") -> Callable[[],
 
 def our_step(base: int, real: Tensor, precision: str, *more: str) -> Callable[[], object]:
     """One step as jobs.train takes it, on one process."""
-    model, objective = ModelConfig(base=base), ObjectiveConfig()
+    model, objective = ModelConfig(base_width=base), ObjectiveConfig()
     networks = make_networks(model)
     engines = {}
     for name, network in networks.items():

@@ -80,7 +80,7 @@ def main() -> None:
         shared = ray.put(clips)
         task = ray.remote(num_cpus=1)(finetune_run)
         for base, precision in product(BASES, ("fp32", "bf16")):
-            model, config = ModelConfig(base=base), FinetuneConfig(iterations=STEPS, precision=precision)
+            model, config = ModelConfig(base_width=base), FinetuneConfig(iterations=STEPS, precision=precision)
             launch = partial(task.remote, SweepRun(1, "random", 1.0, 0), shared, Initialization(model), config)
             works = (bare(model, frames, labels, config), lambda launch=launch: ray.get(launch()))
             for work in works:

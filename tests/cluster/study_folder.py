@@ -28,7 +28,7 @@ def draw_folders(place: Path, num: int = 3, num_frames: int = 8) -> dict[str, Pa
 
 def make_words(place: Path, **more: int) -> list[str]:
     """Return the arguments of jobs.study that make a study of these clips in place/study."""
-    settings = {"num_frames": 8, "per_cell": 4, "per_rater": 8, "gold_per_rater": 2} | more
+    settings = {"num_frames": 8, "trials_per_cell": 4, "trials_per_rater": 8, "gold_per_rater": 2} | more
     methods = f"methods={{two_stream: {place}/two_stream, one_stream: {place}/one_stream}}"
     argv = [f"{key}={value}" for key, value in settings.items()]
     return ["action=make", methods, f"real={place}/real", f"out={place}/study", *argv]

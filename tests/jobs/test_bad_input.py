@@ -39,7 +39,7 @@ KINDS = {
     evaluate: EvaluateConfig,
     plan: PlanConfig,
 }
-MODEL = ModelConfig(base=2, z_size=5, num_frames=16, size=32)
+MODEL = ModelConfig(base_width=2, z_size=5, num_frames=16, size=32)
 Refused = Callable[..., str]
 OF_A_WORKER = re.compile(r"(\x1b\[\d+m)?\(\w+ pid=\d+\)")  # the session's Ray tells, whenever it likes, of other tests
 
@@ -111,7 +111,7 @@ def test_acquire_takes_exactly_one_origin(refused: Refused, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("job", [acquire, finetune], ids=["acquire", "finetune"])
 def test_job_on_a_folder_that_is_not_ucf101_says_what_belongs_there(refused: Refused, job: Any, tmp_path: Path) -> None:
-    more = ["inits=random"] if job is finetune else []
+    more = ["initializations=random"] if job is finetune else []
     assert "UCF-101/<Class>/*.avi" in refused(job, f"ucf101={tmp_path}/nowhere", *more)
     (tmp_path / "ucf").mkdir()
     assert "UCF-101/<Class>/*.avi" in refused(job, f"ucf101={tmp_path}/ucf", *more)
@@ -154,7 +154,7 @@ def test_prepare_delete_needs_names_and_something_to_delete_from(refused: Refuse
         (("hours=1", "rates=/none.json"), "no rates at '/none.json'"),
         (("hours=1", "steps=5", "gpu.gpus=0"), "needs gpu.gpus="),
         (("hours=1", "cpu.cores=0"), "'cores': 0"),
-        (("hours=1", "measured=/none"), "nothing was prepared at '/none'"),
+        (("hours=1", "calibrate_from=/none"), "nothing was prepared at '/none'"),
         (("sources=/none.parquet",), "no sources manifest at '/none.parquet'"),
     ],
 )
@@ -181,7 +181,7 @@ def test_train_with_a_model_of_another_size_than_the_clips(refused: Refused, dat
         ("workers=2-1", "workers must be a number or a range like 1-8, got '2-1'"),
         ("precision=fp8", "precision must be one of fp32, bf16, fp16; got 'fp8'"),
         ("name=../gan", "'../gan'"),
-        ("model.base=wide", "model.base='wide'"),
+        ("model.base_width=wide", "model.base_width='wide'"),
     ],
 )
 def test_train_out_of_bounds_names_key_and_value(refused: Refused, dataset: Path, word: str, named: str) -> None:
@@ -190,7 +190,7 @@ def test_train_out_of_bounds_names_key_and_value(refused: Refused, dataset: Path
 
 def test_train_with_a_second_gradient_where_there_is_none_is_refused(refused: Refused, dataset: Path) -> None:
     words = [f"data={dataset}", "objective.r1_weight=1"]
-    assert "exclude each other" in refused(train, *words, "compiled=true")
+    assert "exclude each other" in refused(train, *words, "compile=true")
     assert "needs model.discriminator_norm=spectral" in refused(train, *words, "use_gpu=true", "workers=2")
 
 
@@ -211,7 +211,7 @@ def test_generate_without_a_checkpoint_says_what_to_give(refused: Refused, tmp_p
 
 
 def test_generate_from_weights_of_another_shape_names_the_tensor(refused: Refused, checkpoint: Path) -> None:
-    other = TwoStreamGenerator(replace(MODEL, base=4)).state_dict()
+    other = TwoStreamGenerator(replace(MODEL, base_width=4)).state_dict()
     save_file(other, checkpoint / "weights" / "generator_ema.safetensors")
     error = refused(generate, f"checkpoint={checkpoint}")
     assert "background.0.0.bias is 32 in the file, 16 here" in error
@@ -234,7 +234,7 @@ def test_generate_out_of_bounds_names_key_and_value(refused: Refused, checkpoint
 
 
 def test_generate_from_a_future_model_points_to_predict(refused: Refused, tmp_path: Path) -> None:
-    future = replace(MODEL, kind="future")
+    future = replace(MODEL, architecture="future")
     vgan.save(tmp_path / "future", future, make_networks(future))
     assert "use `python -m jobs.predict`" in refused(generate, f"checkpoint={tmp_path}/future")
 
@@ -253,7 +253,7 @@ def test_generate_from_a_file_that_is_not_of_torch7(refused: Refused, tmp_path: 
 def test_generate_from_an_autoencoder_needs_clips_that_fit_or_a_mixture(
     refused: Refused, checkpoint: Path, dataset: Path, tmp_path: Path
 ) -> None:
-    model = replace(MODEL, kind="autoencoder")
+    model = replace(MODEL, architecture="autoencoder")
     networks = make_networks(model)
     vgan.save(tmp_path / "exported", model, networks)
     exported = f"checkpoint={tmp_path}/exported"
@@ -298,7 +298,7 @@ def test_finetune_from_a_checkpoint_of_another_shape(refused: Refused, actions: 
 @pytest.mark.parametrize(
     ("word", "named"),
     [
-        ("inits=[best]", "inits must be one of vgan, logistic, untrained, random, random_torch; got 'best'"),
+        ("initializations=[best]", "inits must be one of vgan, logistic, untrained, random, random_torch; got 'best'"),
         ("fractions=[0, 1]", "above 0 and at most 1"),
         ("splits=[4]", "splits must be among 1, 2, 3, got [4]"),
         ("seeds=[]", "at least one value"),
@@ -335,6 +335,6 @@ def test_evaluate_needs_clips_and_something_to_judge_that_fits_them(
     larger = replace(MODEL, num_frames=32)
     vgan.save(tmp_path / "larger", larger, make_networks(larger))
     assert "the model has num_frames=32" in refused(evaluate, f"data={dataset}", f"checkpoint={tmp_path}/larger")
-    future = replace(MODEL, kind="future")
+    future = replace(MODEL, architecture="future")
     vgan.save(tmp_path / "future", future, make_networks(future))
     assert "jobs.predict" in refused(evaluate, f"data={dataset}", f"checkpoint={tmp_path}/future")

@@ -118,7 +118,7 @@ def test_load_takes_what_was_asked_for_by_name_over_the_preset(tmp_path: Path, w
     (tmp_path / "run.yaml").write_text("preset: stable\nobjective:\n  loss: softmax\n")
     found = cli.load(TrainConfig, [word.replace("CONFIG", f"{tmp_path}/run.yaml") for word in words])
     assert found.objective.loss == "softmax"
-    assert found.objective.flip  # the rest of the preset holds
+    assert found.objective.horizontal_flip  # the rest of the preset holds
     assert found.model.discriminator_norm == "spectral"
 
 
@@ -139,7 +139,7 @@ def test_load_takes_presets_of_the_job_at_hand() -> None:
 def test_load_takes_a_mapping_of_names_from_a_file_and_from_what_save_kept(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text("others:\n  longer.1: runs/longer\n  wider: runs/wider\nseeds: [3]\n")
     found = cli.load(FinetuneJobConfig, [f"config={tmp_path}/sweep.yaml"])
-    assert found.others == {"longer.1": "runs/longer", "wider": "runs/wider"}
+    assert found.extra_checkpoints == {"longer.1": "runs/longer", "wider": "runs/wider"}
     cli.save(found, str(tmp_path / "settings.yaml"))
     assert cli.load(FinetuneJobConfig, [f"config={tmp_path}/settings.yaml"]) == found
 
@@ -154,7 +154,7 @@ def test_load_takes_a_preset_from_a_file_and_another_from_a_word(tmp_path: Path)
     (tmp_path / "run.yaml").write_text("preset: stable\n")
     assert cli.load(TrainConfig, [f"config={tmp_path}/run.yaml"]).objective.loss == "hinge"
     found = cli.load(TrainConfig, [f"config={tmp_path}/run.yaml", "preset=reference"])
-    assert (found.preset, found.model.future, found.objective.loss) == ("reference", "reference", "softmax")
+    assert (found.preset, found.model.future_encoder, found.objective.loss) == ("reference", "reference", "softmax")
 
 
 def test_run_with_an_unknown_preset_names_it_and_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,7 +163,7 @@ def test_run_with_an_unknown_preset_names_it_and_those_there_are(capsys: pytest.
 
 
 def test_presets_kept_in_settings_load_again(tmp_path: Path) -> None:
-    config = cli.load(TrainConfig, ["preset=stable", "objective.flip=false"])
+    config = cli.load(TrainConfig, ["preset=stable", "objective.horizontal_flip=false"])
     cli.save(config, str(tmp_path / "settings.yaml"))
     assert cli.load(TrainConfig, [f"config={tmp_path}/settings.yaml"]) == config
 
@@ -322,6 +322,6 @@ def test_named_configs_are_settings_of_the_job_that_their_first_line_runs(path: 
 
 
 def test_save_keeps_settings_that_load_again(tmp_path: Path) -> None:
-    config = cli.load(TrainConfig, ["steps=7", "model.base=4", "name=x"])
+    config = cli.load(TrainConfig, ["steps=7", "model.base_width=4", "name=x"])
     cli.save(config, str(tmp_path / "below" / "settings.yaml"))
     assert cli.load(TrainConfig, [f"config={tmp_path}/below/settings.yaml"]) == config

@@ -49,7 +49,7 @@ KINDS = {
     finetune: FinetuneJobConfig,
     evaluate: EvaluateConfig,
 }
-SMALL_VIDEO = ("clip.num_frames=16", "clip.size=32", "clip.stride=8", "decode.size=96", "stabilize.size=96")
+SMALL_VIDEO = ("clip.num_frames=16", "clip.size=32", "clip.stride=8", "decode.short_side=96", "stabilize.size=96")
 
 
 def files(folder: Path) -> dict[Path, int]:
@@ -98,8 +98,8 @@ def clips(place: Path, listed: Path, tracking: str) -> Path:
 
 
 def train_words(place: Path, clips: Path, tracking: str) -> list[str]:
-    model = ["model.base=4", "model.num_frames=16", "model.size=32"]
-    often = ["log_every=1", "checkpoint_every=2", "sample_every=2", "checkpoints_kept=1"]
+    model = ["model.base_width=4", "model.num_frames=16", "model.size=32"]
+    often = ["log_every=1", "checkpoint_every=2", "sample_every=2", "keep_latest_k=1"]
     return [f"data={clips}", f"out={place}/runs", "workers=2", "batch_size=8", *model, *often, tracking]
 
 
@@ -121,7 +121,13 @@ def actions(place: Path) -> Path:
 
 def finetune_words(place: Path, actions: Path, tracking: str) -> list[str]:
     video = [f"video.{word}" for word in SMALL_VIDEO]
-    sweep = ["inits=[vgan,random]", "fractions=[0.5,1]", "seeds=0", "finetune.iterations=3", "finetune.batch_size=4"]
+    sweep = [
+        "initializations=[vgan,random]",
+        "fractions=[0.5,1]",
+        "seeds=0",
+        "finetune.iterations=3",
+        "finetune.batch_size=4",
+    ]
     return [f"ucf101={actions}", f"checkpoint={place}/runs/gan", f"out={place}/finetune", *sweep, *video, tracking]
 
 
@@ -213,7 +219,7 @@ def test_train_again_under_its_name_continues_the_same_run(
     assert found.data.tags["dataset_hash"] == trained[1].dataset_digest == digest
     assert found.data.tags["checkpoint_uri"] == trained[1].url
     assert {d.dataset.digest for d in found.inputs.dataset_inputs} == {digest[:36]}
-    assert found.data.params["model.base"] == "4"
+    assert found.data.params["model.base_width"] == "4"
     assert "images" in [f.path for f in client.list_artifacts(found.info.run_id)]
 
 
@@ -244,7 +250,7 @@ def test_train_interrupted_ends_where_an_uninterrupted_run_ends(
 def test_train_compiled_ends_near_where_it_ends_uncompiled(
     place: Path, clips: Path, trained: list[Checkpoint], tracking: str
 ) -> None:
-    assert run(train, *train_words(place, clips, tracking), "name=compiled", "compiled=true", "steps=4") == 0
+    assert run(train, *train_words(place, clips, tracking), "name=compiled", "compile=true", "steps=4") == 0
     found = open_checkpoint(f"{place}/runs/compiled")
     for name in ("generator", "discriminator"):
         one, other = (load_file(Path(c.url) / "weights" / f"{name}.safetensors") for c in (trained[1], found))
@@ -256,9 +262,9 @@ def test_train_under_a_name_with_other_settings_is_refused_and_changes_nothing(
     place: Path, clips: Path, trained: list[Checkpoint], tracking: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = files(place / "runs")
-    assert run(train, *train_words(place, clips, tracking), "steps=9", "model.base=8", "seed=3") == 2
+    assert run(train, *train_words(place, clips, tracking), "steps=9", "model.base_width=8", "seed=3") == 2
     error = capsys.readouterr().err
-    assert "model.base was 4, now 8" in error
+    assert "model.base_width was 4, now 8" in error
     assert "seed was 0, now 3" in error
     assert files(place / "runs") == before
     assert open_checkpoint(f"{place}/runs/gan") == trained[1]
@@ -322,7 +328,7 @@ def test_generate_is_a_function_of_seed_and_weights(place: Path, lively: str) ->
 
 
 def train_kind(place: Path, clips: Path, tracking: str, kind: str) -> Checkpoint:
-    words = [*train_words(place, clips, tracking), f"model.kind={kind}", f"name={kind}", "workers=1", "steps=2"]
+    words = [*train_words(place, clips, tracking), f"model.architecture={kind}", f"name={kind}", "workers=1", "steps=2"]
     assert run(train, *words) == 0
     return open_checkpoint(f"{place}/runs/{kind}")
 
@@ -484,8 +490,15 @@ def test_finetune_chooses_on_held_out_groups_by_several_clips_a_video(
     place: Path, swept: Path, actions: Path, tracking: str
 ) -> None:
     words = [w for w in finetune_words(place, actions, tracking) if not w.startswith(("inits", "fractions"))]
-    more = ["name=choose", "choose=true", "fold=1", "test_clips=3", "inits=[logistic,random_torch]", "fractions=1"]
-    assert run(finetune, *words, *more, "others={again: " + f"{place}/runs/gan" + "}") == 0
+    more = [
+        "name=choose",
+        "validation=true",
+        "validation_fold=1",
+        "clips_per_test_video=3",
+        "initializations=[logistic,random_torch]",
+        "fractions=1",
+    ]
+    assert run(finetune, *words, *more, "extra_checkpoints={again: " + f"{place}/runs/gan" + "}") == 0
     rows = json.loads((swept / "choose" / "results.json").read_text())
     assert [row["init"] for row in rows] == ["again", "logistic", "random_torch"]
     assert all("-split1-heldout1_3clip" in row["protocol"] for row in rows)
@@ -497,7 +510,7 @@ def test_finetune_chooses_on_held_out_groups_by_several_clips_a_video(
 
 def test_finetune_on_two_workers_a_run(place: Path, swept: Path, actions: Path, tracking: str) -> None:
     words = [w for w in finetune_words(place, actions, tracking) if not w.startswith(("inits", "fractions"))]
-    assert run(finetune, *words, "name=wide", "workers=2", "inits=vgan", "fractions=1") == 0
+    assert run(finetune, *words, "name=wide", "workers=2", "initializations=vgan", "fractions=1") == 0
     (row,) = json.loads((swept / "wide" / "results.json").read_text())
     child = json.loads((swept / "wide" / "vgan-f1-seed0-split1.json").read_text())
     narrow = json.loads((swept / "sweep" / "vgan-f1-seed0-split1.json").read_text())
@@ -510,12 +523,14 @@ def test_finetune_on_two_workers_a_run(place: Path, swept: Path, actions: Path, 
 def test_finetune_takes_another_init_into_a_sweep(place: Path, swept: Path, actions: Path, tracking: str) -> None:
     words = [w for w in finetune_words(place, actions, tracking) if not w.startswith(("inits", "fractions"))]
     words += ["name=grows", "fractions=[0.5,1]"]
-    assert run(finetune, *words, "inits=random") == 0
-    assert run(finetune, *words, "inits=[random,random_torch]") == 0
+    assert run(finetune, *words, "initializations=random") == 0
+    assert run(finetune, *words, "initializations=[random,random_torch]") == 0
     rows = json.loads((swept / "grows" / "results.json").read_text())
     assert [(r["init"], r["fraction"]) for r in rows] == [(i, f) for i in ("random", "random_torch") for f in (0.5, 1)]
     alone = [w for w in words if not w.startswith("checkpoint")]
-    assert run(finetune, *alone, "inits=random", "model.base=5") == 2  # the same init of another network
+    assert (
+        run(finetune, *alone, "initializations=random", "model.base_width=5") == 2
+    )  # the same init of another network
 
 
 def test_finetune_takes_exported_weights_whose_past_is_not_known_only_if_told_to(
@@ -533,10 +548,10 @@ def test_finetune_takes_exported_weights_whose_past_is_not_known_only_if_told_to
     words = [
         w for w in finetune_words(place, actions, tracking) if not w.startswith(("inits", "fractions", "checkpoint"))
     ]
-    words += ["name=exported", "fractions=1", "inits=vgan", f"checkpoint={place}/exported"]
+    words += ["name=exported", "fractions=1", "initializations=vgan", f"checkpoint={place}/exported"]
     assert run(finetune, *words) == 2
     assert "does not say what it was trained on" in capsys.readouterr().err
-    assert run(finetune, *words, "allow_leak=true") == 0
+    assert run(finetune, *words, "allow_test_leakage=true") == 0
     (row,) = json.loads((swept / "exported" / "results.json").read_text())
     (same,) = (
         r
@@ -572,7 +587,14 @@ def test_evaluate_leaves_table_results_card_and_runs_with_named_numbers(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = place / "evaluated"
-    words = [f"data={clips}", f"checkpoint={place}/runs/gan", f"out={out}", "num=8", "repeats=4", "extractor=pixels"]
+    words = [
+        f"data={clips}",
+        f"checkpoint={place}/runs/gan",
+        f"out={out}",
+        "num=8",
+        "bootstrap_samples=4",
+        "extractor=pixels",
+    ]
     words += ["reference=drawn", f"report={place}/card.html", f"transfer={swept}/sweep/results.json"]
     assert run(evaluate, *words, tracking) == 0
     assert (out / "table.txt").read_text() in capsys.readouterr().out

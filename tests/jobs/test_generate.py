@@ -26,7 +26,7 @@ from vgan.models.gaussian_mixture import read_mixture
 from vgan.records import Clip, ClipScores
 from vgan.video.config import ClipSpec
 
-MODEL = ModelConfig(base=2, z_size=5, num_frames=16, size=32)
+MODEL = ModelConfig(base_width=2, z_size=5, num_frames=16, size=32)
 
 
 def run(*words: str) -> int:
@@ -71,7 +71,7 @@ def dataset(tmp_path: Path) -> Manifest:
 @pytest.fixture
 def autoencoder(tmp_path: Path, dataset: Manifest) -> Path:
     """A checkpoint of a baseline that was trained on the dataset."""
-    config = replace(MODEL, kind="autoencoder")
+    config = replace(MODEL, architecture="autoencoder")
     lineage = {"dataset_url": f"{tmp_path}/clips", "dataset_digest": dataset.digest, "mlflow_run_id": "r"}
     state = {"step": 5, "clips_seen": 40, "model": asdict(config), **lineage}
     write_checkpoint_files(tmp_path / "step_5", state, make(config))
@@ -82,7 +82,7 @@ def autoencoder(tmp_path: Path, dataset: Manifest) -> Path:
 def test_generate_writes_every_format_of_a_kind(
     tmp_path: Path, kind: str, columns: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = replace(MODEL, kind=kind)
+    config = replace(MODEL, architecture=kind)
     vgan.save(tmp_path / "model", config, make(config))
     out = tmp_path / "out"
     assert run(f"checkpoint={tmp_path}/model", f"out={out}", "num=3", "format=[mp4,gif,png]") == 0

@@ -122,7 +122,7 @@ def test_export_and_import_take_a_batch_there_and_back(
         (["action=make", "methods={real: x}", "real=x"], "methods may not be called"),
         (["action=make", "methods={a: gone}", "real=gone"], "no clips in"),
         (["action=make", "methods={a/b: x}", "real=x"], "'a/b'"),
-        (["action=make", "per_cell=3"], "per_cell must be even"),
+        (["action=make", "trials_per_cell=3"], "trials_per_cell must be even"),
     ],
 )
 def test_study_that_cannot_work_says_so_in_one_line(

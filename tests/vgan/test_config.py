@@ -37,7 +37,7 @@ CONFIG_CLASSES = (VideoConfig, ModelConfig, ObjectiveConfig, FinetuneConfig)
         (StabilizeConfig, "min_matches", 2),
         (StabilizeConfig, "sift_size", 16),
         (DecodeConfig, "segment_s", 0.0),
-        (FilterConfig, "max_per_source", 0),
+        (FilterConfig, "max_clips_per_video", 0),
         (ModelConfig, "kind", "one"),
         (ModelConfig, "base", 0),
         (ModelConfig, "num_frames", 40),
@@ -51,12 +51,12 @@ CONFIG_CLASSES = (VideoConfig, ModelConfig, ObjectiveConfig, FinetuneConfig)
         (ObjectiveConfig, "augment", ["color", "rotation"]),
         (ObjectiveConfig, "learning_rate", 0.0),
         (ObjectiveConfig, "learning_rate", float("nan")),
-        (ObjectiveConfig, "learning_rate_ratio", -1.0),
+        (ObjectiveConfig, "discriminator_lr_ratio", -1.0),
         (ObjectiveConfig, "mask_weight", -0.1),
         (ObjectiveConfig, "mask_weight", float("nan")),
-        (ObjectiveConfig, "frame_weight", -1.0),
+        (ObjectiveConfig, "first_frame_weight", -1.0),
         (ObjectiveConfig, "r1_weight", -1.0),
-        (ObjectiveConfig, "match_weight", -1.0),
+        (ObjectiveConfig, "nearest_match_weight", -1.0),
         (ObjectiveConfig, "mask_target", 1.5),
         (ObjectiveConfig, "mask_target", -0.1),
         (ObjectiveConfig, "beta1", 1.0),
@@ -86,14 +86,19 @@ def test_settings_do_not_change_after_they_are_made() -> None:
 def test_defaults_are_the_papers() -> None:
     video, model, objective = VideoConfig(), ModelConfig(), ObjectiveConfig()
     assert (video.clip.num_frames, video.clip.size, video.clip.fps) == (32, 64, 25.0)
-    assert (model.base, model.z_size, model.num_frames, model.size) == (64, 100, 32, 64)
-    assert (model.kind, model.future, model.upsample) == ("two_stream", "paper", "transpose")
+    assert (model.base_width, model.z_size, model.num_frames, model.size) == (64, 100, 32, 64)
+    assert (model.architecture, model.future_encoder, model.upsample) == ("two_stream", "paper", "transpose")
     assert model.discriminator_norm == "batch"
     assert (objective.learning_rate, objective.beta1, objective.beta2, objective.mask_weight) == (2e-4, 0.5, 0.999, 0.1)
-    assert (objective.loss, objective.frame_loss, objective.frame_weight) == ("softmax", "l2", 10.0)
+    assert (objective.loss, objective.first_frame_loss, objective.first_frame_weight) == ("softmax", "l2", 10.0)
     # options that are not in the paper are disabled
-    assert (objective.r1_weight, objective.augment, objective.flip, objective.mask_target) == (0.0, [], False, 0.0)
-    assert objective.learning_rate_ratio == 1.0
+    assert (objective.r1_weight, objective.augment, objective.horizontal_flip, objective.mask_target) == (
+        0.0,
+        [],
+        False,
+        0.0,
+    )
+    assert objective.discriminator_lr_ratio == 1.0
     assert FinetuneConfig().dropout == 0.5
 
 
@@ -106,8 +111,8 @@ def test_code_shape_is_four_halvings_below_the_clip(num_frames: int, size: int, 
 
 @pytest.mark.parametrize("kind", ["two_stream", "one_stream", "future", "autoencoder"])
 def test_widths_double_for_the_published_future_model_alone(kind: str) -> None:
-    assert ModelConfig(kind=kind, future="reference").wide == (kind == "future")
-    assert not ModelConfig(kind=kind, future="paper").wide
+    assert ModelConfig(architecture=kind, future_encoder="reference").wide == (kind == "future")
+    assert not ModelConfig(architecture=kind, future_encoder="paper").wide
 
 
 @pytest.mark.parametrize("config_class", CONFIG_CLASSES)

@@ -44,7 +44,7 @@ def test_preset_paper_is_the_defaults() -> None:
 def test_preset_reference_is_the_published_future_model() -> None:
     model, objective = applied(PRESETS["reference"], kind="future")
     assert model.wide
-    assert (objective.frame_loss, objective.frame_weight) == ("l1", 10.0)
+    assert (objective.first_frame_loss, objective.first_frame_weight) == ("l1", 10.0)
 
 
 def test_preset_reference_trains_the_two_stream_model_as_the_paper_does() -> None:

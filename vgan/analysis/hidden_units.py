@@ -69,12 +69,12 @@ def make_probe(model: Model, network: str, layer: int) -> LayerProbe:
     trunk: Any = None
     if network == "discriminator" and model.discriminator is not None:
         trunk = model.discriminator.get_submodule("trunk")
-    if network == "encoder" and model.generator is not None and model.config.kind in ("future", "autoencoder"):
+    if network == "encoder" and model.generator is not None and model.config.architecture in ("future", "autoencoder"):
         encoder: Any = model.generator.get_submodule("encoder")
         trunk = encoder if model.config.wide else encoder[0]  # without the code itself
     if trunk is None:
         raise InputError(
-            f"a model of kind={model.config.kind} without {network} weights was given: network={network!r}"
+            f"a model of kind={model.config.architecture} without {network} weights was given: network={network!r}"
         )
     if not 1 <= layer <= len(trunk):
         raise InputError(f"layer must be in 1..{len(trunk)} of this {network}, got {layer}")

@@ -14,7 +14,7 @@ class Autoencoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        widths = [config.base * w for w in reversed(WIDTHS)]
+        widths = [config.base_width * w for w in reversed(WIDTHS)]
         code = nn.Conv3d(widths[-1], config.z_size, config.code_shape)
         self.encoder = nn.Sequential(encoder_stack(3, [3, *widths], slope=0.2), code)
         self.decoder = TwoStreamGenerator(config)

@@ -22,7 +22,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.trunk = Discriminator(config).trunk
         self.dropout = nn.Dropout3d(dropout)
-        self.head = nn.Conv3d((16 if config.wide else 8) * config.base, num_classes, config.code_shape)
+        self.head = nn.Conv3d((16 if config.wide else 8) * config.base_width, num_classes, config.code_shape)
 
     def forward(self, video: Tensor) -> Tensor:
         """Logits (B, K) of clips (B, 3, T, H, W) in [-1, 1]."""

@@ -13,16 +13,16 @@ ARCHITECTURES = ("two_stream", "one_stream", "future", "autoencoder")
 class ModelConfig:
     """Network architectures: the layer tables of the paper at any width (paper section 2)."""
 
-    kind: str = option(
+    architecture: str = option(
         "two_stream",
         "network: two_stream (paper equation 2) or one_stream, which generate clips from noise; future, from an image "
         "(section 3.4); or autoencoder, the baseline (section 3.2)",
     )
-    base: int = option(64, "channels of the hidden layer with the highest resolution; 64 in the paper")
+    base_width: int = option(64, "channels of the hidden layer with the highest resolution; 64 in the paper")
     z_size: int = option(100, "length of the latent code z (Z)")
     num_frames: int = option(32, "frames per clip (T); must equal that of the dataset")
     size: int = option(64, "height and width of a clip, pixels; must equal that of the dataset")
-    future: str = option(
+    future_encoder: str = option(
         "paper",
         "image encoder of kind=future: paper (five layers to z) or reference (four layers to a map, twice the width)",
     )
@@ -36,12 +36,14 @@ class ModelConfig:
     )
 
     def __post_init__(self) -> None:
-        check_choice("model.kind", self.kind, ARCHITECTURES)
-        check_choice("model.future", self.future, ("paper", "reference"))
+        check_choice("model.architecture", self.architecture, ARCHITECTURES)
+        check_choice("model.future_encoder", self.future_encoder, ("paper", "reference"))
         check_choice("model.upsample", self.upsample, ("transpose", "resize"))
         check_choice("model.discriminator_norm", self.discriminator_norm, ("batch", "spectral"))
-        if self.base < 1 or self.z_size < 1:
-            raise ValueError(f"model.base and model.z_size must be at least 1, got {self.base} and {self.z_size}")
+        if self.base_width < 1 or self.z_size < 1:
+            raise ValueError(
+                f"model.base_width and model.z_size must be at least 1, got {self.base_width} and {self.z_size}"
+            )
         if self.num_frames < 16 or self.num_frames % 16:
             raise ValueError(f"model.num_frames must be a multiple of 16, got {self.num_frames}")
         if self.size not in (32, 64, 128):
@@ -55,4 +57,4 @@ class ModelConfig:
     @property
     def wide(self) -> bool:
         """True if G and D have the doubled widths of the published future model."""
-        return self.kind == "future" and self.future == "reference"
+        return self.architecture == "future" and self.future_encoder == "reference"

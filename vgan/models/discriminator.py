@@ -15,7 +15,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        base = config.base * (2 if config.wide else 1)
+        base = config.base_width * (2 if config.wide else 1)
         widths = [base * w for w in reversed(WIDTHS)]
         self.trunk = encoder_stack(3, [3, *widths], slope=0.2, norm=config.discriminator_norm == "batch")
         self.head = nn.Conv3d(widths[-1], 2, config.code_shape)

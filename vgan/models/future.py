@@ -15,7 +15,7 @@ class FutureGenerator(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        widths = [config.base * w for w in reversed(WIDTHS)]
+        widths = [config.base_width * w for w in reversed(WIDTHS)]
         code = nn.Conv2d(widths[-1], config.z_size, config.code_shape[1:])
         self.encoder = nn.Sequential(encoder_stack(2, [3, *widths], slope=0.0), code)
         self.generator = TwoStreamGenerator(config)
@@ -34,7 +34,7 @@ class WideFutureGenerator(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        widths = [2 * config.base * w for w in WIDTHS]
+        widths = [2 * config.base_width * w for w in WIDTHS]
         self.encoder = encoder_stack(2, [3, *reversed(widths)], slope=0.0)
         self.stem = stem(3, widths[0], widths[0], (config.code_shape[0], 1, 1))
         self.trunk = decoder_stack(3, widths, config.upsample)

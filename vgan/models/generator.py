@@ -61,7 +61,7 @@ class OneStreamGenerator(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        widths = [config.base * w for w in WIDTHS]
+        widths = [config.base_width * w for w in WIDTHS]
         self.stem = stem(3, config.z_size, widths[0], config.code_shape)
         self.trunk = decoder_stack(3, widths, config.upsample)
         self.rgb = upsample_layer(3, widths[-1], 3, config.upsample)
@@ -82,7 +82,7 @@ class TwoStreamGenerator(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        widths = [config.base * w for w in WIDTHS]
+        widths = [config.base_width * w for w in WIDTHS]
         self.stem = stem(3, config.z_size, widths[0], config.code_shape)
         self.trunk = decoder_stack(3, widths, config.upsample)
         self.heads = Heads(widths[-1], config.upsample)

@@ -27,6 +27,7 @@ from vgan.models import gaussian_mixture, make_networks
 from vgan.models.config import ModelConfig
 from vgan.models.gaussian_mixture import LatentMixture
 from vgan.models.generator import GeneratorOutput
+from vgan.renamed_keys import upgrade
 from vgan.video.config import StabilizeConfig
 from vgan.video.normalize import denormalize_clips, normalize_clips
 from vgan.video.registration import IDENTITY
@@ -70,7 +71,7 @@ class Model:
         """
         if num < 1:
             raise InputError(f"num must be at least 1, got {num}")
-        if self.config.kind == "autoencoder":
+        if self.config.architecture == "autoencoder":
             if self.mixture is None:
                 raise InputError(
                     "an autoencoder draws from a mixture: fit one to its codes "
@@ -85,11 +86,13 @@ class Model:
         Raises:
             InputError: codes of another shape, a future model, or no generator.
         """
-        if self.config.kind == "future":
+        if self.config.architecture == "future":
             raise InputError("a model of kind=future draws from images: use predict")
         _check("codes", codes, np.float32, (self.config.z_size,))
         G = self._generator()
-        return _draw(G.get_submodule("decoder") if self.config.kind == "autoencoder" else G, torch.tensor(codes))
+        return _draw(
+            G.get_submodule("decoder") if self.config.architecture == "autoencoder" else G, torch.tensor(codes)
+        )
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """Codes (N, Z) float32 of clips (N, T, H, W, 3) uint8, by an autoencoder.
@@ -97,8 +100,8 @@ class Model:
         Raises:
             InputError: clips of another shape, or not an autoencoder.
         """
-        if self.config.kind != "autoencoder":
-            raise InputError(f"only an autoencoder encodes, and this model is of kind={self.config.kind}")
+        if self.config.architecture != "autoencoder":
+            raise InputError(f"only an autoencoder encodes, and this model is of kind={self.config.architecture}")
         size = self.config.size
         _check("frames", frames, np.uint8, (self.config.num_frames, size, size, 3))
         A: Any = self._generator()
@@ -115,9 +118,9 @@ class Model:
         Raises:
             InputError: images of another shape or type, another kind of model, or no generator.
         """
-        if self.config.kind != "future":
+        if self.config.architecture != "future":
             raise InputError(
-                f"only a model of kind=future predicts, and this one is of kind={self.config.kind}: use sample"
+                f"only a model of kind=future predicts, and this one is of kind={self.config.architecture}: use sample"
             )
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
             raise InputError(f"images must be (N, H, W, 3) uint8, got {images.shape} {images.dtype}")
@@ -254,7 +257,7 @@ def model_config_from(values: Mapping[str, Any], origin: str) -> ModelConfig:
         InputError: an unknown one, or one out of bounds.
     """
     try:
-        return ModelConfig(**values)
+        return ModelConfig(**upgrade(dict(values), "model."))
     except (TypeError, ValueError) as fault:
         raise InputError(f"{origin!r} describes a model that this version cannot make: {fault}") from fault
 

@@ -138,12 +138,14 @@ def _recognize(layers: list[Layer]) -> tuple[str, ModelConfig]:
         cin, cout, time, height, _ = shapes["VolumetricFullConvolution"][0]
         if shapes["SpatialConvolution"]:  # only the future model begins with an image; its sides are the published 64
             base = shapes["SpatialConvolution"][0][0] // 2
-            return "generator", ModelConfig(kind="future", future="reference", base=base, num_frames=16 * time)
-        return "generator", ModelConfig(base=cout // 8, z_size=cin, num_frames=16 * time, size=16 * height)
+            return "generator", ModelConfig(
+                architecture="future", future_encoder="reference", base_width=base, num_frames=16 * time
+            )
+        return "generator", ModelConfig(base_width=cout // 8, z_size=cin, num_frames=16 * time, size=16 * height)
     if shapes["VolumetricConvolution"]:
         _, _, time, height, _ = shapes["VolumetricConvolution"][-1]
         base = shapes["VolumetricConvolution"][0][0]
-        return "discriminator", ModelConfig(base=base, num_frames=16 * time, size=16 * height)
+        return "discriminator", ModelConfig(base_width=base, num_frames=16 * time, size=16 * height)
     raise ValueError("it has no volumetric convolutions")
 
 

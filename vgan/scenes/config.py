@@ -19,13 +19,15 @@ class SceneConfig:
     categories: list[str] = option(
         list(PAPER), "scene categories scored for every clip: golf, beach, train, baby, or Places365 labels"
     )
-    frames: int = option(3, "maximum number of classified frames per interval of a shot")
-    stretch_s: float = option(10.0, "length of the intervals of a shot whose clips are classified together, seconds")
+    frames_per_group: int = option(3, "maximum number of classified frames per interval of a shot")
+    group_duration_s: float = option(
+        10.0, "length of the intervals of a shot whose clips are classified together, seconds"
+    )
     gpus: float = option(0.0, "GPUs per task, e.g. 0.05; 0: classification on the CPU")
-    keep: list[str] = option(
+    keep_categories: list[str] = option(
         [], "categories whose clips are kept, a subset of categories, applied when packing; empty: all categories"
     )
-    threshold: float = option(
+    min_probability: float = option(
         0.2,
         "minimum probability of a kept category, applied when packing (reject reason other_scene); 0: no minimum",
     )
@@ -35,15 +37,17 @@ class SceneConfig:
             category_labels(category)
         if not self.categories or len(set(self.categories)) < len(self.categories):
             raise ValueError(f"scene.categories must list at least one category, each once; got {self.categories}")
-        for category in self.keep:
-            check_choice("scene.keep", category, tuple(self.categories))
-        if self.frames < 1 or self.stretch_s <= 0 or self.gpus < 0:
-            got = f"got {self.frames}, {self.stretch_s} and {self.gpus}"
-            raise ValueError(f"scene.frames must be at least 1, stretch_s above 0 and gpus 0 or more, {got}")
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"scene.threshold must be in 0..1, got {self.threshold}")
+        for category in self.keep_categories:
+            check_choice("scene.keep_categories", category, tuple(self.categories))
+        if self.frames_per_group < 1 or self.group_duration_s <= 0 or self.gpus < 0:
+            got = f"got {self.frames_per_group}, {self.group_duration_s} and {self.gpus}"
+            raise ValueError(
+                f"scene.frames_per_group must be at least 1, group_duration_s above 0 and gpus 0 or more, {got}"
+            )
+        if not 0 <= self.min_probability <= 1:
+            raise ValueError(f"scene.min_probability must be in 0..1, got {self.min_probability}")
 
     @property
-    def looked_for(self) -> list[str]:
+    def scored_categories(self) -> list[str]:
         """Categories scored for every clip; empty without a classifier."""
         return self.categories if self.sha256 else []

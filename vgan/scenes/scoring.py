@@ -39,8 +39,9 @@ def add_scene_scores(
 ) -> Iterator[Clip | Reject]:
     """Replace the view of each clip by its scene columns; rejects pass through.
 
-    Clips of one shot that begin within `config.stretch_s` seconds form a segment. All clips of a segment get the mean
-    probabilities of up to `config.frames` of their views, equally spaced, and are yielded when the segment is complete.
+    Clips of one shot that begin within `config.group_duration_s` seconds form a segment. All clips of a segment get the
+    mean probabilities of up to `config.frames_per_group` of their views, equally spaced, and are yielded when the
+    segment is complete.
 
     Args:
         items: clips with views, in order, and rejects.
@@ -52,7 +53,7 @@ def add_scene_scores(
         if isinstance(item, Reject):
             yield item
             continue
-        if segment and (item.shot != segment[0].shot or item.start_s - segment[0].start_s >= config.stretch_s):
+        if segment and (item.shot != segment[0].shot or item.start_s - segment[0].start_s >= config.group_duration_s):
             yield from _with_scenes(segment, classify, config)
             segment = []
         segment.append(item)
@@ -62,7 +63,7 @@ def add_scene_scores(
 
 def _with_scenes(segment: list[Clip], classify: Classify, config: SceneConfig) -> Iterator[Clip]:
     """Classify a segment's views and return its clips with the common scene columns."""
-    indices = np.linspace(0, len(segment) - 1, min(config.frames, len(segment))).round().astype(int)
+    indices = np.linspace(0, len(segment) - 1, min(config.frames_per_group, len(segment))).round().astype(int)
     views = [view for index in indices if (view := segment[index].view) is not None]
     columns = scene_columns(classify(views).mean(0), config.categories)
     return (replace(clip, view=None, scenes=columns) for clip in segment)

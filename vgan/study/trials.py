@@ -44,18 +44,20 @@ class Trial:
 class StudyDesign:
     """Numbers of trials of a study."""
 
-    per_cell: int  # trials of each pair of methods in each category
-    per_rater: int  # maximum number of trials per rater, gold trials included
+    trials_per_cell: int  # trials of each pair of methods in each category
+    trials_per_rater: int  # maximum number of trials per rater, gold trials included
     gold_per_rater: int  # gold trials per rater
     static: bool  # also compare each method with a still frame
     seed: int
 
     def __post_init__(self) -> None:
-        if self.per_cell < 2 or self.per_cell % 2:
-            raise ValueError(f"per_cell must be even, to balance sides, and at least 2, got {self.per_cell}")
-        if not 0 <= self.gold_per_rater < self.per_rater:
-            got = f"got {self.gold_per_rater} of {self.per_rater}"
-            raise ValueError(f"gold_per_rater must be at least 0 and below per_rater, {got}")
+        if self.trials_per_cell < 2 or self.trials_per_cell % 2:
+            raise ValueError(
+                f"trials_per_cell must be even, to balance sides, and at least 2, got {self.trials_per_cell}"
+            )
+        if not 0 <= self.gold_per_rater < self.trials_per_rater:
+            got = f"got {self.gold_per_rater} of {self.trials_per_rater}"
+            raise ValueError(f"gold_per_rater must be at least 0 and below trials_per_rater, {got}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be at least 0 and below 2^32, got {self.seed}")
 
@@ -93,7 +95,7 @@ def make_study(clips: Mapping[str, Mapping[str, Sequence[str]]], plan: StudyDesi
     trials: list[Trial] = []
     for first, second in study.pairs:
         for category in study.categories:
-            trials += _cell(clips, PAIR, category, (first, second), plan.per_cell, rng)
+            trials += _cell(clips, PAIR, category, (first, second), plan.trials_per_cell, rng)
     # Twice as many gold trials as one rater sees, so that raters do not know them from other raters.
     for kind, num in ((GOLD, 2 * plan.gold_per_rater), (PRACTICE, PRACTICE_TRIALS)):
         for number in range(num):
@@ -137,7 +139,7 @@ def rater_session(study: Study, rater: int) -> list[int]:
         rater: k, at least 0.
     """
     plan, pairs, gold = study.plan, study.numbers(PAIR), study.numbers(GOLD)
-    size = min(plan.per_rater - plan.gold_per_rater, len(pairs))
+    size = min(plan.trials_per_rater - plan.gold_per_rater, len(pairs))
     start = rater * size
     rounds = range(start // len(pairs), (start + size - 1) // len(pairs) + 1)
     endless = np.concatenate([_shuffled(pairs, plan.seed, _ORDER, r) for r in rounds]).tolist()

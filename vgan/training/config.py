@@ -23,16 +23,16 @@ class ObjectiveConfig:
         "weight (lambda) of the prior on the mask's mean; future=reference needs mask_target, autoencoder ignores it",
     )
     mask_target: float = option(0.0, "target of the mask's mean, 0..1; 0: sparse mask, as in the paper")
-    frame_loss: str = option(
+    first_frame_loss: str = option(
         "l2",
         "loss of kind=future between input and first generated frame: l2 (paper equation 3) or l1 (published code)",
     )
-    frame_weight: float = option(10.0, "weight (lambda) of the frame loss, a mean over pixels; 0 disables it")
+    first_frame_weight: float = option(10.0, "weight (lambda) of the frame loss, a mean over pixels; 0 disables it")
     background_weight: float = option(
         0.0,
         "weight of the frame loss between input and background, kind=future only; 0 disables it, as in the paper",
     )
-    match_weight: float = option(
+    nearest_match_weight: float = option(
         0.0,
         "weight of the error of real clips to the nearest generated clip per worker, GANs without input; 0 disables it",
     )
@@ -40,21 +40,21 @@ class ObjectiveConfig:
     augment: list[str] = option(
         [], "augmentations of D's inputs, real and generated: color, translation, cutout; empty: none"
     )
-    flip: bool = option(False, "horizontal flip of real clips with probability 1/2")
+    horizontal_flip: bool = option(False, "horizontal flip of real clips with probability 1/2")
     learning_rate: float = option(2e-4, "learning rate of Adam")
-    learning_rate_ratio: float = option(1.0, "ratio of D's learning rate to learning_rate")
+    discriminator_lr_ratio: float = option(1.0, "ratio of D's learning rate to learning_rate")
     beta1: float = option(0.5, "first moment decay of Adam (the momentum term of the paper)")
     beta2: float = option(0.999, "second moment decay of Adam")
 
     def __post_init__(self) -> None:
         check_choice("objective.loss", self.loss, ("softmax", "hinge"))
-        check_choice("objective.frame_loss", self.frame_loss, ("l1", "l2"))
+        check_choice("objective.first_frame_loss", self.first_frame_loss, ("l1", "l2"))
         for name in self.augment:
             check_choice("objective.augment", name, AUGMENTATIONS)
-        for key in ("learning_rate", "learning_rate_ratio"):
+        for key in ("learning_rate", "discriminator_lr_ratio"):
             if not 0 < getattr(self, key) < math.inf:
                 raise ValueError(f"objective.{key} must be above 0, got {getattr(self, key)}")
-        for key in ("mask_weight", "frame_weight", "background_weight", "match_weight", "r1_weight"):
+        for key in ("mask_weight", "first_frame_weight", "background_weight", "nearest_match_weight", "r1_weight"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise ValueError(f"objective.{key} must be 0 or more, got {getattr(self, key)}")
         if not 0 <= self.mask_target <= 1:

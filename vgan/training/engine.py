@@ -59,7 +59,7 @@ class WeightedEngine:
 
 def make_optimizer(name: str, network: nn.Module, objective: ObjectiveConfig) -> torch.optim.Adam:
     """Adam of the network of that name (paper section 2.4); D may step farther than the others."""
-    rate = objective.learning_rate * (objective.learning_rate_ratio if name == "discriminator" else 1.0)
+    rate = objective.learning_rate * (objective.discriminator_lr_ratio if name == "discriminator" else 1.0)
     # Fused on a CPU too would save 3 % of a step at base 64, but it rounds the last few of each tensor otherwise, so
     # that ZeRO-1, which lays tensors end to end, would no longer equal one process to the bit.
     fused = next(network.parameters()).is_cuda

@@ -86,14 +86,14 @@ def train_step(
             each twice, once for D, whose step has to come first, and again for itself, so that its running statistics
             move twice as well. Engines must have been made for as many.
     """
-    if objective.flip:
+    if objective.horizontal_flip:
         real = horizontal_flip(real, draws.mirrored)
     shares = []
     for i, clips in enumerate(real.tensor_split(pieces)):
         weight = len(clips) * pieces / len(real)
         by_name = engines if pieces == 1 else {name: WeightedEngine(engine, weight) for name, engine in engines.items()}
         shares.append((by_name, clips, draws.share(i, pieces, real.device)))
-    if model.kind == "autoencoder":
+    if model.architecture == "autoencoder":
         return _merge_microbatches([update_autoencoder(by_name["generator"], clips) for by_name, clips, _ in shares])
     firsts = []
     for by_name, clips, share in shares:
@@ -108,7 +108,7 @@ def train_step(
     for (by_name, clips, share), (metrics, drawn) in zip(shares, firsts, strict=True):
         G, D = by_name["generator"], by_name["discriminator"]
         streams, seen = drawn or _generate(G, clips, share, model, objective)
-        image, near = (clips[:, :, 0], None) if model.kind == "future" else (None, clips)
+        image, near = (clips[:, :, 0], None) if model.architecture == "future" else (None, clips)
         metrics |= update_generator(G, D, streams, seen, objective, mask_weight=mask_weight, image=image, real=near)
         steps.append(StepResult(metrics, streams))
     return _merge_microbatches(steps)
@@ -118,7 +118,7 @@ def _generate(
     G: Engine, real: Tensor, draws: StepRandomness, model: ModelConfig, objective: ObjectiveConfig
 ) -> tuple[GeneratorOutput, Tensor]:
     """What G draws, and the clips among it as D sees them: augmented once, though D sees them twice."""
-    streams: GeneratorOutput = G.module(real[:, :, 0] if model.kind == "future" else draws.z)
+    streams: GeneratorOutput = G.module(real[:, :, 0] if model.architecture == "future" else draws.z)
     return streams, augment(streams.video, draws.augment_fake, objective.augment)
 
 
@@ -192,16 +192,16 @@ def update_generator(
         metrics["loss/generator"] = loss.detach()
         if streams.mask is not None and mask_weight:
             loss = loss + mask_weight * mask_prior(streams.mask, objective.mask_target)
-        if real is not None and objective.match_weight:
+        if real is not None and objective.nearest_match_weight:
             near = nearest_match_loss(real, streams.video)
-            loss = loss + objective.match_weight * near
+            loss = loss + objective.nearest_match_weight * near
             metrics["loss/match"] = near.detach()
         if image is not None:
-            start = frame_loss(image, streams.video, objective.frame_loss)
-            loss = loss + objective.frame_weight * start
+            start = frame_loss(image, streams.video, objective.first_frame_loss)
+            loss = loss + objective.first_frame_weight * start
             metrics["loss/first_frame"] = start.detach()
             if objective.background_weight and streams.background is not None:
-                still = frame_loss(image, streams.background, objective.frame_loss)
+                still = frame_loss(image, streams.background, objective.first_frame_loss)
                 loss = loss + objective.background_weight * still
                 metrics["loss/background"] = still.detach()
         with gradient_norm(G.module) as squares:

@@ -31,7 +31,7 @@ class FinetuneConfig:
         ["translation"],
         "augmentations of training clips, drawn per clip and step: color, translation, cutout; empty: none",
     )
-    logistic_penalty: float = option(1000.0, "strength of the L2 penalty of init=logistic, on standardized features")
+    l2_penalty: float = option(1000.0, "strength of the L2 penalty of init=logistic, on standardized features")
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.batch_size < 2:  # batch norm needs two clips
@@ -45,5 +45,5 @@ class FinetuneConfig:
             check_choice("finetune.augment", name, AUGMENTATIONS)
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"finetune.weight_decay must be 0 or more, got {self.weight_decay}")
-        if self.logistic_penalty <= 0:
-            raise ValueError(f"finetune.logistic_penalty must be above 0, got {self.logistic_penalty}")
+        if self.l2_penalty <= 0:
+            raise ValueError(f"finetune.l2_penalty must be above 0, got {self.l2_penalty}")

@@ -80,7 +80,7 @@ def _clip_from_window(shot: int, window: list[Frame], config: VideoConfig) -> Cl
         _check_rate(window, config)
         pixels = np.stack([frame.image for frame in window])
         uncropped_area = pixels.shape[1] * pixels.shape[2]
-        if config.screen.crop_letterbox:
+        if config.prescreen.crop_letterbox:
             pixels = letterbox.crop(pixels, letterbox.detect_bars(pixels))
         height, width = pixels.shape[1:3]
         if min(height, width) < config.clip.size:
@@ -89,7 +89,7 @@ def _clip_from_window(shot: int, window: list[Frame], config: VideoConfig) -> Cl
         # Repeats from resampling a slower source do not count as frozen: each source frame is measured once.
         source_frames = [t for t, frame in enumerate(window) if t == 0 or frame is not window[t - 1]]
         statistics = prescreen.measure_window(pixels[source_frames])
-        prescreen.reject_window(statistics, config.screen)
+        prescreen.reject_window(statistics, config.prescreen)
         clip, evidence = stabilize(pixels, config.stabilize, config.clip.size)
         scores = {
             "contrast": statistics.contrast,
@@ -99,7 +99,7 @@ def _clip_from_window(shot: int, window: list[Frame], config: VideoConfig) -> Cl
             "fingerprint": fingerprint(clip),
         }
         evidence = replace(evidence, **scores)
-        if config.stabilize.keep_failed and evidence.stabilized and first_violation(evidence, config.gates):
+        if config.stabilize.keep_failed and evidence.stabilized and first_violation(evidence, config.filters):
             clip, plain = crop_only(pixels, config.clip.size)
             evidence = replace(plain, **scores)
     except VideoError as error:

@@ -37,7 +37,7 @@ class DecodeConfig:
     """Decoding of a video file into frames with presentation times."""
 
     backend: str = option("auto", "decoder: pyav, decord, or auto (pyav, then decord if pyav returns no frame)")
-    size: int = option(128, "maximum short side of decoded frames, pixels; smaller frames are not enlarged")
+    short_side: int = option(128, "maximum short side of decoded frames, pixels; smaller frames are not enlarged")
     min_fps: float = option(
         15.0, "minimum frame rate of a source, frames per second; repeated frames would pass for lack of motion"
     )
@@ -48,7 +48,9 @@ class DecodeConfig:
     timeout_s: float = option(60.0, "maximum time without output before the decoder is killed, seconds")
     # The slowest decoding measured on one core takes 17 (8K, 60 frames per second, 10-bit HEVC); a busy machine doubles
     # it.
-    time_factor: float = option(40.0, "maximum decoding time in addition to timeout_s, seconds per second of video")
+    timeout_per_video_second: float = option(
+        40.0, "maximum decoding time in addition to timeout_s, seconds per second of video"
+    )
     # An 8K picture is 50 MB and H.264 keeps at most 16 of them: 4 GB suffices and still stops a memory leak.
     memory_gb: float = option(4.0, "maximum private memory of the decoding process, GiB (2^30 bytes)")
     segment_s: float = option(600.0, "approximate length of the segments that longer videos are split into, seconds")
@@ -56,9 +58,17 @@ class DecodeConfig:
 
     def __post_init__(self) -> None:
         check_choice("decode.backend", self.backend, ("auto", "pyav", "decord"))
-        if self.size < 32:
-            raise ValueError(f"decode.size must be at least 32 pixels, got {self.size}")
-        for name in ("min_fps", "max_gap_s", "timeout_s", "time_factor", "memory_gb", "segment_s", "strip_fps"):
+        if self.short_side < 32:
+            raise ValueError(f"decode.short_side must be at least 32 pixels, got {self.short_side}")
+        for name in (
+            "min_fps",
+            "max_gap_s",
+            "timeout_s",
+            "timeout_per_video_second",
+            "memory_gb",
+            "segment_s",
+            "strip_fps",
+        ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"decode.{name} must be above 0, got {getattr(self, name)}")
 
@@ -71,18 +81,22 @@ class ShotConfig:
     # 2, all five cuts of 23 to 41 in film that fills half of the picture are detected, at 25 three of them.
     min_difference: float = option(20.0, "minimum mean absolute difference of adjacent 64 px frames at a cut, 0..255")
     # The weakest true cut measured during fast motion has a ratio of 2.5.
-    ratio: float = option(
+    difference_ratio: float = option(
         2.0, "minimum ratio of the difference at a cut to those of the preceding frames (third largest of history)"
     )
-    history: int = option(6, "number of preceding differences that a cut is compared with; the two largest are ignored")
+    history_frames: int = option(
+        6, "number of preceding differences that a cut is compared with; the two largest are ignored"
+    )
     # Of the largest changes in 136 uncut videos 1 % are below 0.75, of splices of dissimilar videos 99.6 to 99.9 %.
-    max_likeness: float = option(0.75, "upper bound on the correlation of image blocks across a cut, 0..1")
+    max_block_similarity: float = option(0.75, "upper bound on the correlation of image blocks across a cut, 0..1")
 
     def __post_init__(self) -> None:
-        if self.history < 3:
-            raise ValueError(f"shots.history must be at least 3, got {self.history}")
-        if not 0 < self.max_likeness <= 1:
-            raise ValueError(f"shots.max_likeness must be above 0 and at most 1, got {self.max_likeness}")
+        if self.history_frames < 3:
+            raise ValueError(f"shots.history_frames must be at least 3, got {self.history_frames}")
+        if not 0 < self.max_block_similarity <= 1:
+            raise ValueError(
+                f"shots.max_block_similarity must be above 0 and at most 1, got {self.max_block_similarity}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,15 +118,17 @@ class PrescreenConfig:
     )
     # Above the share of 0.4 that a source at decode.min_fps may repeat. 1 % of UCF101's windows have 0.42: their motion
     # is visibly uneven.
-    max_frozen: float = option(
+    max_frozen_fraction: float = option(
         0.45, "maximum share of frames that repeat the preceding one, 0..1 (reject reason frozen); 0 disables the test"
     )
     crop_letterbox: bool = option(True, "crop black bars before any other measurement")
 
     def __post_init__(self) -> None:
-        if self.min_contrast < 0 or self.min_activity < 0 or not 0 <= self.max_frozen <= 1:
-            got = f"got {self.min_contrast}, {self.min_activity} and {self.max_frozen}"
-            raise ValueError(f"screen.min_contrast and min_activity must be 0 or more, screen.max_frozen 0..1, {got}")
+        if self.min_contrast < 0 or self.min_activity < 0 or not 0 <= self.max_frozen_fraction <= 1:
+            got = f"got {self.min_contrast}, {self.min_activity} and {self.max_frozen_fraction}"
+            raise ValueError(
+                f"prescreen.min_contrast and min_activity must be 0 or more, prescreen.max_frozen_fraction 0..1, {got}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +146,8 @@ class StabilizeConfig:
     )
     # SIFT's cost grows with the area: at 64 px it is a third of that at 128. Pairs that fail are retried at `size`.
     sift_size: int = option(64, "short side of the frames in which SIFT keypoints are detected and matched, pixels")
-    num_features: int = option(60, "maximum number of SIFT keypoints per frame")
-    ratio: float = option(0.7, "maximum ratio of the best to the second-best match distance (Lowe's ratio test)")
+    num_keypoints: int = option(60, "maximum number of SIFT keypoints per frame")
+    lowe_ratio: float = option(0.7, "maximum ratio of the best to the second-best match distance (Lowe's ratio test)")
     min_matches: int = option(8, "minimum number of matches between adjacent frames")
     ransac_px: float = option(2.0, "RANSAC inlier threshold, pixels at a short side of 128 px")
 
@@ -154,7 +170,7 @@ FILTER_REASONS = (
 class FilterConfig:
     """Bounds on the scores stored with every clip, applied when a dataset is packed; new bounds need no decoding."""
 
-    off: list[str] = option([], "reject reasons to disable, e.g. [too_much_fill,still]; empty: none")
+    disabled: list[str] = option([], "reject reasons to disable, e.g. [too_much_fill,still]; empty: none")
     # Measured by an independent tracker on 446 windows of 154 videos, with the bounds chosen on half of the videos. On
     # the other half these two bounds reject 42 of 55 clips whose camera still shakes (2 of them at 1.5 and 0.3) and 5
     # of 125 steady ones.
@@ -167,7 +183,7 @@ class FilterConfig:
     # A fast zoom doubles the picture in half a second: 1.06 per frame. Transforms fitted across cuts shrink it to
     # almost nothing. At 1.03 this bound would reject, of 446 clips and in addition to the other bounds, 4 clips that
     # shake and 2 that stabilization improved.
-    max_scale_step: float = option(
+    max_zoom_step: float = option(
         1.1, "maximum zoom between adjacent frames, or its inverse (reject reason scale_jump)"
     )
     max_zoom: float = option(
@@ -178,11 +194,13 @@ class FilterConfig:
         12.0,
         "maximum error of the composed registration of the last frame, pixels at 128 px (reject reason drift)",
     )
-    max_photometric: float = option(
+    max_photometric_error: float = option(
         30.0, "maximum mean absolute difference of adjacent frames after warping, 0..255 (reject reason photometric)"
     )
     max_dissolve: float = option(1.0, "maximum score of the fade and dissolve detector (reject reason dissolve)")
-    max_filled: float = option(0.5, "maximum share of filled pixels in any frame, 0..1 (reject reason too_much_fill)")
+    max_filled_fraction: float = option(
+        0.5, "maximum share of filled pixels in any frame, 0..1 (reject reason too_much_fill)"
+    )
     # The clips with the least motion of 136 UCF101 videos, of archers and of a pianist's hands, have 0.09 to 0.2.
     min_motion: float = option(
         0.05, "minimum mean absolute difference of adjacent frames of a clip, 0..255 (reject reason still)"
@@ -190,7 +208,7 @@ class FilterConfig:
     max_motion: float = option(
         40.0, "maximum mean absolute difference of adjacent frames of a clip, 0..255 (reject reason restless)"
     )
-    max_per_source: int = option(
+    max_clips_per_video: int = option(
         100, "maximum number of clips per video (reject reason source_cap); 100 in the original code"
     )
     # Different scenes: the closest of 233,787 pairs differ in 16 bits. Extrapolated from crops of them, of a million
@@ -198,16 +216,19 @@ class FilterConfig:
     # and 8 %). Of UCF101 re-encoded (H.264 crf 28, 0.6 of the size) and stabilized, 91 % of good clips are within 8
     # bits and 93 % within 10; of 34 unstabilized ones also cropped by 1.5 % and darkened, 85 % and 97 %, and 47 %
     # within 5.
-    duplicate_bits: int = option(
+    max_duplicate_distance_bits: int = option(
         8, "maximum fingerprint distance of duplicate clips from two videos, bits of 128 (reject reason near_duplicate)"
     )
 
     def __post_init__(self) -> None:
-        for reason in self.off:
-            check_choice("gates.off", reason, FILTER_REASONS)
-        if self.max_per_source < 1 or not 0 <= self.duplicate_bits <= 32:
-            got = f"got {self.max_per_source} and {self.duplicate_bits}"
-            raise ValueError(f"gates.max_per_source must be at least 1 and gates.duplicate_bits in 0..32, {got}")
+        for reason in self.disabled:
+            check_choice("filters.disabled", reason, FILTER_REASONS)
+        if self.max_clips_per_video < 1 or not 0 <= self.max_duplicate_distance_bits <= 32:
+            got = f"got {self.max_clips_per_video} and {self.max_duplicate_distance_bits}"
+            raise ValueError(
+                "filters.max_clips_per_video must be at least 1 and filters.max_duplicate_distance_bits in 0..32, "
+                f"{got}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +238,7 @@ class VideoConfig:
     clip: ClipSpec = section(ClipSpec, "shape, frame rate and number of clips")
     decode: DecodeConfig = section(DecodeConfig, "decoding of video files into frames")
     shots: ShotConfig = section(ShotConfig, "detection of cuts between shots")
-    screen: PrescreenConfig = section(PrescreenConfig, "low-cost tests before registration")
+    prescreen: PrescreenConfig = section(PrescreenConfig, "low-cost tests before registration")
     stabilize: StabilizeConfig = section(StabilizeConfig, "camera motion removal")
-    gates: FilterConfig = section(FilterConfig, "bounds on the stored scores, applied when packing")
+    filters: FilterConfig = section(FilterConfig, "bounds on the stored scores, applied when packing")
     scene: SceneConfig = section(SceneConfig, "scene classification of clips")

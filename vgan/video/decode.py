@@ -120,7 +120,7 @@ def frames(
             yielded before are valid) or out_of_memory.
     """
     read = _decord_frames if config.backend == "decord" else _pyav_frames
-    yield from read(path, None if native else config.size, start_s, end_s, on_skip)
+    yield from read(path, None if native else config.short_side, start_s, end_s, on_skip)
 
 
 def reduced_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:

@@ -101,9 +101,9 @@ class Decoder:
         """Decode frames as `decode.frames`, with deadlines and a memory limit.
 
         Closing the iterator early kills the child. The child must send a message at least every `config.timeout_s`
-        seconds. A request may take that time plus `config.time_factor` times the duration of the video decoded so far;
-        time spent by the caller between frames does not count. With `backend=auto`, if PyAV crashes, hangs, runs out of
-        memory or fails before its first frame, decord is tried once.
+        seconds. A request may take that time plus `config.timeout_per_video_second` times the duration of the
+        video decoded so far; time spent by the caller between frames does not count. With `backend=auto`, if PyAV
+        crashes, hangs, runs out of memory or fails before its first frame, decord is tried once.
 
         Raises:
             VideoError: as `decode.frames`; also stage "decode" with reason timeout, crashed (the child died, or sent an
@@ -254,7 +254,9 @@ class _DecoderProcess:
                     if not math.isfinite(time_s) or (latest_s is not None and time_s <= latest_s):
                         raise _protocol_error(f"a frame at {time_s} s after one at {latest_s} s")
                     if latest_s is not None:
-                        self._request_remaining_s += self._config.time_factor * min(time_s - latest_s, MAX_ADVANCE_S)
+                        self._request_remaining_s += self._config.timeout_per_video_second * min(
+                            time_s - latest_s, MAX_ADVANCE_S
+                        )
                     latest_s = time_s
                 yield type_, body
         except EOFError:
@@ -309,7 +311,7 @@ class _DecoderProcess:
 
     def _timeout_error(self) -> VideoError:
         """Build the error of a child that missed a deadline."""
-        timeout_s, factor = self._config.timeout_s, self._config.time_factor
+        timeout_s, factor = self._config.timeout_s, self._config.timeout_per_video_second
         if self._message_remaining_s <= self._request_remaining_s:
             return VideoError("decode", "timeout", f"no frame within {timeout_s:g} s")
         return VideoError("decode", "timeout", f"slower than {timeout_s:g} s and {factor:g} s per second of video")
@@ -436,7 +438,7 @@ def _serve_frames(out: int, request: dict[str, Any], config: DecodeConfig) -> No
     path, backend = request["path"], config.backend
     segment_frames: Iterator[Frame]
     if is_strip(path):
-        short_side, backend = None if request["native"] else config.size, "pillow"
+        short_side, backend = None if request["native"] else config.short_side, "pillow"
         all_frames = strip_frames(path, config.strip_fps, short_side)
         segment_frames = (frame for frame in all_frames if request["start_s"] <= frame.pts_s < request["end_s"])
     else:

@@ -53,5 +53,7 @@ def reject_window(look: WindowStatistics, config: PrescreenConfig) -> None:
         raise VideoError("screen", "black", f"contrast {look.contrast:.2f}; at least {config.min_contrast:g}")
     if look.activity < config.min_activity:
         raise VideoError("screen", "static", f"activity {look.activity:.3f}; at least {config.min_activity:g}")
-    if config.max_frozen and look.frozen_fraction > config.max_frozen:
-        raise VideoError("screen", "frozen", f"{look.frozen_fraction:.2f} of the frames; at most {config.max_frozen:g}")
+    if config.max_frozen_fraction and look.frozen_fraction > config.max_frozen_fraction:
+        raise VideoError(
+            "screen", "frozen", f"{look.frozen_fraction:.2f} of the frames; at most {config.max_frozen_fraction:g}"
+        )

@@ -47,13 +47,13 @@ def _bounds(e: ClipScores, c: FilterConfig) -> list[Bound]:
     bounds: list[Bound] = [
         ("low_inlier_ratio", e.inlier_ratio, c.min_inlier_ratio, False),
         ("large_residual", e.residual_px, c.max_residual_px, True),
-        ("scale_jump", e.scale_step, c.max_scale_step, True),
-        ("photometric", e.photometric, c.max_photometric, True),
+        ("scale_jump", e.scale_step, c.max_zoom_step, True),
+        ("photometric", e.photometric, c.max_photometric_error, True),
         ("dissolve", e.dissolve, c.max_dissolve, True),
         ("large_zoom", e.zoom, c.max_zoom, True),
         ("drift", e.drift_px, c.max_drift_px, True),
-        ("too_much_fill", e.filled_fraction, c.max_filled, True),
+        ("too_much_fill", e.filled_fraction, c.max_filled_fraction, True),
         ("still", e.motion, c.min_motion, False),
         ("restless", e.motion, c.max_motion, True),
     ]
-    return [bound for bound in bounds if bound[0] not in c.off]
+    return [bound for bound in bounds if bound[0] not in c.disabled]

@@ -109,7 +109,7 @@ def register(grays: np.ndarray, config: StabilizeConfig) -> Registration:
     smalls = [cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for gray in grays]
     height, width = smalls[0].shape
     unit = EVIDENCE_PX / min(height, width)  # pixels at EVIDENCE_PX per pixel of the small image
-    detector = cv2.SIFT.create(config.num_features, SIFT_LAYERS, SIFT_CONTRAST, SIFT_EDGE, SIFT_SIGMA)
+    detector = cv2.SIFT.create(config.num_keypoints, SIFT_LAYERS, SIFT_CONTRAST, SIFT_EDGE, SIFT_SIGMA)
     template = make_template(smalls[0])
     first = before = find_features(detector, smalls[0])
     transforms, pairs = [IDENTITY], []
@@ -191,7 +191,7 @@ def match_pair(before: Features, after: Features, config: StabilizeConfig, unit:
         config: ratio test, RANSAC threshold and minimum number of matches.
         unit: pixels at EVIDENCE_PX per pixel of the small image.
     """
-    index_before, index_after = match(before, after, config.ratio)
+    index_before, index_after = match(before, after, config.lowe_ratio)
     num_matches = len(index_before)
     if num_matches < config.min_matches:
         return None

@@ -43,7 +43,7 @@ def split_shots(frames: Iterable[tuple[int, Frame]], config: ShotConfig) -> Iter
     after the cut must differ from the frame before it as well, so that a corrupt or blank frame does not cause a cut;
     therefore a candidate is delayed until the next frame is read. Fades and dissolves are not detected.
     """
-    history: deque[float] = deque(maxlen=config.history)
+    history: deque[float] = deque(maxlen=config.history_frames)
     shot, last_run = 0, 0
     last: Frame | None = None
     confirmed = np.zeros(0, np.uint8)  # the last frame that is not a candidate, at 64x64
@@ -83,7 +83,7 @@ def split_shots(frames: Iterable[tuple[int, Frame]], config: ShotConfig) -> Iter
 
 def is_cut(before: np.ndarray, after: np.ndarray, bound: float, config: ShotConfig) -> bool:
     """Return True if two RGB images (64, 64, 3) uint8 differ by at least `bound` and have different blocks."""
-    return difference(before, after) >= bound and block_similarity(before, after) < config.max_likeness
+    return difference(before, after) >= bound and block_similarity(before, after) < config.max_block_similarity
 
 
 def difference(before: np.ndarray, after: np.ndarray) -> float:
@@ -96,7 +96,7 @@ def cut_bound(history: Sequence[float], config: ShotConfig) -> float:
     if not history:
         return config.min_difference
     # A flash causes two outliers, on and off; with only one ignored, 14 of 640 splices after a flash were missed.
-    return max(config.min_difference, config.ratio * sorted(history)[max(0, len(history) - 3)])
+    return max(config.min_difference, config.difference_ratio * sorted(history)[max(0, len(history) - 3)])
 
 
 def block_similarity(before: np.ndarray, after: np.ndarray) -> float:

@@ -32,7 +32,7 @@ from vgan.models.config import ModelConfig
 from vgan.models.discriminator import Discriminator
 from vgan.models.generator import TwoStreamGenerator
 
-MODEL = ModelConfig(base=2, z_size=5, num_frames=16, size=32)
+MODEL = ModelConfig(base_width=2, z_size=5, num_frames=16, size=32)
 Write = Callable[..., Path]
 
 

@@ -27,7 +27,7 @@ from vgan.metrics.nearest_neighbors import block_means, normalize_blocks
 from vgan.models import make_networks, pretrained
 from vgan.models.config import ModelConfig
 
-MODEL = ModelConfig(base=2, z_size=5, num_frames=16, size=32, discriminator_norm="spectral")  # does not pickle
+MODEL = ModelConfig(base_width=2, z_size=5, num_frames=16, size=32, discriminator_norm="spectral")  # does not pickle
 
 
 def networks(config: ModelConfig) -> dict[str, torch.nn.Module]:
@@ -77,7 +77,7 @@ def test_training_set_that_has_moved_is_known_by_its_digest(tmp_path: Path, data
     url = checkpoint(tmp_path / "gan", f"{tmp_path}/gone", dataset.digest)
     told = []
     for training in ("", f"{tmp_path}/other", f"{tmp_path}/clips"):
-        config = EvaluateConfig(data=f"{tmp_path}/clips", checkpoint=[url], training=training)
+        config = EvaluateConfig(data=f"{tmp_path}/clips", checkpoint=[url], training_data=training)
         found = open_evaluated_model(url, config, dataset)
         told.append((found.training_url, found.training and found.training.digest))
     assert told == [("", None), ("", None), (f"{tmp_path}/clips", dataset.digest)]
@@ -114,15 +114,15 @@ class TestOnRay:
     ) -> None:
         held_out = write_dataset(f"{tmp_path}/held-out", num_clips=40, shard_rows=40)
         url = checkpoint(tmp_path / "gan", f"{tmp_path}/clips", dataset.digest)
-        one_stream = replace(MODEL, kind="one_stream")
+        one_stream = replace(MODEL, architecture="one_stream")
         pretrained.save(tmp_path / "one", one_stream, networks(one_stream))
         config = EvaluateConfig(
             data=f"{tmp_path}/held-out",
             checkpoint=[url, f"{tmp_path}/one"],
-            samples=[f"{tmp_path}/clips"],
+            sample_datasets=[f"{tmp_path}/clips"],
             out=f"{tmp_path}/out",
-            num=20,
-            repeats=4,
+            num_clips=20,
+            bootstrap_samples=4,
             extractor="pixels",
             reference="toys",
             tracking=TrackingConfig(uri=tracking_uri),
@@ -178,7 +178,7 @@ class TestOnRay:
             data=f"{tmp_path}/held-out",
             checkpoint=[url],
             out=f"{tmp_path}/out",
-            num=20,
+            num_clips=20,
             tracking=TrackingConfig(uri=tracking_uri),
         )
         learned = sample_reference_set(f"{tmp_path}/clips", dataset, 20, seed=5)
@@ -215,8 +215,8 @@ def test_evaluation_says_what_cannot_work_before_it_begins(
 def test_evaluation_of_a_model_that_cannot_draw_from_noise_says_why(
     tmp_path: Path, dataset: Manifest, kind: str
 ) -> None:
-    config = replace(MODEL, kind=kind)
+    config = replace(MODEL, architecture=kind)
     pretrained.save(tmp_path / kind, config, make_networks(config))
     with pytest.raises(InputError, match={"future": "generates from images", "autoencoder": "without a mixture"}[kind]):
-        evaluate(EvaluateConfig(data=f"{tmp_path}/clips", checkpoint=[f"{tmp_path}/{kind}"], num=8))
+        evaluate(EvaluateConfig(data=f"{tmp_path}/clips", checkpoint=[f"{tmp_path}/{kind}"], num_clips=8))
     del dataset  # required only as a fixture

@@ -21,7 +21,7 @@ from vgan.errors import InputError
 from vgan.records import ClipScores
 from vgan.video.config import ClipSpec, FilterConfig, VideoConfig
 
-VIDEO = VideoConfig(clip=ClipSpec(num_frames=16, size=32), gates=FilterConfig(off=["near_duplicate"]))
+VIDEO = VideoConfig(clip=ClipSpec(num_frames=16, size=32), filters=FilterConfig(disabled=["near_duplicate"]))
 SOURCES = [Source(uri=f"/v/{n}.mp4", source_id=f"{n}.mp4", label="2026-11-29") for n in range(12)]
 VIDEOS = {video_name(s, "settings"): s for s in SOURCES}
 

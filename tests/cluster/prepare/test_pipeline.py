@@ -34,9 +34,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 # 11 clips per video at this stride: two videos fill one shard of 20 clips and start a second.
 VIDEO = VideoConfig(
     clip=ClipSpec(num_frames=16, size=32, stride=4),
-    decode=DecodeConfig(size=96),
+    decode=DecodeConfig(short_side=96),
     stabilize=StabilizeConfig(size=96),
-    gates=FilterConfig(off=["near_duplicate"]),  # synthetic videos are similar
+    filters=FilterConfig(disabled=["near_duplicate"]),  # synthetic videos are similar
 )
 GOOD = ("-i spin.mp4", "b\u00f6unce.mp4")
 
@@ -167,7 +167,7 @@ def test_prepare_with_another_seed_packs_again_without_decoding(copy: Path, sour
 
 def test_prepare_of_other_sources_into_a_finished_dataset_is_refused(copy: Path, sources: list[Source]) -> None:
     before = {p: p.stat().st_mtime_ns for p in copy.rglob("*")}
-    with pytest.raises(InputError, match="replace=true"):
+    with pytest.raises(InputError, match="overwrite=true"):
         run(sources[:1], copy)
     assert {p: p.stat().st_mtime_ns for p in copy.rglob("*")} == before
 
@@ -199,7 +199,7 @@ def test_prepare_with_removed_or_added_source_decodes_only_the_new_one(copy: Pat
     more = run([*sources, twin], copy, replace_old=True)
     assert more.counts["clips"] == manifest.counts["clips"] + 11
     assert len(decoded(copy)) == len(before) + 2  # its pixels and its commit record
-    with_duplicate_gate = replace(VIDEO, gates=replace(VIDEO.gates, off=[], duplicate_bits=0))
+    with_duplicate_gate = replace(VIDEO, filters=replace(VIDEO.filters, disabled=[], max_duplicate_distance_bits=0))
     counts = run([*sources, twin], copy, config=with_duplicate_gate, replace_old=True).counts
     assert counts["rejected_by_reason"]["near_duplicate"] == 1  # the first of two duplicates is accepted
 
@@ -219,8 +219,8 @@ def test_prepare_without_any_clip_raises_and_writes_no_dataset(sources: list[Sou
 
 def test_prepare_with_other_gates_packs_again_without_decoding(copy: Path, sources: list[Source]) -> None:
     before, manifest = decoded(copy), read_manifest(str(copy))
-    strict = replace(VIDEO, gates=replace(VIDEO.gates, max_per_source=3))
-    with pytest.raises(InputError, match="replace=true"):
+    strict = replace(VIDEO, filters=replace(VIDEO.filters, max_clips_per_video=3))
+    with pytest.raises(InputError, match="overwrite=true"):
         run(sources, copy, config=strict)
     fewer = run(sources, copy, config=strict, replace_old=True)
     assert (fewer.counts["clips"], fewer.counts["windows"]) == (6, manifest.counts["windows"])
@@ -256,7 +256,7 @@ def test_prepare_copies_attribution_to_every_clip_and_to_the_card(sources: list[
         replace(s, license="Attribution License", author="A|nn", page=f"https://p/{s.source_id}") for s in sources[:2]
     ]
     plain = read_manifest(str(copy))
-    with pytest.raises(InputError, match="replace=true"):
+    with pytest.raises(InputError, match="overwrite=true"):
         run([*attributed, *sources[2:]], copy)
     manifest = run([*attributed, *sources[2:]], copy, replace_old=True)
     assert manifest.counts == plain.counts

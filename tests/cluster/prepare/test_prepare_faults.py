@@ -45,7 +45,7 @@ def test_prepare_on_a_full_disk_fails_clearly_and_resumes_with_space(
     videos: Path, tmp_path: Path, mount: Callable[[str], Path]
 ) -> None:
     disk = mount("size=2m")  # one clip's pixels are 393 kB, a video's 4.7 MB
-    argv = (f"sources={videos}", f"out={disk}/clips", "clip.stride=8", "gates.off=[near_duplicate]")
+    argv = (f"sources={videos}", f"out={disk}/clips", "clip.stride=8", "filters.disabled=[near_duplicate]")
     job = prepare(tmp_path, *argv)
     assert job.returncode == 2, job.stderr[-2000:]
     assert last_line(job).startswith("error: no space left to write")

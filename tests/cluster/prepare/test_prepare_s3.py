@@ -41,7 +41,7 @@ def test_prepare_through_a_failing_network_is_complete_without_duplicates(tmp_pa
             frames = draw_clip(("Spin", "Bounce", "Circle")[n % 3], num_frames=96, size=(96, 128), seed=n).frames
             write_mp4(frames, store / "corpus" / f"{n:02d}.mp4", 25.0)
         (store / "corpus" / "broken.mp4").write_bytes(b"not a video" * 100)
-        argv = ("sources=s3://corpus", "clip.stride=16", "shard_mb=4", "gates.off=[near_duplicate]")
+        argv = ("sources=s3://corpus", "clip.stride=16", "shard_mb=4", "filters.disabled=[near_duplicate]")
         prepare(endpoint, tmp_path, *argv, "out=s3://datasets/calm")
         faults = Faults(rate=0.05, seed=1)
         with failing_proxy(endpoint, faults) as failing:

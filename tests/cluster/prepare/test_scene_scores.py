@@ -31,7 +31,7 @@ from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, StabilizeCon
 from vgan.video.encode import write_mp4
 from vgan.viz.inspector import render_inspection
 
-SCORED = SceneConfig(sha256="ab", categories=["beach", "golf"], threshold=0.3)
+SCORED = SceneConfig(sha256="ab", categories=["beach", "golf"], min_probability=0.3)
 
 
 def clips(beach: list[float], golf: list[float]) -> pa.Table:
@@ -43,12 +43,12 @@ def clips(beach: list[float], golf: list[float]) -> pa.Table:
 def test_refusals_depend_on_threshold_and_categories_and_name_the_best_category() -> None:
     table = clips([0.3, 0.1, 0.0], [0.0, 0.8, 0.2])
     assert scene_mismatches(table, SCORED) == [None, None, "lawn; golf 0.2, at least 0.3"]
-    assert scene_mismatches(table, replace(SCORED, keep=["beach"])) == [
+    assert scene_mismatches(table, replace(SCORED, keep_categories=["beach"])) == [
         None,
         "lawn; beach 0.1, at least 0.3",
         "lawn; beach 0, at least 0.3",
     ]
-    assert scene_mismatches(table, replace(SCORED, threshold=0.0)) == [None] * 3
+    assert scene_mismatches(table, replace(SCORED, min_probability=0.0)) == [None] * 3
     assert scene_mismatches(table, SceneConfig()) == [None] * 3
 
 
@@ -66,7 +66,7 @@ def test_scene_counts_of_clips_videos_and_top_labels() -> None:
 def test_digests_without_classifier_do_not_depend_on_scene_settings() -> None:
     plain = VideoConfig()
     assert (config_digest(plain), work_digest(plain)) == ("5450690474135c11", "30e531b9d6ac984c")
-    other = replace(plain, scene=SceneConfig(categories=["beach"], threshold=0.9))  # without a classifier
+    other = replace(plain, scene=SceneConfig(categories=["beach"], min_probability=0.9))  # without a classifier
     assert (config_digest(other), work_digest(other)) == (config_digest(plain), work_digest(plain))
     assert "scene" not in digest_settings(other)
 
@@ -136,10 +136,10 @@ def test_prepare_stores_scene_scores_and_filters_at_packing(weights: Path, tmp_p
     sources, _ = list_folder(str(videos))
     config = VideoConfig(
         clip=ClipSpec(num_frames=16, size=32, stride=8),
-        decode=DecodeConfig(size=96),
+        decode=DecodeConfig(short_side=96),
         stabilize=StabilizeConfig(preset="off"),
-        gates=FilterConfig(off=["near_duplicate"]),
-        scene=SceneConfig(weights=str(weights), categories=["beach", "golf"], threshold=0.0),
+        filters=FilterConfig(disabled=["near_duplicate"]),
+        scene=SceneConfig(weights=str(weights), categories=["beach", "golf"], min_probability=0.0),
     )
     config = resolve_classifier(config)
     packing = PackingConfig(seed=0, shard_mb=1)
@@ -156,13 +156,13 @@ def test_prepare_stores_scene_scores_and_filters_at_packing(weights: Path, tmp_p
 
     before = {p.name: p.stat().st_mtime_ns for p in (out / "work").rglob("*") if p.is_file()}
     moved = weights.rename(tmp_path / "elsewhere.pth.tar")
-    filtered = replace(config.scene, weights=str(moved), keep=["beach"], threshold=bound)
+    filtered = replace(config.scene, weights=str(moved), keep_categories=["beach"], min_probability=bound)
     again = prepare(sources, str(out), replace(config, scene=filtered), packing, replace=True)
     assert {p.name: p.stat().st_mtime_ns for p in (out / "work").rglob("*") if p.is_file()} == before
     assert again.counts["rejected_by_reason"] == {"other_scene": 1}
     assert set(read_clips(str(out), again, ["source_id"])["source_id"].to_pylist()) == {"red.mp4"}
     assert pq.read_table(out / "rejects.parquet")["detail"][0].as_py().startswith("golf_course; beach ")
-    assert read_manifest(str(out)).video.scene.keep == ["beach"]
+    assert read_manifest(str(out)).video.scene.keep_categories == ["beach"]
 
     page = render_inspection(build_inspection(str(out), num=2))
     assert "highest-scoring clips of golf" in page

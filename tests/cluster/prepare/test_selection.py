@@ -55,7 +55,7 @@ def test_judge_rejects_near_duplicate_of_another_source_and_names_the_accepted_c
     verdicts = apply_filters(clips, FilterConfig())
     assert [v and v[0] for v in verdicts] == [None, "near_duplicate", None]
     assert "a-0" in verdicts[1][1]
-    assert apply_filters(clips, FilterConfig(off=["near_duplicate"])) == [None, None, None]
+    assert apply_filters(clips, FilterConfig(disabled=["near_duplicate"])) == [None, None, None]
 
 
 def test_judge_accepts_duplicates_within_a_source():
@@ -66,7 +66,7 @@ def test_judge_accepts_duplicates_within_a_source():
 def test_judge_cap_counts_passing_clips_only():
     evidence = [good(FAR_APART[n], residual_px=50.0 if n == 0 else 0.2) for n in range(4)]
     verdicts = apply_filters(
-        table(record("a", evidence), record("b", [good(FAR_APART[9])])), FilterConfig(max_per_source=2)
+        table(record("a", evidence), record("b", [good(FAR_APART[9])])), FilterConfig(max_clips_per_video=2)
     )
     assert [v and v[0] for v in verdicts] == ["large_residual", None, None, "source_cap", None]
 

@@ -28,7 +28,9 @@ from vgan.viz.inspector import render_inspection
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 VIDEO = VideoConfig(
-    clip=ClipSpec(num_frames=16, size=32, stride=8), decode=DecodeConfig(size=96), stabilize=StabilizeConfig(size=96)
+    clip=ClipSpec(num_frames=16, size=32, stride=8),
+    decode=DecodeConfig(short_side=96),
+    stabilize=StabilizeConfig(size=96),
 )
 
 
@@ -151,7 +153,7 @@ def test_written_strips_can_be_prepared_again(dataset: Path, tmp_path: Path) -> 
     names = (tmp_path / "tiny" / "list.txt").read_text().split()
     assert sorted(names) == names
     sources = read_sources(str(tmp_path / "tiny" / "list.txt"))
-    config = replace(VIDEO, stabilize=StabilizeConfig(preset="off"), gates=FilterConfig(off=["near_duplicate"]))
+    config = replace(VIDEO, stabilize=StabilizeConfig(preset="off"), filters=FilterConfig(disabled=["near_duplicate"]))
     manifest = prepare(sources, str(tmp_path / "again"), config, PackingConfig(shard_mb=1))
     assert manifest.counts["clips"] == 5
     table = read_clips(str(tmp_path / "again"), manifest, ["source_id", "frames"])

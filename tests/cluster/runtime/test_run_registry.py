@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from cluster.runtime.provenance import flatten
-from cluster.runtime.run_registry import check_name, register_run
+from cluster.runtime.run_registry import register_run
 from vgan.errors import InputError
+from vgan.options import check_name
 
 SETTINGS: dict[str, Any] = {"model": {"base": 64, "kind": "two_stream"}, "seed": 0, "inits": ["vgan"], "rate": 2e-4}
 

@@ -17,7 +17,7 @@ SECRET = b"secret"
 
 def small_study(per_rater: int = 20) -> Study:
     clips = {m: {"all": [f"{m}/{i}" for i in range(9)]} for m in ("two_stream", "one_stream", "real")}
-    plan = StudyDesign(per_cell=10, per_rater=per_rater, gold_per_rater=2, static=False, seed=0)
+    plan = StudyDesign(trials_per_cell=10, trials_per_rater=per_rater, gold_per_rater=2, static=False, seed=0)
     return make_study(clips, plan)
 
 

@@ -16,7 +16,7 @@ from vgan.training.config import ObjectiveConfig
 from vgan.training.engine import LocalEngine, make_optimizer
 from vgan.training.gan_step import StepRandomness, train_step
 
-SMALL = ModelConfig(base=4, num_frames=16, size=32)
+SMALL = ModelConfig(base_width=4, num_frames=16, size=32)
 KINDS = ("two_stream", "one_stream", "future", "autoencoder")
 
 
@@ -27,7 +27,7 @@ def size_of(model: ModelConfig = SMALL, objective: ObjectiveConfig | None = None
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_sizing_counts_what_a_real_step_does(kind: str) -> None:
-    model, objective = replace(SMALL, kind=kind), ObjectiveConfig()
+    model, objective = replace(SMALL, architecture=kind), ObjectiveConfig()
     found = size_of(model)
     networks = make_networks(model)
     engines = {n: LocalEngine(net, make_optimizer(n, net, objective)) for n, net in networks.items()}
@@ -48,8 +48,8 @@ def test_sizing_of_the_papers_model_is_near_what_it_is_known_to_cost() -> None:
 @pytest.mark.parametrize(
     "objective",
     [
-        ObjectiveConfig(augment=["color", "translation", "cutout"], flip=True, loss="hinge"),
-        ObjectiveConfig(match_weight=10.0),
+        ObjectiveConfig(augment=["color", "translation", "cutout"], horizontal_flip=True, loss="hinge"),
+        ObjectiveConfig(nearest_match_weight=10.0),
         ObjectiveConfig(r1_weight=1.0),
     ],
 )
@@ -97,11 +97,11 @@ def test_lines_tell_all_of_it() -> None:
 
 
 def test_check_memory_refuses_what_cannot_fit_and_names_the_ways_out() -> None:
-    size = size_of(ModelConfig(base=64), batch_size=4096)
+    size = size_of(ModelConfig(base_width=64), batch_size=4096)
     check_memory(size, 2, there_gb=1000)
     with pytest.raises(
         InputError,
-        match=r"2 workers need about \d+ GB with batch_size=4096, and this machine has 24: raise pieces=, or low",
+        match=r"2 workers need about \d+ GB with batch_size=4096, and this machine has 24: raise gradient_acc",
     ):
         check_memory(size, 2, there_gb=24)
 

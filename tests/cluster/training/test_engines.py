@@ -42,7 +42,7 @@ from vgan.training.engine import LocalEngine
 from vgan.training.gan_step import StepRandomness, freeze_parameters, train_step, update_discriminator, update_generator
 from vgan.training.losses import discriminator_loss, generator_loss, mask_prior
 
-MODEL = ModelConfig(base=4, num_frames=16, size=32)
+MODEL = ModelConfig(base_width=4, num_frames=16, size=32)
 OBJECTIVE = ObjectiveConfig(learning_rate=3e-3)  # large enough that a wrong gradient shows after four steps
 ADAM_EPS = 1e-3
 RANKS, PER_RANK, STEPS, MASK_WEIGHT = 2, 4, 4, 0.1

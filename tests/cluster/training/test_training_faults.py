@@ -47,7 +47,7 @@ class Job:
     """`jobs.train` as users start it, in a process group of its own, and what it has said so far."""
 
     def __init__(self, clips: Path, scratch: Path, *words: str, **variables: str) -> None:
-        model = ["model.base=4", "model.num_frames=16", "model.size=32", "batch_size=8", "log_every=1"]
+        model = ["model.base_width=4", "model.num_frames=16", "model.size=32", "batch_size=8", "log_every=1"]
         common = [f"data={clips}", f"out={scratch}/runs", f"tracking.uri=sqlite:///{scratch}/mlflow.db", *model]
         self.log = scratch / "log.txt"
         self.said_before = self.said()
@@ -256,7 +256,7 @@ def test_training_with_a_worker_that_hangs_is_started_again_within_the_stated_ti
 ) -> None:
     words = ("workers=2", "steps=200", "checkpoint_every=4", "sample_every=1000")
     expected = calm(*words)
-    job = Job(clips, tmp_path, *words, "hang_timeout_s=30")
+    job = Job(clips, tmp_path, *words, "step_timeout_s=30")
     assert job.wait_until(lambda: job.step() >= 6 and len(job.workers()) == 2)
     job.workers()[0].suspend()
     assert job.end() == 0, job.said()[-3000:]
@@ -329,7 +329,7 @@ def test_training_grows_with_a_new_node_and_shrinks_when_one_is_taken_away_after
     clips: Path, cluster: Cluster, tmp_path: Path
 ) -> None:
     cluster.add_node(num_cpus=1)
-    words = ("workers=1-2", "zero_stage=1", "steps=100000", "resize_every_s=5", f"address={cluster.address}")
+    words = ("workers=1-2", "zero_stage=1", "steps=100000", "elastic_check_interval_s=5", f"address={cluster.address}")
     job = Job(clips, tmp_path, *words, "checkpoint_every=20", "sample_every=100000")
     assert job.wait_until(lambda: "on 1x cpu" in job.said() and job.step() >= 20), job.said()[-3000:]
     second = cluster.add_node(num_cpus=1)

@@ -29,7 +29,7 @@ def config(write_dataset: Callable[..., object], tmp_path: Path, tracking_uri: s
         common = {
             "data": str(tmp_path / "clips"),
             "out": str(tmp_path / "runs"),
-            "model": ModelConfig(base=4, num_frames=16, size=32),
+            "model": ModelConfig(base_width=4, num_frames=16, size=32),
             "tracking": TrackingConfig(uri=tracking_uri),
             "batch_size": 8,
             "log_every": 1,
@@ -47,7 +47,7 @@ def weights(checkpoint: store.Checkpoint) -> dict[str, torch.Tensor]:
 def test_training_that_diverges_stops_at_that_step_and_keeps_the_checkpoint_before_it(
     config: Callable[..., TrainConfig], tmp_path: Path, tracking_uri: str
 ) -> None:
-    model = ModelConfig(kind="autoencoder", base=4, num_frames=16, size=32)
+    model = ModelConfig(architecture="autoencoder", base_width=4, num_frames=16, size=32)
     wild = config(steps=9, checkpoint_every=1, model=model, objective=ObjectiveConfig(learning_rate=1e30))
     with pytest.raises(
         InputError, match=r"loss/reconstruction.* not finite at step 2: stopped, and the checkpoint befo"

@@ -132,7 +132,7 @@ def test_leaked_finds_test_videos_and_their_groups_whatever_folder_case_or_endin
 def test_a_checkpoint_that_has_seen_test_videos_is_refused_unless_allowed(ucf101: Path, tmp_path: Path) -> None:
     seen = str(tmp_path / "seen")
     write(tmp_path / "seen", [("v_Spin_g01_c01.avi", 0.0), ("v_Spin_g09_c01.avi", 0.0)])
-    with pytest.raises(InputError, match=r"1 videos of .* v_Spin_g01_c01.avi first.*allow_leak=true"):
+    with pytest.raises(InputError, match=r"1 videos of .* v_Spin_g01_c01.avi first.*allow_test_leakage=true"):
         require_no_leakage(str(ucf101), [1], seen, "d", allowed=False)
     assert require_no_leakage(str(ucf101), [1], seen, "d", allowed=True) == "pre-training saw 1 test videos"
 
@@ -146,7 +146,7 @@ def test_a_checkpoint_whose_dataset_is_gone_is_refused_unless_allowed(ucf101: Pa
 
 
 def test_weights_that_do_not_say_what_they_saw_are_refused_unless_allowed(ucf101: Path) -> None:
-    with pytest.raises(InputError, match=r"does not say what it was trained on.*allow_leak=true"):
+    with pytest.raises(InputError, match=r"does not say what it was trained on.*allow_test_leakage=true"):
         require_no_leakage(str(ucf101), [1], "", "", allowed=False)
     assert require_no_leakage(str(ucf101), [1], "", "", allowed=True) == "pre-training set not known"
 

@@ -31,9 +31,9 @@ def clips(config: ModelConfig, num: int = 2) -> Tensor:
 
 def given(config: ModelConfig, num: int = 2) -> Tensor:
     """What a generator of that kind draws from: noise, images or clips."""
-    if config.kind == "autoencoder":
+    if config.architecture == "autoencoder":
         return clips(config, num)
-    if config.kind == "future":
+    if config.architecture == "future":
         return clips(config, num)[:, :, 0]
     return torch.randn(num, config.z_size, generator=torch.Generator().manual_seed(0))
 
@@ -42,7 +42,7 @@ def assert_shapes(streams: GeneratorOutput, config: ModelConfig, num: int = 2) -
     """The composite, and of every generator but the one-stream one its parts."""
     length, side = config.num_frames, config.size
     assert streams.video.shape == (num, 3, length, side, side)
-    if config.kind == "one_stream":
+    if config.architecture == "one_stream":
         assert streams[1:] == (None, None, None)
         return
     assert streams.foreground.shape == (num, 3, length, side, side)

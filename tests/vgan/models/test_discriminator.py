@@ -16,8 +16,8 @@ from vgan.models.config import ModelConfig
 from vgan.models.discriminator import Discriminator
 from vgan.models.layers import remove_spectral_norm
 
-TINY = ModelConfig(base=2, num_frames=16, size=32)
-SPECTRAL = ModelConfig(base=2, num_frames=16, size=32, discriminator_norm="spectral")
+TINY = ModelConfig(base_width=2, num_frames=16, size=32)
+SPECTRAL = ModelConfig(base_width=2, num_frames=16, size=32, discriminator_norm="spectral")
 
 
 @torch.no_grad()
@@ -86,7 +86,7 @@ def test_fix_spectrum_changes_no_output_and_leaves_plain_weights() -> None:
     before = network(clips(SPECTRAL))
     remove_spectral_norm(network)
     torch.testing.assert_close(network(clips(SPECTRAL)), before)
-    plain = Classifier(ModelConfig(base=2, num_frames=16, size=32, discriminator_norm="spectral"), 4, 0.5)
+    plain = Classifier(ModelConfig(base_width=2, num_frames=16, size=32, discriminator_norm="spectral"), 4, 0.5)
     assert "trunk.0.0.weight" not in plain.state_dict()
     assert {k for k in network.state_dict() if k.startswith("trunk.0")} == {"trunk.0.0.weight", "trunk.0.0.bias"}
     layer = network.trunk[0][0]

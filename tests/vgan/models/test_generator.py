@@ -14,7 +14,7 @@ from vgan.models.config import ModelConfig
 from vgan.models.generator import Heads, OneStreamGenerator, TwoStreamGenerator
 from vgan.models.layers import upsample_layer
 
-TINY = ModelConfig(base=2, z_size=5, num_frames=16, size=32)
+TINY = ModelConfig(base_width=2, z_size=5, num_frames=16, size=32)
 
 
 def make(config: ModelConfig = TINY, seed: int = 0) -> TwoStreamGenerator:
@@ -130,7 +130,7 @@ def test_double_by_resizing_repeats_every_pixel_before_it_convolves() -> None:
 @pytest.mark.parametrize("name", GENERATORS)
 @torch.no_grad()
 def test_generator_in_eval_mode_draws_each_clip_regardless_of_the_others(name: str) -> None:
-    config = ModelConfig(**GENERATORS[name], base=2, z_size=5, num_frames=16, size=32)
+    config = ModelConfig(**GENERATORS[name], base_width=2, z_size=5, num_frames=16, size=32)
     torch.manual_seed(0)
     G, x = lively(make_generator(config)), given(config, 4)
     assert not torch.allclose(G.train()(x).video[:1], G(x[:2]).video[:1], atol=1e-3)  # batch statistics

@@ -19,7 +19,7 @@ NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def config(name: str, **more: str) -> ModelConfig:
-    return ModelConfig(**GENERATORS[name], base=16, **more)
+    return ModelConfig(**GENERATORS[name], base_width=16, **more)
 
 
 # Network, how many convolutions it has, and how many batch norms of eps 1e-5 (generators) and 1e-3 (D, encoders).

@@ -63,7 +63,7 @@ def test_halving_layer_is_a_plain_convolution_but_under_autocast() -> None:
 @pytest.mark.parametrize("kind", ["two_stream", "one_stream", "future", "autoencoder"])
 @torch.no_grad()
 def test_networks_draw_the_same_clips_under_autocast_as_without_up_to_its_rounding(kind: str) -> None:
-    config = ModelConfig(kind=kind, base=4, z_size=5, num_frames=16, size=32)
+    config = ModelConfig(architecture=kind, base_width=4, z_size=5, num_frames=16, size=32)
     clips = torch.rand(4, 3, 16, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
     given = {"future": clips[:, :, 0], "autoencoder": clips}.get(kind, torch.randn(4, 5))
     torch.manual_seed(0)

@@ -23,7 +23,9 @@ from vgan.models.pretrained import write_weights
 from vgan.video.normalize import normalize_clips
 
 SMALL = {"base": 2, "z_size": 5, "num_frames": 16, "size": 32}
-MODELS = {kind: ModelConfig(kind=kind, **SMALL) for kind in ("two_stream", "one_stream", "future", "autoencoder")}
+MODELS = {
+    kind: ModelConfig(architecture=kind, **SMALL) for kind in ("two_stream", "one_stream", "future", "autoencoder")
+}
 MIXTURE = LatentMixture(
     weights=np.float32([0.5, 0.5]),
     means=np.float32([[3.0] * 5, [-3.0] * 5]),
@@ -44,7 +46,7 @@ def make(config: ModelConfig, seed: int = 0) -> dict[str, nn.Module]:
 
 
 def export(folder: Path, config: ModelConfig, seed: int = 0) -> Path:
-    vgan.save(folder, config, make(config, seed), MIXTURE if config.kind == "autoencoder" else None)
+    vgan.save(folder, config, make(config, seed), MIXTURE if config.architecture == "autoencoder" else None)
     return folder
 
 

@@ -21,7 +21,7 @@ SIZES = [(1 + (i + j) % 3, 16 * (1 + i), 32 * 2**j) for i, j in product(range(3)
 def test_networks_fit_each_other_at_any_width_length_and_size(name: str, base: int, num_frames: int, size: int) -> None:
     for upsample in ("transpose", "resize"):
         config = ModelConfig(
-            **GENERATORS[name], base=base, z_size=3, num_frames=num_frames, size=size, upsample=upsample
+            **GENERATORS[name], base_width=base, z_size=3, num_frames=num_frames, size=size, upsample=upsample
         )
         with torch.device("meta"):  # shapes alone
             networks = {"classifier": Classifier(config, 7, 0.5)} | make_networks(config)
@@ -35,7 +35,7 @@ def test_networks_fit_each_other_at_any_width_length_and_size(name: str, base: i
 @pytest.mark.parametrize("upsample", ["transpose", "resize"])
 @pytest.mark.parametrize("name", GENERATORS)
 def test_generator_draws_in_range_and_learns_in_every_layer(name: str, upsample: str) -> None:
-    config = ModelConfig(**GENERATORS[name], base=2, z_size=3, num_frames=48, size=32, upsample=upsample)
+    config = ModelConfig(**GENERATORS[name], base_width=2, z_size=3, num_frames=48, size=32, upsample=upsample)
     torch.manual_seed(0)
     G = make_generator(config)
     streams = G(given(config))
@@ -53,6 +53,6 @@ def test_generator_draws_in_range_and_learns_in_every_layer(name: str, upsample:
 
 
 def test_make_networks_gives_the_autoencoder_no_discriminator() -> None:
-    made = {name: set(make_networks(ModelConfig(**kind, base=1))) for name, kind in GENERATORS.items()}
+    made = {name: set(make_networks(ModelConfig(**kind, base_width=1))) for name, kind in GENERATORS.items()}
     assert made.pop("autoencoder") == {"generator"}
     assert all(names == {"generator", "discriminator"} for names in made.values())

@@ -19,7 +19,7 @@ from vgan.models.config import ModelConfig
 from vgan.models.layers import HalvingConv3d
 from vgan.models.torch7 import read_networks
 
-MODEL = ModelConfig(base=2, z_size=5, num_frames=16, size=32)
+MODEL = ModelConfig(base_width=2, z_size=5, num_frames=16, size=32)
 
 
 # ---- a writer of .t7 files ---------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_published_generator_draws_the_same_clips(tmp_path: Path, tensor: str) -
 
 
 def test_published_discriminator_gives_the_same_logits_in_the_same_order(tmp_path: Path) -> None:
-    config = ModelConfig(base=2, num_frames=32, size=64)  # z is not in a discriminator's shapes: the default
+    config = ModelConfig(base_width=2, num_frames=32, size=64)  # z is not in a discriminator's shapes: the default
     D = lively("discriminator", config)
     found = read_networks(write(tmp_path / "netD.t7", nested(D, in_torch7(D))))
     assert found[0] == config
@@ -219,7 +219,7 @@ def test_published_discriminator_gives_the_same_logits_in_the_same_order(tmp_pat
 
 
 def test_published_future_generator_draws_the_same_clips(tmp_path: Path) -> None:
-    config = ModelConfig(kind="future", future="reference", base=2, num_frames=16)
+    config = ModelConfig(architecture="future", future_encoder="reference", base_width=2, num_frames=16)
     G = lively("generator", config)
     found = read_networks(write(tmp_path / "net.t7", nested(G, in_torch7(G))))
     assert found[0] == config

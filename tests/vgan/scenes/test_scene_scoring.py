@@ -43,7 +43,7 @@ def test_scored_classifies_a_few_views_per_segment() -> None:
     first = [clip(n, start_s=n) for n in range(10)]  # one segment of ten seconds
     items = [*first[:2], reject, *first[2:], clip(50, 10.0), clip(90, 11.0, shot=1)]
     classify = Recorder()
-    out = list(add_scene_scores(items, classify, SceneConfig(frames=3, stretch_s=10.0)))
+    out = list(add_scene_scores(items, classify, SceneConfig(frames_per_group=3, group_duration_s=10.0)))
     assert classify.calls == [[0, 4, 9], [50], [90]]
     assert [i for i in out if isinstance(i, Reject)] == [reject]
     clips = [i for i in out if isinstance(i, Clip)]
@@ -86,7 +86,7 @@ def test_unknown_category_error_suggests_the_nearest() -> None:
     [
         ({"categories": []}, "categories"),
         ({"categories": ["beach", "beach"]}, "once"),
-        ({"keep": ["golf_course"]}, "scene.keep"),
+        ({"keep": ["golf_course"]}, "scene.keep_categories"),
         ({"threshold": 1.5}, "threshold"),
         ({"frames": 0}, "frames"),
     ],

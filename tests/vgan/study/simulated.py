@@ -15,7 +15,10 @@ def plain_study(**plan: object) -> Study:
     methods = ("two_stream", "autoencoder", "real")
     clips = {m: {c: [f"{m}/{c}/{i}.mp4" for i in range(30)] for c in ("golf", "beach", "baby")} for m in methods}
     return make_study(
-        clips, StudyDesign(**{"per_cell": 20, "per_rater": 40, "gold_per_rater": 4, "static": False, "seed": 1} | plan)
+        clips,
+        StudyDesign(
+            **{"trials_per_cell": 20, "trials_per_rater": 40, "gold_per_rater": 4, "static": False, "seed": 1} | plan
+        ),
     )
 
 

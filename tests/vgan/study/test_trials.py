@@ -82,9 +82,9 @@ def test_gold_trials_are_spread_over_sessions() -> None:
     assert 15 < np.mean(positions) < 24
 
 
-@pytest.mark.parametrize("change", [{"per_cell": 3}, {"gold_per_rater": 40}, {"seed": -1}])
+@pytest.mark.parametrize("change", [{"trials_per_cell": 3}, {"gold_per_rater": 40}, {"seed": -1}])
 def test_plan_out_of_bounds_names_the_value(change: dict[str, int]) -> None:
-    valid = {"per_cell": 20, "per_rater": 40, "gold_per_rater": 4, "static": False, "seed": 1}
+    valid = {"trials_per_cell": 20, "trials_per_rater": 40, "gold_per_rater": 4, "static": False, "seed": 1}
     with pytest.raises(ValueError, match=next(iter(change))):
         StudyDesign(**valid | change)
 

@@ -17,7 +17,7 @@ from vgan.training.ema import ema_decay_at, update_ema
 from vgan.training.engine import LocalEngine, make_optimizer
 from vgan.training.gan_step import StepRandomness, freeze_parameters, gradient_norm, train_step
 
-MODEL = ModelConfig(base=2, z_size=6, num_frames=16, size=32)
+MODEL = ModelConfig(base_width=2, z_size=6, num_frames=16, size=32)
 
 
 def parts(draws: StepRandomness) -> list[Tensor]:
@@ -74,7 +74,7 @@ def test_draws_shared_out_are_the_whole_in_the_order_of_ranks(world_size: int) -
 @pytest.mark.parametrize(("name", "rate"), [("generator", 2e-4), ("discriminator", 8e-4)])
 def test_make_optimizer_is_the_published_adam_at_a_rate_of_its_own_for_d(name: str, rate: float) -> None:
     network = nn.Linear(2, 3)
-    adam = make_optimizer(name, network, ObjectiveConfig(learning_rate_ratio=4.0))
+    adam = make_optimizer(name, network, ObjectiveConfig(discriminator_lr_ratio=4.0))
     (group,) = adam.param_groups
     assert group["lr"] == pytest.approx(rate)
     assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.5, 0.999), 1e-8, 0)

@@ -109,12 +109,12 @@ def step_by_hand(
     In several pieces each has its own batch statistics, and all of D's come before all of G's.
     """
     G, D, drawn, whole = engines["generator"].module, engines["discriminator"].module, draws(model), clips(model)
-    if objective.flip:
+    if objective.horizontal_flip:
         whole = torch.stack([clip.flip(-1) if m else clip for clip, m in zip(whole, drawn.mirrored, strict=True)])
     shares = list(zip(whole.tensor_split(pieces), (drawn.share(i, pieces) for i in range(pieces)), strict=True))
 
     def draw(real: Tensor, share: StepRandomness) -> tuple[GeneratorOutput, Tensor]:
-        streams = G(real[:, :, 0] if model.kind == "future" else share.z)
+        streams = G(real[:, :, 0] if model.architecture == "future" else share.z)
         return streams, augment(streams.video, share.augment_fake, objective.augment)
 
     seen, d_loss, d_total = [], [], []
@@ -126,7 +126,7 @@ def step_by_hand(
         penalty = objective.r1_weight * r1_penalty(shown, real_logits) if objective.r1_weight else 0
         d_total.append((d_loss[-1] + penalty) * len(real) / B)
     descend(
-        engines["discriminator"], torch.stack(d_total).sum(), objective.learning_rate * objective.learning_rate_ratio
+        engines["discriminator"], torch.stack(d_total).sum(), objective.learning_rate * objective.discriminator_lr_ratio
     )
 
     g_loss, g_total = [], []
@@ -135,15 +135,19 @@ def step_by_hand(
         total = generator_loss(D(faked), objective.loss)
         g_loss.append(total)
         anchored = objective.mask_target > 0
-        if model.kind == "two_stream" or (model.kind == "future" and (model.future == "paper" or anchored)):
+        if model.architecture == "two_stream" or (
+            model.architecture == "future" and (model.future_encoder == "paper" or anchored)
+        ):
             total = total + objective.mask_weight * mask_prior(streams.mask, objective.mask_target)
-        if model.kind != "future" and objective.match_weight:
-            total = total + objective.match_weight * nearest_match_loss(real, streams.video)
-        if model.kind == "future":
-            total = total + objective.frame_weight * frame_loss(real[:, :, 0], streams.video, objective.frame_loss)
+        if model.architecture != "future" and objective.nearest_match_weight:
+            total = total + objective.nearest_match_weight * nearest_match_loss(real, streams.video)
+        if model.architecture == "future":
+            total = total + objective.first_frame_weight * frame_loss(
+                real[:, :, 0], streams.video, objective.first_frame_loss
+            )
             if objective.background_weight:
                 total = total + objective.background_weight * frame_loss(
-                    real[:, :, 0], streams.background, objective.frame_loss
+                    real[:, :, 0], streams.background, objective.first_frame_loss
                 )
         g_total.append(total * len(real) / B)
     descend(engines["generator"], torch.stack(g_total).sum(), objective.learning_rate)
@@ -225,7 +229,7 @@ def test_update_draws_once_and_shows_d_real_then_fake_then_the_fakes_again(case:
     real = clips()
     drawn = train_step(engines, real, draws(), *CASES[case]).streams.video
     assert [name for name, _ in seen] == ["generator", *3 * ["discriminator"]]
-    given = real[:, :, 0] if CASES[case][0].kind == "future" else draws().z
+    given = real[:, :, 0] if CASES[case][0].architecture == "future" else draws().z
     for (_, found), expected in zip(seen, (given, real, drawn, drawn), strict=True):
         assert torch.equal(found, expected)
 

@@ -11,7 +11,7 @@ from vgan.transfer.logistic_probe import features, logistic_probabilities
 
 
 def test_features_are_the_trunks_last_maps_and_do_not_depend_on_the_batch() -> None:
-    config = ModelConfig(base=2, num_frames=16, size=32)
+    config = ModelConfig(base_width=2, num_frames=16, size=32)
     trunk = Classifier(config, 3, 0.5).trunk
     clips = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 16, 32, 32, 3), np.uint8))
     batched, full = (features(trunk, clips, size) for size in (2, 5))

@@ -15,7 +15,7 @@ from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, PrescreenCon
 from vgan.video.decode import Frame, frames
 
 SHORT = ClipSpec(num_frames=16, stride=16)
-UNSCREENED = PrescreenConfig(min_contrast=0, min_activity=0, max_frozen=0)
+UNSCREENED = PrescreenConfig(min_contrast=0, min_activity=0, max_frozen_fraction=0)
 
 
 def timed(images: np.ndarray, fps: float = 25.0) -> list[Frame]:
@@ -61,7 +61,7 @@ def test_clips_failed_window_is_rejected_with_its_start_time():
     images[16:32] = 127 + np.arange(16)[:, None, None, None] % 2  # no texture: SIFT has no keypoints
     for config, refused in (
         (VideoConfig(clip=SHORT), ("screen", "black")),
-        (VideoConfig(clip=SHORT, screen=UNSCREENED), ("stabilize", "too_few_matches")),
+        (VideoConfig(clip=SHORT, prescreen=UNSCREENED), ("stabilize", "too_few_matches")),
     ):
         results = list(extract_clips(timed(images), config))
         rejects = [result for result in results if isinstance(result, Reject)]
@@ -90,7 +90,7 @@ def test_clips_stop_at_the_cap_and_close_the_source():
         finally:
             closed.append(True)
 
-    config = VideoConfig(clip=ClipSpec(num_frames=16, max_per_video=2), screen=UNSCREENED)
+    config = VideoConfig(clip=ClipSpec(num_frames=16, max_per_video=2), prescreen=UNSCREENED)
     results = list(extract_clips(endless(), config))
     assert len(results) == 2
     assert len(consumed) < 60
@@ -171,7 +171,7 @@ def test_clips_that_fail_a_gate_are_not_stabilized_with_keep_failed():
     source = timed(film([make_texture(3)] * 16, shaky_cameras(3, 16, shift_px=2.0)))
     strict = FilterConfig(max_residual_px=1e-6)
     keep = StabilizeConfig(keep_failed=True)
-    (unstabilized,) = extract_clips(source, VideoConfig(clip=SHORT, stabilize=keep, gates=strict))
+    (unstabilized,) = extract_clips(source, VideoConfig(clip=SHORT, stabilize=keep, filters=strict))
     assert not unstabilized.evidence.stabilized
-    (scored,) = extract_clips(source, VideoConfig(clip=SHORT, gates=strict))
+    (scored,) = extract_clips(source, VideoConfig(clip=SHORT, filters=strict))
     assert scored.evidence.stabilized  # bounds are applied when the dataset is packed

@@ -14,7 +14,7 @@ from vgan.video.decode import frames
 from vgan.video.encode import write_mp4
 from vgan.video.fingerprint import fingerprint, near_duplicates
 
-BOUND = FilterConfig().duplicate_bits
+BOUND = FilterConfig().max_duplicate_distance_bits
 
 
 def distance(a: str, b: str) -> int:

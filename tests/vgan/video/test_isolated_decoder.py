@@ -280,7 +280,7 @@ def test_decoder_in_another_thread_does_not_use_a_child_that_will_die_with_the_f
 def test_decoder_segments_native_frames_and_names_reach_the_child(make_video):
     odd_name = make_video(name="plain.mp4", num_frames=50)
     odd_name = odd_name.rename(odd_name.with_name("-a\n:é\udcff.mp4"))
-    config = DecodeConfig(size=64)
+    config = DecodeConfig(short_side=64)
     with Decoder(config) as decoder:
         assert [round(frame.pts_s * 25) for frame in decoder.frames(odd_name, 0.5, 1.0)] == list(range(13, 25))
         assert next(decoder.frames(odd_name, native=True)).image.shape == (128, 170, 3)
@@ -403,7 +403,7 @@ def test_decoder_hostile_child_ends_in_a_reason_and_the_next_video_is_served(mak
 def test_decoder_time_between_frames_does_not_count():
     slow_caller = child_whose_decoder("for i in range(4): yield Frame(i * 1e-3, np.zeros((600, 1000, 3), np.uint8))")
     num_frames = 0
-    for _ in isolated_frames("any.mp4", DecodeConfig(timeout_s=1.5, time_factor=0.01), slow_caller):
+    for _ in isolated_frames("any.mp4", DecodeConfig(timeout_s=1.5, timeout_per_video_second=0.01), slow_caller):
         num_frames += 1
         time.sleep(0.6)
     assert num_frames == 4
@@ -411,7 +411,7 @@ def test_decoder_time_between_frames_does_not_count():
 
 def test_decoder_slow_but_steady_child_meets_its_deadline():
     steady = child_whose_decoder("import time\nfor i in range(30): yield Frame(i / 10, picture); time.sleep(0.1)")
-    config = DecodeConfig(timeout_s=1.5, time_factor=30.0)
+    config = DecodeConfig(timeout_s=1.5, timeout_per_video_second=30.0)
     assert len(list(isolated_frames("any.mp4", config, steady))) == 30
 
 

@@ -14,7 +14,7 @@ from vgan.video.config import DecodeConfig, PrescreenConfig
 from vgan.video.decode import frames
 from vgan.video.prescreen import WindowStatistics, measure_window, reject_window
 
-OFF = PrescreenConfig(min_contrast=0, min_activity=0, max_frozen=0)
+OFF = PrescreenConfig(min_contrast=0, min_activity=0, max_frozen_fraction=0)
 
 
 def pan(num_frames: int = 32) -> np.ndarray:
@@ -74,7 +74,7 @@ def test_look_single_frame_has_no_change():
     )
 
 
-@pytest.mark.parametrize("bounds", [{"min_contrast": -1.0}, {"max_frozen": 1.5}])
+@pytest.mark.parametrize("bounds", [{"min_contrast": -1.0}, {"max_frozen_fraction": 1.5}])
 def test_screen_config_impossible_bound_is_refused(bounds):
     with pytest.raises(ValueError, match="screen"):
         replace(PrescreenConfig(), **bounds)

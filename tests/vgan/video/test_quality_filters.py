@@ -46,7 +46,7 @@ def test_gates_violated_bound_returns_its_reason_and_value(reason):
 
 @pytest.mark.parametrize("reason", BROKEN)
 def test_gates_disabled_bound_accepts_the_clip(reason):
-    assert first_violation(ClipScores(**GOOD | BROKEN[reason]), FilterConfig(off=[reason])) is None
+    assert first_violation(ClipScores(**GOOD | BROKEN[reason]), FilterConfig(disabled=[reason])) is None
 
 
 def test_gates_clip_that_was_not_registered_is_filtered_by_motion_only():
@@ -66,7 +66,7 @@ def test_strain_increases_toward_the_bound():
 
 def test_gates_unknown_reason_is_refused():
     with pytest.raises(ValueError, match=r"gates\.off.*too_blue"):
-        FilterConfig(off=["too_blue"])
+        FilterConfig(disabled=["too_blue"])
 
 
 @pytest.mark.parametrize("score", ["residual_px", "inlier_ratio", "drift_px", "dissolve", "motion"])
@@ -77,7 +77,7 @@ def test_gates_nan_score_is_rejected(score):
 def test_gates_of_many_clips_equal_those_of_single_clips():
     clips = [ClipScores(**GOOD | scores) for scores in ({}, *BROKEN.values(), {"motion": float("nan")})]
     columns = {name: np.array([vars(clip)[name] for clip in clips]) for name in vars(clips[0])}
-    for config in (FilterConfig(), FilterConfig(off=["still", "photometric"])):
+    for config in (FilterConfig(), FilterConfig(disabled=["still", "photometric"])):
         one_by_one = [first_violation(clip, config) is not None for clip in clips]
         assert violation_mask(ClipScores(**columns), config).tolist() == one_by_one
         assert 0 < sum(one_by_one) < len(clips)

@@ -50,7 +50,9 @@ def test_register_matches_are_refined_beyond_the_small_image():
 @pytest.mark.parametrize("name", ["Archery_g09", "PlayingPiano_g08", "PlayingPiano_g14"])  # static camera; people move
 def test_register_real_video_shaken_by_known_motion_recovers_it(shared: Path, name, still):
     path = shared / f"data/ucf101/UCF-101/{name.split('_')[0]}/v_{name}_c01.avi"
-    video = np.stack([frame.image for _, frame in zip(range(T), frames(path, DecodeConfig(size=1000)), strict=False)])
+    video = np.stack(
+        [frame.image for _, frame in zip(range(T), frames(path, DecodeConfig(short_side=1000)), strict=False)]
+    )
     moved, truth = shaken(np.repeat(video[:1], T, axis=0) if still else video, seed=0)
     grays = to_gray(moved)
     errors = corner_errors_px(register(grays, CONFIG).transforms, truth, *grays.shape[1:])[1:]
