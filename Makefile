@@ -21,7 +21,7 @@ demo: $(READY)   ## the whole line on real video: make demo [UCF101=DIR] [VIDEOS
 FIGURE4 ?= out/figure4
 figure4: $(READY)  ## the label-fraction sweep on your UCF101: make figure4 UCF101=DIR [FIGURE4=out/figure4]
 	@test -n "$(UCF101)" || { echo "give UCF101=DIR, the folder that holds UCF-101/ and ucfTrainTestlist/" >&2; exit 2; }
-	$(BIN)/python -m jobs.acquire ucf101="$(UCF101)" side=train out="$(FIGURE4)/train.parquet"
+	$(BIN)/python -m jobs.acquire ucf101="$(UCF101)" subset=train out="$(FIGURE4)/train.parquet"
 	$(BIN)/python -m jobs.prepare sources="$(FIGURE4)/train.parquet" out="$(FIGURE4)/clips" clip.stride=8
 	$(BIN)/python -m jobs.train config=jobs/configs/ucf101.yaml data="$(FIGURE4)/clips" out="$(FIGURE4)/runs"
 	$(BIN)/python -m jobs.finetune config=jobs/configs/figure4.yaml ucf101="$(UCF101)" checkpoint="$(FIGURE4)/runs/ucf101" out="$(FIGURE4)/finetune"

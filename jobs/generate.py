@@ -25,7 +25,7 @@ from vgan.viz.panels import clips_panels, film_strip, sample_grid
 
 ABOUT = """Sample a trained generator: one file a clip, a grid of all, and its streams side by side.
 
-  python -m jobs.generate checkpoint=out/runs/gan out=out/samples num=16 format=mp4
+  python -m jobs.generate checkpoint=out/runs/gan out=out/samples num_clips=16 format=mp4
   python -m jobs.generate checkpoint=models/golf/iter65000_net.t7 out=out/golf format=[gif,png]
 
 An autoencoder (the baseline) draws from a mixture that is fitted to the codes of its dataset's clips, and kept beside
@@ -61,7 +61,7 @@ class GenerateConfig:
             raise ValueError(f"format must name a kind and fps be in 0.1..240; got {self.format} and {self.fps}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be at least 0 and below 2^32, got {self.seed}")
-        for key in ("num", "components", "mixture_clips"):
+        for key in ("num_clips", "components", "mixture_clips"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
 

@@ -40,7 +40,7 @@ class InspectConfig:
     network: str = option("discriminator", f"one of {', '.join(NETWORKS)}")
     layer: int = option(3, "which of its convolutions, the first being 1")
     units: list[int] = option([], "numbers of units; empty: those whose highest peaks stand out most")
-    num: int = option(12, "so many units, where none are named")
+    num_units: int = option(12, "so many units, where none are named")
     top: int = option(8, "clips a unit, each of another video")
     format: list[str] = option(["png", "gif"], f"files a unit: any of {', '.join(FORMATS)}")
     cpus: float = option(1.0, "CPU cores a task")
@@ -50,8 +50,8 @@ class InspectConfig:
         check_choice("network", self.network, NETWORKS)
         for kind in self.format:
             check_choice("format", kind, FORMATS)
-        if self.num < 1 or self.top < 1 or self.cpus <= 0:
-            got = f"got {self.num}, {self.top} and {self.cpus}"
+        if self.num_units < 1 or self.top < 1 or self.cpus <= 0:
+            got = f"got {self.num_units}, {self.top} and {self.cpus}"
             raise ValueError(f"num and top must be at least 1 and cpus above 0, {got}")
 
 
@@ -70,7 +70,7 @@ def main(config: InspectConfig) -> None:
         if alone:
             require_resources("a task", cpus=config.cpus)
         top = find_top_clips(seen, url, manifest, num=config.top, cpus=config.cpus)
-    chosen = config.units or np.argsort(-top.stands_out, kind="stable")[: config.num].tolist()
+    chosen = config.units or np.argsort(-top.stands_out, kind="stable")[: config.num_units].tolist()
     units = collect_unit_clips(seen, top, url, manifest, chosen)
     if not units:
         raise InputError("none of these units fires for any clip: choose another layer= or units=")

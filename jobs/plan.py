@@ -21,7 +21,7 @@ ABOUT = """Plan a corpus: videos, hours, bytes, core-hours, GPU-hours, time, sto
 
   python -m jobs.plan hours=5000 cpu.count=4 cpu.cores=32 out=out/plan
   python -m jobs.plan sources=out/sources.parquet cpu.price=1.2 gpu.price=20 steps=100000 prices.gb_month=0.023
-  python -m jobs.plan hours=5000 rates=rates.json corpus.origin=flickr
+  python -m jobs.plan hours=5000 rates_file=rates.json corpus.origin=flickr
   python -m jobs.plan hours=5000 calibrate_from=out/clips      prepare's cost and yield as your own dataset took them
 
 hours= counts hours of finished clips. Rates are the README's unless rates= names a JSON of yours. Prices are 0 until

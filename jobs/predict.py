@@ -57,7 +57,7 @@ class PredictConfig:
     """What to predict."""
 
     checkpoint: str = option(
-        "", "a run's folder, one of its checkpoints or an exported model, of kind=future (required)"
+        "", "a run's folder, one of its checkpoints or an exported model, a future model (required)"
     )
     images: list[str] = option([], "images, videos or folders of them, on any url")
     data: str = option("", "dataset whose clips give the table of errors; it must not have been trained on")

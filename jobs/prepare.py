@@ -74,7 +74,7 @@ class PrepareConfig:
     action: str = option("run", f"one of {', '.join(ACTIONS)}")
     sources: str = option("", "manifest (.parquet, .csv, .txt), folder or glob of videos (required to run and retry)")
     out: str = option("out/clips", "url of the dataset's folder")
-    num: int = option(8, "with action=inspect: clips in each group of the page")
+    num_clips: int = option(8, "with action=inspect: clips in each group of the page")
     strips: str = option("", "with action=strips: url of the folder they go to")
     names: str = option("", "with action=delete: a source id, uri or page, or the url of a .txt list, one a line")
     reason: str = option("", "with action=retry: do the videos rejected for this reason again")
@@ -100,8 +100,8 @@ class PrepareConfig:
         check_choice("codec", self.codec, CODECS)
         if self.shard_mb < 1:
             raise ValueError(f"shard_mb must be at least 1, got {self.shard_mb}")
-        if self.num < 1:
-            raise ValueError(f"num must be at least 1, got {self.num}")
+        if self.num_clips < 1:
+            raise ValueError(f"num_clips must be at least 1, got {self.num_clips}")
         if not 0 <= self.max_reject_fraction <= 1:
             raise ValueError(f"max_reject_fraction must be in 0..1, got {self.max_reject_fraction}")
 
@@ -120,7 +120,7 @@ def main(config: PrepareConfig) -> None:
         check(config, out)
     elif config.action == "inspect":
         page = join_url(out, "inspector.html")
-        write_bytes(page, render_inspection(build_inspection(out, config.num)).encode())
+        write_bytes(page, render_inspection(build_inspection(out, config.num_clips)).encode())
         print(f"{page}: open it in a browser")
     elif config.action == "strips":
         cli.require(config, "strips")

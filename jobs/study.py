@@ -28,9 +28,9 @@ generated clips and real ones, each with a folder per category, and hand out a l
   python -m jobs.study action=serve port=8000
   python -m jobs.study action=report
 
-The same on Mechanical Turk: upload the study's clips/ to media=, and give back the results:
+The same on Mechanical Turk: upload the study's clips/ to media_url=, and give back the results:
 
-  python -m jobs.study action=export media=https://bucket.example.org/clips
+  python -m jobs.study action=export media_url=https://bucket.example.org/clips
   python -m jobs.study action=import results=Batch_1_batch_results.csv
 """
 ACTIONS = ("make", "links", "serve", "report", "export", "import")
@@ -82,7 +82,9 @@ class StudyConfig:
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
         if self.first_rater < 0 or not 0.1 <= self.fps <= 240:
-            raise ValueError(f"first must be at least 0 and fps be in 0.1..240; got {self.first_rater} and {self.fps}")
+            raise ValueError(
+                f"first_rater must be at least 0 and fps be in 0.1..240; got {self.first_rater} and {self.fps}"
+            )
         self.plan()
 
     def plan(self) -> StudyDesign:
@@ -159,7 +161,7 @@ def report(config: StudyConfig) -> None:
     stored, store = _open(config)
     votes = store.all()
     if not len(votes):
-        raise InputError(f"no votes on the study in out={config.out!r} yet: see db= and action=serve")
+        raise InputError(f"no votes on the study in out={config.out!r} yet: see database_url= and action=serve")
     tables = preference_tables(votes, stored, config.max_error_rate)
     found = build_report(votes, stored, tables, config.name)
     lines = [line for table in tables.values() for line in (table.title, preference_text(table.cells), "")]
@@ -174,7 +176,7 @@ def report(config: StudyConfig) -> None:
 
 def export(config: StudyConfig) -> None:
     """Write hit.html and hits.csv for Mechanical Turk."""
-    cli.require(config, "media")
+    cli.require(config, "media_url")
     out = absolute_url(config.out)
     table = hits_csv(read_study(out).study, config.media_url, config.per_hit)
     write_bytes(join_url(out, "hits.csv"), table.encode())
@@ -205,7 +207,7 @@ def _open(config: StudyConfig) -> tuple[StoredStudy, VoteStore]:
     out = absolute_url(config.out)
     stored = read_study(out)
     if not config.database_url and "://" in out:
-        raise InputError(f"out={config.out!r} is no local folder: give db=")
+        raise InputError(f"out={config.out!r} is no local folder: give database_url=")
     return stored, VoteStore(config.database_url or f"sqlite:///{out}/votes.database_url", stored.digest)
 
 

@@ -46,15 +46,16 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         if not self.checkpoint and not self.sample_datasets and self.data:
-            raise ValueError("nothing to evaluate: give checkpoint= or samples=")
+            raise ValueError("nothing to evaluate: give checkpoint= or sample_datasets=")
         if self.num_clips < 4 or self.bootstrap_samples < 2:
             raise ValueError(
-                f"num must be at least 4 and repeats at least 2, got {self.num_clips} and {self.bootstrap_samples}"
+                f"num_clips must be at least 4 and bootstrap_samples at least 2; "
+                f"got {self.num_clips} and {self.bootstrap_samples}"
             )
         if (
             self.num_frames < 0 or self.num_frames % 8
         ):  # the search for copies averages blocks of one eighth of the frames
-            raise ValueError(f"frames must be 0 or a multiple of 8, got {self.num_frames}")
+            raise ValueError(f"num_frames must be 0 or a multiple of 8, got {self.num_frames}")
         if not 32 <= self.resolution <= 1024:
             raise ValueError(f"resolution must be in 32..1024, got {self.resolution}")
         if not 0 <= self.seed < 2**32 or self.max_training_clips < 0:

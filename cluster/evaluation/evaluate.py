@@ -63,7 +63,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     manifest = read_manifest(config.data)
     frames = config.num_frames or manifest.clip.num_frames
     if frames > manifest.clip.num_frames:
-        raise InputError(f"frames={frames} exceeds the {manifest.clip.num_frames} frames per clip of {config.data!r}")
+        raise InputError(
+            f"num_frames={frames} exceeds the {manifest.clip.num_frames} frames per clip of {config.data!r}"
+        )
     name = config.reference or f"{re.sub(r'[^A-Za-z0-9.-]+', '-', Path(config.data).name)}-{manifest.digest[:8]}"
     protocol_name("fvd", num=1, extractor="x", resolution=1, reference=name, num_frames=1)  # rejects ambiguous names
     extractor = None
@@ -193,7 +195,7 @@ def _other(url: str, config: EvaluateConfig, manifest: Manifest) -> ReferenceSet
     other = read_manifest(url)
     if (other.clip.num_frames, other.clip.size) != (manifest.clip.num_frames, manifest.clip.size):
         shapes = [f"{m.clip.num_frames} frames of {m.clip.size} px" for m in (other, manifest)]
-        raise InputError(f"clips of samples={url!r} have {shapes[0]}, those of data= have {shapes[1]}")
+        raise InputError(f"clips of sample_datasets={url!r} have {shapes[0]}, those of data= have {shapes[1]}")
     return sample_reference_set(url, other, config.num_clips, config.seed)
 
 

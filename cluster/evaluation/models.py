@@ -72,7 +72,7 @@ def open_evaluated_model(url: str, config: EvaluateConfig, manifest: Manifest) -
         model = replace(model, mixture=gaussian_mixture.fit_mixture(codes, seed=config.seed))
     training_url, training = _training_dataset(source, config.training_data)
     if training is not None:
-        require_matching_shape(model, training_url, training, "give another training=")
+        require_matching_shape(model, training_url, training, "give another training_data=")
     name = Path(url).name if source is None else f"{Path(source.url).parent.name}, step {source.step}"
     return EvaluatedModel(name, source.url if source else url, model, source, training_url, training)
 

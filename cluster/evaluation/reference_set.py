@@ -47,7 +47,7 @@ def sample_reference_set(
     rows = np.sort([row for row in order if table["clip_id"][row] not in excluded][:num]).astype(np.int64)
     if len(rows) < num:
         raise InputError(
-            f"num={num} clips of {url!r} requested, but only {len(rows)} are available: give a smaller num="
+            f"num_clips={num} clips of {url!r} requested, but only {len(rows)} are available: give a smaller num_clips="
         )
     sources = table["source_id"][rows].astype(str)
     return ReferenceSet(

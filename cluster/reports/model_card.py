@@ -113,7 +113,7 @@ def _video(frames: np.ndarray, fps: float, alt: str) -> Media:
 def _with_transfer(card: Card, url: str) -> Card:
     """Add the label-efficiency figure of a fine-tuning sweep to a card."""
     if not exists(url):
-        raise InputError(f"no sweep results at transfer={url!r}: give results.json of jobs.finetune")
+        raise InputError(f"no sweep results at sweep_results={url!r}: give results.json of jobs.finetune")
     rows = read_json(url)
     labels = {"protocol": rows[0]["protocol"], "chance": rows[0]["chance"]}
     results = to_results([row for row in rows if row["protocol"] == labels["protocol"]])

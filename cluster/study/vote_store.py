@@ -66,9 +66,9 @@ class VoteStore:
         try:
             self.engine = sa.create_engine(url)
         except (SQLAlchemyError, ImportError) as error:
-            raise InputError(f"cannot use db={redact(url)!r}: {error}") from error
+            raise InputError(f"cannot use database_url={redact(url)!r}: {error}") from error
         if self.engine.dialect.name not in _INSERT:
-            raise InputError(f"db= must begin with sqlite:/// or postgresql+psycopg://, got {redact(url)!r}")
+            raise InputError(f"database_url= must begin with sqlite:/// or postgresql+psycopg://, got {redact(url)!r}")
         self._insert = _INSERT[self.engine.dialect.name]
         if self.engine.dialect.name == "sqlite":
             sa.event.listen(self.engine, "connect", _make_durable)
@@ -78,7 +78,7 @@ class VoteStore:
             self._make_tables()
             self.secret = self._find_secret()
         except (SQLAlchemyError, OSError) as error:
-            raise InputError(f"cannot use db={redact(url)!r}: {str(error).splitlines()[0]}") from error
+            raise InputError(f"cannot use database_url={redact(url)!r}: {str(error).splitlines()[0]}") from error
 
     def _make_tables(self) -> None:
         """Create missing tables; retry once, as PostgreSQL fails if another process creates them at the same time."""

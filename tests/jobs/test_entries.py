@@ -153,7 +153,7 @@ def test_acquire_lists_the_videos_of_a_folder(listed: Path) -> None:
 
 def test_acquire_lists_a_side_of_a_ucf101_split_with_labels(place: Path, actions: Path) -> None:
     out = place / "ucf101.parquet"
-    assert run(acquire, f"ucf101={actions}", "split=2", "side=test", f"out={out}") == 0
+    assert run(acquire, f"ucf101={actions}", "split=2", "subset=test", f"out={out}") == 0
     rows = pq.read_table(out).to_pylist()
     assert [(row["label"], row["split"]) for row in rows] == [("Grow", "test")] * 2 + [("Spin", "test")] * 2
     assert all("_g02_" in row["uri"] for row in rows)
@@ -294,13 +294,13 @@ def lively(place: Path, trained: list[Checkpoint]) -> str:
 def test_generate_reads_the_newest_checkpoint_of_a_run(
     place: Path, trained: list[Checkpoint], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(generate, f"checkpoint={place}/runs/gan", f"out={place}/gray", "num=1") == 0
+    assert run(generate, f"checkpoint={place}/runs/gan", f"out={place}/gray", "num_clips=1") == 0
     assert f"1 clips from step {trained[1].step}, " in capsys.readouterr().out
 
 
 def test_generate_writes_videos_that_play(place: Path, lively: str) -> None:
     out = place / "samples"
-    assert run(generate, lively, f"out={out}", "num=5", "seed=1") == 0
+    assert run(generate, lively, f"out={out}", "num_clips=5", "seed=1") == 0
     names = {f"sample-{n:04d}.mp4" for n in range(5)} | {"grid.mp4", "panels.mp4", "settings.yaml"}
     assert {p.name for p in out.iterdir()} == names
     samples = [read_video(out / f"sample-{n:04d}.mp4") for n in range(5)]
@@ -315,7 +315,9 @@ def test_generate_writes_videos_that_play(place: Path, lively: str) -> None:
 def test_generate_is_a_function_of_seed_and_weights(place: Path, lively: str) -> None:
     variants = {"a": (), "b": (), "seed": ("seed=2",), "raw": ("ema=false",)}
     for name, more in variants.items():
-        assert run(generate, lively, "num=1", "format=gif", "panels=false", *more, f"out={place}/gifs/{name}") == 0
+        assert (
+            run(generate, lively, "num_clips=1", "format=gif", "panels=false", *more, f"out={place}/gifs/{name}") == 0
+        )
     drawn = {name: (place / "gifs" / name / "sample-0000.gif").read_bytes() for name in variants}
     assert drawn["a"] == drawn["b"]
     assert len(set(drawn.values())) == 3
@@ -342,7 +344,7 @@ def test_autoencoder_trains_and_draws_from_a_mixture_over_its_codes(
     assert 0 < metrics["loss/reconstruction"] < 4
     assert "loss/discriminator" not in metrics
     out = place / "redrawn"
-    assert run(generate, f"checkpoint={found.url}", f"out={out}", "num=2", "components=3") == 0
+    assert run(generate, f"checkpoint={found.url}", f"out={out}", "num_clips=2", "components=3") == 0
     assert len(load_file(out / "mixture.safetensors")["weights"]) == 3
     assert read_video(out / "sample-0001.mp4").shape == (16, 32, 32, 3)
 
@@ -374,7 +376,7 @@ def test_inspect_shows_units_of_a_discriminator_and_of_an_encoder(
     place: Path, clips: Path, trained: list[Checkpoint], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [f"data={clips}", f"checkpoint={trained[1].url}", f"out={place}/units", "top=3"]
-    assert run(inspect, *words, "layer=2", "num=4") == 0
+    assert run(inspect, *words, "layer=2", "num_clips=4") == 0
     assert "units that see 10 pixels a side" in capsys.readouterr().out
     found = json.loads((place / "units" / "units.json").read_text())
     assert 1 <= len(found["units"]) <= 4
@@ -591,7 +593,7 @@ def test_evaluate_leaves_table_results_card_and_runs_with_named_numbers(
         f"data={clips}",
         f"checkpoint={place}/runs/gan",
         f"out={out}",
-        "num=8",
+        "num_clips=8",
         "bootstrap_samples=4",
         "extractor=pixels",
     ]

@@ -85,7 +85,7 @@ def test_generate_writes_every_format_of_a_kind(
     config = replace(MODEL, architecture=kind)
     vgan.save(tmp_path / "model", config, make(config))
     out = tmp_path / "out"
-    assert run(f"checkpoint={tmp_path}/model", f"out={out}", "num=3", "format=[mp4,gif,png]") == 0
+    assert run(f"checkpoint={tmp_path}/model", f"out={out}", "num_clips=3", "format=[mp4,gif,png]") == 0
     stems = [*(f"sample-{n:04d}" for n in range(3)), "grid", "panels"]
     assert {p.name for p in out.iterdir()} == {f"{s}.{f}" for s in stems for f in ("mp4", "gif", "png")} | {
         "settings.yaml"
@@ -99,7 +99,7 @@ def test_generate_writes_every_format_of_a_kind(
 
 def test_generate_still_pictures_are_strips_of_the_clips(tmp_path: Path) -> None:
     vgan.save(tmp_path / "model", MODEL, make(MODEL))
-    assert run(f"checkpoint={tmp_path}/model", f"out={tmp_path}/out", "num=2", "format=png", "seed=4") == 0
+    assert run(f"checkpoint={tmp_path}/model", f"out={tmp_path}/out", "num_clips=2", "format=png", "seed=4") == 0
     video = vgan.load(tmp_path / "model").sample(2, seed=4).video
     grid = np.asarray(Image.open(tmp_path / "out" / "grid.png"))
     for n, clip in enumerate(video):
@@ -113,7 +113,7 @@ def test_generate_still_pictures_are_strips_of_the_clips(tmp_path: Path) -> None
 def test_generate_from_an_autoencoder_fits_its_own_dataset_and_keeps_the_mixture(
     tmp_path: Path, autoencoder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(f"checkpoint={autoencoder}", f"out={tmp_path}/out", "num=2", "format=gif", "components=3") == 0
+    assert run(f"checkpoint={autoencoder}", f"out={tmp_path}/out", "num_clips=2", "format=gif", "components=3") == 0
     assert "20 clips only" not in capsys.readouterr().out
     data = (tmp_path / "out" / "mixture.safetensors").read_bytes()
     mixture = read_mixture(data, "it")
@@ -123,7 +123,7 @@ def test_generate_from_an_autoencoder_fits_its_own_dataset_and_keeps_the_mixture
     np.testing.assert_allclose(mixture.weights @ mixture.means, codes.mean(axis=0), atol=0.01 * codes.std())
     (tmp_path / "out" / "sample-0000.gif").rename(tmp_path / "fitted.gif")
     (tmp_path / "clips" / "manifest.json").unlink()  # now there is only the mixture to draw from
-    words = [f"mixture={tmp_path}/out/mixture.safetensors", f"out={tmp_path}/again", "num=2", "format=gif"]
+    words = [f"mixture={tmp_path}/out/mixture.safetensors", f"out={tmp_path}/again", "num_clips=2", "format=gif"]
     assert run(f"checkpoint={autoencoder}", *words) == 0
     again = (tmp_path / "again" / "sample-0000.gif").read_bytes()
     assert again == (tmp_path / "fitted.gif").read_bytes()
@@ -133,7 +133,7 @@ def test_generate_from_an_autoencoder_fits_its_own_dataset_and_keeps_the_mixture
 def test_generate_from_few_clips_says_that_there_are_fewer_components(
     tmp_path: Path, autoencoder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [f"checkpoint={autoencoder}", f"out={tmp_path}/out", "num=1", "format=png", "mixture_clips=18"]
+    words = [f"checkpoint={autoencoder}", f"out={tmp_path}/out", "num_clips=1", "format=png", "mixture_clips=18"]
     assert run(*words) == 0
     assert "18 clips only: the mixture has as many components, not 256" in capsys.readouterr().out
     mixture = read_mixture((tmp_path / "out" / "mixture.safetensors").read_bytes(), "it")
@@ -141,10 +141,10 @@ def test_generate_from_few_clips_says_that_there_are_fewer_components(
 
 
 def test_generate_from_an_exported_autoencoder_uses_the_mixture_beside_it(tmp_path: Path, autoencoder: Path) -> None:
-    assert run(f"checkpoint={autoencoder}", f"out={tmp_path}/out", "num=1", "format=gif", "components=2") == 0
+    assert run(f"checkpoint={autoencoder}", f"out={tmp_path}/out", "num_clips=1", "format=gif", "components=2") == 0
     model = vgan.load(autoencoder)
     mixture = read_mixture((tmp_path / "out" / "mixture.safetensors").read_bytes(), "it")
     vgan.save(tmp_path / "exported", model.config, {"generator": model.generator}, mixture)
-    assert run(f"checkpoint={tmp_path}/exported", f"out={tmp_path}/more", "num=1", "format=gif") == 0
+    assert run(f"checkpoint={tmp_path}/exported", f"out={tmp_path}/more", "num_clips=1", "format=gif") == 0
     one, other = (tmp_path / name / "sample-0000.gif" for name in ("out", "more"))
     assert one.read_bytes() == other.read_bytes()

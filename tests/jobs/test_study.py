@@ -66,8 +66,8 @@ def test_report_prints_the_table_writes_the_page_and_logs_to_mlflow(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stored = read_study(f"{place}/study")
-    db, tracking = f"db=sqlite:///{tmp_path}/votes.db", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
-    store = VoteStore(db.removeprefix("db="), stored.digest)
+    db, tracking = f"database_url=sqlite:///{tmp_path}/votes.db", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
+    store = VoteStore(db.removeprefix("database_url="), stored.digest)
     for rater in range(12):
         first = [stored.study.trials[n].left == 0 for n in rater_session(stored.study, rater)]
         votes = zip(rater_session(stored.study, rater), first, strict=True)
@@ -93,8 +93,8 @@ def test_report_prints_the_table_writes_the_page_and_logs_to_mlflow(
 def test_export_and_import_take_a_batch_there_and_back(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, db = f"out={place}/study", f"db=sqlite:///{tmp_path}/votes.db"
-    assert run("action=export", out, "media=https://x/clips", "per_hit=4") == 0
+    out, db = f"out={place}/study", f"database_url=sqlite:///{tmp_path}/votes.db"
+    assert run("action=export", out, "media_url=https://x/clips", "per_hit=4") == 0
     rows = list(csv.DictReader((place / "study" / "hits.csv").read_text().splitlines()))
     assert "${clip_4}" in (place / "study" / "hit.html").read_text()
     answers = [
@@ -147,5 +147,5 @@ def test_clips_that_are_not_alike_are_named(place: Path, tmp_path: Path, capsys:
 def test_report_without_votes_says_how_to_get_them(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("action=report", f"out={place}/study", f"db=sqlite:///{tmp_path}/votes.db") == 2
+    assert run("action=report", f"out={place}/study", f"database_url=sqlite:///{tmp_path}/votes.db") == 2
     assert "no votes" in capsys.readouterr().err

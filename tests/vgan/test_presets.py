@@ -24,7 +24,7 @@ def applied(values: dict[str, Any], **more: Any) -> tuple[ModelConfig, Objective
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("kind", ["two_stream", "one_stream", "future", "autoencoder"])
 def test_preset_is_made_of_allowed_settings_of_every_kind_of_model(name: str, kind: str) -> None:
-    for config in applied(PRESETS[name], kind=kind):
+    for config in applied(PRESETS[name], architecture=kind):
         hints = {field.name: type(getattr(type(config)(), field.name)) for field in dataclasses.fields(config)}
         assert {key: type(getattr(config, key)) for key in hints} == hints
 
@@ -42,7 +42,7 @@ def test_preset_paper_is_the_defaults() -> None:
 
 
 def test_preset_reference_is_the_published_future_model() -> None:
-    model, objective = applied(PRESETS["reference"], kind="future")
+    model, objective = applied(PRESETS["reference"], architecture="future")
     assert model.wide
     assert (objective.first_frame_loss, objective.first_frame_weight) == ("l1", 10.0)
 

@@ -74,7 +74,7 @@ def make_probe(model: Model, network: str, layer: int) -> LayerProbe:
         trunk = encoder if model.config.wide else encoder[0]  # without the code itself
     if trunk is None:
         raise InputError(
-            f"a model of kind={model.config.architecture} without {network} weights was given: network={network!r}"
+            f"a {model.config.architecture} model without {network} weights was given: network={network!r}"
         )
     if not 1 <= layer <= len(trunk):
         raise InputError(f"layer must be in 1..{len(trunk)} of this {network}, got {layer}")

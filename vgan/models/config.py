@@ -24,7 +24,7 @@ class ModelConfig:
     size: int = option(64, "height and width of a clip, pixels; must equal that of the dataset")
     future_encoder: str = option(
         "paper",
-        "image encoder of kind=future: paper (five layers to z) or reference (four layers to a map, twice the width)",
+        "image encoder of the future model: paper (five layers to z) or reference (four to a map, twice the width)",
     )
     upsample: str = option(
         "transpose",

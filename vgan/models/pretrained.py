@@ -87,7 +87,7 @@ class Model:
             InputError: codes of another shape, a future model, or no generator.
         """
         if self.config.architecture == "future":
-            raise InputError("a model of kind=future draws from images: use predict")
+            raise InputError("a future model draws from images: use predict")
         _check("codes", codes, np.float32, (self.config.z_size,))
         G = self._generator()
         return _draw(
@@ -101,7 +101,7 @@ class Model:
             InputError: clips of another shape, or not an autoencoder.
         """
         if self.config.architecture != "autoencoder":
-            raise InputError(f"only an autoencoder encodes, and this model is of kind={self.config.architecture}")
+            raise InputError(f"only an autoencoder encodes, and this model has architecture={self.config.architecture}")
         size = self.config.size
         _check("frames", frames, np.uint8, (self.config.num_frames, size, size, 3))
         A: Any = self._generator()
@@ -110,7 +110,7 @@ class Model:
         return torch.cat(codes).float().cpu().numpy()
 
     def predict(self, images: np.ndarray) -> GeneratedClips:
-        """Draw the future of images (N, H, W, 3) uint8 of any size, by a model of kind=future.
+        """Draw the future of images (N, H, W, 3) uint8 of any size, by a future model.
 
         As clips are when they are prepared, images are reduced (or enlarged) by their short side and cropped to the
         square in their centre.
@@ -120,7 +120,7 @@ class Model:
         """
         if self.config.architecture != "future":
             raise InputError(
-                f"only a model of kind=future predicts, and this one is of kind={self.config.architecture}: use sample"
+                f"only a future model predicts, and this one has architecture={self.config.architecture}: use sample"
             )
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
             raise InputError(f"images must be (N, H, W, 3) uint8, got {images.shape} {images.dtype}")

@@ -20,17 +20,17 @@ class ObjectiveConfig:
     )
     mask_weight: float = option(
         0.1,
-        "weight (lambda) of the prior on the mask's mean; future=reference needs mask_target, autoencoder ignores it",
+        "weight (lambda) of the prior on the mean of the mask; future_encoder=reference needs mask_target",
     )
     mask_target: float = option(0.0, "target of the mask's mean, 0..1; 0: sparse mask, as in the paper")
     first_frame_loss: str = option(
         "l2",
-        "loss of kind=future between input and first generated frame: l2 (paper equation 3) or l1 (published code)",
+        "loss between input and first generated frame of the future model: l2 (paper, eq. 3) or l1 (published code)",
     )
     first_frame_weight: float = option(10.0, "weight (lambda) of the frame loss, a mean over pixels; 0 disables it")
     background_weight: float = option(
         0.0,
-        "weight of the frame loss between input and background, kind=future only; 0 disables it, as in the paper",
+        "weight of the frame loss between input and background, future model only; 0 disables it, as in the paper",
     )
     nearest_match_weight: float = option(
         0.0,

@@ -76,7 +76,7 @@ def test_weights_come_back_bit_for_bit_with_their_buffers(write: Write) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"base": 4}, r"background\.0\.0\.bias is 16 in the file, 32 here"),
+        ({"base_width": 4}, r"background\.0\.0\.bias is 16 in the file, 32 here"),
         ({"z_size": 6}, r"background\.0\.0\.weight is 5x16x2x2 in the file, 6x16x2x2 here"),
         ({"num_frames": 32}, r"stem\.0\.weight is 5x16x1x2x2 in the file, 5x16x2x2x2 here"),
     ],

@@ -61,7 +61,7 @@ def test_choose_takes_each_video_before_any_twice_and_follows_its_seed(tmp_path:
     assert found.digest != sample_reference_set(f"{tmp_path}/clips", dataset, 75, seed=1).digest
     rest = sample_reference_set(f"{tmp_path}/clips", dataset, 75, 0, without=found.ids)
     assert not set(rest.ids) & set(found.ids)
-    with pytest.raises(InputError, match="num=76 clips"):
+    with pytest.raises(InputError, match="num_clips=76 clips"):
         sample_reference_set(f"{tmp_path}/clips", dataset, 76, 0, without=found.ids)
 
 
@@ -194,8 +194,8 @@ class TestOnRay:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"num": 1000}, "num=1000 clips"),
-        ({"frames": 32}, "frames=32 exceeds the 16"),
+        ({"num_clips": 1000}, "num_clips=1000 clips"),
+        ({"num_frames": 32}, "num_frames=32 exceeds the 16"),
         ({"reference": "my clips"}, "reference is named in letters"),
         ({"extractor": "/nowhere/i3d"}, "no file of I3D weights"),
         ({"checkpoint": ["/nowhere"]}, "no checkpoint at"),
@@ -205,7 +205,12 @@ def test_evaluation_says_what_cannot_work_before_it_begins(
     tmp_path: Path, dataset: Manifest, settings: dict, said: str
 ) -> None:
     assert read_manifest(f"{tmp_path}/clips") == dataset
-    given = {"data": f"{tmp_path}/clips", "samples": [f"{tmp_path}/clips"], "out": f"{tmp_path}/out", "num": 8}
+    given = {
+        "data": f"{tmp_path}/clips",
+        "sample_datasets": [f"{tmp_path}/clips"],
+        "out": f"{tmp_path}/out",
+        "num_clips": 8,
+    }
     with pytest.raises(InputError, match=said):
         evaluate(EvaluateConfig(**given | settings))
     assert not (tmp_path / "out").exists()

@@ -76,9 +76,20 @@ def test_work_digest_depends_on_classifier_and_scoring_not_on_selection_or_path(
         return work_digest(VideoConfig(scene=replace(SCORED, **change)))  # type: ignore[arg-type]
 
     assert work() != work_digest(VideoConfig())
-    assert work(weights="/a/w", gpus=0.5) == work(threshold=0.9) == work(keep=["golf"]) == work()
-    assert len({work(), work(sha256="cd"), work(categories=["beach"]), work(frames=1), work(stretch_s=1.0)}) == 5
-    moved, stricter = (VideoConfig(scene=replace(SCORED, **c)) for c in ({"weights": "/b"}, {"threshold": 0.9}))
+    assert work(weights="/a/w", gpus=0.5) == work(min_probability=0.9) == work(keep_categories=["golf"]) == work()
+    assert (
+        len(
+            {
+                work(),
+                work(sha256="cd"),
+                work(categories=["beach"]),
+                work(frames_per_group=1),
+                work(group_duration_s=1.0),
+            }
+        )
+        == 5
+    )
+    moved, stricter = (VideoConfig(scene=replace(SCORED, **c)) for c in ({"weights": "/b"}, {"min_probability": 0.9}))
     assert config_digest(moved) == config_digest(VideoConfig(scene=SCORED)) != config_digest(stricter)
 
 

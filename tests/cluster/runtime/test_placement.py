@@ -82,7 +82,7 @@ from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, StabilizeCon
 address, videos, out = sys.argv[1:]
 video = VideoConfig(
     clip=ClipSpec(num_frames=16, size=32, stride=4), decode=DecodeConfig(size=96),
-    stabilize=StabilizeConfig(size=96), gates=FilterConfig(off=["near_duplicate"]),
+    stabilize=StabilizeConfig(size=96), filters=FilterConfig(disabled=["near_duplicate"]),
 )
 with ray_session(address):
     prepare(list_folder(videos)[0], out, video, Packing(shard_mb=1))
@@ -120,7 +120,7 @@ from vgan.models.config import ModelConfig
 address, data, out, workers = sys.argv[1:]
 config = TrainConfig(
     data=data, out=out, steps=2, batch_size=4, workers=workers, address=address,
-    model=ModelConfig(base=4, num_frames=16, size=32), tracking=TrackingConfig(uri=f"sqlite:///{out}/mlflow.db"),
+    model=ModelConfig(base_width=4, num_frames=16, size=32), tracking=TrackingConfig(uri=f"sqlite:///{out}/mlflow.db"),
 )
 with ray_session(address):
     fit(config)

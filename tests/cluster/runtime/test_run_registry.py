@@ -13,7 +13,12 @@ from cluster.runtime.run_registry import register_run
 from vgan.errors import InputError
 from vgan.options import check_name
 
-SETTINGS: dict[str, Any] = {"model": {"base": 64, "kind": "two_stream"}, "seed": 0, "inits": ["vgan"], "rate": 2e-4}
+SETTINGS: dict[str, Any] = {
+    "model": {"base_width": 64, "architecture": "two_stream"},
+    "seed": 0,
+    "initializations": ["vgan"],
+    "rate": 2e-4,
+}
 
 
 def test_claim_again_with_the_same_settings_gives_the_same_key(tmp_path: Path) -> None:
@@ -26,11 +31,11 @@ def test_claim_again_with_the_same_settings_gives_the_same_key(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": {"base": 16, "kind": "two_stream"}}, r"model\.base was 64, now 16"),
+        ({"model": {"base_width": 16, "architecture": "two_stream"}}, r"model\.base_width was 64, now 16"),
         ({"seed": 1}, "seed was 0, now 1"),
-        ({"inits": ["random"]}, "inits was .*vgan.* now .*random"),
+        ({"initializations": ["random"]}, "initializations was .*vgan.* now .*random"),
         ({"workers": 2}, "workers was None, now 2"),
-        ({"model": {"base": 16}, "seed": 1}, r"model\.base .*; model\.kind .*; seed was"),
+        ({"model": {"base_width": 16}, "seed": 1}, r"model\.architecture .*; model\.base_width .*; seed was"),
     ],
 )
 def test_claim_with_other_settings_names_each_and_keeps_the_record(
@@ -45,10 +50,10 @@ def test_claim_with_other_settings_names_each_and_keeps_the_record(
 def test_claim_of_a_run_older_than_an_option_uses_the_options_default(tmp_path: Path) -> None:
     key = register_run(str(tmp_path / "gan"), "gan", SETTINGS)
     newer = SETTINGS | {"model": SETTINGS["model"] | {"norm": "batch"}}
-    assert register_run(str(tmp_path / "gan"), "gan", newer, {"model": {"norm": "batch", "base": 8}}) == key
+    assert register_run(str(tmp_path / "gan"), "gan", newer, {"model": {"norm": "batch", "base_width": 8}}) == key
     newer = SETTINGS | {"model": SETTINGS["model"] | {"norm": "spectral"}}
     with pytest.raises(InputError, match=r"model\.norm was 'batch', now 'spectral'"):
-        register_run(str(tmp_path / "gan"), "gan", newer, {"model": {"norm": "batch", "base": 8}})
+        register_run(str(tmp_path / "gan"), "gan", newer, {"model": {"norm": "batch", "base_width": 8}})
 
 
 def test_claim_of_many_at_once_agrees_on_one_key(tmp_path: Path) -> None:

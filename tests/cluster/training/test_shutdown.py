@@ -59,8 +59,8 @@ def test_run_stoppable_on_a_second_interrupt_does_not_wait_any_longer() -> None:
 
 SLOW_STEP = """
 import sys, time
-from cluster.training.shutdown import must_go_on
-with must_go_on(3.0) as going_on:
+from cluster.training.shutdown import watchdog
+with watchdog(3.0) as going_on:
     for step in range(5):
         going_on()
         time.sleep(0.4)

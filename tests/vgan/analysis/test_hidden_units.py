@@ -21,7 +21,7 @@ from vgan.models.config import ModelConfig
 from vgan.models.layers import encoder_stack
 from vgan.models.pretrained import Model
 
-SMALL = {"base": 2, "z_size": 5, "num_frames": 16, "size": 32}
+SMALL = {"base_width": 2, "z_size": 5, "num_frames": 16, "size": 32}
 
 
 def model_of(**more: object) -> Model:
@@ -60,7 +60,7 @@ def test_probe_gives_what_the_discriminators_layers_give(norm: str) -> None:
 
 @pytest.mark.parametrize(("kind", "images"), [("future", True), ("autoencoder", False)])
 def test_probe_of_an_encoder_sees_the_first_frame_or_the_clip(kind: str, images: bool) -> None:
-    found = make_probe(model_of(kind=kind), "encoder", 2)
+    found = make_probe(model_of(architecture=kind), "encoder", 2)
     clips = noise(3)
     maps = found.maps(clips)
     assert found.sees_images == images
@@ -80,7 +80,7 @@ def test_probe_of_an_encoder_sees_the_first_frame_or_the_clip(kind: str, images:
 )
 def test_probe_of_what_is_not_there_is_bad_input(kind: str, network: str, layer: int, told: str) -> None:
     with pytest.raises(InputError, match=told):
-        make_probe(model_of(kind=kind), network, layer)
+        make_probe(model_of(architecture=kind), network, layer)
 
 
 def test_receptive_field_is_what_a_pixel_can_change() -> None:

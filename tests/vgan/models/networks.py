@@ -11,11 +11,11 @@ from vgan.models.config import ModelConfig
 from vgan.models.generator import GeneratorOutput
 
 GENERATORS: dict[str, dict[str, Any]] = {
-    "two_stream": {"kind": "two_stream"},
-    "one_stream": {"kind": "one_stream"},
-    "future": {"kind": "future", "future": "paper"},
-    "wide_future": {"kind": "future", "future": "reference"},
-    "autoencoder": {"kind": "autoencoder"},
+    "two_stream": {"architecture": "two_stream"},
+    "one_stream": {"architecture": "one_stream"},
+    "future": {"architecture": "future", "future_encoder": "paper"},
+    "wide_future": {"architecture": "future", "future_encoder": "reference"},
+    "autoencoder": {"architecture": "autoencoder"},
 }
 
 

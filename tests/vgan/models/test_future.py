@@ -16,7 +16,7 @@ from vgan.models.discriminator import Discriminator
 
 
 def make(name: str, **more: int) -> tuple[ModelConfig, nn.Module]:
-    config = ModelConfig(**GENERATORS[name], **{"base": 2, "z_size": 5, "num_frames": 16, "size": 32} | more)
+    config = ModelConfig(**GENERATORS[name], **{"base_width": 2, "z_size": 5, "num_frames": 16, "size": 32} | more)
     torch.manual_seed(0)
     return config, lively(make_generator(config)).eval()
 

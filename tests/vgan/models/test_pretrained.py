@@ -22,7 +22,7 @@ from vgan.models.gaussian_mixture import LatentMixture
 from vgan.models.pretrained import write_weights
 from vgan.video.normalize import normalize_clips
 
-SMALL = {"base": 2, "z_size": 5, "num_frames": 16, "size": 32}
+SMALL = {"base_width": 2, "z_size": 5, "num_frames": 16, "size": 32}
 MODELS = {
     kind: ModelConfig(architecture=kind, **SMALL) for kind in ("two_stream", "one_stream", "future", "autoencoder")
 }
@@ -163,9 +163,9 @@ def test_models_refuse_what_they_cannot_do(tmp_path: Path) -> None:
     models = {kind: vgan.load(export(tmp_path / kind, config)) for kind, config in MODELS.items()}
     image, clip = np.zeros((1, 40, 50, 3), np.uint8), np.zeros((1, 16, 32, 32, 3), np.uint8)
     code = np.zeros((1, 5), np.float32)
-    with pytest.raises(InputError, match="kind=future draws from images: use predict"):
+    with pytest.raises(InputError, match="a future model draws from images: use predict"):
         models["future"].sample(1)
-    with pytest.raises(InputError, match="this one is of kind=one_stream: use sample"):
+    with pytest.raises(InputError, match="this one has architecture=one_stream: use sample"):
         models["one_stream"].predict(image)
     with pytest.raises(InputError, match="only an autoencoder encodes"):
         models["two_stream"].encode(clip)
@@ -198,7 +198,7 @@ def test_load_where_there_is_no_model_says_what_to_give(tmp_path: Path) -> None:
     [
         ("", "does not describe a model"),
         ("[]", "does not describe a model"),
-        ('{"model": {"base": 2, "depth": 9}}', "cannot make: .*depth"),
+        ('{"model": {"base_width": 2, "depth": 9}}', "cannot make: .*depth"),
         ('{"model": {"size": 50}}', "cannot make: model.size must be 32, 64 or 128, got 50"),
         ('{"model": 3}', "cannot make"),
     ],
@@ -213,7 +213,7 @@ def test_load_with_broken_settings_names_the_folder(tmp_path: Path, settings: st
 
 def test_load_with_weights_of_another_model_names_the_tensor(tmp_path: Path) -> None:
     export(tmp_path, MODELS["two_stream"])
-    (tmp_path / "model.json").write_text(json.dumps({"model": SMALL | {"base": 4}}))
+    (tmp_path / "model.json").write_text(json.dumps({"model": SMALL | {"base_width": 4}}))
     with pytest.raises(
         InputError, match=r"generator\.safetensors' does not fit .*background\S+ is 16 in the file, 32 here"
     ):

@@ -86,9 +86,9 @@ def test_unknown_category_error_suggests_the_nearest() -> None:
     [
         ({"categories": []}, "categories"),
         ({"categories": ["beach", "beach"]}, "once"),
-        ({"keep": ["golf_course"]}, "scene.keep_categories"),
-        ({"threshold": 1.5}, "threshold"),
-        ({"frames": 0}, "frames"),
+        ({"keep_categories": ["golf_course"]}, "scene.keep_categories"),
+        ({"min_probability": 1.5}, "min_probability"),
+        ({"frames_per_group": 0}, "frames_per_group"),
     ],
 )
 def test_scene_settings_out_of_bounds_are_rejected(change: dict[str, object], message: str) -> None:

@@ -33,7 +33,7 @@ def test_trials_show_each_method_left_in_half_of_every_cell() -> None:
 
 
 def test_clips_repeat_only_after_all_of_a_cell_are_used() -> None:
-    study = plain_study(per_cell=40)
+    study = plain_study(trials_per_cell=40)
     uses = Counter(t.first.source for t in study.trials if t.kind == PAIR and t.second.method == "autoencoder")
     assert set(uses.values()) == {1, 2}
     assert len(uses) == 90
@@ -65,12 +65,12 @@ def test_sessions_balance_votes_and_do_not_repeat_trials() -> None:
 
 
 def test_session_across_two_rounds_is_complete_and_has_no_repeats() -> None:
-    study = plain_study(per_rater=55, gold_per_rater=0)
+    study = plain_study(trials_per_rater=55, gold_per_rater=0)
     assert all(len(set(s)) == len(s) == 55 for s in sessions_of(study, 20))
 
 
 def test_session_longer_than_the_study_is_all_of_it() -> None:
-    study = plain_study(per_rater=1000, gold_per_rater=2)
+    study = plain_study(trials_per_rater=1000, gold_per_rater=2)
     assert set(study.numbers(PAIR)) < set(rater_session(study, 3))
 
 

@@ -99,8 +99,8 @@ class Watched(LocalEngine):
         ({}, {}),
         ({}, {"r1_weight": 3.0}),
         ({"discriminator_norm": "spectral"}, {"loss": "hinge", "r1_weight": 1.0}),
-        ({"kind": "future"}, {}),
-        ({"kind": "autoencoder"}, {}),
+        ({"architecture": "future"}, {}),
+        ({"architecture": "autoencoder"}, {}),
     ],
 )
 def test_gradient_norms_are_of_the_gradients_that_the_optimizers_step_by(

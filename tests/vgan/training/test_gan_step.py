@@ -43,28 +43,28 @@ B = 4
 
 
 def settings(model: dict[str, Any] | None = None, **objective: Any) -> tuple[ModelConfig, ObjectiveConfig]:
-    small = {"base": 2, "z_size": 6, "num_frames": 16, "size": 32}
+    small = {"base_width": 2, "z_size": 6, "num_frames": 16, "size": 32}
     return ModelConfig(**small | (model or {})), ObjectiveConfig(**{"learning_rate": 1e-2} | objective)
 
 
-FUTURE, WIDE = {"kind": "future"}, {"kind": "future", "future": "reference"}
+FUTURE, WIDE = {"architecture": "future"}, {"architecture": "future", "future_encoder": "reference"}
 CASES = {
     "paper": settings(),
-    "one stream": settings({"kind": "one_stream"}),
+    "one stream": settings({"architecture": "one_stream"}),
     "future, l2": settings(FUTURE),
-    "future, l1, flipped": settings(FUTURE, frame_loss="l1", frame_weight=3.0, flip=True),
-    "wide future": settings(WIDE, frame_loss="l1"),
+    "future, l1, flipped": settings(FUTURE, first_frame_loss="l1", first_frame_weight=3.0, horizontal_flip=True),
+    "wide future": settings(WIDE, first_frame_loss="l1"),
     "wide future, anchored": settings(WIDE, background_weight=4.0, mask_target=0.2, mask_weight=1.0),
     "hinge": settings(loss="hinge"),
     "r1": settings(r1_weight=2.0),
     "mask target": settings(mask_target=0.7, mask_weight=5.0),  # above the mean of 0.5 that masks start at
-    "flip": settings(flip=True),
-    "matched, flipped": settings(match_weight=20.0, flip=True),
-    "one stream, matched": settings({"kind": "one_stream"}, match_weight=20.0),
-    "future, not matched": settings(FUTURE, match_weight=20.0),
+    "flip": settings(horizontal_flip=True),
+    "matched, flipped": settings(nearest_match_weight=20.0, horizontal_flip=True),
+    "one stream, matched": settings({"architecture": "one_stream"}, nearest_match_weight=20.0),
+    "future, not matched": settings(FUTURE, nearest_match_weight=20.0),
     "augment": settings(augment=["color", "translation", "cutout"]),
     "augment, r1": settings(augment=["color"], r1_weight=0.5),
-    "spectral, two rates": settings({"discriminator_norm": "spectral"}, learning_rate_ratio=2.0),
+    "spectral, two rates": settings({"discriminator_norm": "spectral"}, discriminator_lr_ratio=2.0),
     "resize": settings({"upsample": "resize"}),
 }
 PAPER = CASES["paper"]
@@ -200,7 +200,7 @@ def test_update_in_pieces_averages_their_gradients_over_clips(case: str, pieces:
 
 
 def test_update_of_an_autoencoder_in_pieces_averages_their_gradients() -> None:
-    case = settings({"kind": "autoencoder"})
+    case = settings({"architecture": "autoencoder"})
     whole, pieced = make(*case), make(*case, pieces=2)
     done = train_step(pieced, clips(), draws(), *case, pieces=2)
     A = whole["generator"].module
@@ -247,7 +247,7 @@ def test_update_metrics_are_detached_scalars(case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "matters"), [({}, True), (FUTURE, True), (WIDE, False), ({"kind": "one_stream"}, False)]
+    ("kind", "matters"), [({}, True), (FUTURE, True), (WIDE, False), ({"architecture": "one_stream"}, False)]
 )
 def test_mask_prior_pulls_where_the_published_code_has_one(kind: dict[str, Any], matters: bool) -> None:
     after = []
@@ -316,7 +316,7 @@ def test_update_discriminator_accuracy_and_margin_are_of_the_clips_it_learned_fr
 
 
 def test_update_autoencoder_is_a_step_down_the_mean_squared_error() -> None:
-    model, objective = settings({"kind": "autoencoder"})
+    model, objective = settings({"architecture": "autoencoder"})
     engines, by_hand = make(model, objective), make(model, objective)
     step = train_step(engines, clips(), draws(), model, objective)
     A = by_hand["generator"].module
@@ -328,7 +328,7 @@ def test_update_autoencoder_is_a_step_down_the_mean_squared_error() -> None:
 
 
 def test_update_autoencoder_learns_to_redraw() -> None:
-    model, objective = settings({"kind": "autoencoder", "base": 4}, flip=True)
+    model, objective = settings({"architecture": "autoencoder", "base_width": 4}, horizontal_flip=True)
     engines = make(model, objective)
     levels = torch.tensor([-0.8, -0.2, 0.3, 0.9]).reshape(B, 1, 1, 1, 1).expand(B, 3, 16, 32, 32).contiguous()
     errors = [

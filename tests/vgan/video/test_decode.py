@@ -38,7 +38,7 @@ def reason(path: str | Path, **settings: object) -> str:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_decode_gives_every_frame_at_its_time_and_reduced(make_video, backend):
-    decoded = decode(make_video(num_frames=30), backend=backend, size=64)
+    decoded = decode(make_video(num_frames=30), backend=backend, short_side=64)
     assert [frame.pts_s for frame in decoded] == pytest.approx(np.arange(30) / 25, abs=1e-3)
     assert {(frame.image.shape, frame.image.dtype) for frame in decoded} == {((64, 85, 3), np.dtype(np.uint8))}
 
@@ -112,7 +112,7 @@ def test_decode_sound_only_file_has_no_video_stream(tmp_path):
 @pytest.mark.parametrize("name", ["decord/video_90.mov", "decord/video_180.mov", "torchcodec/nasa_13013_rotated.mp4"])
 def test_decode_turns_pictures_upright_as_decord_does(shared, name):
     path = shared / "data/odd" / name
-    ours, theirs = (decode(path, backend=backend, size=2000)[0].image for backend in BACKENDS)
+    ours, theirs = (decode(path, backend=backend, short_side=2000)[0].image for backend in BACKENDS)
     assert ours.shape == theirs.shape
     assert np.abs(ours.astype(int) - theirs).mean() < 3
     small, their_small = (decode(path, backend=backend)[0].image for backend in BACKENDS)

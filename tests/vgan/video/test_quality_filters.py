@@ -65,7 +65,7 @@ def test_strain_increases_toward_the_bound():
 
 
 def test_gates_unknown_reason_is_refused():
-    with pytest.raises(ValueError, match=r"gates\.off.*too_blue"):
+    with pytest.raises(ValueError, match=r"filters\.disabled.*too_blue"):
         FilterConfig(disabled=["too_blue"])
 
 
