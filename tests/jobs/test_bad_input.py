@@ -332,7 +332,7 @@ def test_evaluate_out_of_bounds_names_key_and_value(
 def test_evaluate_needs_clips_and_something_to_judge_that_fits_them(
     refused: Refused, checkpoint: Path, dataset: Path, tmp_path: Path
 ) -> None:
-    assert "give checkpoint= or samples=" in refused(evaluate, f"data={dataset}")
+    assert "give checkpoint= or sample_datasets=" in refused(evaluate, f"data={dataset}")
     assert "data= is required" in refused(evaluate, f"checkpoint={checkpoint}")
     assert "python -m jobs.prepare" in refused(evaluate, f"data={tmp_path}/nowhere", f"checkpoint={checkpoint}")
     larger = replace(MODEL, num_frames=32)
