@@ -1,4 +1,4 @@
-"""Scene dynamics: video to steady clips, and the networks that learn from them.
+"""Scene dynamics: stabilized clips from video, and the networks that are trained on them.
 
 model = vgan.load("out/runs/gan/step_00001000_a1b2c3")
 clips = model.sample(16, seed=0)
@@ -16,7 +16,7 @@ __all__ = ["GeneratedClips", "Model", "load", "save"]
 
 
 def __getattr__(name: str) -> Any:
-    """What is exported, imported when first used: with torch that takes seconds, and decoders start without it."""
+    """Import an exported name on first use: importing torch takes seconds, and decoder processes start without it."""
     if name in __all__:
         return getattr(import_module("vgan.models.pretrained"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

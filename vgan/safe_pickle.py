@@ -10,25 +10,28 @@ import numpy as np
 
 from vgan.errors import InputError
 
-_ARRAYS = {  # all that an array needs of a pickle
+_ARRAYS = {  # the only names that a pickle of arrays refers to
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-    ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],  # as NumPy 2 calls it
+    ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],  # name in NumPy 2
 }
 
 
 def read_arrays(content: bytes) -> Any:
-    """A pickle of NumPy arrays in plain containers, of which nothing else is ever built or called.
+    """Unpickle NumPy arrays in built-in containers; no other object is constructed or called.
 
     Raises:
-        InputError: it asks for anything but what arrays are made of.
+        InputError: the pickle refers to anything except the constructors of arrays.
     """
     return _ArrayUnpickler(io.BytesIO(content)).load()
 
 
 class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickler that allows only the constructors of NumPy arrays."""
+
     def find_class(self, module: str, name: str) -> Any:
+        """Return an allowed constructor, or raise InputError."""
         if (module, name) not in _ARRAYS:
-            raise InputError(f"a file of arrays must not ask for {module}.{name}; it is not what it should be")
+            raise InputError(f"a pickle of arrays must not refer to {module}.{name}: the file is not the expected one")
         return _ARRAYS[module, name]

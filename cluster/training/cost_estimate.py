@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from vgan.errors import InputError
-from vgan.models import make_networks
 from vgan.models.config import ModelConfig
+from vgan.models.factory import make_networks
 from vgan.training.config import ObjectiveConfig
 from vgan.training.gan_step import StepRandomness, train_step
 

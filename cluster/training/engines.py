@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from vgan.models import make_networks
 from vgan.models.config import ModelConfig
+from vgan.models.factory import make_networks
 from vgan.models.layers import use_channels_last
 from vgan.training.config import ObjectiveConfig
 from vgan.training.engine import WeightedEngine, make_optimizer

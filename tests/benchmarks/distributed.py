@@ -41,8 +41,8 @@ from cluster.training.deepspeed_ops import configure_deepspeed
 from cluster.training.engines import Engines, make_engines
 from cluster.training.job import WorkerJob
 from cluster.training.worker import all_finite, write_checkpoint
-from vgan.models import make_networks
 from vgan.models.config import ModelConfig
+from vgan.models.factory import make_networks
 from vgan.records import Clip, ClipScores
 from vgan.training.ema import update_ema
 from vgan.training.engine import LocalEngine, make_optimizer

@@ -29,8 +29,9 @@ from vgan.metrics.frechet import frechet_distance, protocol_name
 from vgan.metrics.i3d import I3D, features, load_i3d
 from vgan.metrics.motion import diversity, mask_motion_correlation, motion
 from vgan.metrics.nearest_neighbors import block_means, is_memorized, nearest_neighbors
-from vgan.models import gaussian_mixture, make_networks
+from vgan.models import gaussian_mixture
 from vgan.models.config import ModelConfig
+from vgan.models.factory import make_networks
 from vgan.models.pretrained import GeneratedClips, Model
 from vgan.presets import PRESETS
 from vgan.records import Clip

@@ -24,8 +24,8 @@ from cluster.dataset.manifest import Manifest, Shard
 from cluster.dataset.shards import clip_row, clip_schema, shard_bytes
 from cluster.prepare.packing import write_shard
 from vgan.allocator import keep_freed_memory
-from vgan.models import make_networks
 from vgan.models.config import ModelConfig
+from vgan.models.factory import make_networks
 from vgan.records import Clip, ClipScores
 from vgan.synthetic import draw_clip
 from vgan.training.config import ObjectiveConfig

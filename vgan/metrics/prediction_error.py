@@ -1,7 +1,8 @@
-"""How far predicted futures are from what happened, beside two guesses that know nothing (paper section 3.4).
+"""Pixel errors of predicted futures, compared with two trivial predictions (paper section 3.4).
 
-A model that must beat neither "nothing moves" nor "what moves on average moves" has learned nothing of the future.
-Errors over pixels favour blur: a plausible future that did not happen is punished, so they are a floor, not a ranking.
+A model that beats neither the static prediction (`copied`) nor the mean change (`mean_future`) has learned nothing
+about the future. Pixel errors favor blur, because a plausible future that did not happen counts as an error: they are
+a minimum requirement, not a ranking of models.
 """
 
 from __future__ import annotations
@@ -14,64 +15,75 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ForecastErrors:
-    """Mean squared error over pixels and colours, of values in [0, 1], by frame after the first: (T - 1,) float64."""
+    """Mean squared errors of predicted clips per frame, without the first frame, for pixel values in [0, 1]."""
 
-    by_frame: np.ndarray
+    by_frame: np.ndarray  # (T - 1,) float64, mean over clips, pixels and channels
     num_clips: int
 
     @property
     def mean(self) -> float:
-        """Over all frames but the first, which was given."""
+        """Mean squared error over all frames except the first, which is the input of the model."""
         return float(self.by_frame.mean())
 
     @property
     def psnr_db(self) -> float:
-        """Peak signal-to-noise ratio of the mean error, decibels; infinite for a perfect prediction."""
+        """Peak signal-to-noise ratio of the mean squared error, decibels; infinite for a perfect prediction."""
         return float("inf") if self.mean == 0 else float(-10 * np.log10(self.mean))
 
 
 def forecast_errors(truth: np.ndarray, predicted: np.ndarray) -> ForecastErrors:
-    """Errors of predicted clips against true ones, (N, T, H, W, 3) uint8 each.
+    """Compute the errors of predicted clips against the true ones, both (N, T, H, W, 3) uint8.
 
     Raises:
-        ValueError: their shapes differ, or there is no clip.
+        ValueError: the shapes differ, or there are no clips.
     """
     if truth.shape != predicted.shape or not len(truth):
-        raise ValueError(f"predictions must have the shape of the truth, got {predicted.shape} and {truth.shape}")
+        shapes = f"{predicted.shape} and {truth.shape}"
+        raise ValueError(f"predictions and true clips must have the same shape and N above 0, got {shapes}")
     total = np.zeros(truth.shape[1] - 1)
-    for real, drawn in zip(truth, predicted, strict=True):
-        difference = (real[1:].astype(np.float32) - drawn[1:]) / 255
+    for real, prediction in zip(truth, predicted, strict=True):
+        difference = (real[1:].astype(np.float32) - prediction[1:]) / 255
         total += np.square(difference).mean(axis=(1, 2, 3), dtype=np.float64)
     return ForecastErrors(total / len(truth), len(truth))
 
 
 def copy_first_frame(truth: np.ndarray) -> np.ndarray:
-    """The guess that nothing moves: every clip's first frame throughout, (N, T, H, W, 3) uint8."""
+    """Return the static prediction: the first frame of each clip repeated, (N, T, H, W, 3) uint8."""
     return np.broadcast_to(truth[:, :1], truth.shape)
 
 
 def mean_change_prediction(clips: Iterable[np.ndarray]) -> np.ndarray:
-    """What clips (T, H, W, 3) uint8 have changed since their first frame, on average: (T, H, W, 3) float32, 0..255."""
+    """Average the difference of each frame from the first frame over clips.
+
+    Args:
+        clips: (T, H, W, 3) uint8 each.
+
+    Returns:
+        (T, H, W, 3) float32, -255..255.
+
+    Raises:
+        ValueError: there are no clips.
+    """
     total, num_clips = np.zeros(()), 0
     for clip in clips:
         total = total + (clip.astype(np.float32) - clip[0])
         num_clips += 1
     if not num_clips:
-        raise ValueError("a mean change needs at least one clip")
+        raise ValueError("mean_change needs at least one clip, got none")
     return (total / num_clips).astype(np.float32)
 
 
 def mean_future(truth: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """The guess that the mean change happens: first frames plus `change` (T, H, W, 3), as (N, T, H, W, 3) uint8."""
+    """Return the mean-change prediction (N, T, H, W, 3) uint8: each clip's first frame plus `change` (T, H, W, 3)."""
     return np.stack([np.clip(np.rint(clip[0] + change), 0, 255).astype(np.uint8) for clip in truth])
 
 
 def error_table(errors: Mapping[str, ForecastErrors]) -> str:
-    """A line a guess: mean squared error times 1000 over all frames and at some, and decibels."""
+    """Format errors as a text table, one row per prediction: mean squared error x1000, PSNR, errors of some frames."""
     length = len(next(iter(errors.values())).by_frame)
-    shown = sorted({min(length, t) for t in (1, 4, 8, 16, length)})
-    lines = [f"{'':<14}{'MSE x1000':>10}{'PSNR dB':>9}" + "".join(f"{f'frame {t + 1}':>10}" for t in shown)]
-    for name, found in errors.items():
-        cells = "".join(f"{1000 * found.by_frame[t - 1]:>10.2f}" for t in shown)
-        lines.append(f"{name:<14}{1000 * found.mean:>10.2f}{found.psnr_db:>9.2f}{cells}")
+    frames = sorted({min(length, t) for t in (1, 4, 8, 16, length)})
+    lines = [f"{'':<14}{'MSE x1000':>10}{'PSNR dB':>9}" + "".join(f"{f'frame {t + 1}':>10}" for t in frames)]
+    for name, error in errors.items():
+        cells = "".join(f"{1000 * error.by_frame[t - 1]:>10.2f}" for t in frames)
+        lines.append(f"{name:<14}{1000 * error.mean:>10.2f}{error.psnr_db:>9.2f}{cells}")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
-"""Which real clips stand for a dataset: drawn evenly over classes and videos, by a seed.
+"""Seeded selection of reference clips of a dataset, balanced over classes and videos.
 
-The first N of a sorted list are what several published distances were measured against: of UCF101's names the first
-2,048 show 16 of the 101 classes. Drawing windows evenly gives long videos more than their share.
+Several published distances use the first N clips of a sorted list as reference: the first 2,048 videos of UCF101
+contain 16 of the 101 classes. Uniform sampling of windows over-represents long videos.
 """
 
 from __future__ import annotations
@@ -13,27 +13,34 @@ import numpy as np
 
 
 def balanced_order(classes: Sequence[Hashable], sources: Sequence[Hashable], seed: int) -> np.ndarray:
-    """An order (N,) int64 of N clips of which every beginning is spread evenly over classes, and in each over videos.
+    """Order N clips so that every prefix is balanced over classes, and within each class over videos.
 
-    Classes take turns, and so do the videos of a class; which clip of a video is drawn by the seed. Larger sets hold
-    the smaller ones.
+    Classes alternate, and so do the videos of a class; the seed determines the clip of a video. A larger selection
+    contains the smaller ones.
 
     Args:
-        classes: of each clip; all the same (or None) where there are no labels.
-        sources: the video of each clip.
+        classes: class of each clip; all equal (or None) without labels.
+        sources: video of each clip.
+        seed: seed of the random order.
+
+    Returns:
+        Indices of the clips, (N,) int64.
+
+    Raises:
+        ValueError: the two sequences differ in length.
     """
     if len(classes) != len(sources):
-        raise ValueError(f"classes and sources must be of the same clips, got {len(classes)} and {len(sources)}")
+        raise ValueError(f"classes and sources must have the same length, got {len(classes)} and {len(sources)}")
     order = np.random.default_rng(seed).permutation(len(sources))
-    for keys in (sources, classes):  # the last sort weighs most
-        order = order[np.argsort(_turns([keys[i] for i in order]), kind="stable")]
+    for keys in (sources, classes):  # the last sort has the highest priority
+        order = order[np.argsort(_occurrence_indices([keys[i] for i in order]), kind="stable")]
     return order
 
 
-def _turns(keys: Sequence[Hashable]) -> list[int]:
-    """How many equal keys came before each."""
-    seen, turns = Counter[Hashable](), []
+def _occurrence_indices(keys: Sequence[Hashable]) -> list[int]:
+    """Return for each key the number of equal keys before it."""
+    counts, indices = Counter[Hashable](), []
     for key in keys:
-        turns.append(seen[key])
-        seen[key] += 1
-    return turns
+        indices.append(counts[key])
+        counts[key] += 1
+    return indices

@@ -1,4 +1,4 @@
-"""The baseline's autoencoder: a discriminator that ends in a code, and the two-stream generator (paper section 3.2)."""
+"""Autoencoder of the baseline (paper section 3.2)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from vgan.models.layers import WIDTHS, encoder_stack, initialize
 
 
 class Autoencoder(nn.Module):
-    """Clips to codes and back. The encoder has 12,663,588 parameters at base 64, the decoder is the two-stream G."""
+    """Encoder of clips to codes, and decoder of codes to clips (paper section 3.2).
+
+    The encoder is the trunk of the discriminator with a last layer that outputs the code of length Z; it has 12,663,588
+    parameters at base 64. The decoder is the two-stream generator.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -21,9 +25,9 @@ class Autoencoder(nn.Module):
         self.encoder.apply(initialize)
 
     def forward(self, video: Tensor) -> GeneratorOutput:
-        """Redraw clips (B, 3, T, H, W) in [-1, 1] from their codes."""
+        """Reconstruct clips (B, 3, T, H, W) in [-1, 1] from their codes."""
         return self.decoder(self.encode(video))
 
     def encode(self, video: Tensor) -> Tensor:
-        """Codes (B, Z) of clips (B, 3, T, H, W) in [-1, 1]."""
+        """Encode clips (B, 3, T, H, W) in [-1, 1] as codes (B, Z)."""
         return self.encoder(video).flatten(1)

@@ -1,4 +1,4 @@
-"""The discriminator's trunk with a K-way softmax head (paper section 3.3)."""
+"""Classifier with the trunk of the discriminator and a K-way softmax head (paper section 3.3)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from vgan.models.layers import DISCRIMINATOR_BN_EPS, remove_spectral_norm
 
 
 class Classifier(nn.Module):
-    """Clips to class logits: trunk, dropout of whole channels, one convolution over what is left.
+    """Classifier of clips: trunk, channel dropout, one convolution over the last map (paper section 3.3).
 
-    The head keeps PyTorch's default initialization, as the original's new layer kept Torch's: N(0, 0.01) is for
-    the networks of the GAN. 12,679,973 parameters at base 64 with 101 classes.
+    The head has PyTorch's default initialization, as the new layer of the published code has Torch's; N(0, 0.01) is
+    used for the networks of the GAN only. 12,679,973 parameters at base 64 with 101 classes.
     """
 
     def __init__(self, config: ModelConfig, num_classes: int, dropout: float) -> None:
@@ -25,16 +25,17 @@ class Classifier(nn.Module):
         self.head = nn.Conv3d((16 if config.wide else 8) * config.base_width, num_classes, config.code_shape)
 
     def forward(self, video: Tensor) -> Tensor:
-        """Logits (B, K) of clips (B, 3, T, H, W) in [-1, 1]."""
+        """Compute the logits (B, K) of clips (B, 3, T, H, W) in [-1, 1]."""
         return self.head(self.dropout(self.trunk(video))).flatten(1)
 
     def settle(self) -> None:
-        """Make a spectrally normalized trunk, once its weights are loaded, one that fine-tunes well.
+        """Replace spectral normalization of the trunk by batch normalization, after its weights are loaded.
 
-        Its weights are held back and it has no batch norm, both for the game between G and D. Here they become plain
-        weights, and a fresh batch norm follows every convolution but the first, as in the paper's trunk. On four
-        classes of UCF101 (78 clips to train on, 50 steps, mean of 2 seeds) a trunk trained by preset=stable then
-        reaches 67, 85 and 92 % at 1/8, 1/2 and all of the labels; with the norms left out, 60, 72 and 82 %.
+        Spectral normalization constrains the weights, and such a trunk has no batch norm, both for adversarial
+        training. For fine-tuning the weights become ordinary parameters, and a new batch norm follows every convolution
+        except the first, as in the paper's trunk. On four classes of UCF101 (78 training clips, 50 steps, mean of 2
+        seeds) a trunk trained with preset=stable reaches 67, 85 and 92 % at 1/8, 1/2 and all of the labels; without the
+        batch norms 60, 72 and 82 %. A trunk without spectral normalization is not changed.
         """
         if not remove_spectral_norm(self):
             return

@@ -1,4 +1,4 @@
-"""The discriminator: the generator's foreground stream in reverse (paper section 2.3)."""
+"""Discriminator: the reverse of the generator's foreground stream (paper section 2.3)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from torch import Tensor, nn
 from vgan.models.config import ModelConfig
 from vgan.models.layers import WIDTHS, apply_spectral_norm, encoder_stack, initialize
 
-REAL, FAKE = 0, 1  # positions of the two logits
+REAL, FAKE = 0, 1  # indices of the two logits
 
 
 class Discriminator(nn.Module):
-    """Clips to two logits, real and fake. 11,057,858 parameters at base 64; the trunk alone is what transfer keeps."""
+    """Classifier of clips as real or generated, with two logits (paper section 2.3).
+
+    11,057,858 parameters at base 64. The trunk without the head is used for transfer (section 3.3).
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -24,5 +27,5 @@ class Discriminator(nn.Module):
             apply_spectral_norm(self)
 
     def forward(self, video: Tensor) -> Tensor:
-        """Logits (B, 2) of clips (B, 3, T, H, W) in [-1, 1]."""
+        """Compute the logits (B, 2), at REAL and FAKE, of clips (B, 3, T, H, W) in [-1, 1]."""
         return self.head(self.trunk(video)).flatten(1)  # trunk: (B, 8 base, T/16, H/16, W/16)

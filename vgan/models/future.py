@@ -1,4 +1,4 @@
-"""Future generation: the two-stream generator fed by an image in place of noise (paper section 3.4)."""
+"""Future generation: two-stream generators whose input is an image in place of noise (paper section 3.4)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from vgan.models.layers import WIDTHS, decoder_stack, encoder_stack, initialize,
 
 
 class FutureGenerator(nn.Module):
-    """An image to the clip that begins with it, as the paper describes it: five convolutions encode the image into the
-    latent code, from which the two-stream generator draws. The discriminator stays as it is."""
+    """Generator of the clip that starts with an image, as described in the paper (section 3.4).
+
+    Five convolutions encode the image as the latent code, the input of the two-stream generator. The discriminator is
+    unchanged.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -22,15 +25,17 @@ class FutureGenerator(nn.Module):
         self.encoder.apply(initialize)
 
     def forward(self, image: Tensor) -> GeneratorOutput:
-        """Draw the future of images (B, 3, H, W) in [-1, 1]."""
+        """Generate clips from their first frames (B, 3, H, W) in [-1, 1]."""
         z = self.encoder(image).flatten(1)  # (B, Z)
         return self.generator(z)
 
 
 class WideFutureGenerator(nn.Module):
-    """An image to the clip that begins with it, as the published code does it: four convolutions encode the image into
-    a map, not a code, and every layer is twice as wide. 68,216,455 parameters at base 64, of which the encoder has
-    11,021,696."""
+    """Generator of the clip that starts with an image, as in the published code (main_conditional.lua).
+
+    Four convolutions encode the image as a feature map, not a code, and every layer is twice as wide as in the paper.
+    68,216,455 parameters at base 64, of which the encoder has 11,021,696.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -45,7 +50,7 @@ class WideFutureGenerator(nn.Module):
         self.apply(initialize)
 
     def forward(self, image: Tensor) -> GeneratorOutput:
-        """Draw the future of images (B, 3, H, W) in [-1, 1]."""
+        """Generate clips from their first frames (B, 3, H, W) in [-1, 1]."""
         code = self.encoder(image)  # (B, 16 base, H/16, W/16)
         x = self.trunk(to_channels_last(self.stem(code[:, :, None])))  # (B, 2 base, T/2, H/2, W/2)
         foreground, mask = self.heads(x)  # (B, 3, T, H, W), (B, 1, T, H, W)

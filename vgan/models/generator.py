@@ -1,5 +1,4 @@
-"""The generators: two streams, moving foreground and static background with the mask between them; or one stream
-(paper section 2.2)."""
+"""One-stream and two-stream generators (paper section 2.2)."""
 
 from __future__ import annotations
 
@@ -24,26 +23,26 @@ from vgan.models.layers import (
 
 
 class GeneratorOutput(NamedTuple):
-    """What a generator draws and what it drew it from. All in [-1, 1] but the mask in [0, 1].
+    """Output of a generator: the video, and the streams that it is composed of (paper equation 2).
 
-    A one-stream generator draws the video alone; the other three are then None.
+    Values are in [-1, 1], those of the mask in [0, 1]. A one-stream generator has only the video, the rest is None.
     """
 
     video: Tensor  # (B, 3, T, H, W), the composite
     foreground: Tensor | None  # (B, 3, T, H, W)
     mask: Tensor | None  # (B, 1, T, H, W)
-    background: Tensor | None  # (B, 3, 1, H, W), the same for every t
+    background: Tensor | None  # (B, 3, 1, H, W), replicated over time
 
 
 class Heads(nn.Module):
-    """Foreground and mask from the trunk's last map: two output layers, computed as one convolution."""
+    """Output layers of foreground and mask, computed as one convolution of the trunk's last map."""
 
     def __init__(self, cin: int, upsample: str) -> None:
         super().__init__()
         self.rgb, self.mask = upsample_layer(3, cin, 3, upsample), upsample_layer(3, cin, 1, upsample)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Foreground (B, 3, T, H, W) in [-1, 1] and mask (B, 1, T, H, W) in [0, 1] of x (B, C, T/2, H/2, W/2)."""
+        """Compute foreground (B, 3, T, H, W) and mask (B, 1, T, H, W) from the last map x (B, C, T/2, H/2, W/2)."""
         weight = torch.cat([doubling_kernel(self.rgb), doubling_kernel(self.mask)], 1)
         bias = torch.cat([self.rgb.bias, self.mask.bias])  # type: ignore[list-item]
         both = (
@@ -51,13 +50,13 @@ class Heads(nn.Module):
             if under_autocast(x)
             else F.conv_transpose3d(x, weight, bias, 2, 1)
         )
-        # Channel by channel in memory: what follows is elementwise, and slow on three of four interleaved channels.
+        # Contiguous channels: the elementwise operations that follow are slow on three of four interleaved channels.
         rgb, mask = both.contiguous().split([3, 1], 1)
         return torch.tanh(rgb), torch.sigmoid(mask)
 
 
 class OneStreamGenerator(nn.Module):
-    """The foreground stream alone, without a mask. 12,663,619 parameters at base 64 (paper section 2.2)."""
+    """Foreground stream without a mask (paper section 2.2). 12,663,619 parameters at base 64."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -68,16 +67,16 @@ class OneStreamGenerator(nn.Module):
         self.apply(initialize)
 
     def forward(self, z: Tensor) -> GeneratorOutput:
-        """Draw clips from noise z (B, Z)."""
+        """Generate clips from noise z (B, Z)."""
         x = self.trunk(to_channels_last(self.stem(z[:, :, None, None, None])))  # (B, base, T/2, H/2, W/2)
         return GeneratorOutput(torch.tanh(self.rgb(x)), None, None, None)
 
 
 class TwoStreamGenerator(nn.Module):
-    """G(z) = m(z) * f(z) + (1 - m(z)) * b(z), paper equation 2, with one z for both streams.
+    """Two-stream generator G(z) = m(z) * f(z) + (1 - m(z)) * b(z), paper equation 2, with the same z for both streams.
 
-    At base 64, 32 frames and 64 pixels it is the published layer table: 16,245,383 parameters. Other lengths and
-    sizes change only the first kernel, which is (T/16, H/16, W/16).
+    At base 64, 32 frames and 64 pixels the layers are those of the published code, with 16,245,383 parameters. Other
+    lengths and sizes change only the first kernel, which is (T/16, H/16, W/16).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -95,7 +94,7 @@ class TwoStreamGenerator(nn.Module):
         self.apply(initialize)
 
     def forward(self, z: Tensor) -> GeneratorOutput:
-        """Draw clips from noise z (B, Z)."""
+        """Generate clips from noise z (B, Z)."""
         x = self.trunk(to_channels_last(self.stem(z[:, :, None, None, None])))  # (B, base, T/2, H/2, W/2)
         foreground, mask = self.heads(x)  # (B, 3, T, H, W), (B, 1, T, H, W)
         background = self.background(z[:, :, None, None])[:, :, None]  # (B, 3, 1, H, W)
@@ -103,5 +102,11 @@ class TwoStreamGenerator(nn.Module):
 
 
 def composite(foreground: Tensor, mask: Tensor, background: Tensor) -> GeneratorOutput:
-    """Equation 2: the background (B, 3, 1, H, W), replicated over time, seen where the mask is 0."""
+    """Compose the video m * f + (1 - m) * b (paper equation 2).
+
+    Args:
+        foreground: f, (B, 3, T, H, W) in [-1, 1].
+        mask: m, (B, 1, T, H, W) in [0, 1]; the background is visible where it is 0.
+        background: b, (B, 3, 1, H, W) in [-1, 1], replicated over time.
+    """
     return GeneratorOutput(background + mask * (foreground - background), foreground, mask, background)

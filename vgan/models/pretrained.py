@@ -1,11 +1,12 @@
-"""Models as files: any trained network in two lines, without unpickling a thing.
+"""Files of trained models: loading, saving and generating clips. Nothing is unpickled.
 
-    <folder>/model.json             the networks' settings, under the key "model"
-             generator.safetensors  and discriminator.safetensors, where there is one
-             mixture.safetensors    of an autoencoder, what its codes are sampled from (vgan/models/gaussian_mixture.py)
+    <folder>/model.json                 settings of the networks, under the key "model"
+             generator.safetensors      weights of the generator
+             discriminator.safetensors  weights of the discriminator, if the model has one
+             mixture.safetensors        autoencoder: distribution of codes (vgan/models/gaussian_mixture.py)
 
-A checkpoint of training is read as well: state.json in place of model.json, its tensors in weights/, and among them
-generator_ema, the moving average, which is preferred. So are the published code's .t7 files (vgan/models/torch7.py).
+Training checkpoints are read as well: state.json in place of model.json, and tensors in weights/, among them
+generator_ema, the moving average, which is preferred. So are .t7 files of the published code (vgan/models/torch7.py).
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from vgan.errors import InputError
-from vgan.models import gaussian_mixture, make_networks
+from vgan.models import gaussian_mixture
 from vgan.models.config import ModelConfig
+from vgan.models.factory import make_networks
 from vgan.models.gaussian_mixture import LatentMixture
 from vgan.models.generator import GeneratorOutput
 from vgan.renamed_keys import upgrade
@@ -34,11 +36,11 @@ from vgan.video.registration import IDENTITY
 from vgan.video.stabilize import downscale, render
 
 MODEL, STATE, WEIGHTS, MIXTURE = "model.json", "state.json", "weights", "mixture.safetensors"
-BATCH = 16  # clips drawn at once: 1 GB at base 64
+BATCH = 16  # clips per forward pass: 1 GB at base 64
 
 
 class GeneratedClips(NamedTuple):
-    """Drawn clips as files and eyes want them; one-stream models draw the video alone, the rest is then None."""
+    """Generated clips as pixel values; all streams except the video are None for one-stream models."""
 
     video: np.ndarray  # (N, T, H, W, 3) uint8
     foreground: np.ndarray | None  # (N, T, H, W, 3) uint8
@@ -48,107 +50,106 @@ class GeneratedClips(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """Trained networks in eval mode. What is drawn is a pure function of them and of what is given."""
+    """Trained networks in eval mode. The generated clips are a pure function of the weights and the input."""
 
     config: ModelConfig
     generator: nn.Module | None
     discriminator: nn.Module | None = None
-    mixture: LatentMixture | None = None  # of an autoencoder
+    mixture: LatentMixture | None = None  # distribution of the codes of an autoencoder
 
     def sample(self, num: int, seed: int = 0) -> GeneratedClips:
-        """Draw `num` clips from noise, an autoencoder's from its mixture.
+        """Generate `num` clips from noise (paper section 2.2), or from the mixture of an autoencoder (section 3.2).
 
         Raises:
-            InputError: a future model, an autoencoder without a mixture, no generator, or num below 1.
+            InputError: the model is a future model, is an autoencoder without a mixture or has no generator, or num
+                is below 1.
         """
         return self.decode(self.codes(num, seed))
 
     def codes(self, num: int, seed: int = 0) -> np.ndarray:
-        """What `sample` draws from: codes (num, Z) float32, noise or of an autoencoder's mixture.
+        """Sample the codes (num, Z) float32 that `sample` decodes: normal noise, or from an autoencoder's mixture.
 
         Raises:
-            InputError: an autoencoder without a mixture, or num below 1.
+            InputError: the model is an autoencoder without a mixture, or num is below 1.
         """
         if num < 1:
             raise InputError(f"num must be at least 1, got {num}")
         if self.config.architecture == "autoencoder":
             if self.mixture is None:
                 raise InputError(
-                    "an autoencoder draws from a mixture: fit one to its codes "
+                    "the autoencoder has no mixture to sample from: fit one to its codes "
                     "(vgan.models.gaussian_mixture.fit_mixture)"
                 )
             return gaussian_mixture.sample(self.mixture, num, seed)
         return torch.randn(num, self.config.z_size, generator=torch.Generator().manual_seed(seed)).numpy()
 
     def decode(self, codes: np.ndarray) -> GeneratedClips:
-        """Draw clips from codes (N, Z) float32: noise, or what `encode` gave.
+        """Generate clips from codes (N, Z) float32: noise, or the result of `encode`.
 
         Raises:
-            InputError: codes of another shape, a future model, or no generator.
+            InputError: the codes have another shape or type, it is a future model, or it has no generator.
         """
         if self.config.architecture == "future":
-            raise InputError("a future model draws from images: use predict")
-        _check("codes", codes, np.float32, (self.config.z_size,))
+            raise InputError("a future model generates clips from images: use predict")
+        _check_array("codes", codes, np.float32, (self.config.z_size,))
         G = self._generator()
-        return _draw(
+        return _generate(
             G.get_submodule("decoder") if self.config.architecture == "autoencoder" else G, torch.tensor(codes)
         )
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
-        """Codes (N, Z) float32 of clips (N, T, H, W, 3) uint8, by an autoencoder.
+        """Encode clips (N, T, H, W, 3) uint8 as codes (N, Z) float32 by an autoencoder (paper section 3.2).
 
         Raises:
-            InputError: clips of another shape, or not an autoencoder.
+            InputError: the clips have another shape or type, or the model is not an autoencoder.
         """
         if self.config.architecture != "autoencoder":
-            raise InputError(f"only an autoencoder encodes, and this model has architecture={self.config.architecture}")
+            raise InputError(f"only an autoencoder encodes clips, not a {self.config.architecture} model")
         size = self.config.size
-        _check("frames", frames, np.uint8, (self.config.num_frames, size, size, 3))
+        _check_array("frames", frames, np.uint8, (self.config.num_frames, size, size, 3))
         A: Any = self._generator()
         with torch.no_grad():
             codes = [A.encode(normalize_clips(part.to(_device(A)))) for part in torch.tensor(frames).split(BATCH)]
         return torch.cat(codes).float().cpu().numpy()
 
     def predict(self, images: np.ndarray) -> GeneratedClips:
-        """Draw the future of images (N, H, W, 3) uint8 of any size, by a future model.
+        """Generate the future of images (N, H, W, 3) uint8 of any size by a future model (paper section 3.4).
 
-        As clips are when they are prepared, images are reduced (or enlarged) by their short side and cropped to the
-        square in their centre.
+        Images are resized by their short side and cropped to the center square, like the clips of a dataset.
 
         Raises:
-            InputError: images of another shape or type, another kind of model, or no generator.
+            InputError: the images have another shape or type, the model is of another kind, or it has no generator.
         """
         if self.config.architecture != "future":
-            raise InputError(
-                f"only a future model predicts, and this one has architecture={self.config.architecture}: use sample"
-            )
+            raise InputError(f"only a future model predicts, not a {self.config.architecture} model: use sample")
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
             raise InputError(f"images must be (N, H, W, 3) uint8, got {images.shape} {images.dtype}")
         size = self.config.size
-        working = downscale(images, max(StabilizeConfig().size, size))
-        squares, _ = render(working, np.tile(IDENTITY, (len(images), 1, 1)), size)
-        return _draw(self._generator(), normalize_clips(torch.from_numpy(squares)[:, None])[:, :, 0])
+        resized = downscale(images, max(StabilizeConfig().size, size))
+        squares, _ = render(resized, np.tile(IDENTITY, (len(images), 1, 1)), size)
+        return _generate(self._generator(), normalize_clips(torch.from_numpy(squares)[:, None])[:, :, 0])
 
     def _generator(self) -> nn.Module:
+        """Return the generator, or raise InputError if the weights have none."""
         if self.generator is None:
-            raise InputError("there is no generator among these weights, only a discriminator")
+            raise InputError("the model has no generator weights, only a discriminator: give a model with a generator")
         return self.generator
 
 
 def load(path: str | Path, *, ema: bool = True, device: torch.device | str = "cpu") -> Model:
-    """A ready model from a local checkpoint (step_*), an exported folder, or a .t7 file of the published code.
+    """Load a model from a local checkpoint (step_*), an exported folder, or a .t7 file of the published code.
 
     Args:
-        path: of the folder or file.
-        ema: take the generator's moving average where there is one.
-        device: where the networks shall run.
+        path: path of the folder or file.
+        ema: load the moving average of the generator if there is one.
+        device: device of the networks, e.g. cpu or cuda.
 
     Raises:
-        InputError: nothing of the kind there, or weights that do not fit the settings beside them.
+        InputError: the path has no model, or the weights do not match the settings.
     """
     path = Path(path)
     if path.suffix == ".t7":
-        from vgan.models.torch7 import read_networks  # its reader is needed for such files alone
+        from vgan.models.torch7 import read_networks  # imported here because only .t7 files need its reader
 
         config, networks = read_networks(path)
         model = Model(config, networks.get("generator"), networks.get("discriminator"))
@@ -161,48 +162,48 @@ def load(path: str | Path, *, ema: bool = True, device: torch.device | str = "cp
 
 
 def load_model_from(read: Callable[[str], bytes], origin: str, *, ema: bool = True) -> Model:
-    """A ready model from a folder, wherever that is.
+    """Load a model from a folder on any storage.
 
     Args:
-        read: gives the bytes of a file by its path in the folder; raises FileNotFoundError or NotADirectoryError.
-        origin: the folder's name for people.
-        ema: take the generator's moving average where there is one.
+        read: returns the bytes of a file by its path in the folder, or raises FileNotFoundError or NotADirectoryError.
+        origin: path or URL of the folder, for error messages.
+        ema: load the moving average of the generator if there is one.
 
     Raises:
-        InputError: as `load`.
+        InputError: the folder has no model, or the weights do not match the settings.
     """
 
-    def find(name: str) -> bytes | None:
+    def read_optional(name: str) -> bytes | None:
         try:
             return read(name)
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    exported = find(MODEL)
-    settings, below = (find(STATE), f"{WEIGHTS}/") if exported is None else (exported, "")
+    exported = read_optional(MODEL)
+    settings, prefix = (read_optional(STATE), f"{WEIGHTS}/") if exported is None else (exported, "")
     if settings is None:
         raise InputError(f"no model at {origin!r}: give a step_* folder of a run, an exported folder or a .t7 file")
     config = _read_config(settings, origin)
     networks: dict[str, nn.Module] = {}
     for name, network in make_networks(config).items():
         for stored in [f"{name}_ema", name] if ema else [name]:
-            path = f"{below}{stored}.safetensors"
-            data = find(path)
+            path = f"{prefix}{stored}.safetensors"
+            data = read_optional(path)
             if data is not None:
                 load_into(network, read_tensors(data, f"{origin}/{path}"), f"{origin}/{path}")
                 networks[name] = network.eval()
                 break
     if not networks:
-        raise InputError(f"no weights at {origin!r}: {below}generator.safetensors is missing")
-    kept = find(MIXTURE)
-    mixture = None if kept is None else gaussian_mixture.read_mixture(kept, f"{origin}/{MIXTURE}")
+        raise InputError(f"no weights at {origin!r}: {prefix}generator.safetensors is missing")
+    mixture_data = read_optional(MIXTURE)
+    mixture = None if mixture_data is None else gaussian_mixture.read_mixture(mixture_data, f"{origin}/{MIXTURE}")
     return Model(config, networks.get("generator"), networks.get("discriminator"), mixture)
 
 
 def save(
     folder: str | Path, config: ModelConfig, networks: Mapping[str, nn.Module], mixture: LatentMixture | None = None
 ) -> None:
-    """Export networks by name (generator, discriminator) into a local folder, for `load`."""
+    """Export networks by name (generator, discriminator), and a mixture, into a local folder that `load` reads."""
     folder = Path(folder)
     write_weights(folder, networks)
     if mixture is not None:
@@ -214,7 +215,7 @@ def save(
 
 
 def write_weights(folder: Path, networks: Mapping[str, nn.Module]) -> None:
-    """Write <name>.safetensors for each network into a local folder."""
+    """Write <name>.safetensors for each network into a local folder, which is created if it does not exist."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, network in networks.items():
         tensors = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
@@ -222,70 +223,73 @@ def write_weights(folder: Path, networks: Mapping[str, nn.Module]) -> None:
 
 
 def read_tensors(data: bytes, origin: str) -> dict[str, Tensor]:
-    """Tensors by name out of a safetensors file's bytes.
+    """Read tensors by name from the bytes of a safetensors file.
 
     Raises:
-        InputError: it is none.
+        InputError: the bytes are not a safetensors file.
     """
     try:
         return safetensors.torch.load(data)
-    except safetensors.SafetensorError as fault:
-        raise InputError(f"cannot read weights from {origin!r}: {fault}") from fault
+    except safetensors.SafetensorError as error:
+        raise InputError(f"cannot read weights from {origin!r}: {error}") from error
 
 
 def load_into(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
-    """Copy tensors into a network, whose state dict they must equal in names and shapes.
+    """Copy tensors into a network; their names and shapes must be those of its state dict.
 
     Raises:
-        InputError: they do not; names the first one that differs.
+        InputError: a name or shape differs; the message names the first one.
     """
-    wanted = {k: v.shape for k, v in network.state_dict().items()}
-    found = {k: v.shape for k, v in tensors.items()}
-    if wanted != found:
-        odd = next(k for k in sorted(wanted.keys() | found.keys()) if wanted.get(k) != found.get(k))
+    expected = {k: v.shape for k, v in network.state_dict().items()}
+    stored = {k: v.shape for k, v in tensors.items()}
+    if expected != stored:
+        name = next(k for k in sorted(expected.keys() | stored.keys()) if expected.get(k) != stored.get(k))
         raise InputError(
             f"{origin!r} does not fit the network: "
-            f"{odd} is {_shape(found.get(odd))} in the file, {_shape(wanted.get(odd))} here"
+            f"{name} is {_shape_text(stored.get(name))} in the file, {_shape_text(expected.get(name))} in the network"
         )
     network.load_state_dict(tensors)
 
 
 def model_config_from(values: Mapping[str, Any], origin: str) -> ModelConfig:
-    """The networks' settings as they were stored at `origin`.
+    """Create the settings of the networks from the values stored at `origin`.
 
     Raises:
-        InputError: an unknown one, or one out of bounds.
+        InputError: a setting is unknown or out of bounds.
     """
     try:
         return ModelConfig(**upgrade(dict(values), "model."))
-    except (TypeError, ValueError) as fault:
-        raise InputError(f"{origin!r} describes a model that this version cannot make: {fault}") from fault
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{origin!r} describes a model that this version cannot create: {error}") from error
 
 
 def _read_config(data: bytes, origin: str) -> ModelConfig:
+    """Read the settings of the networks from the bytes of model.json or state.json."""
     try:
         values = json.loads(data)["model"]
-    except (ValueError, KeyError, TypeError) as fault:
-        raise InputError(f"{origin!r} does not describe a model: {fault}") from fault
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{origin!r} does not describe a model: {error}") from error
     return model_config_from(values, origin)
 
 
-def _shape(shape: torch.Size | None) -> str:
+def _shape_text(shape: torch.Size | None) -> str:
+    """Format a shape for an error message."""
     return "missing" if shape is None else "x".join(map(str, shape)) or "a scalar"
 
 
-# ---- drawing -----------------------------------------------------------------------------------------------------
+# ---- generation --------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def _draw(network: nn.Module, given: Tensor) -> GeneratedClips:
-    """What a network in eval mode draws from `given` (N, ...), float32."""
-    parts = [_to_clips(network(batch.to(_device(network)))) for batch in given.split(BATCH)]
-    joined: list[Any] = [None if part[0] is None else np.concatenate(part) for part in zip(*parts, strict=True)]
-    return GeneratedClips(*joined)
+def _generate(network: nn.Module, inputs: Tensor) -> GeneratedClips:
+    """Generate clips by a network in eval mode from inputs (N, ...) float32, BATCH at a time."""
+    parts = [_to_clips(network(batch.to(_device(network)))) for batch in inputs.split(BATCH)]
+    streams: list[Any] = [None if arrays[0] is None else np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+    return GeneratedClips(*streams)
 
 
 def _to_clips(streams: GeneratorOutput) -> GeneratedClips:
+    """Convert the output of a generator to pixel values."""
     video, foreground, mask, background = streams
     pixels: list[Any] = [
         None if stream is None else denormalize_clips(stream).cpu().numpy()
@@ -296,10 +300,12 @@ def _to_clips(streams: GeneratorOutput) -> GeneratedClips:
 
 
 def _device(network: nn.Module) -> torch.device:
+    """Return the device of a network's parameters."""
     return next(network.parameters()).device
 
 
-def _check(name: str, array: np.ndarray, dtype: type, shape: tuple[int, ...]) -> None:
+def _check_array(name: str, array: np.ndarray, dtype: type, shape: tuple[int, ...]) -> None:
+    """Raise InputError unless `array` is (N, *shape) of that dtype, N above 0."""
     if array.dtype != dtype or array.shape[1:] != shape or not len(array):
-        wanted = ", ".join(map(str, ("N", *shape)))
-        raise InputError(f"{name} must be ({wanted}) {np.dtype(dtype)}, got {array.shape} {array.dtype}")
+        expected = ", ".join(map(str, ("N", *shape)))
+        raise InputError(f"{name} must be ({expected}) {np.dtype(dtype)}, got {array.shape} {array.dtype}")

@@ -7,22 +7,24 @@ from torch import nn
 
 
 def ema_decay_at(decay: float, step: int) -> float:
-    """The moving average's decay at a step, counted from 1: smaller at first, so that the start is soon forgotten.
+    """Return the decay of the moving average at a step, counted from 1.
 
-    As https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage has it.
+    It starts lower, so that the initial weights lose their influence early. Formula:
+    https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage
     """
     return min(decay, (1 + step) / (10 + step))
 
 
 @torch.no_grad()
 def update_ema(average: nn.Module, module: nn.Module, decay: float) -> None:
-    """Move an exponential moving average of a network one step.
+    """Update an exponential moving average of a network, in place.
 
-    Batch norm's statistics are averaged too: those of the network itself are not the average's. Counters are copied.
+    The running statistics of batch norm are averaged as well, because those of the network do not fit the averaged
+    weights. Integer buffers (counters) are copied.
     """
-    slow, fast = ([*net.parameters(), *net.buffers()] for net in (average, module))
-    for kept, current in zip(slow, fast, strict=True):
-        if kept.is_floating_point():
-            kept.lerp_(current.to(kept.dtype), 1 - decay)
+    average_tensors, module_tensors = ([*net.parameters(), *net.buffers()] for net in (average, module))
+    for target, current in zip(average_tensors, module_tensors, strict=True):
+        if target.is_floating_point():
+            target.lerp_(current.to(target.dtype), 1 - decay)
         else:
-            kept.copy_(current)
+            target.copy_(current)

@@ -1,10 +1,10 @@
-"""One step of training, in terms of engines (paper sections 2.4, 3.2 and 3.4).
+"""One training step of the GAN, the future model and the autoencoder (paper sections 2.4, 3.2 and 3.4).
 
-An engine holds one network and its optimizer. The pair of updates below is the only one that is exact under every
-way DeepSpeed shards optimizer state: D sums its two losses before its one backward pass, because a second backward
-pass overwrites the reduced gradient of the first; G's gradient passes through a D whose parameters are frozen,
-because it would otherwise be added to D's next step. Both faults are silent;
-tests/cluster/training/test_engines.py pins this.
+An engine holds one network and its optimizer. The updates of D and G below are exact under every ZeRO stage of
+DeepSpeed: D sums its two losses before its one backward pass, because a second backward pass overwrites the reduced
+gradient of the first; G's gradient passes through a D whose parameters are frozen, because it would otherwise be added
+to the gradient of D's next step. Neither mistake raises an error; tests/cluster/training/test_engines.py checks for
+both.
 """
 
 from __future__ import annotations
@@ -36,33 +36,34 @@ from vgan.training.losses import (
 
 @dataclass(frozen=True)
 class StepRandomness:
-    """All that is random in one step: a pure function of seed and step, the same however many workers share it."""
+    """All random numbers of one step: a pure function of seed and step, independent of the number of workers."""
 
-    z: Tensor  # (B, Z) normal
-    mirrored: Tensor  # (B,) bool
-    augment_real: Tensor  # (B, NUM_DRAWS) uniform
-    augment_fake: Tensor  # (B, NUM_DRAWS) uniform
+    z: Tensor  # (B, Z) standard normal
+    mirrored: Tensor  # (B,) bool, true for clips that are flipped horizontally
+    augment_real: Tensor  # (B, NUM_DRAWS) uniform in [0, 1)
+    augment_fake: Tensor  # (B, NUM_DRAWS) uniform in [0, 1)
 
     @classmethod
     def of_step(cls, seed: int, step: int, batch_size: int, z_size: int) -> StepRandomness:
-        """The draws of a whole global batch."""
-        g = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        z = torch.randn(batch_size, z_size, generator=g)
-        mirrored = torch.rand(batch_size, generator=g) < 0.5
-        real, fake = (torch.rand(batch_size, NUM_DRAWS, generator=g) for _ in range(2))
+        """Draw the random numbers of a global batch."""
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        z = torch.randn(batch_size, z_size, generator=generator)
+        mirrored = torch.rand(batch_size, generator=generator) < 0.5
+        real, fake = (torch.rand(batch_size, NUM_DRAWS, generator=generator) for _ in range(2))
         return cls(z, mirrored, real, fake)
 
     def share(self, rank: int, world_size: int, device: torch.device | str = "cpu") -> StepRandomness:
-        """A rank's share; the first ones hold a clip more where the batch does not divide."""
+        """Return the part of one rank; if the batch is not divisible, the first ranks get one clip more."""
         parts = (
-            t.tensor_split(world_size)[rank] for t in (self.z, self.mirrored, self.augment_real, self.augment_fake)
+            tensor.tensor_split(world_size)[rank]
+            for tensor in (self.z, self.mirrored, self.augment_real, self.augment_fake)
         )
         return StepRandomness(*(part.to(device) for part in parts))
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did: scalars by metric name, detached, and the clips it drew, for whoever wants to look."""
+    """Result of one training step: detached scalars by metric name, and the generated clips."""
 
     metrics: dict[str, Tensor]
     streams: GeneratorOutput
@@ -76,15 +77,19 @@ def train_step(
     objective: ObjectiveConfig,
     pieces: int = 1,
 ) -> StepResult:
-    """One step of every network of `vgan.models.make_networks` on real clips (B, 3, T, H, W) in [-1, 1].
+    """Train every network of `vgan.models.factory.make_networks` for one step (paper section 2.4, equations 1 and 3).
 
-    D's step comes first, then G's against the updated D; one pass of G serves both, as in the published code.
+    D is updated first, then G against the updated D; both use one forward pass of G, as in the published code.
 
     Args:
-        pieces: the batch is taken in so many, one after the other, whose gradients are averaged before a step, so that
-            only one needs memory at a time. Each has batch statistics of its own, and its own clips to match; G draws
-            each twice, once for D, whose step has to come first, and again for itself, so that its running statistics
-            move twice as well. Engines must have been made for as many.
+        engines: engine by network name, created for the same number of pieces.
+        real: real clips (B, 3, T, H, W) in [-1, 1].
+        draws: random numbers of the B clips.
+        model: settings of the networks.
+        objective: settings of the losses.
+        pieces: gradient accumulation steps per batch, to reduce memory. Each piece has its own batch statistics and its
+            own real clips for `match_loss`. With more than one piece G generates each piece twice, once for the update
+            of D, which has to come first, and once for its own, so its running statistics are updated twice as well.
     """
     if objective.horizontal_flip:
         real = horizontal_flip(real, draws.mirrored)
@@ -94,38 +99,44 @@ def train_step(
         by_name = engines if pieces == 1 else {name: WeightedEngine(engine, weight) for name, engine in engines.items()}
         shares.append((by_name, clips, draws.share(i, pieces, real.device)))
     if model.architecture == "autoencoder":
-        return _merge_microbatches([update_autoencoder(by_name["generator"], clips) for by_name, clips, _ in shares])
-    firsts = []
+        return _merge_pieces([update_autoencoder(by_name["generator"], clips) for by_name, clips, _ in shares])
+    discriminator_results = []
     for by_name, clips, share in shares:
         with torch.set_grad_enabled(pieces == 1):
-            streams, seen = _generate(by_name["generator"], clips, share, model, objective)
-        shown = augment(clips, share.augment_real, objective.augment)
-        metrics = update_discriminator(by_name["discriminator"], shown, seen.detach(), objective)
-        firsts.append((metrics, (streams, seen) if pieces == 1 else None))
-    # The published future model has no prior on its mask; an anchored one is not the published code's anyway.
+            streams, fake = _generate(by_name["generator"], clips, share, model, objective)
+        augmented = augment(clips, share.augment_real, objective.augment)
+        metrics = update_discriminator(by_name["discriminator"], augmented, fake.detach(), objective)
+        discriminator_results.append((metrics, (streams, fake) if pieces == 1 else None))
+    # The published code has no mask prior in the future model (main_conditional.lua). It has no mask target at all, so
+    # a target enables the prior in that model too.
     mask_weight = 0.0 if model.wide and not objective.mask_target else objective.mask_weight
     steps = []
-    for (by_name, clips, share), (metrics, drawn) in zip(shares, firsts, strict=True):
+    for (by_name, clips, share), (metrics, generated) in zip(shares, discriminator_results, strict=True):
         G, D = by_name["generator"], by_name["discriminator"]
-        streams, seen = drawn or _generate(G, clips, share, model, objective)
-        image, near = (clips[:, :, 0], None) if model.architecture == "future" else (None, clips)
-        metrics |= update_generator(G, D, streams, seen, objective, mask_weight=mask_weight, image=image, real=near)
+        streams, fake = generated or _generate(G, clips, share, model, objective)
+        image, matched = (clips[:, :, 0], None) if model.architecture == "future" else (None, clips)
+        metrics |= update_generator(G, D, streams, fake, objective, mask_weight=mask_weight, image=image, real=matched)
         steps.append(StepResult(metrics, streams))
-    return _merge_microbatches(steps)
+    return _merge_pieces(steps)
 
 
 def _generate(
     G: Engine, real: Tensor, draws: StepRandomness, model: ModelConfig, objective: ObjectiveConfig
 ) -> tuple[GeneratorOutput, Tensor]:
-    """What G draws, and the clips among it as D sees them: augmented once, though D sees them twice."""
+    """Generate clips from noise or first frames, and augment them once for the updates of both D and G.
+
+    Returns:
+        The streams of G, and the augmented clips (B, 3, T, H, W) that D gets.
+    """
     streams: GeneratorOutput = G.module(real[:, :, 0] if model.architecture == "future" else draws.z)
     return streams, augment(streams.video, draws.augment_fake, objective.augment)
 
 
-def _merge_microbatches(steps: list[StepResult]) -> StepResult:
-    """The pieces of a step as one: clips put together, metrics averaged over clips.
+def _merge_pieces(steps: list[StepResult]) -> StepResult:
+    """Merge the results of the pieces of a step: concatenate clips, average metrics over clips.
 
-    A piece's gradient is counted by its share already: the sum of norms is the mean norm of the pieces' gradients.
+    The gradient of a piece is already weighted by its number of clips: the sum of the norms is the mean norm of the
+    gradients of the pieces.
     """
     if len(steps) == 1:
         return steps[0]
@@ -139,15 +150,26 @@ def _merge_microbatches(steps: list[StepResult]) -> StepResult:
     }
     video = torch.cat([step.streams.video.detach() for step in steps])
     others = [
-        None if part[0] is None else torch.cat([clips.detach() for clips in part])
-        for part in zip(*(step.streams[1:] for step in steps), strict=True)
+        None if parts[0] is None else torch.cat([clips.detach() for clips in parts])
+        for parts in zip(*(step.streams[1:] for step in steps), strict=True)
     ]
     return StepResult(metrics, GeneratorOutput(video, *others))
 
 
 def update_discriminator(D: Engine, real: Tensor, fake: Tensor, objective: ObjectiveConfig) -> dict[str, Tensor]:
-    """One step of D on real and drawn clips (B, 3, T, H, W) as it sees them: separate passes keep batch statistics
-    apart."""
+    """Update D once on real and generated clips (paper section 2.1, equation 1).
+
+    Two forward passes keep the batch statistics of real and generated clips separate, as in the published code.
+
+    Args:
+        D: engine of the discriminator.
+        real: real clips (B, 3, T, H, W) in [-1, 1], augmented.
+        fake: generated clips (B, 3, T, H, W) in [-1, 1], augmented and detached.
+        objective: settings of the losses.
+
+    Returns:
+        Detached scalars by metric name.
+    """
     real = real.detach().requires_grad_(objective.r1_weight > 0)
     real_logits, fake_logits = D.module(real), D.module(fake)
     loss = discriminator_loss(real_logits, fake_logits, objective.loss)
@@ -164,7 +186,7 @@ def update_discriminator(D: Engine, real: Tensor, fake: Tensor, objective: Objec
         "discriminator/accuracy_real": (real_margin > 0).float().mean(),
         "discriminator/accuracy_fake": (fake_margin <= 0).float().mean(),
         "discriminator/margin": real_margin.mean() - fake_margin.mean(),
-        "gradient/discriminator": _norm(squares),
+        "gradient/discriminator": _total_norm(squares),
     }
 
 
@@ -179,12 +201,20 @@ def update_generator(
     image: Tensor | None = None,
     real: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """One step of G on the clips it drew; D is not changed.
+    """Update G once on its generated clips, with D frozen (paper sections 2.1, 2.2 and 3.4).
 
     Args:
-        seen: the drawn clips (B, 3, T, H, W) as D sees them, with their graph.
-        image: (B, 3, H, W), what the clips should begin with.
-        real: (B, 3, T, H, W), what some of the clips should be near to.
+        G: engine of the generator.
+        D: engine of the discriminator, whose parameters get no gradient.
+        streams: output of G, with its graph.
+        seen: the clips of `streams` as D gets them, (B, 3, T, H, W), augmented, with their graph.
+        objective: settings of the losses.
+        mask_weight: weight of the mask prior (paper section 2.2); 0 disables it.
+        image: first frames (B, 3, H, W) in [-1, 1] for the first-frame loss (equation 3); None disables it.
+        real: real clips (B, 3, T, H, W) in [-1, 1] for `match_loss`; None disables it.
+
+    Returns:
+        Detached scalars by metric name.
     """
     metrics: dict[str, Tensor] = {}
     with freeze_parameters(D.module):
@@ -193,36 +223,36 @@ def update_generator(
         if streams.mask is not None and mask_weight:
             loss = loss + mask_weight * mask_prior(streams.mask, objective.mask_target)
         if real is not None and objective.nearest_match_weight:
-            near = nearest_match_loss(real, streams.video)
-            loss = loss + objective.nearest_match_weight * near
-            metrics["loss/match"] = near.detach()
+            match = nearest_match_loss(real, streams.video)
+            loss = loss + objective.nearest_match_weight * match
+            metrics["loss/match"] = match.detach()
         if image is not None:
-            start = frame_loss(image, streams.video, objective.first_frame_loss)
-            loss = loss + objective.first_frame_weight * start
-            metrics["loss/first_frame"] = start.detach()
+            first_frame = frame_loss(image, streams.video, objective.first_frame_loss)
+            loss = loss + objective.first_frame_weight * first_frame
+            metrics["loss/first_frame"] = first_frame.detach()
             if objective.background_weight and streams.background is not None:
-                still = frame_loss(image, streams.background, objective.first_frame_loss)
-                loss = loss + objective.background_weight * still
-                metrics["loss/background"] = still.detach()
+                background = frame_loss(image, streams.background, objective.first_frame_loss)
+                loss = loss + objective.background_weight * background
+                metrics["loss/background"] = background.detach()
         with gradient_norm(G.module) as squares:
             G.backward(loss)
     G.step()
-    return metrics | {"gradient/generator": _norm(squares)}
+    return metrics | {"gradient/generator": _total_norm(squares)}
 
 
 def update_autoencoder(A: Engine, real: Tensor) -> StepResult:
-    """One step of the baseline's autoencoder on clips (B, 3, T, H, W) in [-1, 1]."""
+    """Update the baseline's autoencoder once on clips (B, 3, T, H, W) in [-1, 1] (paper section 3.2)."""
     streams: GeneratorOutput = A.module(real)
     loss = reconstruction_loss(real, streams.video)
     with gradient_norm(A.module) as squares:
         A.backward(loss)
     A.step()
-    return StepResult({"loss/reconstruction": loss.detach(), "gradient/generator": _norm(squares)}, streams)
+    return StepResult({"loss/reconstruction": loss.detach(), "gradient/generator": _total_norm(squares)}, streams)
 
 
 @contextmanager
 def freeze_parameters(module: nn.Module) -> Iterator[None]:
-    """Let gradients pass through a network without reaching its parameters."""
+    """Disable the gradients of a network's parameters; gradients still pass through it to its input."""
     module.requires_grad_(False)
     try:
         yield
@@ -232,8 +262,10 @@ def freeze_parameters(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def gradient_norm(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect each parameter's squared gradient norm during a backward pass: this process's own gradients, before any
-    engine reduces, shards or clears them."""
+    """Collect the squared gradient norm of each parameter during a backward pass.
+
+    They are the norms of the local gradients of this process, before an engine reduces, shards or clears them.
+    """
     squares: list[Tensor] = []
 
     def collect(gradient: Tensor) -> None:
@@ -247,5 +279,6 @@ def gradient_norm(module: nn.Module) -> Iterator[list[Tensor]]:
             hook.remove()
 
 
-def _norm(squares: list[Tensor]) -> Tensor:
+def _total_norm(squares: list[Tensor]) -> Tensor:
+    """Return the norm of all gradients from the squared norms of the parameters' gradients."""
     return torch.stack(squares).sum().sqrt()

@@ -76,9 +76,9 @@ def test_weights_come_back_bit_for_bit_with_their_buffers(write: Write) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"base_width": 4}, r"background\.0\.0\.bias is 16 in the file, 32 here"),
-        ({"z_size": 6}, r"background\.0\.0\.weight is 5x16x2x2 in the file, 6x16x2x2 here"),
-        ({"num_frames": 32}, r"stem\.0\.weight is 5x16x1x2x2 in the file, 5x16x2x2x2 here"),
+        ({"base_width": 4}, r"background\.0\.0\.bias is 16 in the file, 32 in the network"),
+        ({"z_size": 6}, r"background\.0\.0\.weight is 5x16x2x2 in the file, 6x16x2x2 in the network"),
+        ({"num_frames": 32}, r"stem\.0\.weight is 5x16x1x2x2 in the file, 5x16x2x2x2 in the network"),
     ],
 )
 def test_load_weights_of_another_shape_names_tensor_and_shapes(
@@ -93,7 +93,7 @@ def test_load_weights_of_another_shape_names_tensor_and_shapes(
 
 
 def test_load_weights_of_another_network_names_the_tensor_that_is_missing(write: Write) -> None:
-    with pytest.raises(InputError, match=r"(head|background)\S+ is missing in the file|missing here"):
+    with pytest.raises(InputError, match=r"(head|background)\S+ is missing in the file|missing in the network"):
         load_weights(open_checkpoint(str(write())), "generator", Discriminator(MODEL))
 
 
@@ -361,5 +361,5 @@ def test_open_checkpoint_of_settings_this_version_does_not_know_is_bad_input(wri
     state = read_json(str(folder / "state.json"))
     state["model"]["depth"] = 9
     write_json(str(folder / "state.json"), state)
-    with pytest.raises(InputError, match=r"cannot make: .*depth"):
+    with pytest.raises(InputError, match=r"cannot create: .*depth"):
         open_checkpoint(str(folder))

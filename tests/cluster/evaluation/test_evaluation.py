@@ -24,8 +24,9 @@ from cluster.observability.tracking_config import TrackingConfig
 from cluster.reports.model_card import model_card
 from vgan.errors import InputError
 from vgan.metrics.nearest_neighbors import block_means, normalize_blocks
-from vgan.models import make_networks, pretrained
+from vgan.models import pretrained
 from vgan.models.config import ModelConfig
+from vgan.models.factory import make_networks
 
 MODEL = ModelConfig(base_width=2, z_size=5, num_frames=16, size=32, discriminator_norm="spectral")  # does not pickle
 
@@ -196,7 +197,7 @@ class TestOnRay:
     [
         ({"num_clips": 1000}, "num_clips=1000 clips"),
         ({"num_frames": 32}, "num_frames=32 exceeds the 16"),
-        ({"reference": "my clips"}, "reference is named in letters"),
+        ({"reference": "my clips"}, "reference must consist of letters"),
         ({"extractor": "/nowhere/i3d"}, "no file of I3D weights"),
         ({"checkpoint": ["/nowhere"]}, "no checkpoint at"),
     ],

@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cluster.training.cost_estimate import ResourceEstimate, check_memory, estimate_resources, measure_matmul_flops
 from vgan.errors import InputError
-from vgan.models import make_networks
 from vgan.models.config import ModelConfig
+from vgan.models.factory import make_networks
 from vgan.training.config import ObjectiveConfig
 from vgan.training.engine import LocalEngine, make_optimizer
 from vgan.training.gan_step import StepRandomness, train_step

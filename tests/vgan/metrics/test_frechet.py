@@ -1,4 +1,4 @@
-"""Distances of features against closed forms, slow references and their own statistics."""
+"""Distances of features, compared with closed forms, slow reference implementations and resampling."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def rng() -> np.random.Generator:
 
 
 def sample(rng, num, mean, covariance):
-    """`num` features whose own mean and unbiased covariance are exactly the given ones."""
+    """Return `num` features with exactly this sample mean and unbiased sample covariance."""
     x = rng.normal(size=(num, len(mean)))
     x -= x.mean(0)
     white = x @ np.linalg.inv(np.linalg.cholesky(np.cov(x, rowvar=False))).T
@@ -118,7 +118,7 @@ def test_kernel_interval_holds_the_mean_distance_of_new_sets(rng):
 
 def test_frechet_bias_is_about_what_equal_distributions_show(rng):
     pairs = [rng.normal(size=(2, 400, 8)) for _ in range(20)]
-    shown = np.mean([frechet_distance(*pair) for pair in pairs])  # 0 at infinite numbers
+    shown = np.mean([frechet_distance(*pair) for pair in pairs])  # 0 for infinitely many clips
     assert np.mean([frechet_bias(*pair, seed=0) for pair in pairs]) == pytest.approx(shown, rel=0.15)
 
 

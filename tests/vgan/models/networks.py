@@ -1,4 +1,4 @@
-"""Every network of the paper by name, and what each of them is fed."""
+"""Networks of the paper by name, and inputs for each of them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def count(network: nn.Module) -> int:
 
 
 def clips(config: ModelConfig, num: int = 2) -> Tensor:
-    """Noise (num, 3, T, H, W) in [-1, 1), the same every time."""
+    """Return clips (num, 3, T, H, W) of reproducible noise in [-1, 1)."""
     shape = (num, 3, config.num_frames, config.size, config.size)
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def given(config: ModelConfig, num: int = 2) -> Tensor:
-    """What a generator of that kind draws from: noise, images or clips."""
+    """Return inputs for a generator of that kind: noise, images or clips."""
     if config.architecture == "autoencoder":
         return clips(config, num)
     if config.architecture == "future":
@@ -39,7 +39,7 @@ def given(config: ModelConfig, num: int = 2) -> Tensor:
 
 
 def assert_shapes(streams: GeneratorOutput, config: ModelConfig, num: int = 2) -> None:
-    """The composite, and of every generator but the one-stream one its parts."""
+    """Check the shapes of the video and, except for the one-stream generator, of the streams."""
     length, side = config.num_frames, config.size
     assert streams.video.shape == (num, 3, length, side, side)
     if config.architecture == "one_stream":
@@ -51,7 +51,7 @@ def assert_shapes(streams: GeneratorOutput, config: ModelConfig, num: int = 2) -
 
 
 def lively(network: nn.Module) -> nn.Module:
-    """Weights large enough that every layer's output, and so every mistake, is visible."""
+    """Set weights large enough that every layer, and therefore every mistake, affects the output."""
     for parameter in network.parameters():
         nn.init.normal_(parameter, 0.0, 0.3)
     return network

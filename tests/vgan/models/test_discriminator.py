@@ -1,6 +1,6 @@
-"""The discriminator and the classifier on its trunk: their values against the layer table written out by hand.
+"""Outputs of the discriminator and the classifier, compared with the layer table written out by hand.
 
-Their structure is test_layer_tables.py's.
+test_layer_tables.py tests their structure.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def test_classifier_is_a_linear_head_on_the_discriminators_trunk() -> None:
 def test_classifier_drops_whole_channels_while_it_trains() -> None:
     network = Classifier(TINY, 4, 0.5)
     network.trunk = nn.Identity()
-    network.head = nn.Flatten()  # what the dropout gives is the output
-    seen = network.train()(torch.ones(8, 16, 1, 2, 2)).reshape(8, 16, 4)
-    assert {float(v) for v in seen.unique()} == {0.0, 2.0}
-    assert (seen.amin(2) == seen.amax(2)).all()
+    network.head = nn.Flatten()  # the output is that of the dropout
+    output = network.train()(torch.ones(8, 16, 1, 2, 2)).reshape(8, 16, 4)
+    assert {float(v) for v in output.unique()} == {0.0, 2.0}
+    assert (output.amin(2) == output.amax(2)).all()
 
 
 @torch.no_grad()
@@ -100,8 +100,8 @@ def test_settle_gives_a_spectral_trunk_the_layers_of_the_papers() -> None:
     acting = [layer.weight.detach().clone() for layer in spectral.eval().modules() if isinstance(layer, nn.Conv3d)]
     spectral.settle()
     assert {k: v.shape for k, v in spectral.state_dict().items()} == {k: v.shape for k, v in plain.state_dict().items()}
-    kept = [layer.weight for layer in spectral.modules() if isinstance(layer, nn.Conv3d)]
-    assert all(torch.equal(a, b) for a, b in zip(acting, kept, strict=True))
+    fixed = [layer.weight for layer in spectral.modules() if isinstance(layer, nn.Conv3d)]
+    assert all(torch.equal(a, b) for a, b in zip(acting, fixed, strict=True))
     assert spectral(clips(SPECTRAL)).shape == (2, 4)
 
 

@@ -1,6 +1,6 @@
-"""The networks that start from pictures: both future generators and the autoencoder (paper sections 3.2 and 3.4).
+"""Data flow of both future generators and the autoencoder (paper sections 3.2 and 3.4).
 
-Their structure is test_layer_tables.py's; here is what flows where.
+test_layer_tables.py tests their structure.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import torch
 from networks import GENERATORS, clips, lively
 from torch import nn
 
-from vgan.models import make_generator
 from vgan.models.config import ModelConfig
 from vgan.models.discriminator import Discriminator
+from vgan.models.factory import make_generator
 
 
 def make(name: str, **more: int) -> tuple[ModelConfig, nn.Module]:
@@ -54,7 +54,7 @@ def test_future_generators_see_the_whole_image_in_every_stream(name: str) -> Non
     streams = G(image)
     for stream in streams:
         (gradient,) = torch.autograd.grad((stream * torch.randn_like(stream)).sum(), image, retain_graph=True)
-        assert (gradient != 0).flatten(1).float().mean(1).min() > 0.9  # a ReLU may be closed here and there
+        assert (gradient != 0).flatten(1).float().mean(1).min() > 0.9  # some ReLUs may be inactive
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The mixture finds what codes are made of, draws codes like them, and survives being written down."""
+"""Gaussian mixture over codes: fit, samples and files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHARES = np.array([0.5, 0.3, 0.2])
 
 @pytest.fixture(scope="module")
 def codes() -> np.ndarray:
-    """2,000 codes of three clusters, each with its own spread."""
+    """Return 2,000 codes of three clusters, each with its own standard deviation."""
     rng = np.random.default_rng(0)
     cluster = rng.choice(3, 2000, p=SHARES)
     noise = rng.standard_normal((2000, 3)) * np.array([0.2, 0.5, 1.0])[cluster, None]
@@ -40,8 +40,10 @@ def test_samples_are_distributed_as_the_codes_were(codes: np.ndarray) -> None:
     cluster = nearest(drawn)
     np.testing.assert_allclose(np.bincount(cluster) / 20_000, SHARES, atol=0.03)
     for number, spread in enumerate((0.2, 0.5, 1.0)):
-        found = (drawn[cluster == number] - CENTRES[number]).std()
-        assert spread * 0.9 < found < np.hypot(spread, 0.5) * 1.1  # a tenth of all codes' spread, 5, is kept at least
+        result = (drawn[cluster == number] - CENTRES[number]).std()
+        assert (
+            spread * 0.9 < result < np.hypot(spread, 0.5) * 1.1
+        )  # the minimum is a tenth of the deviation of all codes, 5
 
 
 def test_one_gaussian_keeps_how_dimensions_go_together() -> None:
@@ -77,8 +79,8 @@ def test_codes_that_are_all_the_same_are_drawn_again() -> None:
 
 def test_mixture_comes_back_from_its_bytes(codes: np.ndarray) -> None:
     mixture = fit_mixture(codes, components=3)
-    found = read_mixture(mixture_bytes(mixture), "mixture.safetensors")
-    assert np.array_equal(sample(found, 9, seed=2), sample(mixture, 9, seed=2))
+    result = read_mixture(mixture_bytes(mixture), "mixture.safetensors")
+    assert np.array_equal(sample(result, 9, seed=2), sample(mixture, 9, seed=2))
 
 
 def test_bytes_that_hold_no_mixture_are_bad_input() -> None:

@@ -1,5 +1,7 @@
-"""The generators: their values against the layer table written out by hand, and what keeps the streams together
-(paper section 2.2, published code). Their structure is test_layer_tables.py's."""
+"""Outputs and streams of the generators, compared with the layer table written out by hand.
+
+Paper section 2.2 and published code; test_layer_tables.py tests their structure.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ import torch.nn.functional as F
 from networks import GENERATORS, given, lively
 from torch import Tensor, nn
 
-from vgan.models import make_generator
 from vgan.models.config import ModelConfig
+from vgan.models.factory import make_generator
 from vgan.models.generator import Heads, OneStreamGenerator, TwoStreamGenerator
 from vgan.models.layers import upsample_layer
 
@@ -26,7 +28,7 @@ def make(config: ModelConfig = TINY, seed: int = 0) -> TwoStreamGenerator:
 def test_generator_composite_is_mask_times_foreground_over_one_background_frame() -> None:
     streams = lively(make())(torch.randn(3, 5))
     m, f, b = (getattr(streams, name).double().numpy() for name in ("mask", "foreground", "background"))
-    assert m.std() > 0.05  # neither stream has the picture to itself
+    assert m.std() > 0.05  # both streams contribute
     for t in range(16):
         for colour in range(3):
             expected = m[:, 0, t] * f[:, colour, t] + (1 - m[:, 0, t]) * b[:, colour, 0]

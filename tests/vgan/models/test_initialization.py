@@ -1,4 +1,4 @@
-"""What the networks' weights look like before the first step (paper section 2.4, published code)."""
+"""Initial weights of the networks (paper section 2.4, published code)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from networks import GENERATORS
 from torch import Tensor, nn
 
-from vgan.models import make_generator
 from vgan.models.classifier import Classifier
 from vgan.models.config import ModelConfig
 from vgan.models.discriminator import Discriminator
+from vgan.models.factory import make_generator
 
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
@@ -22,7 +22,7 @@ def config(name: str, **more: str) -> ModelConfig:
     return ModelConfig(**GENERATORS[name], base_width=16, **more)
 
 
-# Network, how many convolutions it has, and how many batch norms of eps 1e-5 (generators) and 1e-3 (D, encoders).
+# Network, number of convolutions, and numbers of batch norms of eps 1e-5 (generators) and 1e-3 (D, encoders).
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int, int]] = {
     "two_stream": (lambda: make_generator(config("two_stream")), 11, 8, 0),
     "two_stream that resizes": (lambda: make_generator(config("two_stream", upsample="resize")), 11, 8, 0),
@@ -46,12 +46,12 @@ def layers(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[nn.Mo
 
 
 def weight(layer: nn.Module) -> Tensor:
-    """What the optimizer moves: with spectral norm the weights before they are divided."""
+    """Return the trained weights; with spectral normalization those before the division."""
     return dict(layer.named_parameters()).get("parametrizations.weight.original", layer.weight)
 
 
 def assert_normal(sample: Tensor, mean: float, std: float) -> None:
-    """Mean and spread within five standard errors, and no tail that a normal distribution does not have."""
+    """Check mean and deviation within five standard errors, and the maximum that a normal distribution has."""
     sample = sample.detach()
     n = sample.numel()
     assert abs(float(sample.mean()) - mean) < 5 * std / n**0.5
@@ -61,20 +61,20 @@ def assert_normal(sample: Tensor, mean: float, std: float) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_network_convolutions_start_small_and_with_biases_of_zero(name: str) -> None:
-    found = layers(make(name), CONVOLUTIONS)
-    assert len(found) == NETWORKS[name][1]
-    for layer in found:
+    result = layers(make(name), CONVOLUTIONS)
+    assert len(result) == NETWORKS[name][1]
+    for layer in result:
         assert_normal(weight(layer), 0.0, 0.01)
         assert (layer.bias == 0).all()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_network_batch_norms_start_near_one_with_the_published_eps(name: str) -> None:
-    found = layers(make(name), NORMS)
+    result = layers(make(name), NORMS)
     counts = NETWORKS[name][2:]
-    assert [sum(norm.eps == eps for norm in found) for eps in (1e-5, 1e-3)] == list(counts)
-    assert len(found) == sum(counts)
-    for norm in found:
+    assert [sum(norm.eps == eps for norm in result) for eps in (1e-5, 1e-3)] == list(counts)
+    assert len(result) == sum(counts)
+    for norm in result:
         assert_normal(norm.weight, 1.0, 0.02)
         assert (norm.bias == 0).all()
         assert norm.momentum == 0.1

@@ -1,8 +1,8 @@
-"""Every network at the paper's size against the layer tables of paper and published code.
+"""Every network at the paper's size, compared with the layer tables of paper and published code.
 
-What is compared is what a forward pass computes, layer by layer, on torch's meta device, where nothing is computed:
-the operation (FC is a fractionally-strided convolution), channels in and out, kernel, stride, padding, what follows
-(batch norm with its eps, activation with its slope), and the sides of the output. Without a bias a row would say so.
+Each layer of a forward pass is compared, on torch's meta device, where nothing is computed: the operation (FC is a
+fractionally-strided convolution), input and output channels, kernel, stride, padding, the layers after it (batch norm
+with its eps, activation with its slope), and the sides of the output. A row notes a missing bias.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from networks import GENERATORS, count
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from vgan.models import make_generator
 from vgan.models.classifier import Classifier
 from vgan.models.config import ModelConfig
 from vgan.models.discriminator import Discriminator
+from vgan.models.factory import make_generator
 from vgan.models.layers import ResizeConv2d, ResizeConv3d
 
 FOREGROUND = """
@@ -96,7 +96,7 @@ PARAMETERS = [
     ("two_stream", "heads.mask", 4_097),
     ("two_stream", "background", 3_577_667),
     ("one_stream", "", 12_663_619),
-    ("future", "", 19_823_019),  # no published figure: the next, and the two-stream generator
+    ("future", "", 19_823_019),  # not published: the sum of the next and the two-stream generator
     ("future", "encoder", 3_577_636),  # 3,136 + 131,456 + 525,056 + 2,098,688 + 819,300, its five layers
     ("wide_future", "", 68_216_455),
     ("wide_future", "encoder", 11_021_696),
@@ -112,7 +112,7 @@ CONVOLUTIONS = {"conv2d": "Conv2d", "conv3d": "Conv3d", "conv_transpose2d": "FC2
 
 
 def make(name: str, **more: Any) -> nn.Module:
-    """A network at the paper's size, without memory for its weights."""
+    """Create a network at the paper's size on the meta device, without memory for its weights."""
     with torch.device("meta"):
         if name in GENERATORS:
             return make_generator(ModelConfig(**GENERATORS[name], **more))
@@ -123,7 +123,7 @@ def make(name: str, **more: Any) -> nn.Module:
 
 
 class Recorder(TorchFunctionMode):
-    """Writes down convolutions and what follows each of them, in the tables' terms."""
+    """Recorder of convolutions and of the layers after each of them, in the notation of the tables."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class Recorder(TorchFunctionMode):
         return out
 
     def output_layer(self, activation: str, channels: int) -> None:
-        """Two output layers that were computed as one convolution are two rows, by what follows each."""
+        """Record two output layers that are computed as one convolution as two rows, by their activations."""
         if self.rows[-1][-2] == "Tanh":
             self.rows.append([cell for cell in self.rows[-1] if cell != "Tanh"])
         row = self.rows[-1]
@@ -157,18 +157,18 @@ class Recorder(TorchFunctionMode):
 
 
 def sides(tensor: Tensor) -> str:
-    """(., ., T, H, W) as TxHxW."""
+    """Format a shape (., ., T, H, W) as TxHxW."""
     return "x".join(str(side) for side in tensor.shape[2:])
 
 
 def one(value: int | Sequence[int]) -> str:
-    """A stride or padding that is the same along every side as one number."""
+    """Format a stride or padding that is equal along every side as one number."""
     values = {value} if isinstance(value, int) else set(value)
     return str(values.pop()) if len(values) == 1 else str(value)
 
 
 def rows(network: nn.Module, shape: tuple[int, ...]) -> list[str]:
-    """What the network computes on an input of that shape, a row a convolution."""
+    """Return the computation of a network for an input of that shape, one row per convolution."""
     with Recorder() as recorder:
         network(torch.empty(shape, device="meta"))
     return [" ".join(row) for row in recorder.rows]
@@ -198,7 +198,7 @@ def test_discriminator_with_spectral_norm_is_its_table_without_batch_norm(name: 
 
 @pytest.mark.parametrize("name", GENERATORS)
 def test_generator_that_resizes_computes_its_table_from_kernels_of_3(name: str) -> None:
-    """That each such layer is nearest neighbours and a plain convolution is test_generator.py's to say."""
+    """Check the layers; test_generator.py tests that each is nearest-neighbor upsampling and a convolution."""
     shape, table = TABLES[name]
     network = make(name, upsample="resize")
     assert rows(network, shape) == written(table)

@@ -1,4 +1,4 @@
-"""The layers at full size: the same sums over blocks as over positions, and what half precision changes."""
+"""Layers at full resolution: equal sums over blocks and positions, and the effect of half precision."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from networks import lively
 from torch import Tensor
 from torch.nn import functional as F
 
-from vgan.models import make_networks
 from vgan.models.config import ModelConfig
+from vgan.models.factory import make_networks
 from vgan.models.layers import HalvingConv3d, strided_conv_by_blocks, transposed_conv_by_blocks
 
 Layer = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -39,13 +39,13 @@ def test_convolution_by_blocks_is_the_convolution_and_learns_alike(
     x = torch.randn(2, channels, 4, 6, 8, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(*kernel, 4, 4, 4, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(5 if plain is halve else 4, dtype=torch.float64, requires_grad=True)
-    found = []
+    result = []
     for layer in (plain, blocks):
         out = layer(x, weight, bias)
         slopes = torch.autograd.grad(out.square().sum(), (x, weight, bias), create_graph=True)
-        curvature = torch.autograd.grad(slopes[0].square().sum(), weight)  # what R1 needs
-        found.append([out, *slopes, *curvature])
-    for one, other in zip(*found, strict=True):
+        curvature = torch.autograd.grad(slopes[0].square().sum(), weight)  # as R1 needs
+        result.append([out, *slopes, *curvature])
+    for one, other in zip(*result, strict=True):
         torch.testing.assert_close(one, other)
 
 

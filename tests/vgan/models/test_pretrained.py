@@ -1,4 +1,4 @@
-"""Two lines from a folder to clips: what was saved draws the same in another process, the rest is refused by name."""
+"""Model files: equal clips after saving and loading in another process, and errors for invalid files."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch import nn
 
 import vgan
 from vgan.errors import InputError
-from vgan.models import make_networks
 from vgan.models.config import ModelConfig
+from vgan.models.factory import make_networks
 from vgan.models.gaussian_mixture import LatentMixture
 from vgan.models.pretrained import write_weights
 from vgan.video.normalize import normalize_clips
@@ -35,7 +35,7 @@ MIXTURE = LatentMixture(
 
 
 def make(config: ModelConfig, seed: int = 0) -> dict[str, nn.Module]:
-    """Networks with weights and batch statistics far from those they begin with."""
+    """Create networks with weights and batch statistics far from the initial ones."""
     torch.manual_seed(seed)
     networks = make_networks(config)
     for network in networks.values():
@@ -51,7 +51,7 @@ def export(folder: Path, config: ModelConfig, seed: int = 0) -> Path:
 
 
 def checkpoint(folder: Path, config: ModelConfig) -> Path:
-    """As training leaves it: generator and moving average differ."""
+    """Write a checkpoint in which generator and moving average differ."""
     networks = make(config, seed=0)
     write_weights(folder / "weights", networks | {"generator_ema": make(config, seed=1)["generator"]})
     (folder / "state.json").write_text(json.dumps({"step": 3, "model": asdict(config)}))
@@ -89,9 +89,9 @@ def test_load_gives_back_every_tensor_and_setting(tmp_path: Path) -> None:
         model = vgan.load(tmp_path / kind)
         assert model.config == config
         for name, network in networks.items():
-            found = getattr(model, name)
-            assert not found.training
-            assert all(torch.equal(v, found.state_dict()[k]) for k, v in network.state_dict().items())
+            result = getattr(model, name)
+            assert not result.training
+            assert all(torch.equal(v, result.state_dict()[k]) for k, v in network.state_dict().items())
     assert model.discriminator is None  # an autoencoder has none
 
 
@@ -116,8 +116,8 @@ def test_sample_of_one_stream_is_the_video_alone(tmp_path: Path) -> None:
 def test_sample_depends_on_the_seed_and_not_on_the_batch_around_a_clip(tmp_path: Path) -> None:
     model = vgan.load(export(tmp_path, MODELS["two_stream"]))
     codes = np.random.default_rng(0).standard_normal((20, 5)).astype(np.float32)
-    whole, alone = model.decode(codes).video, model.decode(codes[18:19]).video
-    assert np.abs(whole[18].astype(int) - alone[0]).max() <= 1  # in training mode the batch would count
+    full, alone = model.decode(codes).video, model.decode(codes[18:19]).video
+    assert np.abs(full[18].astype(int) - alone[0]).max() <= 1  # in train mode the result would depend on the batch
     assert not np.array_equal(model.sample(1, seed=1).video, model.sample(1, seed=2).video)
 
 
@@ -163,9 +163,9 @@ def test_models_refuse_what_they_cannot_do(tmp_path: Path) -> None:
     models = {kind: vgan.load(export(tmp_path / kind, config)) for kind, config in MODELS.items()}
     image, clip = np.zeros((1, 40, 50, 3), np.uint8), np.zeros((1, 16, 32, 32, 3), np.uint8)
     code = np.zeros((1, 5), np.float32)
-    with pytest.raises(InputError, match="a future model draws from images: use predict"):
+    with pytest.raises(InputError, match="future model generates clips from images: use predict"):
         models["future"].sample(1)
-    with pytest.raises(InputError, match="this one has architecture=one_stream: use sample"):
+    with pytest.raises(InputError, match="not a one_stream model: use sample"):
         models["one_stream"].predict(image)
     with pytest.raises(InputError, match="only an autoencoder encodes"):
         models["two_stream"].encode(clip)
@@ -182,7 +182,7 @@ def test_models_refuse_what_they_cannot_do(tmp_path: Path) -> None:
         vgan.load(tmp_path / "bare").sample(1)
 
 
-# ---- wrong files -------------------------------------------------------------------------------------------------
+# ---- invalid files -----------------------------------------------------------------------------------------------
 
 
 def test_load_where_there_is_no_model_says_what_to_give(tmp_path: Path) -> None:
@@ -198,9 +198,9 @@ def test_load_where_there_is_no_model_says_what_to_give(tmp_path: Path) -> None:
     [
         ("", "does not describe a model"),
         ("[]", "does not describe a model"),
-        ('{"model": {"base_width": 2, "depth": 9}}', "cannot make: .*depth"),
-        ('{"model": {"size": 50}}', "cannot make: model.size must be 32, 64 or 128, got 50"),
-        ('{"model": 3}', "cannot make"),
+        ('{"model": {"base_width": 2, "depth": 9}}', "cannot create: .*depth"),
+        ('{"model": {"size": 50}}', "cannot create: model.size must be 32, 64 or 128, got 50"),
+        ('{"model": 3}', "cannot create"),
     ],
 )
 def test_load_with_broken_settings_names_the_folder(tmp_path: Path, settings: str, message: str) -> None:
@@ -215,7 +215,7 @@ def test_load_with_weights_of_another_model_names_the_tensor(tmp_path: Path) -> 
     export(tmp_path, MODELS["two_stream"])
     (tmp_path / "model.json").write_text(json.dumps({"model": SMALL | {"base_width": 4}}))
     with pytest.raises(
-        InputError, match=r"generator\.safetensors' does not fit .*background\S+ is 16 in the file, 32 here"
+        InputError, match=r"generator\.safetensors' does not fit .*background\S+ is 16 in the file, 32 in the network"
     ):
         vgan.load(tmp_path)
 

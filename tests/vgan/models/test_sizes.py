@@ -8,11 +8,11 @@ import pytest
 import torch
 from networks import GENERATORS, assert_shapes, clips, given
 
-from vgan.models import make_generator, make_networks
 from vgan.models.classifier import Classifier
 from vgan.models.config import ModelConfig
+from vgan.models.factory import make_generator, make_networks
 
-# A Latin square: every width meets every length and every size.
+# A Latin square: every width is combined with every length and every size.
 SIZES = [(1 + (i + j) % 3, 16 * (1 + i), 32 * 2**j) for i, j in product(range(3), range(3))]
 
 
@@ -23,7 +23,7 @@ def test_networks_fit_each_other_at_any_width_length_and_size(name: str, base: i
         config = ModelConfig(
             **GENERATORS[name], base_width=base, z_size=3, num_frames=num_frames, size=size, upsample=upsample
         )
-        with torch.device("meta"):  # shapes alone
+        with torch.device("meta"):  # shapes only
             networks = {"classifier": Classifier(config, 7, 0.5)} | make_networks(config)
         classifier, generator, *rest = (network.eval() for network in networks.values())
         streams = generator(given(config).to("meta"))

@@ -1,4 +1,4 @@
-"""Torch7 files as the published code wrote them become networks here that draw and judge the same."""
+"""Import of Torch7 files of the published code, with equal outputs of the networks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import nn
 
 import vgan
 from vgan.errors import InputError
-from vgan.models import make_networks
 from vgan.models.config import ModelConfig
+from vgan.models.factory import make_networks
 from vgan.models.layers import HalvingConv3d
 from vgan.models.torch7 import read_networks
 
@@ -26,21 +26,21 @@ MODEL = ModelConfig(base_width=2, z_size=5, num_frames=16, size=32)
 
 
 class Module:
-    """A Torch7 object: class name and fields."""
+    """Torch7 object: class name and fields."""
 
     def __init__(self, name: str, **fields: Any) -> None:
         self.name, self.fields = name, fields
 
 
 class View:
-    """A tensor that is a part of a storage, as `getParameters` of Torch7 makes all weights of a network."""
+    """Tensor that is a part of a storage, as all weights of a network are after `getParameters` of Torch7."""
 
     def __init__(self, storage: np.ndarray, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> None:
         self.storage, self.offset, self.shape, self.stride = storage, offset, shape, stride
 
 
 class Writer:
-    """The binary form of Torch7, little-endian, 8-byte longs: https://github.com/torch/torch7/blob/master/File.lua."""
+    """Writer of the binary format of Torch7, little-endian, 8-byte longs: https://github.com/torch/torch7/blob/master/File.lua."""
 
     def __init__(self, tensor: str = "torch.FloatTensor") -> None:
         self.data, self.seen, self.kept = b"", dict[int, int](), list[Any]()
@@ -83,7 +83,7 @@ class Writer:
             self.data += value.tobytes()
 
     def _begin(self, kind: int, value: Any) -> bool:
-        """Write an object's kind and number; whether its content must follow."""
+        """Write an object's type and number; return True if its content must follow."""
         new = id(value) not in self.seen
         self.kept.append(value)
         number = self.seen.setdefault(id(value), len(self.seen) + 1)
@@ -115,7 +115,7 @@ NAMES = {
 
 
 def lively(name: str, config: ModelConfig) -> nn.Module:
-    """A network whose every tensor is random, batch statistics included."""
+    """Create a network with random tensors, including batch statistics."""
     torch.manual_seed(3)
     network = make_networks(config)[name].eval()
     for key, tensor in network.state_dict().items():
@@ -125,10 +125,10 @@ def lively(name: str, config: ModelConfig) -> nn.Module:
 
 
 def in_torch7(network: nn.Module) -> dict[nn.Module, Module]:
-    """Each layer with weights as an object of Torch7, all of them parts of one storage."""
+    """Convert each layer with weights to a Torch7 object, with all tensors in one storage."""
     layers = [layer for layer in network.modules() if type(layer) in NAMES]
     storage = np.concatenate([t.detach().numpy().ravel() for layer in layers for t in (layer.weight, layer.bias)])
-    found, offset = {}, 0
+    result, offset = {}, 0
     for layer in layers:
         fields: dict[str, Any] = {"train": True, "output": contiguous(np.zeros(0, np.float32))}
         for name in ("weight", "bias"):
@@ -140,8 +140,8 @@ def in_torch7(network: nn.Module) -> dict[nn.Module, Module]:
             fields["eps"] = layer.eps
         else:
             fields |= {"nInputPlane": layer.in_channels, "nOutputPlane": layer.out_channels, "adjW": 0}
-        found[layer] = Module(NAMES[type(layer)], **fields)
-    return found
+        result[layer] = Module(NAMES[type(layer)], **fields)
+    return result
 
 
 def contiguous(array: np.ndarray) -> View:
@@ -162,7 +162,7 @@ def table(*modules: Module | str) -> Module:
 
 
 def chain(layers: Iterator[nn.Module] | list[nn.Module], made: dict[nn.Module, Module]) -> list[Module | str]:
-    """Layers one after the other, with what has no weights between them."""
+    """Return a sequence of layers, with layers without weights between them."""
     return [entry for layer in layers for entry in (made[layer], "ReLU")]
 
 
@@ -171,7 +171,7 @@ def weighted(network: nn.Module) -> list[nn.Module]:
 
 
 def nested(network: Any, made: dict[nn.Module, Module]) -> Module:
-    """The tree of main.lua's or main_conditional.lua's generator, or of a discriminator."""
+    """Return the tree of main.lua's or main_conditional.lua's generator, or of a discriminator."""
     if not hasattr(network, "heads"):
         return sequential(*chain(weighted(network), made), "View")
     heads = table(
@@ -196,24 +196,26 @@ def write(path: Path, root: Any, tensor: str = "torch.FloatTensor") -> Path:
 def test_published_generator_draws_the_same_clips(tmp_path: Path, tensor: str) -> None:
     G = lively("generator", MODEL)
     path = write(tmp_path / "iter65000_net.t7", nested(G, in_torch7(G)), tensor)
-    config, found = read_networks(path)
+    config, result = read_networks(path)
     assert config == MODEL
-    assert set(found) == {"generator"}
+    assert set(result) == {"generator"}
     z = torch.randn(3, 5)
     with torch.no_grad():
-        for ours, theirs in zip(G(z), found["generator"](z), strict=True):
+        for ours, theirs in zip(G(z), result["generator"](z), strict=True):
             assert torch.equal(ours, theirs)
     assert vgan.load(path).sample(2).video.shape == (2, 16, 32, 32, 3)
 
 
 def test_published_discriminator_gives_the_same_logits_in_the_same_order(tmp_path: Path) -> None:
-    config = ModelConfig(base_width=2, num_frames=32, size=64)  # z is not in a discriminator's shapes: the default
+    config = ModelConfig(
+        base_width=2, num_frames=32, size=64
+    )  # a discriminator's shapes do not determine z_size: the default
     D = lively("discriminator", config)
-    found = read_networks(write(tmp_path / "netD.t7", nested(D, in_torch7(D))))
-    assert found[0] == config
+    result = read_networks(write(tmp_path / "netD.t7", nested(D, in_torch7(D))))
+    assert result[0] == config
     video = torch.randn(2, 3, 32, 64, 64)
     with torch.no_grad():
-        assert torch.equal(D(video), found[1]["discriminator"](video))
+        assert torch.equal(D(video), result[1]["discriminator"](video))
     with pytest.raises(InputError, match="only a discriminator"):
         vgan.load(tmp_path / "netD.t7").sample(1)
 
@@ -221,11 +223,11 @@ def test_published_discriminator_gives_the_same_logits_in_the_same_order(tmp_pat
 def test_published_future_generator_draws_the_same_clips(tmp_path: Path) -> None:
     config = ModelConfig(architecture="future", future_encoder="reference", base_width=2, num_frames=16)
     G = lively("generator", config)
-    found = read_networks(write(tmp_path / "net.t7", nested(G, in_torch7(G))))
-    assert found[0] == config
+    result = read_networks(write(tmp_path / "net.t7", nested(G, in_torch7(G))))
+    assert result[0] == config
     image = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        assert torch.equal(G(image).video, found[1]["generator"](image).video)
+        assert torch.equal(G(image).video, result[1]["generator"](image).video)
 
 
 def test_heads_in_the_other_order_and_cudnn_layers_are_told_by_shape_and_kind(tmp_path: Path) -> None:
@@ -234,10 +236,10 @@ def test_heads_in_the_other_order_and_cudnn_layers_are_told_by_shape_and_kind(tm
     for module in made.values():
         module.name = module.name.replace("nn.", "cudnn.")
     made[G.heads.rgb], made[G.heads.mask] = made[G.heads.mask], made[G.heads.rgb]
-    found = read_networks(write(tmp_path / "net.t7", nested(G, made)))[1]["generator"]
+    result = read_networks(write(tmp_path / "net.t7", nested(G, made)))[1]["generator"]
     z = torch.randn(2, 5)
     with torch.no_grad():
-        assert torch.equal(G(z).video, found(z).video)
+        assert torch.equal(G(z).video, result(z).video)
 
 
 def test_layers_of_older_versions_of_torch7_are_converted(tmp_path: Path) -> None:
@@ -250,14 +252,14 @@ def test_layers_of_older_versions_of_torch7_are_converted(tmp_path: Path) -> Non
         elif isinstance(layer, nn.BatchNorm3d):
             del module.fields["running_var"]
             module.fields["running_std"] = contiguous((layer.running_var + layer.eps).pow(-0.5).numpy())
-    found = read_networks(write(tmp_path / "net.t7", nested(G, made)))[1]["generator"]
+    result = read_networks(write(tmp_path / "net.t7", nested(G, made)))[1]["generator"]
     z = torch.randn(2, 5)
     with torch.no_grad():
-        torch.testing.assert_close(found(z).video, G(z).video, atol=1e-4, rtol=0)
+        torch.testing.assert_close(result(z).video, G(z).video, atol=1e-4, rtol=0)
 
 
 def odd_layers(change: str) -> Module:
-    """A generator's tree with one thing wrong."""
+    """Return a generator's tree with one mistake."""
     G = lively("generator", MODEL)
     made = in_torch7(G)
     first, norm = weighted(G.trunk)[:2]
@@ -281,11 +283,11 @@ def odd_layers(change: str) -> Module:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("shape", r"layer 3, VolumetricFullConvolution 16x7x4x4x4, has no place in it"),
-        ("extra", r"layer 4, Linear 8, has no place in it"),
+        ("shape", r"layer 3, VolumetricFullConvolution 16x7x4x4x4, matches no layer"),
+        ("extra", r"layer 4, Linear 8, matches no layer"),
         ("missing", r"no VolumetricBatchNormalization for trunk\.0\.1"),
-        ("eps", r"layer 4, VolumetricBatchNormalization 8, has no place in it"),
-        ("classes", r"layer 8, VolumetricConvolution 101x16x1x2x2, has no place in it"),
+        ("eps", r"layer 4, VolumetricBatchNormalization 8, matches no layer"),
+        ("classes", r"layer 8, VolumetricConvolution 101x16x1x2x2, matches no layer"),
     ],
 )
 def test_another_network_is_refused_by_its_first_odd_layer(tmp_path: Path, change: str, message: str) -> None:
@@ -329,10 +331,10 @@ def test_broken_files_are_bad_input_wherever_they_break(tmp_path: Path) -> None:
     for number in range(400):
         broken = bytearray(data[: rng.integers(len(data))] if number % 2 else data)
         for _ in range(0 if number % 2 else 3):
-            broken[rng.integers(3000)] = rng.integers(256)  # where most of the structure is, not the numbers
+            broken[rng.integers(3000)] = rng.integers(256)  # the first bytes are mostly structure, not numbers
         path.write_bytes(broken)
         try:
             read_networks(path)
         except InputError:
             continue
-        assert number % 2 == 0  # changed bytes may lie where nothing depends on them; cut files never load
+        assert number % 2 == 0  # changed bytes may be irrelevant; truncated files never load

@@ -1,4 +1,4 @@
-"""Augmentation of what D sees: what each draw does, worked out by hand, and what it leaves alone."""
+"""Augmentation of D's inputs: the effect of each random number, computed by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vgan.training.augment import NUM_DRAWS, augment, horizontal_flip
 ALL = ["color", "translation", "cutout"]
 POLICIES = [*([policy] for policy in ALL), ALL]
 DRAWS = ("brightness", "saturation", "contrast", "down", "right", "hole_down", "hole_right")
-ALMOST_ONE = 1 - 2**-24  # the largest draw there is
+ALMOST_ONE = 1 - 2**-24  # the largest draw
 
 
 def clips(num: int = 3, side: int = 16, num_frames: int = 4) -> Tensor:
@@ -24,7 +24,7 @@ def some_draws(num: int = 3, seed: int = 1) -> Tensor:
 
 
 def drawn(num: int = 1, **values: float) -> Tensor:
-    """Draws of 0.5, which change no color, with some of another value."""
+    """Return draws of 0.5, which change no color, except those passed by name."""
     draws = torch.full((num, NUM_DRAWS), 0.5)
     for name, value in values.items():
         draws[:, DRAWS.index(name)] = value
@@ -46,7 +46,7 @@ def test_augment_depends_on_its_draws_alone(policy: list[str]) -> None:
     once = augment(video, some_draws(), policy)
     torch.manual_seed(5)
     assert torch.equal(augment(video, some_draws(), policy), once)
-    assert torch.equal(video, before)  # the input is not written to
+    assert torch.equal(video, before)  # the input is not modified
     assert not torch.equal(augment(video, some_draws(seed=2), policy), once)
 
 
@@ -60,9 +60,9 @@ def test_augment_changes_each_clip_by_its_own_draws_alone(policy: list[str]) -> 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_augment_changes_every_frame_of_a_clip_alike(policy: list[str]) -> None:
     still = clips()[:, :, :1].repeat(1, 1, 4, 1, 1)
-    found = augment(still, some_draws(), policy)
-    assert not torch.equal(found, still)
-    assert torch.equal(found, found[:, :, :1].expand_as(found))
+    result = augment(still, some_draws(), policy)
+    assert not torch.equal(result, still)
+    assert torch.equal(result, result[:, :, :1].expand_as(result))
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -86,16 +86,16 @@ def test_brightness_adds_up_to_a_half(draw: float, shift: float) -> None:
 
 @pytest.mark.parametrize(("draw", "factor"), [(0.0, 0.0), (0.25, 0.5), (ALMOST_ONE, 2.0)])
 def test_saturation_scales_the_distance_from_gray_up_to_twice(draw: float, factor: float) -> None:
-    video, found = clips(1), augment(clips(1), drawn(saturation=draw), ["color"])
+    video, result = clips(1), augment(clips(1), drawn(saturation=draw), ["color"])
     gray = (video[:, 0] + video[:, 1] + video[:, 2]) / 3
-    for colour in range(3):
-        torch.testing.assert_close(found[:, colour], gray + factor * (video[:, colour] - gray))
+    for color in range(3):
+        torch.testing.assert_close(result[:, color], gray + factor * (video[:, color] - gray))
 
 
 @pytest.mark.parametrize(("draw", "factor"), [(0.0, 0.5), (0.75, 1.25), (ALMOST_ONE, 1.5)])
 def test_contrast_scales_the_distance_from_the_clips_mean(draw: float, factor: float) -> None:
-    video, found = clips(1), augment(clips(1), drawn(contrast=draw), ["color"])
-    torch.testing.assert_close(found, video.mean() + factor * (video - video.mean()))
+    video, result = clips(1), augment(clips(1), drawn(contrast=draw), ["color"])
+    torch.testing.assert_close(result, video.mean() + factor * (video - video.mean()))
 
 
 # ---- translation -------------------------------------------------------------------------------------------------
@@ -103,25 +103,25 @@ def test_contrast_scales_the_distance_from_the_clips_mean(draw: float, factor: f
 
 @pytest.mark.parametrize(("down", "right"), [(0.0, 0.0), (0.0, ALMOST_ONE), (ALMOST_ONE, 0.3), (0.5, 0.5)])
 def test_translation_moves_by_up_to_an_eighth_with_gray_coming_in(down: float, right: float) -> None:
-    video = clips(1)  # 16 pixels: two either way, five places
-    found = augment(video, drawn(down=down, right=right), ["translation"])
+    video = clips(1)  # 16 pixels: two in each direction, five positions
+    result = augment(video, drawn(down=down, right=right), ["translation"])
     dy, dx = (int(draw * 5) - 2 for draw in (down, right))
     for y in range(16):
         for x in range(16):
             inside = 0 <= y + dy < 16 and 0 <= x + dx < 16
             expected = video[..., y + dy, x + dx] if inside else torch.zeros(1, 3, 4)
-            assert torch.equal(found[..., y, x], expected)
+            assert torch.equal(result[..., y, x], expected)
 
 
 def test_translation_reaches_every_place_equally_often() -> None:
     marked = torch.zeros(1, 3, 1, 32, 32)
     marked[..., 16, 16] = 1.0
     draws = some_draws(4500)
-    found = augment(marked.expand(4500, -1, -1, -1, -1), draws, ["translation"])[:, 0, 0]
-    _, rows, columns = found.nonzero(as_tuple=True)
+    result = augment(marked.expand(4500, -1, -1, -1, -1), draws, ["translation"])[:, 0, 0]
+    _, rows, columns = result.nonzero(as_tuple=True)
     for places in (rows, columns):
-        seen, counts = places.unique(return_counts=True)
-        assert seen.tolist() == list(range(12, 21))  # 32 / 8 = 4 either way
+        positions, counts = places.unique(return_counts=True)
+        assert positions.tolist() == list(range(12, 21))  # 32 / 8 = 4 in each direction
         assert (counts - 500).abs().max() < 5 * (4500 / 9 * 8 / 9) ** 0.5
 
 
@@ -131,11 +131,11 @@ def test_translation_reaches_every_place_equally_often() -> None:
 @pytest.mark.parametrize(("down", "right"), [(0.5, 0.5), (0.0, 0.25), (ALMOST_ONE, 0.7)])
 def test_cutout_is_one_gray_rectangle_around_its_draw_and_nothing_else(down: float, right: float) -> None:
     video = clips(1, side=32)
-    found = augment(video, drawn(hole_down=down, hole_right=right), ["cutout"])
-    gone = (found[0] == 0).all(dim=(0, 1))  # (H, W)
-    rows, columns = gone.any(1), gone.any(0)
-    assert torch.equal(gone, rows[:, None] & columns[None, :])
-    assert torch.equal(found[..., ~gone], video[..., ~gone])
+    result = augment(video, drawn(hole_down=down, hole_right=right), ["cutout"])
+    cleared = (result[0] == 0).all(dim=(0, 1))  # (H, W)
+    rows, columns = cleared.any(1), cleared.any(0)
+    assert torch.equal(cleared, rows[:, None] & columns[None, :])
+    assert torch.equal(result[..., ~cleared], video[..., ~cleared])
     for line, draw in ((rows, down), (columns, right)):
         places = line.nonzero().flatten()
         assert (places.diff() == 1).all()
@@ -144,8 +144,8 @@ def test_cutout_is_one_gray_rectangle_around_its_draw_and_nothing_else(down: flo
 
 def test_cutout_in_the_middle_takes_half_of_each_side() -> None:
     for side in (32, 64):
-        gone = augment(torch.ones(1, 3, 1, side, side), drawn(), ["cutout"])[0, 0, 0] == 0
-        for line in (gone.any(0), gone.any(1)):
+        cleared = augment(torch.ones(1, 3, 1, side, side), drawn(), ["cutout"])[0, 0, 0] == 0
+        for line in (cleared.any(0), cleared.any(1)):
             assert int(line.sum()) == side // 2
 
 
@@ -154,8 +154,8 @@ def test_cutout_in_the_middle_takes_half_of_each_side() -> None:
 
 def test_mirror_turns_exactly_the_clips_it_is_told_to() -> None:
     video = clips(4)
-    found = horizontal_flip(video, torch.tensor([True, False, False, True]))
-    assert torch.equal(found[1:3], video[1:3])
+    result = horizontal_flip(video, torch.tensor([True, False, False, True]))
+    assert torch.equal(result[1:3], video[1:3])
     for clip in (0, 3):
         for column in range(16):
-            assert torch.equal(found[clip, ..., column], video[clip, ..., 15 - column])
+            assert torch.equal(result[clip, ..., column], video[clip, ..., 15 - column])

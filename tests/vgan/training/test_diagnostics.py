@@ -1,4 +1,4 @@
-"""Signs of illness, each worked out by hand on clips made for it."""
+"""Diagnostics of training, each computed by hand on synthetic clips."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ def streams(video: Tensor, mask: Tensor | None = None) -> GeneratorOutput:
     return GeneratorOutput(video, video, mask, video[:, :, :1])
 
 
-def found(real: Tensor, video: Tensor, mask: Tensor | None = None) -> dict[str, float]:
+def measured(real: Tensor, video: Tensor, mask: Tensor | None = None) -> dict[str, float]:
     return {name: float(value) for name, value in training_diagnostics(real, streams(video, mask)).items()}
 
 
 def moving(steps: list[float], num: int = 2) -> Tensor:
-    """Clips (num, 3, T, 4, 4) whose every pixel changes by these steps from frame to frame; no two are alike."""
+    """Return distinct clips (num, 3, T, 4, 4) whose pixels all change by these steps from frame to frame."""
     levels = torch.tensor([0.0, *steps]).cumsum(0).reshape(1, 1, -1, 1, 1).expand(num, 3, -1, 4, 4)
     return levels + torch.arange(num).reshape(num, 1, 1, 1, 1) * 0.1
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5, 3.0])
 def test_diversity_is_the_spread_of_drawn_clips_over_that_of_real_ones(scale: float) -> None:
-    assert found(clips(), clips(scale=scale))["samples/diversity"] == pytest.approx(scale)
+    assert measured(clips(), clips(scale=scale))["samples/diversity"] == pytest.approx(scale)
 
 
 def test_diversity_of_clips_that_are_all_the_same_is_zero() -> None:
-    assert found(clips(), clips(1).expand(8, -1, -1, -1, -1))["samples/diversity"] == pytest.approx(0, abs=1e-6)
+    assert measured(clips(), clips(1).expand(8, -1, -1, -1, -1))["samples/diversity"] == pytest.approx(0, abs=1e-6)
 
 
 def test_diversity_counts_neither_texture_nor_movement_within_a_clip() -> None:
     flat = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1, 1).expand(2, 3, 4, 6, 6)
     busy = flat + clips(1)  # the same texture in both
-    assert found(flat, busy)["samples/diversity"] == pytest.approx(1, rel=1e-5)
+    assert measured(flat, busy)["samples/diversity"] == pytest.approx(1, rel=1e-5)
 
 
 def test_diversity_of_a_single_clip_is_nan_and_warns_of_nothing() -> None:
-    values = found(clips(1), clips(1))
+    values = measured(clips(1), clips(1))
     assert math.isnan(values["samples/diversity"])
     assert diagnose(values) == {}
 
 
 def test_motion_is_the_mean_change_of_neighbouring_frames_over_that_of_real_clips() -> None:
     real, video = moving([0.1, -0.3, 0.2]), moving([0.0, 0.0, -0.3])
-    assert found(real, video)["samples/motion"] == pytest.approx((0.3 / 3) / (0.6 / 3))
-    assert found(real, moving([0.0, 0.0, 0.0]))["samples/motion"] == 0
+    assert measured(real, video)["samples/motion"] == pytest.approx((0.3 / 3) / (0.6 / 3))
+    assert measured(real, moving([0.0, 0.0, 0.0]))["samples/motion"] == 0
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_motion_is_the_mean_change_of_neighbouring_frames_over_that_of_real_clip
     [(0.5, math.log(2)), (0.25, -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))), (0.0, 0.0), (1.0, 0.0)],
 )
 def test_mask_mean_and_entropy_of_a_flat_mask(level: float, entropy: float) -> None:
-    values = found(clips(), clips(), torch.full((8, 1, 4, 6, 6), level))
+    values = measured(clips(), clips(), torch.full((8, 1, 4, 6, 6), level))
     assert values["mask/mean"] == pytest.approx(level)
     assert values["mask/entropy"] == pytest.approx(entropy, abs=2e-5)
 
@@ -70,7 +70,7 @@ def test_mask_mean_and_entropy_of_a_flat_mask(level: float, entropy: float) -> N
 def test_mask_entropy_of_a_decided_mask_is_low_whatever_its_mean() -> None:
     half = torch.zeros(8, 1, 4, 6, 6)
     half[..., :3] = 1.0
-    values = found(clips(), clips(), half)
+    values = measured(clips(), clips(), half)
     assert values["mask/mean"] == 0.5
     assert values["mask/entropy"] < 1e-4
 
@@ -83,16 +83,16 @@ def test_motion_share_is_what_the_mask_lets_through_of_the_motion() -> None:
     mask[:, :, 1, 0, 0] = 1.0
     mask[:, :, 2, 1, 1] = 0.5
     mask[:, :, 0] = 0.7  # nothing moves into the first frame
-    assert found(video, video, mask)["mask/motion_share"] == pytest.approx((0.3 * 1.0 + 0.1 * 0.5) / 0.4)
+    assert measured(video, video, mask)["mask/motion_share"] == pytest.approx((0.3 * 1.0 + 0.1 * 0.5) / 0.4)
 
 
 def test_motion_share_of_a_mask_that_knows_nothing_is_its_mean() -> None:
-    values = found(clips(), clips(seed=1), torch.full((8, 1, 4, 6, 6), 0.3))
+    values = measured(clips(), clips(seed=1), torch.full((8, 1, 4, 6, 6), 0.3))
     assert values["mask/motion_share"] == pytest.approx(values["mask/mean"])
 
 
 def test_health_of_a_generator_without_a_mask_has_no_figures_of_one() -> None:
-    assert set(found(clips(), clips())) == {"samples/diversity", "samples/motion"}
+    assert set(measured(clips(), clips())) == {"samples/diversity", "samples/motion"}
 
 
 def test_health_of_what_still_hangs_on_a_graph_and_of_half_precision_is_plain_float32() -> None:
@@ -127,15 +127,15 @@ def test_warnings_of_a_healthy_step_are_none() -> None:
     ],
 )
 def test_warnings_tell_each_illness_by_name_and_in_a_sentence(sick: dict[str, float], name: str) -> None:
-    told = diagnose(HEALTHY | sick)
-    assert set(told) == {name}
-    assert len(told[name].split()) > 5
+    messages = diagnose(HEALTHY | sick)
+    assert set(messages) == {name}
+    assert len(messages[name].split()) > 5
 
 
 @pytest.mark.parametrize(
     "well",
     [
-        {"discriminator/accuracy_real": 1.0, "discriminator/accuracy_fake": 0.6},  # one side alone is no victory
+        {"discriminator/accuracy_real": 1.0, "discriminator/accuracy_fake": 0.6},  # one of two is not enough
         {"discriminator/accuracy_real": 0.6, "discriminator/accuracy_fake": 1.0},
         {"mask/mean": 0.02},
         {"mask/mean": 0.98},

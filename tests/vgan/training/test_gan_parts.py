@@ -1,4 +1,4 @@
-"""What a training step is made of: its random numbers, optimizers, gradient norms, frozen networks, the average."""
+"""Parts of a training step: random numbers, optimizers, gradient norms, frozen networks, moving average."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vgan.models import make_networks
 from vgan.models.config import ModelConfig
+from vgan.models.factory import make_networks
 from vgan.training.augment import NUM_DRAWS
 from vgan.training.config import ObjectiveConfig
 from vgan.training.ema import ema_decay_at, update_ema
@@ -61,10 +61,10 @@ def test_draws_are_normal_fair_and_uniform_and_of_each_other_independent() -> No
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])
 def test_draws_shared_out_are_the_whole_in_the_order_of_ranks(world_size: int) -> None:
-    whole = StepRandomness.of_step(3, 9, 8, 6)
-    shares = [parts(whole.share(rank, world_size)) for rank in range(world_size)]
+    full = StepRandomness.of_step(3, 9, 8, 6)
+    shares = [parts(full.share(rank, world_size)) for rank in range(world_size)]
     assert {len(part) for share in shares for part in share} == {8 // world_size}
-    for number, part in enumerate(parts(whole)):
+    for number, part in enumerate(parts(full)):
         assert torch.equal(torch.cat([share[number] for share in shares]), part)
 
 
@@ -85,7 +85,7 @@ def test_make_optimizer_is_the_published_adam_at_a_rate_of_its_own_for_d(name: s
 
 
 class Watched(LocalEngine):
-    """Writes down the norm of the gradient it steps by."""
+    """Optimizer that records the norm of the gradient of its step."""
 
     def step(self) -> None:
         gradients = [p.grad.double() for p in self.module.parameters() if p.grad is not None]
@@ -109,7 +109,7 @@ def test_gradient_norms_are_of_the_gradients_that_the_optimizers_step_by(
     torch.manual_seed(0)
     config, aim = dataclasses.replace(MODEL, **model), ObjectiveConfig(**objective)
     engines = {name: Watched(net, make_optimizer(name, net, aim)) for name, net in make_networks(config).items()}
-    for step in (1, 2):  # the second must not hold what is left of the first
+    for step in (1, 2):  # the second must not contain gradients of the first
         draws = StepRandomness.of_step(0, step, 4, 6)
         metrics = train_step(engines, torch.rand(4, 3, 16, 32, 32), draws, config, aim).metrics
         norms = {name: float(metrics[f"gradient/{name}"]) for name in engines}

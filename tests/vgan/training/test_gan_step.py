@@ -1,6 +1,6 @@
-"""One step of training with local engines: who moves, when, and on what.
+"""One training step with local engines: the updated networks, their order and their inputs.
 
-What ports of the published code are known to get wrong in their networks and updates, and the test that would tell:
+Known mistakes of ports of the published code in their networks and updates, and the test that detects each:
 
     weights keep PyTorch's initialization, the branch for ours never taken
         models/test_initialization.py  test_network_convolutions_..., test_network_batch_norms_...
@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vgan.models import make_networks
 from vgan.models.config import ModelConfig
 from vgan.models.discriminator import FAKE, REAL
+from vgan.models.factory import make_networks
 from vgan.models.generator import GeneratorOutput
 from vgan.training.augment import augment
 from vgan.training.config import ObjectiveConfig
@@ -86,7 +86,7 @@ def draws(model: ModelConfig = PAPER[0], step: int = 1) -> StepRandomness:
 
 
 def states(engines: Engines) -> dict[str, Tensor]:
-    """Parameters and buffers of every network."""
+    """Return parameters and buffers of every network."""
     return {f"{n}.{k}": v.clone() for n, e in engines.items() for k, v in e.module.state_dict().items()}
 
 
@@ -98,30 +98,30 @@ def stray(engine: LocalEngine) -> list[str]:
     return [name for name, p in engine.module.named_parameters() if p.grad is not None or not p.requires_grad]
 
 
-# ---- a whole step ------------------------------------------------------------------------------------------------
+# ---- full step ---------------------------------------------------------------------------------------------------
 
 
 def step_by_hand(
     engines: Engines, model: ModelConfig, objective: ObjectiveConfig, pieces: int = 1
 ) -> dict[str, Tensor]:
-    """D on real and drawn clips, then G against the new D on the same drawn clips; the losses of both.
+    """Update D on real and generated clips, then G against the new D on the same clips; return the losses of both.
 
-    In several pieces each has its own batch statistics, and all of D's come before all of G's.
+    Several pieces each have their own batch statistics, and all pieces of D come before all pieces of G.
     """
-    G, D, drawn, whole = engines["generator"].module, engines["discriminator"].module, draws(model), clips(model)
+    G, D, drawn, full = engines["generator"].module, engines["discriminator"].module, draws(model), clips(model)
     if objective.horizontal_flip:
-        whole = torch.stack([clip.flip(-1) if m else clip for clip, m in zip(whole, drawn.mirrored, strict=True)])
-    shares = list(zip(whole.tensor_split(pieces), (drawn.share(i, pieces) for i in range(pieces)), strict=True))
+        full = torch.stack([clip.flip(-1) if m else clip for clip, m in zip(full, drawn.mirrored, strict=True)])
+    shares = list(zip(full.tensor_split(pieces), (drawn.share(i, pieces) for i in range(pieces)), strict=True))
 
     def draw(real: Tensor, share: StepRandomness) -> tuple[GeneratorOutput, Tensor]:
         streams = G(real[:, :, 0] if model.architecture == "future" else share.z)
         return streams, augment(streams.video, share.augment_fake, objective.augment)
 
-    seen, d_loss, d_total = [], [], []
+    recorded, d_loss, d_total = [], [], []
     for real, share in shares:
-        seen.append(draw(real, share))
+        recorded.append(draw(real, share))
         shown = augment(real, share.augment_real, objective.augment).clone().requires_grad_()
-        real_logits, fake_logits = D(shown), D(seen[-1][1].detach())
+        real_logits, fake_logits = D(shown), D(recorded[-1][1].detach())
         d_loss.append(discriminator_loss(real_logits, fake_logits, objective.loss))
         penalty = objective.r1_weight * r1_penalty(shown, real_logits) if objective.r1_weight else 0
         d_total.append((d_loss[-1] + penalty) * len(real) / B)
@@ -130,8 +130,8 @@ def step_by_hand(
     )
 
     g_loss, g_total = [], []
-    for (real, share), kept in zip(shares, seen, strict=True):
-        streams, faked = kept if pieces == 1 else draw(real, share)
+    for (real, share), generated in zip(shares, recorded, strict=True):
+        streams, faked = generated if pieces == 1 else draw(real, share)
         total = generator_loss(D(faked), objective.loss)
         g_loss.append(total)
         anchored = objective.mask_target > 0
@@ -159,7 +159,7 @@ def step_by_hand(
 
 
 def descend(engine: LocalEngine, loss: Tensor, rate: float) -> None:
-    """The first step of Adam on one loss."""
+    """Make the first step of Adam on one loss."""
     parameters = list(engine.module.parameters())
     for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
         parameter.grad = gradient
@@ -169,7 +169,7 @@ def descend(engine: LocalEngine, loss: Tensor, rate: float) -> None:
 
 
 def gradients(engine: LocalEngine) -> Tensor:
-    """What the first step of Adam was made on, flat."""
+    """Return the gradient of the first step of Adam, flat."""
     return torch.cat([engine.optimizer.state[p]["exp_avg"].flatten() / 0.5 for p in engine.module.parameters()])
 
 
@@ -178,8 +178,8 @@ def test_update_is_the_step_written_out(case: str) -> None:
     engines, by_hand = make(*CASES[case]), make(*CASES[case])
     metrics = train_step(engines, clips(), draws(), *CASES[case]).metrics
     expected = step_by_hand(by_hand, *CASES[case])
-    found, wanted = states(engines), states(by_hand)
-    assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
+    result, by_hand_result = states(engines), states(by_hand)
+    assert [name for name in by_hand_result if not torch.equal(result[name], by_hand_result[name])] == []
     assert {name: metrics[name] for name in expected} == expected
 
 
@@ -191,25 +191,25 @@ def test_update_in_pieces_averages_their_gradients_over_clips(case: str, pieces:
     expected = step_by_hand(by_hand, *CASES[case], pieces=pieces)
     torch.testing.assert_close({name: done.metrics[name] for name in expected}, expected)
     for name, engine in engines.items():
-        found, wanted = gradients(engine), gradients(by_hand[name])
-        assert (found - wanted).norm() < 1e-4 * wanted.norm()
+        result, by_hand_result = gradients(engine), gradients(by_hand[name])
+        assert (result - by_hand_result).norm() < 1e-4 * by_hand_result.norm()
     assert len(done.streams.video) == B
-    whole = train_step(make(*CASES[case]), clips(), draws(), *CASES[case]).metrics
-    assert 0.7 < float(done.metrics["gradient/discriminator"] / whole["gradient/discriminator"]) < 3.5
+    full = train_step(make(*CASES[case]), clips(), draws(), *CASES[case]).metrics
+    assert 0.7 < float(done.metrics["gradient/discriminator"] / full["gradient/discriminator"]) < 3.5
     assert {name: stray(engine) for name, engine in engines.items()} == {"generator": [], "discriminator": []}
 
 
 def test_update_of_an_autoencoder_in_pieces_averages_their_gradients() -> None:
     case = settings({"architecture": "autoencoder"})
-    whole, pieced = make(*case), make(*case, pieces=2)
+    full, pieced = make(*case), make(*case, pieces=2)
     done = train_step(pieced, clips(), draws(), *case, pieces=2)
-    A = whole["generator"].module
+    A = full["generator"].module
     halves = [torch.autograd.grad(F.mse_loss(A(half).video, half), list(A.parameters())) for half in clips().chunk(2)]
     norms = torch.stack([torch.cat([g.flatten() for g in half]).norm() for half in halves])
     torch.testing.assert_close(done.metrics["gradient/generator"], norms.mean())
     loss = torch.stack([F.mse_loss(A(half).video, half) for half in clips().chunk(2)]).mean()
-    descend(whole["generator"], loss, case[1].learning_rate)
-    assert (gradients(pieced["generator"]) - gradients(whole["generator"])).norm() < 1e-6
+    descend(full["generator"], loss, case[1].learning_rate)
+    assert (gradients(pieced["generator"]) - gradients(full["generator"])).norm() < 1e-6
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -221,17 +221,17 @@ def test_update_leaves_no_gradient_behind_and_every_parameter_free(case: str) ->
 
 @pytest.mark.parametrize("case", ["paper", "one stream", "future, l2", "wide future", "r1", "spectral, two rates"])
 def test_update_draws_once_and_shows_d_real_then_fake_then_the_fakes_again(case: str) -> None:
-    engines, seen = make(*CASES[case]), []
+    engines, recorded = make(*CASES[case]), []
     for name, engine in engines.items():
         engine.module.register_forward_pre_hook(
-            lambda _, args, name=name: seen.append((name, args[0].detach().clone()))
+            lambda _, args, name=name: recorded.append((name, args[0].detach().clone()))
         )
     real = clips()
     drawn = train_step(engines, real, draws(), *CASES[case]).streams.video
-    assert [name for name, _ in seen] == ["generator", *3 * ["discriminator"]]
+    assert [name for name, _ in recorded] == ["generator", *3 * ["discriminator"]]
     given = real[:, :, 0] if CASES[case][0].architecture == "future" else draws().z
-    for (_, found), expected in zip(seen, (given, real, drawn, drawn), strict=True):
-        assert torch.equal(found, expected)
+    for (_, result), expected in zip(recorded, (given, real, drawn, drawn), strict=True):
+        assert torch.equal(result, expected)
 
 
 @pytest.mark.parametrize("case", ["paper", "future, l2", "wide future", "r1"])
@@ -288,7 +288,7 @@ def test_update_generator_moves_g_alone() -> None:
 
 
 class Brightness(nn.Module):
-    """A discriminator that calls bright clips real."""
+    """Discriminator that classifies bright clips as real."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The objective, term by term, against the paper's equations written out by hand in double precision."""
+"""Terms of the objective, compared with the paper's equations written out in double precision."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def logits(seed: int, num: int = 7) -> Tensor:
 
 
 def decided(real: float, fake: float, num: int = 3) -> Tensor:
-    """Logits (num, 2) of a discriminator that is sure."""
+    """Return logits (num, 2) of a discriminator with large margins."""
     row = torch.zeros(2)
     row[REAL], row[FAKE] = real, fake
     return row.repeat(num, 1).requires_grad_()
@@ -68,7 +68,9 @@ def test_losses_of_a_sure_discriminator_stay_finite_with_useful_gradients(dtype:
     fooled = generator_loss(sure_fake.to(dtype))
     (gradient,) = torch.autograd.grad(fooled, sure_fake)
     assert float(fooled.detach()) == pytest.approx(2e4, rel=0.01)
-    assert gradient[:, REAL].tolist() == pytest.approx([-1 / 3] * 3, rel=0.01)  # it does not vanish: the form's point
+    assert gradient[:, REAL].tolist() == pytest.approx(
+        [-1 / 3] * 3, rel=0.01
+    )  # the non-saturating gradient does not vanish
 
 
 def test_margin_is_how_much_rather_real_than_fake() -> None:
@@ -151,7 +153,7 @@ def test_reconstruction_loss_is_the_mean_squared_error_of_the_whole_clip() -> No
 
 
 def level(*values: float) -> Tensor:
-    """Clips of one colour each."""
+    """Return clips of one color each."""
     return torch.tensor(values).reshape(-1, 1, 1, 1, 1).expand(-1, 3, 8, 8, 8).clone()
 
 
