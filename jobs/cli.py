@@ -1,176 +1,193 @@
-"""The command line of every job: defaults < preset < config=FILE.yaml < key=value, strict, with help."""
+"""Command line of every job: defaults < preset < config=FILE.yaml < key=value, strict, with grouped help.
+
+Nothing here imports torch, Ray, MLflow, pyarrow or OmegaConf before the arguments are checked: `--help` and a misspelt
+key answer at once. Jobs import their heavy modules inside `main` for the same reason.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import json
+import shutil
 import signal
 import sys
+import textwrap
 import traceback
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from cluster.runtime.provenance import flatten, redacted_settings
-from cluster.storage.files import write_bytes
 from vgan.errors import InputError
+from vgan.options import LEVELS
 from vgan.presets import preset_overrides
+from vgan.renamed_keys import new_name
 
 T = TypeVar("T")
 BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
+HELP = ("-h", "--help", "help")
 
 
-def run(job: Callable[[T], None], kind: type[T], about: str, argv: Sequence[str] | None = None) -> int:
+class Option(NamedTuple):
+    """One option of a job."""
+
+    key: str  # dotted
+    type: Any
+    default: Any
+    help: str
+    level: str  # one of LEVELS
+
+
+class Section(NamedTuple):
+    """A group of options whose keys share a prefix."""
+
+    key: str
+    help: str
+
+
+def run(job: Callable[[T], None], config_class: type[T], about: str, argv: Sequence[str] | None = None) -> int:
     """Run a job from the command line and return its exit code.
 
     Args:
-        job: what to do with the settings.
-        kind: the settings' dataclass.
-        about: what the job is for, with examples; heads `--help`.
-        argv: `key=value` words; None for the process's own.
+        job: function that takes the settings.
+        config_class: the settings' dataclass.
+        about: purpose of the job with examples; printed above the options by `--help`.
+        argv: `key=value` arguments; None for those of the process.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help", "help"} & set(words):
-        print(help_text(kind, about))
-        return 0
-    # A stopped job ends like an interrupted one: runs are closed, and what was started is stopped.
-    before = {s: signal.signal(s, signal.default_int_handler) for s in (signal.SIGTERM, signal.SIGHUP)}
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if wanted := _help_topic(arguments):
+        return _print_help(config_class, about, wanted)
+    # SIGTERM and SIGHUP end a job as Ctrl-C does: runs are closed, and processes it started are stopped.
+    previous = {s: signal.signal(s, signal.default_int_handler) for s in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        config = load(kind, words)
-        if getattr(config, "action", "run") in ("run", "retry"):  # others only look at what is there
-            print(f"settings:\n{yaml.safe_dump(redacted_settings(config), sort_keys=False)}", end="", flush=True)
+        config = load_config(config_class, arguments)
+        if getattr(config, "print_settings", getattr(config, "action", "run") == "run"):
+            from cluster.runtime.provenance import settings_yaml
+
+            print(f"settings:\n{settings_yaml(config)}", end="", flush=True)
         job(config)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         return INTERRUPTED
-    except Exception as fault:  # noqa: BLE001 - a remote worker's InputError arrives wrapped, and Ray's is a InputError too
-        cause = _bad_input_inside(fault)
+    except Exception as error:  # noqa: BLE001 - Ray wraps an InputError of a remote worker in its own exceptions
+        cause = _input_error_inside(error)
         if cause is None:
             traceback.print_exc()
             return 1
         print(f"error: {' '.join(line.strip() for line in str(cause).splitlines())}", file=sys.stderr, flush=True)
         return BAD_INPUT
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
     return 0
 
 
-def load(kind: type[T], words: Sequence[str]) -> T:
-    """Settings from `config=FILE` (first, optional) and `key=value` words over the defaults.
+# ---- settings
+
+
+def load_config(config_class: type[T], arguments: Sequence[str]) -> T:
+    """Read settings from `config=FILE` (first, optional) and `key=value` arguments over the defaults.
 
     Raises:
-        InputError: an unknown key, a value of the wrong kind or out of bounds, an unreadable file.
+        InputError: an unknown key, a value of the wrong type or out of bounds, an unreadable file.
     """
-    config = OmegaConf.structured(kind)
-    OmegaConf.set_readonly(config, False)  # frozen dataclasses make read-only configs
-    _thaw(config)
-    kinds = {key: hint for key, hint, _, _ in options(kind)}
-    words, stored, given = list(words), dict[str, Any](), dict[str, Any]()
-    if words and words[0].startswith("config="):
-        stored = _by_option(flatten(_read_yaml(words.pop(0).removeprefix("config="))), kinds)
-    for word in words:
-        key, equals, value = word.partition("=")
+    types = {option.key: option.type for option in list_options(config_class)}
+    arguments, stored, overrides = list(arguments), dict[str, Any](), dict[str, Any]()
+    if arguments and arguments[0].startswith("config="):
+        stored = _by_option(_flatten(_read_yaml(arguments.pop(0).removeprefix("config="))), types)
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
         if not equals:
-            raise InputError(f"{word!r} is not key=value; see --help")
-        given[key] = value if kinds.get(key) is str else _parse(value)
-    if "preset" in kinds:
-        stored, given = _apply_presets(stored, given, kinds)
-    values = stored | given
+            raise InputError(f"{argument!r} is not key=value; see --help")
+        overrides[key] = value if types.get(key) is str else _parse(value)
+    if "preset" in types:
+        stored, overrides = _apply_presets(stored, overrides, types)
+    values = stored | overrides
+    for key in values:
+        _check_key(key, types)
+    return _build(config_class, values, types)
+
+
+def _check_key(key: str, known: Container[str]) -> None:
+    """Raise InputError naming the nearest key, or the new name of a renamed one, unless `key` is known."""
+    if key in known:
+        return
+    renamed = new_name(key)
+    if renamed in known:
+        raise InputError(f"unknown key {key!r}: it is called {renamed!r} now")
+    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)  # type: ignore[call-overload]
+    raise InputError(f"unknown key {key!r}{f'; did you mean {close[0]!r}?' if close else ''} (--help=all lists them)")
+
+
+def _build(config_class: type[T], values: dict[str, Any], types: dict[str, Any]) -> T:
+    """Return the dataclass with these values, each converted to its option's type."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    config = OmegaConf.structured(config_class)
+    OmegaConf.set_readonly(config, False)  # frozen dataclasses make read-only configs
+    _make_writable(config)
     for key, value in values.items():
-        if key not in kinds:
-            close = difflib.get_close_matches(key, kinds, n=1, cutoff=0.5)
-            raise InputError(
-                f"unknown key {key!r}{f'; did you mean {close[0]!r}?' if close else ''} (--help lists them all)"
-            )
-        alone = get_origin(kinds[key]) is list and not isinstance(value, list)
+        is_single = get_origin(types[key]) is list and not isinstance(value, list)
         try:
-            OmegaConf.update(config, key, [value] if alone else value)  # seeds=3 means seeds=[3]
-        except OmegaConfBaseException as fault:
-            raise InputError(f"{key}={value!r}: {str(fault).splitlines()[0]}") from fault
+            OmegaConf.update(config, key, [value] if is_single else value)  # seeds=3 means seeds=[3]
+        except OmegaConfBaseException as error:
+            raise InputError(f"{key}={value!r}: {str(error).splitlines()[0]}") from error
     try:
         return OmegaConf.to_object(config)
-    except (ValueError, OmegaConfBaseException) as fault:
-        raise InputError(str(fault).splitlines()[0]) from fault
+    except (ValueError, OmegaConfBaseException) as error:
+        raise InputError(str(error).splitlines()[0]) from error
 
 
-def _by_option(stored: dict[str, Any], kinds: dict[str, Any]) -> dict[str, Any]:
-    """Flattened settings with those put together again that are one option: a mapping of the user's own names."""
-    found: dict[str, Any] = {}
+def _make_writable(config: Any) -> None:
+    from omegaconf import OmegaConf
+
+    for key in config:
+        if OmegaConf.is_config(config[key]):
+            OmegaConf.set_readonly(config[key], False)
+            if OmegaConf.is_dict(config[key]):
+                _make_writable(config[key])
+
+
+def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as {"model.base_width": 64, ...}."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flatten(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return flat
+
+
+def _by_option(stored: dict[str, Any], types: dict[str, Any]) -> dict[str, Any]:
+    """Rejoin flattened settings that are one option: a mapping whose keys the user chose."""
+    joined: dict[str, Any] = {}
     for key, value in stored.items():
-        whole, _, name = key.partition(".")
-        if get_origin(kinds.get(whole)) is dict and name:
-            found.setdefault(whole, {})[name] = value
+        option, _, name = key.partition(".")
+        if get_origin(types.get(option)) is dict and name:
+            joined.setdefault(option, {})[name] = value
         else:
-            found[key] = value
-    return found
+            joined[key] = value
+    return joined
 
 
 def _apply_presets(
-    stored: dict[str, Any], given: dict[str, Any], keys: Container[str]
+    stored: dict[str, Any], overrides: dict[str, Any], keys: Container[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Put a preset's settings before what is said beside it; one that words name comes after all that the file says."""
-    if "preset" in given:
-        return stored, preset_overrides(str(given["preset"]), keys) | given
-    return (preset_overrides(str(stored["preset"]), keys) | stored if "preset" in stored else stored), given
-
-
-def require(config: Any, *keys: str) -> None:
-    """Raise InputError unless each of these options was given."""
-    for key in keys:
-        if not getattr(config, key):
-            raise InputError(f"{key}= is required; see --help")
-
-
-def save(config: Any, url: str) -> None:
-    """Keep the resolved settings beside the output."""
-    write_bytes(url, yaml.safe_dump(redacted_settings(config), sort_keys=False).encode())
-
-
-def options(kind: type, prefix: str = "", made: Any = None) -> list[tuple[str, Any, Any, str]]:
-    """Every option below a dataclass as (dotted key, type, default, meaning); `made` holds a section's own defaults."""
-    found: list[tuple[str, Any, Any, str]] = []
-    hints, made = get_type_hints(kind), made or kind()
-    for field in dataclasses.fields(kind):
-        key, hint = f"{prefix}{field.name}", hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            found += options(hint, f"{key}.", getattr(made, field.name))  # type: ignore[arg-type]
-        else:
-            found.append((key, hint, getattr(made, field.name), field.metadata.get("help", "")))
-    return found
-
-
-def help_text(kind: type, about: str) -> str:
-    """What --help prints: the job's purpose, then every option with default, type and meaning."""
-    rows = [(f"{key}={_shown(default)}", _type_name(hint), meaning) for key, hint, default, meaning in options(kind)]
-    width = min(44, max(len(first) for first, _, _ in rows))
-    lines = [f"  {first:<{width}}  {meaning} [{name}]" for first, name, meaning in rows]
-    return "\n".join([about.strip(), "", "options, given as key=value after an optional config=FILE.yaml:", *lines])
-
-
-def _bad_input_inside(fault: BaseException | None) -> InputError | None:
-    """The InputError that a Ray error carries, if that is what went wrong on the worker."""
-    seen = 0
-    while fault is not None and seen < 10:
-        for inner in (fault, *getattr(fault, "worker_failures", {}).values(), getattr(fault, "cause", None)):
-            if isinstance(inner, InputError):
-                return InputError(inner.args[0] if inner.args else str(inner))
-        fault, seen = fault.__cause__ or getattr(fault, "cause", None), seen + 1
-    return None
+    """Insert a preset's settings below those given beside it; one named by an argument overrides the whole file."""
+    if "preset" in overrides:
+        return stored, preset_overrides(str(overrides["preset"]), keys) | overrides
+    return (preset_overrides(str(stored["preset"]), keys) | stored if "preset" in stored else stored), overrides
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
     try:
         value = yaml.safe_load(Path(path).read_text())
-    except OSError as fault:
-        raise InputError(f"cannot read config={path!r}: {fault.strerror}") from fault
-    except (yaml.YAMLError, UnicodeDecodeError) as fault:
-        raise InputError(f"config={path!r} is not YAML: {fault}") from fault
+    except OSError as error:
+        raise InputError(f"cannot read config={path!r}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"config={path!r} is not YAML: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"config={path!r} must hold `key: value` lines")
     return value
@@ -180,20 +197,132 @@ def _parse(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
-        return text  # the type check that follows says what was expected
+        return text  # the type check that follows names the expected type
 
 
-def _thaw(config: Any) -> None:
-    for key in config:
-        if OmegaConf.is_config(config[key]):
-            OmegaConf.set_readonly(config[key], False)
-            if OmegaConf.is_dict(config[key]):
-                _thaw(config[key])
+# ---- help
 
 
-def _shown(value: Any) -> str:
-    return "" if value in ("", None) else json.dumps(value) if isinstance(value, list | bool) else str(value)
+def list_options(config_class: type, prefix: str = "", instance: Any = None) -> list[Option]:
+    """List every option below a dataclass; `instance` holds a section's own defaults."""
+    options: list[Option] = []
+    hints, instance = get_type_hints(config_class), instance or config_class()
+    for field in dataclasses.fields(config_class):
+        key, hint = f"{prefix}{field.name}", hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            options += list_options(hint, f"{key}.", getattr(instance, field.name))  # type: ignore[arg-type]
+        else:
+            level = field.metadata.get("level", LEVELS[-1])
+            options.append(Option(key, hint, getattr(instance, field.name), field.metadata.get("help", ""), level))
+    return options
 
 
-def _type_name(hint: Any) -> str:
-    return getattr(hint, "__name__", str(hint)) if not hasattr(hint, "__args__") else str(hint)
+def list_sections(config_class: type) -> list[Section]:
+    """List the sections of a dataclass, in order."""
+    hints = get_type_hints(config_class)
+    fields = [field for field in dataclasses.fields(config_class) if dataclasses.is_dataclass(hints[field.name])]
+    return [Section(field.name, field.metadata.get("help", "")) for field in fields]
+
+
+def _help_topic(arguments: Sequence[str]) -> str:
+    """Return "" without a request for help, else "common", "all" or the name of a section (`--help=NAME`)."""
+    for argument in arguments:
+        if argument in HELP:
+            return "common"
+        if argument.startswith("--help="):
+            return argument.removeprefix("--help=") or "common"
+    return ""
+
+
+def _print_help(config_class: type, about: str, topic: str) -> int:
+    topics = [section.key for section in list_sections(config_class)]
+    if topic not in ("common", "all", *topics):
+        print(f"error: --help={topic}: give one of all, {', '.join(topics)}", file=sys.stderr)
+        return BAD_INPUT
+    print(help_text(config_class, about, topic))
+    return 0
+
+
+def help_text(config_class: type, about: str, topic: str = "common", width: int = 0) -> str:
+    """Return what `--help` prints: purpose and examples, then the options by level.
+
+    Args:
+        topic: "common" shows sections as one line each, "all" every option, a section's name only its options.
+        width: columns; 0 for the terminal's.
+    """
+    width = width or max(60, min(110, shutil.get_terminal_size((100, 24)).columns))
+    options = list_options(config_class)
+    if topic not in ("common", "all"):
+        return "\n".join(_option_lines([o for o in options if o.key.startswith(f"{topic}.")], width))
+    lines = [about.strip(), "", "Give options as key=value, after an optional config=FILE.yaml."]
+    top = [option for option in options if "." not in option.key]
+    for level in LEVELS:
+        if chosen := [option for option in top if option.level == level]:
+            lines += ["", f"{level}:", *_option_lines(chosen, width)]
+    sections = list_sections(config_class)
+    if topic == "all":
+        for section in sections:
+            inside = [option for option in options if option.key.startswith(f"{section.key}.")]
+            lines += ["", f"{section.key}: {section.help}", *_option_lines(inside, width)]
+    elif sections:
+        lines += ["", "sections (--help=NAME shows one, --help=all everything):"]
+        for section in sections:
+            count = sum(option.key.startswith(f"{section.key}.") for option in options)
+            lines += _wrapped(f"{section.key}.*", f"{section.help} ({count} options)", width)
+    return "\n".join(lines)
+
+
+def _option_lines(options: Sequence[Option], width: int) -> Iterator[str]:
+    """Yield the help lines of options: key, default and type, then the meaning, wrapped."""
+    for option in options:
+        name = f"{option.key}={_format_value(option.default)}"
+        yield from _wrapped(name, f"{option.help} [{type_name(option.type)}]", width)
+
+
+def _wrapped(name: str, text: str, width: int, indent: int = 30) -> list[str]:
+    """Return a name and its text in two columns; a long name gets a line of its own."""
+    body = textwrap.wrap(text, max(30, width - indent - 2)) or [""]
+    if len(name) <= indent - 2:
+        return [f"  {name:<{indent}}{body[0]}".rstrip(), *(" " * (indent + 2) + line for line in body[1:])]
+    return [f"  {name}", *(" " * (indent + 2) + line for line in body)]
+
+
+def _format_value(value: Any) -> str:
+    return "" if value in ("", None) else json.dumps(value) if isinstance(value, list | bool | dict) else str(value)
+
+
+def type_name(hint: Any) -> str:
+    """Return a type in the words of the command line: text, integer, number, true or false, list of text."""
+    names = {str: "text", int: "integer", float: "number", bool: "true or false"}
+    if get_origin(hint) is list:
+        return f"list of {type_name(get_args(hint)[0])}"
+    if get_origin(hint) is dict:
+        return "mapping of names"
+    if get_origin(hint) is UnionType:
+        return " or ".join(type_name(part) for part in get_args(hint) if part is not type(None))
+    return names.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _input_error_inside(error: BaseException | None) -> InputError | None:
+    """Return the InputError that a Ray error carries from a worker, if there is one."""
+    depth = 0
+    while error is not None and depth < 10:
+        for inner in (error, *getattr(error, "worker_failures", {}).values(), getattr(error, "cause", None)):
+            if isinstance(inner, InputError):
+                return InputError(inner.args[0] if inner.args else str(inner))
+        error, depth = error.__cause__ or getattr(error, "cause", None), depth + 1
+    return None
+
+
+def pop_verb(arguments: list[str], verbs: Container[str], job: str) -> str | int:
+    """Remove and return the verb that precedes the options; "" for a request of help, an exit code after an error."""
+    if _help_topic(arguments[:1]):
+        return ""
+    verb = arguments.pop(0) if arguments and "=" not in arguments[0] else ""
+    if verb in verbs:
+        return verb
+    names = list(verbs)  # type: ignore[call-overload]
+    close = difflib.get_close_matches(verb, names, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    print(f"error: python -m {job} needs one of {', '.join(names)} first, got {verb!r}{hint}", file=sys.stderr)
+    return BAD_INPUT

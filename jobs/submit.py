@@ -40,7 +40,7 @@ the job's. It prints the `ray job submit` line that does the same, and becomes i
 A word in single quotes may name a variable of the cluster's nodes, as $STORE does. Only vgan/, cluster/ and jobs/ are
 uploaded, so config=FILE must lie below them.
 """
-VERBS = ("acquire", "prepare", "train", "generate", "predict", "evaluate", "inspect", "finetune")
+VERBS = ("acquire", "prepare", "dataset", "train", "generate", "predict", "evaluate", "inspect", "finetune")
 DEFAULT_ADDRESS, DEFAULT_TOKEN_FILE = "http://127.0.0.1:8265", "~/.ray/auth_token"  # Ray's own
 
 
@@ -48,14 +48,18 @@ DEFAULT_ADDRESS, DEFAULT_TOKEN_FILE = "http://127.0.0.1:8265", "~/.ray/auth_toke
 class SubmitConfig:
     """How a job is submitted."""
 
-    action: ClassVar[str] = "submit"  # the line says all, and settings need not be shown before it
-    address: str = option("", f"url of the jobs API; empty: RAY_API_SERVER_ADDRESS, else {DEFAULT_ADDRESS}")
+    print_settings: ClassVar[bool] = False  # the printed line holds them
+    address: str = option("", f"url of the jobs API; empty: RAY_API_SERVER_ADDRESS, else {DEFAULT_ADDRESS}", "common")
     token_file: str = option(
-        "", f"file with the cluster's token; empty: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, else {DEFAULT_TOKEN_FILE}"
+        "",
+        f"file with the cluster's token; empty: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, else {DEFAULT_TOKEN_FILE}",
+        "common",
     )
-    id: str = option("", "submission id; empty: the run's name (or the verb), numbered after earlier ones that ended")
-    wait: bool = option(True, "follow the job's output to its end")
-    dry_run: bool = option(False, "print the line only; the cluster is not asked for earlier jobs")
+    id: str = option(
+        "", "submission id; empty: the run's name (or the verb), numbered after earlier ones that ended", "common"
+    )
+    wait: bool = option(True, "follow the job's output to its end", "common")
+    dry_run: bool = option(False, "print the line only; the cluster is not asked for earlier jobs", "common")
     decode_labels: str = option("", "key=value,... of nodes for video to clips, where the cluster does not say itself")
     train_labels: str = option("", "key=value,... of nodes for training, where the cluster does not say itself")
 

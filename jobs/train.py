@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cluster.storage.urls import absolute_url, join_url
 from cluster.training.config import TrainConfig
-from cluster.training.trainer import fit
 from jobs import cli
+from vgan.options import require_options
 
 ABOUT = """Train on Ray Train workers running DeepSpeed: the video GAN of two streams or one, the future of an image, or
 the baseline's autoencoder (model.architecture). The same name continues its run; Ctrl-C or SIGTERM saves first.
@@ -20,10 +19,14 @@ the baseline's autoencoder (model.architecture). The same name continues its run
 
 def main(config: TrainConfig) -> None:
     """Train, and print where the last checkpoint is."""
-    cli.require(config, "data", "out")
+    from cluster.runtime.provenance import save_settings  # heavy, after the arguments are checked
+    from cluster.storage.urls import absolute_url, join_url
+    from cluster.training.trainer import fit
+
+    require_options(config, "data", "out")
     config = replace(config, data=absolute_url(config.data), out=absolute_url(config.out))
     checkpoint = fit(config)
-    cli.save(config, join_url(config.out, config.name, "settings.yaml"))
+    save_settings(config, join_url(config.out, config.name, "settings.yaml"))
     print(f"step {checkpoint.step}, {checkpoint.clips_seen} clips seen -> {checkpoint.url}")
 
 

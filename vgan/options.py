@@ -7,12 +7,23 @@ from collections.abc import Callable
 from dataclasses import field
 from typing import Any
 
+from vgan.errors import InputError
 
-def option(default: Any, meaning: str) -> Any:
-    """Make a dataclass field with a default and the help text, including the unit, that `--help` prints."""
+LEVELS = ("required", "common", "advanced")  # order of the groups in `--help`
+
+
+def option(default: Any, meaning: str, level: str = "advanced") -> Any:
+    """Make a dataclass field for the command line.
+
+    Args:
+        default: default value; lists and mappings are copied for each instance.
+        meaning: help text, with the unit and the meaning of 0 or empty.
+        level: one of LEVELS, the group that `--help` prints the option in.
+    """
+    metadata = {"help": meaning, "level": level}
     if isinstance(default, list | dict | set):
-        return field(default_factory=lambda: type(default)(default), metadata={"help": meaning})
-    return field(default=default, metadata={"help": meaning})
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 def section(kind: Callable[[], Any], meaning: str) -> Any:
@@ -35,3 +46,10 @@ def check_name(name: str) -> None:
     """Raise ValueError unless the name of a run is valid in paths and in MLflow queries."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
         raise ValueError(f"name may hold letters, digits, dot, dash and underscore, got {name!r}")
+
+
+def require_options(config: Any, *keys: str) -> None:
+    """Raise InputError unless each of these options has a value."""
+    for key in keys:
+        if not getattr(config, key):
+            raise InputError(f"{key}= is required; see --help")

@@ -15,7 +15,6 @@ from vgan.records import SCHEMA_VERSION, VIDEO_REVISION
 from vgan.renamed_keys import SETTINGS_VERSION, downgrade, upgrade
 from vgan.video.config import ClipSpec, VideoConfig
 
-CODECS = ("raw", "jpeg")
 MANIFEST = "manifest.json"
 REJECTS = "rejects.parquet"
 REJECTS_SCHEMA = pa.schema(

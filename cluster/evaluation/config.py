@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cluster.observability.tracking_config import TrackingConfig
-from vgan.options import option, section
+from cluster.storage.media_formats import FORMATS
+from vgan.models.config import NETWORKS_WITH_UNITS
+from vgan.options import check_choice, option, section
 
 EXPERIMENT = "evaluation"
 MIXTURE_CLIPS = 10_000  # clips whose codes the baseline's mixture is fitted to, as in jobs.generate
@@ -15,18 +17,20 @@ MIXTURE_CLIPS = 10_000  # clips whose codes the baseline's mixture is fitted to,
 class EvaluateConfig:
     """Settings of an evaluation: models, reference set, protocol and resources."""
 
-    data: str = option("", "reference dataset of real clips, preferably not used for training (required)")
+    data: str = option("", "reference dataset of real clips, preferably not used for training (required)", "required")
     checkpoint: list[str] = option(
-        [], "run folders, checkpoints, exported models or .t7 files to evaluate: [one,other]"
+        [], "run folders, checkpoints, exported models or .t7 files to evaluate: [one,other]", "common"
     )
-    sample_datasets: list[str] = option([], "datasets whose clips are evaluated like generated ones")
-    out: str = option("out/evaluated", "URL of the folder for results.json, table.txt and the cache")
+    sample_datasets: list[str] = option([], "datasets whose clips are evaluated like generated ones", "common")
+    out: str = option("out/evaluated", "URL of the folder for results.json, table.txt and the cache", "common")
     num_clips: int = option(
-        256, "clips per set; distances are comparable only at equal numbers, published ones use 2048"
+        256, "clips per set; distances are comparable only at equal numbers, published ones use 2048", "common"
     )
     num_frames: int = option(0, "number of frames used of each clip, from its start; 0: all")
     reference: str = option("", "name of data= in metric names, e.g. ucf101-split1; empty: its folder name and digest")
-    extractor: str = option("", "local file of I3D weights or of a TorchScript program, or pixels; empty: no distances")
+    extractor: str = option(
+        "", "local file of I3D weights or of a TorchScript program, or pixels; empty: no distances", "common"
+    )
     resolution: int = option(224, "side of the extractor's input, pixels; published distances use 224")
     bf16: bool = option(False, "run I3D in bfloat16: about twice as fast, with different values")
     bootstrap_samples: int = option(200, "resamples for the 95 % interval of each distance")
@@ -35,7 +39,7 @@ class EvaluateConfig:
     ema: bool = option(True, "use the moving average of the generator's weights, if available")
     seed: int = option(0, "seed of the noise, of the selection of real clips and of the resampling")
     cache: str = option("", "URL of the cache folder for statistics of real clips, by digest; empty: out=/cache")
-    model_card: str = option("", "URL of an HTML file for the model card; empty: none")
+    model_card: str = option("", "URL of an HTML file for the model card; empty: none", "common")
     sweep_results: str = option(
         "", "results.json of a sweep of jobs.finetune whose figure the card includes; empty: none"
     )
@@ -63,3 +67,30 @@ class EvaluateConfig:
             raise ValueError(f"seed must be in 0..2^32-1 and training_clips at least 0, {values}")
         if self.cpus <= 0 or self.gpus < 0:
             raise ValueError(f"cpus must be above 0 and gpus 0 or more, got {self.cpus} and {self.gpus}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """Whose units, over which clips."""
+
+    data: str = option("", "dataset whose clips are looked at (required)", "required")
+    checkpoint: str = option(
+        "", "a run's folder, a checkpoint, an exported folder or a .t7 file (required)", "required"
+    )
+    out: str = option("out/units", "url of the folder for the pictures", "common")
+    network: str = option("discriminator", f"one of {', '.join(NETWORKS_WITH_UNITS)}", "common")
+    layer: int = option(3, "which of its convolutions, the first being 1", "common")
+    units: list[int] = option([], "numbers of units; empty: those whose highest peaks stand out most", "common")
+    num_units: int = option(12, "so many units, where none are named", "common")
+    top: int = option(8, "clips a unit, each of another video", "common")
+    format: list[str] = option(["png", "gif"], f"files a unit: any of {', '.join(FORMATS)}", "common")
+    cpus: float = option(1.0, "CPU cores a task")
+    address: str = option("", "Ray cluster; empty: the one this job was submitted to, else a local one")
+
+    def __post_init__(self) -> None:
+        check_choice("network", self.network, NETWORKS_WITH_UNITS)
+        for kind in self.format:
+            check_choice("format", kind, FORMATS)
+        if self.num_units < 1 or self.top < 1 or self.cpus <= 0:
+            got = f"got {self.num_units}, {self.top} and {self.cpus}"
+            raise ValueError(f"num and top must be at least 1 and cpus above 0, {got}")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, fields
 
-from cluster.storage.files import exists, read_json
-from vgan.errors import InputError
-from vgan.options import check_choice, option
+from cluster.dataset.codecs import CODECS
+from vgan.options import check_choice, option, section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,20 +86,25 @@ class CorpusConfig:
             raise ValueError(f"corpus settings must be above 0, got {asdict(self)}")
 
 
-def read_rates(url: str) -> MeasuredRates:
-    """Read rates from a JSON file; missing ones take the defaults.
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    """What to plan: hours= or sources=, on which nodes, at which prices."""
 
-    Raises:
-        InputError: the file does not exist, is not JSON, has an unknown name, or lacks date or machine.
-    """
-    if not exists(url):
-        raise InputError(f"no rates at {url!r}")
-    try:
-        values = read_json(url)
-        if not isinstance(values, dict) or not {"date", "machine"} <= set(values):
-            raise ValueError("rates must be an object with `date` and `machine`, the origin of the measurements")
-        return MeasuredRates(**values)
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"{url!r} does not hold rates: {error}; names are {', '.join(asdict(MeasuredRates()))}"
-        ) from error
+    hours: float = option(0.0, "hours of finished clips that are wanted", "common")
+    sources: str = option("", "or: a sources manifest, list, folder or glob", "common")
+    rates_file: str = option("", "url of a JSON of measured rates with date and machine; empty: the README's")
+    calibrate_from: str = option("", "url of a dataset whose commit records tell prepare's cost and yield", "common")
+    steps: int = option(0, "steps of training; 0 plans none", "common")
+    batch_size: int = option(64, "clips of a step, all workers together")
+    codec: str = option("raw", "of the shards: raw or jpeg")
+    out: str = option("out/plan", "url of the folder for plan.json and plan.png", "common")
+    corpus: CorpusConfig = section(CorpusConfig, "what videos are like, where no manifest tells")
+    cpu: NodeConfig = section(NodeConfig, "nodes that prepare")
+    gpu: NodeConfig = section(lambda: NodeConfig(gpus=1), "nodes that train")
+    prices: PriceConfig = section(PriceConfig, "of the store")
+
+    def __post_init__(self) -> None:
+        check_choice("codec", self.codec, CODECS)
+        if self.hours < 0 or self.steps < 0 or self.batch_size < 1:
+            got = f"got {self.hours}, {self.steps} and {self.batch_size}"
+            raise ValueError(f"hours and steps must be at least 0, batch_size at least 1, {got}")

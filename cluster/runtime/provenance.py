@@ -8,6 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from cluster.storage.files import write_bytes
 from cluster.storage.urls import redact
 
 
@@ -20,6 +23,16 @@ def redacted_settings(config: Any) -> dict[str, Any]:
         return redact(value) if isinstance(value, str) else value
 
     return redacted(asdict(config))
+
+
+def settings_yaml(config: Any) -> str:
+    """Return a configuration dataclass as YAML, without passwords in URLs."""
+    return yaml.safe_dump(redacted_settings(config), sort_keys=False)
+
+
+def save_settings(config: Any, url: str) -> None:
+    """Write the resolved settings as YAML beside the output they belong to."""
+    write_bytes(url, settings_yaml(config).encode())
 
 
 def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

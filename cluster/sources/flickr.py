@@ -18,65 +18,25 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
 from typing import Any
 
 from cluster.observability.progress_bar import progress_bar
+from cluster.sources.config import FlickrConfig, unix_time_of_day
 from cluster.sources.licenses import check_license_names, license_filter
 from cluster.sources.manifest import Source
 from cluster.sources.response_cache import ResponseCache
 from vgan.errors import InputError
-from vgan.options import option
+
+log = logging.getLogger(__name__)
 
 KEY = "FLICKR_API_KEY"
-REST = "https://api.flickr.com/services/rest/"
-HOURLY, HOUR_S = 3600, 3600.0  # calls per hour and key
+HOUR_S = 3600.0
 # Maximum results per search and per page: https://www.flickr.com/services/api/flickr.photos.search.html
 RESULTS, PER_PAGE = 4000, 500
 EXTRAS = "license,owner_name,tags,media"
 ATTEMPTS, BACKOFF_S, TIMEOUT_S = 7, 2.0, 60.0  # pauses of 2 to 64 s bridge an outage of two minutes
 AWAY = frozenset({0, 10, 105, 106})  # error codes of a temporarily unavailable service; 10: search is unavailable
 GONE = {1: "not found", 2: "permission denied"}  # error codes of flickr.photos.getSizes for an unavailable video
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FlickrConfig:
-    """Flickr search; the API key comes from the environment variable FLICKR_API_KEY."""
-
-    tags: list[str] = option(
-        [], "tags, of which a video needs one; an entry that ends in .txt: url of a list, one tag per line"
-    )
-    words: list[str] = option([], "texts, of which title, description or tags need one; lists as for tags")
-    since: str = option(
-        "2008-04-01", "start of the upload period (UTC day, included); there were no videos before April 2008"
-    )
-    until: str = option(
-        "", "end of the upload period (UTC day, excluded); empty: time of the first start of this command"
-    )
-    height: int = option(360, "minimum short side in pixels; the smallest such file is taken, else the largest")
-    calls_per_hour: int = option(3500, "maximum API calls per hour; Flickr's limit is 3,600 per key")
-    url: str = option(REST, "url of the REST API")
-
-    def __post_init__(self) -> None:
-        if self.calls_per_hour < 1 or (self.url == REST and self.calls_per_hour > HOURLY):
-            raise ValueError(f"flickr.calls_per_hour must be in 1..{HOURLY}, got {self.calls_per_hour}")
-        if self.height < 1:
-            raise ValueError(f"flickr.height must be at least 1, got {self.height}")
-        if not self.url.startswith(("https://", "http://")):
-            raise ValueError(f"flickr.url must begin with https:// or http://, got {self.url!r}")
-        for name in ("since", "until"):
-            _day(f"flickr.{name}", getattr(self, name) or "2008-04-01")
-
-
-def _day(name: str, text: str) -> int:
-    """Return the Unix time at which a day (YYYY-MM-DD) starts in UTC; raise ValueError for other texts."""
-    try:
-        day = date.fromisoformat(text)
-    except ValueError as error:
-        raise ValueError(f"{name} must be a day like 2012-05-31, got {text!r}") from error
-    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
 
 
 class FlickrApiError(Exception):
@@ -222,9 +182,6 @@ class Flickr:
         return {"files": files} if files else {"why": "no file is offered"}
 
 
-# ---- the crawl ---------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class CrawlResult:
     """Result of a crawl."""
@@ -262,8 +219,10 @@ def _crawl(
     allowed = license_filter(licenses)
     ids = [license_id for license_id, name_and_url in flickr_licenses.items() if allowed(*name_and_url)]
     query = {"license": ",".join(ids)} if len(ids) < len(flickr_licenses) else {}
-    until = _day("until", config.until) if config.until else journal.remember("until", lambda: int(time.time()))
-    since = _day("since", config.since)
+    until = (
+        unix_time_of_day("until", config.until) if config.until else journal.remember("until", lambda: int(time.time()))
+    )
+    since = unix_time_of_day("since", config.since)
     sources: list[Source] = []
     left_out: dict[str, int] = {}
     visited: set[str] = set()

@@ -11,31 +11,20 @@ import bz2
 import re
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from urllib.parse import unquote_plus
 
 from cluster.observability.progress_bar import progress_bar
+from cluster.sources.config import YfccConfig
 from cluster.sources.manifest import Source
 from cluster.storage.files import exists
 from cluster.storage.urls import filesystem, join_url, redact
 from vgan.errors import InputError
-from vgan.options import option
 
-FILES = "https://multimedia-commons.s3-us-west-2.amazonaws.com/data/videos/mp4"
 USER, NICKNAME, TAGS, MACHINE_TAGS, PAGE, LICENSE, LICENSE_URL, MARKER = -22, -21, -15, -14, -10, -8, -7, -1
 VIDEO = b"1"  # value of MARKER for videos; photos have 0
 HASH = re.compile(r"[0-9a-f]{7,64}")
 MEGABYTE = 1 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class YfccConfig:
-    """YFCC100M metadata and the store of its videos."""
-
-    metadata: str = option("", "url of yfcc100m_dataset, tab-separated, .bz2 or plain")
-    hashes: str = option("", "url of yfcc100m_hash, id and media hash; needed if the metadata has no hashes")
-    tags: list[str] = option([], "tags, of which a video needs one; empty: all videos")
-    files: str = option(FILES, "url of the folder that stores the videos by hash")
 
 
 def video_url(files: str, media_hash: str) -> str:

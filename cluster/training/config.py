@@ -30,17 +30,19 @@ PINNED = (
 class TrainConfig:
     """One training run."""
 
-    data: str = option("", "url of a prepared dataset's folder (required)")
+    data: str = option("", "url of a prepared dataset's folder (required)", "required")
     scene_categories: list[str] = option(
         [], "train on clips of these scene categories of the dataset only; empty: on all"
     )
     min_scene_probability: float = option(0.2, "of scene_categories=: probability that one of them must reach, 0..1")
-    out: str = option("out/runs", "url of the folder that holds runs")
-    name: str = option("gan", "name of the run; the same name in the same folder continues")
-    steps: int = option(1000, "steps of both networks to reach, counted from the run's start")
-    batch_size: int = option(64, "clips a step over all workers, whatever their number")
+    out: str = option("out/runs", "url of the folder that holds runs", "common")
+    name: str = option("gan", "name of the run; the same name in the same folder continues", "common")
+    steps: int = option(1000, "steps of both networks to reach, counted from the run's start", "common")
+    batch_size: int = option(64, "clips a step over all workers, whatever their number", "common")
     workers: str = option(
-        "1", "Ray Train workers, each with a copy of both networks: 2, or 1-8 for as many of these as there is room for"
+        "1",
+        "Ray Train workers, each with a copy of both networks: 2, or 1-8 for as many of these as there is room for",
+        "common",
     )
     elastic_check_interval_s: float = option(
         60.0, "of workers=1-8, seconds between looks for room; growing goes back to the last checkpoint"
@@ -49,17 +51,19 @@ class TrainConfig:
         600,
         "seconds a step, or a checkpoint that is fetched or waited for, may take before a worker counts as failed",
     )
-    use_gpu: bool = option(False, "one GPU a worker; otherwise one CPU core")
+    use_gpu: bool = option(False, "one GPU a worker; otherwise one CPU core", "common")
     gradient_accumulation_steps: int = option(
         1, "each worker takes its clips in so many pieces, one after the other, for less memory (gradient accumulation)"
     )
     zero_stage: int = option(0, "DeepSpeed ZeRO: 0 nothing sharded; 1 optimizer state sharded; 2 gradients as well")
-    precision: str = option("fp32", "fp32, or autocast: bf16, or fp16 for GPUs that know no bf16")
+    precision: str = option("fp32", "fp32, or autocast: bf16, or fp16 for GPUs that know no bf16", "common")
     loss_scale: float = option(0.0, "of precision=fp16: what losses are multiplied with; 0 finds it as it goes")
     compile: bool = option(False, "torch.compile each network; on CPUs it gains nothing")
     max_grad_norm: float = option(0.0, "a network's gradient that is longer is scaled down to this norm; 0 leaves it")
     ema_decay: float = option(0.999, "decay a step of the generator's moving average; smaller in the first steps")
-    checkpoint_every: int = option(200, "steps between checkpoints; the last step and a request to stop make one too")
+    checkpoint_every: int = option(
+        200, "steps between checkpoints; the last step and a request to stop make one too", "common"
+    )
     keep_latest_k: int = option(3, "newest checkpoints kept; below 2 there is none before a damaged one")
     best_metric: str = option(
         "", "metric whose lowest value keeps its checkpoint too, e.g. loss/reconstruction; means since the one before"
@@ -70,7 +74,7 @@ class TrainConfig:
     seed: int = option(0, "of weights, noise and the order of clips")
     address: str = option("", "Ray cluster; empty: the one this job was submitted to, else a local one")
     preset: str = option(
-        "paper", "model.* and objective.* of a name: paper, reference (its code) or stable (trains well)"
+        "paper", "model.* and objective.* of a name: paper, reference (its code) or stable (trains well)", "common"
     )
     model: ModelConfig = section(ModelConfig, "the networks")
     objective: ObjectiveConfig = section(ObjectiveConfig, "losses and optimizer")

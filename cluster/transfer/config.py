@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cluster.observability.tracking_config import TrackingConfig
-from cluster.transfer.sweep_run import (
-    INITS,
-)
+from cluster.transfer.initializations import INITS
 from vgan.models.config import ModelConfig
 from vgan.options import check_choice, check_name, option, section
 from vgan.presets import FINETUNE_PRESETS
@@ -33,28 +31,34 @@ def labeled_video_config() -> VideoConfig:
 class SweepConfig:
     """One sweep over label fractions."""
 
-    ucf101: str = option("", "folder that holds UCF-101/ and ucfTrainTestlist/ (required)")
+    ucf101: str = option("", "folder that holds UCF-101/ and ucfTrainTestlist/ (required)", "required")
     checkpoint: str = option(
-        "", "a GAN: its run's folder, a checkpoint, an exported folder, a .t7 file; random inits take its size"
+        "",
+        "a GAN: its run's folder, a checkpoint, an exported folder, a .t7 file; random inits take its size",
+        "common",
     )
     extra_checkpoints: dict[str, str] = option(
         {}, "more checkpoints, each an init of its name: 'extra_checkpoints={longer: out/runs/longer}'"
     )
-    out: str = option("out/finetune", "folder for the labelled clips and the results")
+    out: str = option("out/finetune", "folder for the labelled clips and the results", "common")
     preset: str = option(
         "modern",
         "modern: settings chosen on held-out groups; reference: the published code's, 1,000 steps of 256 clips",
     )
-    name: str = option("sweep", "name of the sweep; the same name continues, with more fractions or seeds too")
+    name: str = option(
+        "sweep", "name of the sweep; the same name continues, with more fractions or seeds too", "common"
+    )
     dataset: str = option("ucf101", "name of the labelled set in metric names")
     initializations: list[str] = option(
-        ["vgan", "logistic", "random"], "; ".join(f"{name}: {text}" for name, text in INITS.items())
+        ["vgan", "logistic", "random"], "; ".join(f"{name}: {text}" for name, text in INITS.items()), "common"
     )
-    fractions: list[float] = option(list(FRACTIONS), "shares of each class's training clips, nested")
-    seeds: list[int] = option([0, 1], "each draws its own subsets, order and head")
-    splits: list[int] = option([1], "official splits, 1 to 3")
-    clips_per_test_video: int = option(1, "of each test video: 1, its first frames, or more, evenly spread; e.g. 10")
-    validation: bool = option(False, "test on groups held out from the training list, to choose settings by")
+    fractions: list[float] = option(list(FRACTIONS), "shares of each class's training clips, nested", "common")
+    seeds: list[int] = option([0, 1], "each draws its own subsets, order and head", "common")
+    splits: list[int] = option([1], "official splits, 1 to 3", "common")
+    clips_per_test_video: int = option(
+        1, "of each test video: 1, its first frames, or more, evenly spread; e.g. 10", "common"
+    )
+    validation: bool = option(False, "test on groups held out from the training list, to choose settings by", "common")
     validation_fold: int = option(
         0, "with choose, which groups: 0, 1, ... each hold out another fifth, drawn at random"
     )

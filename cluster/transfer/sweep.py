@@ -22,6 +22,7 @@ from cluster.runtime.run_registry import register_run
 from cluster.storage.files import exists, make_writable_folder, read_json, write_json
 from cluster.storage.urls import join_url
 from cluster.transfer.config import SweepConfig
+from cluster.transfer.initializations import PRETRAINED
 from cluster.transfer.labeled_clips import (
     LabeledClips,
     config_for_test_clips,
@@ -31,13 +32,7 @@ from cluster.transfer.labeled_clips import (
 )
 from cluster.transfer.leakage import require_no_leakage
 from cluster.transfer.sweep_results import format_table, log_final_figures, log_results, log_run, to_row
-from cluster.transfer.sweep_run import (
-    PRETRAINED,
-    Initialization,
-    SweepRun,
-    finetune_run,
-    finetune_run_distributed,
-)
+from cluster.transfer.sweep_run import Initialization, SweepRun, finetune_run, finetune_run_distributed
 from vgan.errors import InputError
 from vgan.transfer.ucf101 import read_split
 

@@ -29,15 +29,6 @@ from vgan.transfer.label_subsets import label_subset
 from vgan.transfer.logistic_probe import features, logistic_probabilities
 from vgan.transfer.scores import probabilities, score_videos
 
-INITS = {
-    "vgan": "the trained GAN's trunk, fine-tuned",
-    "logistic": "logistic regression on the trained trunk's last features",
-    "untrained": "weights as GAN training starts with",
-    "random": "PyTorch's default weights",
-    "random_torch": "Torch7's default weights, as the original's random network had them",
-}
-PRETRAINED = frozenset({"vgan", "logistic"})
-
 
 @dataclass(frozen=True)
 class Initialization:

@@ -78,9 +78,9 @@ def test_jobs_take_the_words_that_are_given(page: str) -> None:
             module, words = found[1], shlex.split(found[2])
             if module == "submit":
                 own, (module, *words) = _split(words)
-                cli.load(SubmitConfig, own)
+                cli.load_config(SubmitConfig, own)
             assert module == "prepare", "the only one so far"
-            cli.load(PrepareConfig, words)
+            cli.load_config(PrepareConfig, words)
             seen += 1
     assert seen
 

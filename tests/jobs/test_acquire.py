@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster.planning.config import PlanConfig
+from cluster.sources.config import AcquireConfig
 from cluster.sources.manifest import Source, read_sources
 from jobs import acquire, cli, plan
-from jobs.acquire import AcquireConfig
-from jobs.plan import PlanConfig
 
 BY = "https://creativecommons.org/licenses/by/4.0/"
 

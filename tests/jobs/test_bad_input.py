@@ -16,12 +16,12 @@ import vgan
 from cluster.checkpoints.store import write_checkpoint_files
 from cluster.dataset.manifest import Manifest, write_manifest
 from cluster.evaluation.config import EvaluateConfig
+from cluster.generation.config import GenerateConfig
+from cluster.planning.config import PlanConfig
+from cluster.sources.config import AcquireConfig
 from cluster.training.config import TrainConfig
 from jobs import acquire, cli, evaluate, finetune, generate, plan, prepare, train
-from jobs.acquire import AcquireConfig
 from jobs.finetune import FinetuneJobConfig
-from jobs.generate import GenerateConfig
-from jobs.plan import PlanConfig
 from jobs.prepare import PrepareConfig
 from vgan.models.config import ModelConfig
 from vgan.models.discriminator import Discriminator
@@ -89,7 +89,7 @@ def dataset(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("job", KINDS, ids=lambda job: job.__name__)
 def test_job_with_an_unknown_key_suggests_the_right_one(refused: Refused, job: Any) -> None:
-    key = cli.options(KINDS[job])[0][0]
+    key = cli.list_options(KINDS[job])[0][0]
     assert f"unknown key '{key}x'; did you mean '{key}'?" in refused(job, f"{key}x=1")
 
 
@@ -136,13 +136,6 @@ def test_prepare_from_a_manifest_that_is_missing_or_broken(refused: Refused, tmp
 def test_prepare_from_a_list_with_an_unknown_protocol_names_the_video(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("/v/a.mp4\nnosuch://bucket/b.mp4\n")
     assert "nosuch://bucket/b.mp4" in refused(prepare, f"sources={tmp_path}/list.txt")
-
-
-def test_prepare_delete_needs_names_and_something_to_delete_from(refused: Refused, tmp_path: Path) -> None:
-    assert "names= is required" in refused(prepare, "action=delete")
-    assert "nothing was prepared at" in refused(prepare, "action=delete", "names=a.mp4")
-    assert f"no list at '{tmp_path}/none.txt'" in refused(prepare, "action=delete", f"names={tmp_path}/none.txt")
-    assert "no dataset at" in refused(prepare, "action=card")
 
 
 @pytest.mark.parametrize(

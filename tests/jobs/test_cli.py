@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,17 +12,16 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.evaluation.config import EvaluateConfig
+from cluster.evaluation.config import EvaluateConfig, InspectConfig
+from cluster.generation.config import GenerateConfig, PredictConfig
+from cluster.planning.config import PlanConfig
+from cluster.runtime.provenance import save_settings
+from cluster.sources.config import AcquireConfig
+from cluster.study.config import StudyConfig
 from cluster.training.config import TrainConfig
 from jobs import acquire, cli, evaluate, finetune, generate, inspect, plan, predict, prepare, study, train
-from jobs.acquire import AcquireConfig
 from jobs.finetune import FinetuneJobConfig
-from jobs.generate import GenerateConfig
-from jobs.inspect import InspectConfig
-from jobs.plan import PlanConfig
-from jobs.predict import PredictConfig
 from jobs.prepare import PrepareConfig
-from jobs.study import StudyConfig
 from vgan.errors import InputError
 from vgan.options import option, section
 from vgan.presets import PRESETS
@@ -76,13 +77,13 @@ def fails(capsys: pytest.CaptureFixture[str], *words: str, kind: type = Cake) ->
 
 
 def test_load_without_words_gives_the_defaults_of_the_group_too() -> None:
-    assert cli.load(Cake, []) == Cake()
-    assert cli.load(Cake, []).oven.heat_c == 200.0
+    assert cli.load_config(Cake, []) == Cake()
+    assert cli.load_config(Cake, []).oven.heat_c == 200.0
 
 
 def test_load_takes_words_over_the_file_over_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "cake.yaml").write_text("layers: 3\noven:\n  heat_c: 150\n  fan: true\ntoppings: [figs, nuts]\n")
-    found = cli.load(Cake, [f"config={tmp_path}/cake.yaml", "oven.heat_c=160", "rises=[2, 3.5]"])
+    found = cli.load_config(Cake, [f"config={tmp_path}/cake.yaml", "oven.heat_c=160", "rises=[2, 3.5]"])
     expected = Cake(layers=3, toppings=["figs", "nuts"], rises=[2.0, 3.5], oven=Oven(heat_c=160.0, fan=True))
     assert found == expected
     assert isinstance(found.oven, Oven)
@@ -90,7 +91,7 @@ def test_load_takes_words_over_the_file_over_the_defaults(tmp_path: Path) -> Non
 
 def settings_of(preset: str) -> dict[str, Any]:
     """What a preset says, as the settings of a training job say it."""
-    found = cli.load(TrainConfig, [f"preset={preset}"])
+    found = cli.load_config(TrainConfig, [f"preset={preset}"])
     return {key: getattr(getattr(found, key.split(".")[0]), key.split(".")[1]) for key in PRESETS[preset]}
 
 
@@ -98,7 +99,7 @@ def settings_of(preset: str) -> dict[str, Any]:
 def test_load_takes_a_preset_over_the_defaults_and_leaves_the_rest(preset: str) -> None:
     assert settings_of(preset) == PRESETS[preset]
     touched = {key.split(".")[1] for key in PRESETS[preset]}
-    found, plain = cli.load(TrainConfig, [f"preset={preset}"]), TrainConfig()
+    found, plain = cli.load_config(TrainConfig, [f"preset={preset}"]), TrainConfig()
     assert found.preset == preset
     for group in ("model", "objective"):
         values, defaults = (dataclasses.asdict(getattr(c, group)) for c in (found, plain))
@@ -116,46 +117,46 @@ def test_load_takes_a_preset_over_the_defaults_and_leaves_the_rest(preset: str) 
 )
 def test_load_takes_what_was_asked_for_by_name_over_the_preset(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "run.yaml").write_text("preset: stable\nobjective:\n  loss: softmax\n")
-    found = cli.load(TrainConfig, [word.replace("CONFIG", f"{tmp_path}/run.yaml") for word in words])
+    found = cli.load_config(TrainConfig, [word.replace("CONFIG", f"{tmp_path}/run.yaml") for word in words])
     assert found.objective.loss == "softmax"
     assert found.objective.horizontal_flip  # the rest of the preset holds
     assert found.model.discriminator_norm == "spectral"
 
 
 def test_load_takes_a_words_preset_over_the_whole_file(tmp_path: Path) -> None:
-    cli.save(TrainConfig(), str(tmp_path / "settings.yaml"))  # which names every key
-    assert cli.load(TrainConfig, [f"config={tmp_path}/settings.yaml", "preset=stable"]).objective.loss == "hinge"
+    save_settings(TrainConfig(), str(tmp_path / "settings.yaml"))  # which names every key
+    assert cli.load_config(TrainConfig, [f"config={tmp_path}/settings.yaml", "preset=stable"]).objective.loss == "hinge"
 
 
 def test_load_takes_presets_of_the_job_at_hand() -> None:
-    found = cli.load(FinetuneJobConfig, ["preset=reference", "finetune.dropout=0.2"])
+    found = cli.load_config(FinetuneJobConfig, ["preset=reference", "finetune.dropout=0.2"])
     assert (found.finetune.iterations, found.finetune.batch_size, found.finetune.dropout) == (1000, 256, 0.2)
     assert found.model == FinetuneJobConfig().model
-    assert cli.load(FinetuneJobConfig, ["preset=modern"]) == FinetuneJobConfig()
+    assert cli.load_config(FinetuneJobConfig, ["preset=modern"]) == FinetuneJobConfig()
     with pytest.raises(InputError, match="preset must be one of reference, modern; got 'stable'"):
-        cli.load(FinetuneJobConfig, ["preset=stable"])
+        cli.load_config(FinetuneJobConfig, ["preset=stable"])
 
 
 def test_load_takes_a_mapping_of_names_from_a_file_and_from_what_save_kept(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(
         "extra_checkpoints:\n  longer.1: runs/longer\n  wider: runs/wider\nseeds: [3]\n"
     )
-    found = cli.load(FinetuneJobConfig, [f"config={tmp_path}/sweep.yaml"])
+    found = cli.load_config(FinetuneJobConfig, [f"config={tmp_path}/sweep.yaml"])
     assert found.extra_checkpoints == {"longer.1": "runs/longer", "wider": "runs/wider"}
-    cli.save(found, str(tmp_path / "settings.yaml"))
-    assert cli.load(FinetuneJobConfig, [f"config={tmp_path}/settings.yaml"]) == found
+    save_settings(found, str(tmp_path / "settings.yaml"))
+    assert cli.load_config(FinetuneJobConfig, [f"config={tmp_path}/settings.yaml"]) == found
 
 
 def test_load_of_a_preset_that_is_no_name_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("preset: [stable]\n")
     with pytest.raises(InputError, match="preset"):
-        cli.load(TrainConfig, [f"config={tmp_path}/run.yaml"])
+        cli.load_config(TrainConfig, [f"config={tmp_path}/run.yaml"])
 
 
 def test_load_takes_a_preset_from_a_file_and_another_from_a_word(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("preset: stable\n")
-    assert cli.load(TrainConfig, [f"config={tmp_path}/run.yaml"]).objective.loss == "hinge"
-    found = cli.load(TrainConfig, [f"config={tmp_path}/run.yaml", "preset=reference"])
+    assert cli.load_config(TrainConfig, [f"config={tmp_path}/run.yaml"]).objective.loss == "hinge"
+    found = cli.load_config(TrainConfig, [f"config={tmp_path}/run.yaml", "preset=reference"])
     assert (found.preset, found.model.future_encoder, found.objective.loss) == ("reference", "reference", "softmax")
 
 
@@ -165,31 +166,31 @@ def test_run_with_an_unknown_preset_names_it_and_those_there_are(capsys: pytest.
 
 
 def test_presets_kept_in_settings_load_again(tmp_path: Path) -> None:
-    config = cli.load(TrainConfig, ["preset=stable", "objective.horizontal_flip=false"])
-    cli.save(config, str(tmp_path / "settings.yaml"))
-    assert cli.load(TrainConfig, [f"config={tmp_path}/settings.yaml"]) == config
+    config = cli.load_config(TrainConfig, ["preset=stable", "objective.horizontal_flip=false"])
+    save_settings(config, str(tmp_path / "settings.yaml"))
+    assert cli.load_config(TrainConfig, [f"config={tmp_path}/settings.yaml"]) == config
 
 
 def test_load_the_last_of_two_words_wins() -> None:
-    assert cli.load(Cake, ["layers=3", "layers=5"]).layers == 5
+    assert cli.load_config(Cake, ["layers=3", "layers=5"]).layers == 5
 
 
 @pytest.mark.parametrize(
     "text", ["7", "true", "null", "1e-3", "[x]", "a: b", "a=b", " ", "-", "\u00fc", "#x", "s3://b/c?d=e"]
 )
 def test_load_keeps_text_as_it_was_typed(text: str) -> None:
-    assert cli.load(Cake, [f"name={text}"]).name == text
+    assert cli.load_config(Cake, [f"name={text}"]).name == text
 
 
 @pytest.mark.parametrize(
     ("word", "key", "value"), [("rises=[1e-3]", "rises", [1e-3]), ("toppings=figs", "toppings", ["figs"])]
 )
 def test_load_reads_numbers_with_exponents_and_single_items(word: str, key: str, value: Any) -> None:
-    assert getattr(cli.load(Cake, [word]), key) == value
+    assert getattr(cli.load_config(Cake, [word]), key) == value
 
 
 def test_load_gives_frozen_settings() -> None:
-    config = cli.load(Cake, ["layers=3"])
+    config = cli.load_config(Cake, ["layers=3"])
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.layers = 4  # type: ignore[misc]
 
@@ -245,7 +246,7 @@ def test_run_prints_settings_that_can_be_given_back(capsys: pytest.CaptureFixtur
     text = capsys.readouterr().out.removeprefix("settings:\n")
     (tmp_path / "again.yaml").write_text(text)
     assert (
-        cli.load(Cake, [f"config={tmp_path}/again.yaml"])
+        cli.load_config(Cake, [f"config={tmp_path}/again.yaml"])
         == seen[0]
         == Cake(layers=4, oven=Oven(heat_c=200.0, fan=True))
     )
@@ -268,8 +269,42 @@ def test_run_exit_code_and_stderr_say_who_is_to_blame(
 
 
 @pytest.mark.parametrize("word", ["--help", "-h", "help"])
-def test_run_help_lists_every_option_with_its_real_default(capsys: pytest.CaptureFixture[str], word: str) -> None:
+def test_help_shows_sections_as_one_line_each(capsys: pytest.CaptureFixture[str], word: str) -> None:
     assert cli.run(lambda config: pytest.fail(str(config)), Cake, "Bake a cake.", ["layers=x", word]) == 0
+    text = capsys.readouterr().out
+    assert "  oven.*" in text
+    assert "oven.heat_c=" not in text
+
+
+def test_help_of_a_section_shows_it_alone_and_an_unknown_one_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(lambda config: pytest.fail(str(config)), Cake, "Bake a cake.", ["--help=oven"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("=")[0].strip() for line in lines if "=" in line] == ["oven.heat_c", "oven.fan"]
+    assert cli.run(lambda config: pytest.fail(str(config)), Cake, "Bake a cake.", ["--help=bowl"]) == 2
+
+
+def test_help_and_a_misspelt_key_import_nothing_heavy() -> None:
+    heavy = "('torch', 'ray', 'mlflow', 'pyarrow', 'omegaconf', 'cv2', 'matplotlib')"
+    for name in ("acquire", "plan", "prepare", "dataset", "train", "generate", "predict", "finetune", "evaluate"):
+        code = (
+            f"import sys; from jobs import {name} as job; from jobs import cli\n"
+            f"config = next(c for n, c in vars(job).items() if n.endswith('Config') and c.__module__ != 'x'\n"
+            f"              and '{name}' in n.lower().replace('sweep', 'finetune'))\n"
+            f"cli.run(print, config, job.ABOUT, ['--help'])\n"
+            f"assert cli.run(print, config, job.ABOUT, ['stepz=3']) == 2\n"
+            f"print('HEAVY', [m for m in {heavy} if m in sys.modules])"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.stdout.splitlines()[-1] == "HEAVY []", (name, done.stdout[-300:], done.stderr[-300:])
+
+
+def test_key_of_an_earlier_version_is_answered_with_its_present_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(lambda config: pytest.fail(str(config)), TrainConfig, "about", ["pieces=2"]) == 2
+    assert "it is called 'gradient_accumulation_steps' now" in capsys.readouterr().err
+
+
+def test_run_help_lists_every_option_with_its_real_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(lambda config: pytest.fail(str(config)), Cake, "Bake a cake.", ["layers=x", "--help=all"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Bake a cake."
     shown = {line.split()[0]: line for line in lines if line.startswith("  ")}
@@ -281,18 +316,18 @@ def test_run_help_lists_every_option_with_its_real_default(capsys: pytest.Captur
         "oven.heat_c=200.0",
         "oven.fan=false",
     }
-    assert shown["oven.heat_c=200.0"].endswith("temperature, degrees Celsius [float]")
+    assert shown["oven.heat_c=200.0"].endswith("temperature, degrees Celsius [number]")
 
 
 @pytest.mark.parametrize(("job", "kind"), JOBS, ids=[job.__name__ for job, _ in JOBS])
 def test_every_job_explains_itself_and_each_of_its_options(
     capsys: pytest.CaptureFixture[str], job: Any, kind: type
 ) -> None:
-    assert cli.run(job.main, kind, job.ABOUT, ["--help"]) == 0
+    assert cli.run(job.main, kind, job.ABOUT, ["--help=all"]) == 0
     text = capsys.readouterr().out
     assert f"python -m {job.__name__} " in text
-    defaults = cli.load(kind, [])
-    for key, _, default, meaning in cli.options(kind):
+    defaults = cli.load_config(kind, [])
+    for key, _, default, meaning, _ in cli.list_options(kind):
         value: Any = defaults
         for part in key.split("."):
             value = getattr(value, part)
@@ -317,13 +352,13 @@ def test_named_configs_are_settings_of_the_job_that_their_first_line_runs(path: 
     first = path.read_text().splitlines()[0]
     (kind,) = (kind for job, kind in JOBS if f"-m {job.__name__} " in first)
     values = yaml.safe_load(path.read_text())
-    config = cli.load(kind, [f"config={path}"])
+    config = cli.load_config(kind, [f"config={path}"])
     for key, value in values.items():
         if not isinstance(value, dict):
             assert getattr(config, key) == value or str(getattr(config, key)) == str(value)  # `workers` takes 2 and 1-8
 
 
 def test_save_keeps_settings_that_load_again(tmp_path: Path) -> None:
-    config = cli.load(TrainConfig, ["steps=7", "model.base_width=4", "name=x"])
-    cli.save(config, str(tmp_path / "below" / "settings.yaml"))
-    assert cli.load(TrainConfig, [f"config={tmp_path}/below/settings.yaml"]) == config
+    config = cli.load_config(TrainConfig, ["steps=7", "model.base_width=4", "name=x"])
+    save_settings(config, str(tmp_path / "below" / "settings.yaml"))
+    assert cli.load_config(TrainConfig, [f"config={tmp_path}/below/settings.yaml"]) == config

@@ -22,15 +22,13 @@ from safetensors.torch import load_file, save_file
 import vgan
 from cluster.checkpoints.store import Checkpoint, open_checkpoint
 from cluster.dataset.manifest import Manifest, read_manifest
-from cluster.evaluation.config import EvaluateConfig
+from cluster.evaluation.config import EvaluateConfig, InspectConfig
+from cluster.generation.config import GenerateConfig, PredictConfig
+from cluster.sources.config import AcquireConfig
 from cluster.training.config import TrainConfig
 from cluster.transfer.sweep_results import format_table
 from jobs import acquire, cli, evaluate, finetune, generate, inspect, predict, prepare, train
-from jobs.acquire import AcquireConfig
 from jobs.finetune import FinetuneJobConfig
-from jobs.generate import GenerateConfig
-from jobs.inspect import InspectConfig
-from jobs.predict import PredictConfig
 from jobs.prepare import PrepareConfig
 from vgan.errors import InputError
 from vgan.models.pretrained import save
@@ -163,7 +161,7 @@ def test_prepare_leaves_a_dataset_and_a_run_that_carries_its_digest(clips: Path,
     manifest = read_manifest(str(clips))
     assert manifest.counts["sources"] == manifest.counts["accepted"] == 3
     assert manifest.counts["clips"] == 18
-    config = cli.load(PrepareConfig, [f"config={clips}/settings.yaml"])
+    config = cli.load_config(PrepareConfig, [f"config={clips}/settings.yaml"])
     assert (config.clip.size, config.clip.stride, config.out) == (32, 8, str(clips))
     (found,) = runs_of(client, "prepare")
     assert found.info.status == "FINISHED"

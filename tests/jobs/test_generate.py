@@ -18,8 +18,8 @@ import vgan
 from cluster.checkpoints.store import write_checkpoint_files
 from cluster.dataset.manifest import Manifest, Shard, write_manifest
 from cluster.dataset.shards import clip_row, clip_schema, shard_bytes
+from cluster.generation.config import GenerateConfig
 from jobs import cli, generate
-from jobs.generate import GenerateConfig
 from vgan.models.config import ModelConfig
 from vgan.models.factory import make_networks
 from vgan.models.gaussian_mixture import read_mixture

@@ -15,10 +15,10 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "cluster"))
 from study_folder import draw_folders, make_words
 
+from cluster.study.config import StudyConfig
 from cluster.study.study_store import read_study
 from cluster.study.vote_store import Vote, VoteStore
 from jobs import cli, study
-from jobs.study import StudyConfig
 from vgan.study.trials import rater_session
 
 

@@ -19,7 +19,6 @@ from vgan.models.layers import remove_spectral_norm
 from vgan.models.pretrained import Model
 from vgan.video.normalize import normalize_clips
 
-NETWORKS = ("discriminator", "encoder")
 SHARE = 0.5  # threshold of a segmentation mask over the peak activation in the clip
 FADED = 0.2  # contrast of the pixels outside of the mask
 

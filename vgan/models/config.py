@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vgan.options import check_choice, option
 
+NETWORKS_WITH_UNITS = ("discriminator", "encoder")  # networks whose hidden units can be inspected
 ARCHITECTURES = ("two_stream", "one_stream", "future", "autoencoder")
 
 

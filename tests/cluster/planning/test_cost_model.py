@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from cluster.planning.calibration import calibrate
-from cluster.planning.config import CorpusConfig, MeasuredRates, NodeConfig, PriceConfig, read_rates
+from cluster.planning.config import CorpusConfig, MeasuredRates, NodeConfig, PriceConfig
 from cluster.planning.cost_model import CAP_S, Corpus, CostPlan, corpus_for_hours, corpus_from_manifest, estimate_cost
+from cluster.planning.rates import read_rates
 from cluster.planning.report import format_plan
 from cluster.sources.manifest import Source, write_sources
 from vgan.errors import InputError

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from cluster.sources import flickr
-from cluster.sources.flickr import CrawlResult, FlickrConfig, crawl, expand_terms
+from cluster.sources.config import FlickrConfig
+from cluster.sources.flickr import CrawlResult, crawl, expand_terms
 from cluster.sources.manifest import read_sources
 from cluster.sources.response_cache import ResponseCache
 from tests.cluster.flickr_server import KEY, Library, serving

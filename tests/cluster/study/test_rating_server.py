@@ -16,11 +16,11 @@ import aiohttp
 import pytest
 from study_folder import draw_folders, make_words, serving
 
+from cluster.study.config import StudyConfig
 from cluster.study.rating_server import Limits, RatingServer, make_token, verify_token
 from cluster.study.study_store import StoredStudy, read_study
 from cluster.study.vote_store import VoteStore
 from jobs import cli, study
-from jobs.study import StudyConfig
 from vgan.study.trials import PRACTICE, rater_session
 
 LOOSE = Limits(per_second=1e6, burst=1e6, bad_per_second=1e6, bad_burst=1e6)

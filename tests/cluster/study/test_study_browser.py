@@ -9,11 +9,11 @@ import pytest
 from browser import CHROMIUM, Page, browser
 from study_folder import draw_folders, make_words, serving
 
+from cluster.study.config import StudyConfig
 from cluster.study.rating_server import RatingServer, make_token
 from cluster.study.study_store import read_study
 from cluster.study.vote_store import VoteStore
 from jobs import cli, study
-from jobs.study import StudyConfig
 from vgan.study.trials import rater_session
 
 pytestmark = [

@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from study_folder import draw_folders, make_words
 
+from cluster.study.config import StudyConfig
 from cluster.study.rating_server import make_token
 from cluster.study.study_store import read_study
 from cluster.study.vote_store import VoteStore
 from jobs import cli, study
-from jobs.study import StudyConfig
 
 RATERS, VOTES, THINK_S = 200, 100, 1.28  # a clip's length, which the page waits for
 KILL_AFTER_S = 20.0

@@ -13,7 +13,6 @@ from cluster.storage.files import write_bytes
 from vgan.video.encode import write_gif, write_mp4
 
 MOVING: dict[str, Callable[[np.ndarray, str | Path, float], None]] = {"mp4": write_mp4, "gif": write_gif}
-FORMATS = (*MOVING, "png")
 
 
 def write_media(frames: np.ndarray, still: np.ndarray, url: str, formats: Sequence[str], fps: float) -> None:

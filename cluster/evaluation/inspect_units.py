@@ -1,0 +1,70 @@
+"""Pictures of the clips that hidden units respond to most."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cluster.checkpoints import store
+from cluster.checkpoints.lineage import require_matching_shape
+from cluster.dataset.manifest import read_manifest
+from cluster.evaluation.config import InspectConfig
+from cluster.evaluation.hidden_units import HiddenUnit, collect_unit_clips, find_top_clips
+from cluster.runtime.ray_session import ray_session, require_resources
+from cluster.storage.files import make_writable_folder, write_json
+from cluster.storage.media_files import write_media
+from cluster.storage.urls import absolute_url, join_url
+from vgan.analysis.hidden_units import make_probe
+from vgan.errors import InputError
+from vgan.options import require_options
+from vgan.viz.panels import unit_panels
+
+
+def inspect_units(config: InspectConfig) -> None:
+    """Look at every clip, then write the pictures and the table."""
+    require_options(config, "data", "checkpoint", "out")
+    url, out = absolute_url(config.data), absolute_url(config.out)
+    manifest = read_manifest(url)
+    model, _ = store.open_model(absolute_url(config.checkpoint))
+    require_matching_shape(model, url, manifest, "give another data=")
+    seen = make_probe(model, config.network, config.layer)
+    if beyond := [unit for unit in config.units if not 0 <= unit < seen.num_units]:
+        raise InputError(f"units: layer {config.layer} has units 0 to {seen.num_units - 1}, got {beyond[0]}")
+    make_writable_folder(out)
+    with ray_session(config.address) as alone:
+        if alone:
+            require_resources("a task", cpus=config.cpus)
+        top = find_top_clips(seen, url, manifest, num=config.top, cpus=config.cpus)
+    chosen = config.units or np.argsort(-top.stands_out, kind="stable")[: config.num_units].tolist()
+    units = collect_unit_clips(seen, top, url, manifest, chosen)
+    if not units:
+        raise InputError("none of these units fires for any clip: choose another layer= or units=")
+    sheets = []
+    for unit in units:
+        title = f"unit {unit.number}, layer {config.layer}: {describe_unit(unit)}"
+        panels = unit_panels(title, unit.clips, unit.segmented)
+        clips, segmented = (_at(c, unit.frames) for c in (unit.clips, unit.segmented))
+        still = unit_panels(title, clips, segmented)[0]
+        write_media(panels, still, join_url(out, f"unit-{unit.number:04d}"), config.format, manifest.clip.fps)
+        sheets.append(still)
+    width = max(sheet.shape[1] for sheet in sheets)
+    sheets = [np.pad(s, ((0, 8), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in sheets]
+    write_media(np.vstack(sheets)[None], np.vstack(sheets), join_url(out, "sheet"), ["png"], manifest.clip.fps)
+    keys = ("number", "stands_out", "motion", "peaks", "videos", "rows")
+    rows = [{key: getattr(unit, key) for key in keys} for unit in units]
+    about = {"checkpoint": config.checkpoint, "network": config.network, "layer": config.layer, "field": seen.field}
+    write_json(join_url(out, "units.json"), about | {"dataset": manifest.digest, "units": rows})
+    print(f"layer {config.layer} of the {config.network}: {seen.num_units} units that see {seen.field} pixels a side")
+    for unit in units:
+        print(f"  unit {unit.number:4d}: {describe_unit(unit)}")
+    print(f"{len(units)} units over {top.count} clips -> {out}/sheet.png")
+
+
+def _at(clips: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """One frame of each clip, (K, 1, H, W, 3)."""
+    return np.stack([clip[[frame]] for clip, frame in zip(clips, frames, strict=True)])
+
+
+def describe_unit(unit: HiddenUnit) -> str:
+    """What is known of a unit, for people."""
+    peaks = f"peaks {unit.peaks[0]:.2f} to {unit.peaks[-1]:.2f}"
+    return f"{peaks}, {unit.stands_out:.1f} s.d. above others, {unit.motion:.0%} by motion"

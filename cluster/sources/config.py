@@ -1,0 +1,88 @@
+"""Settings of a sources manifest, and of the services that list videos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+from vgan.options import check_choice, option, section
+
+REST = "https://api.flickr.com/services/rest/"
+HOURLY = 3600  # API calls per hour and key
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlickrConfig:
+    """Flickr search; the API key comes from the environment variable FLICKR_API_KEY."""
+
+    tags: list[str] = option(
+        [], "tags, of which a video needs one; an entry that ends in .txt: url of a list, one tag per line"
+    )
+    words: list[str] = option([], "texts, of which title, description or tags need one; lists as for tags")
+    since: str = option(
+        "2008-04-01", "start of the upload period (UTC day, included); there were no videos before April 2008"
+    )
+    until: str = option(
+        "", "end of the upload period (UTC day, excluded); empty: time of the first start of this command"
+    )
+    height: int = option(360, "minimum short side in pixels; the smallest such file is taken, else the largest")
+    calls_per_hour: int = option(3500, "maximum API calls per hour; Flickr's limit is 3,600 per key")
+    url: str = option(REST, "url of the REST API")
+
+    def __post_init__(self) -> None:
+        if self.calls_per_hour < 1 or (self.url == REST and self.calls_per_hour > HOURLY):
+            raise ValueError(f"flickr.calls_per_hour must be in 1..{HOURLY}, got {self.calls_per_hour}")
+        if self.height < 1:
+            raise ValueError(f"flickr.height must be at least 1, got {self.height}")
+        if not self.url.startswith(("https://", "http://")):
+            raise ValueError(f"flickr.url must begin with https:// or http://, got {self.url!r}")
+        for name in ("since", "until"):
+            unix_time_of_day(f"flickr.{name}", getattr(self, name) or "2008-04-01")
+
+
+def unix_time_of_day(name: str, text: str) -> int:
+    """Return the Unix time at which a day (YYYY-MM-DD) starts in UTC; raise ValueError for other texts."""
+    try:
+        day = date.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a day like 2012-05-31, got {text!r}") from error
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
+
+
+FILES = "https://multimedia-commons.s3-us-west-2.amazonaws.com/data/videos/mp4"
+
+
+@dataclass(frozen=True, kw_only=True)
+class YfccConfig:
+    """YFCC100M metadata and the store of its videos."""
+
+    metadata: str = option("", "url of yfcc100m_dataset, tab-separated, .bz2 or plain")
+    hashes: str = option("", "url of yfcc100m_hash, id and media hash; needed if the metadata has no hashes")
+    tags: list[str] = option([], "tags, of which a video needs one; empty: all videos")
+    files: str = option(FILES, "url of the folder that stores the videos by hash")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcquireConfig:
+    """Exactly one origin, what to leave out, and where the manifest goes."""
+
+    folder: str = option("", "url of a folder, every video below it; or a glob", "common")
+    urls: str = option("", "url of a list of urls: .txt, one a line; .csv or .parquet with a column uri", "common")
+    tinyvideo: str = option("", "url of one of the original's lists (golf.txt), whose strips were unpacked")
+    root: str = option("", "with tinyvideo: url of the folder its paths are in; empty: the list's own")
+    ucf101: str = option("", "folder that holds UCF-101/ and ucfTrainTestlist/", "common")
+    split: int = option(1, "official UCF101 split, 1 to 3")
+    subset: str = option("", "train or test: that side of the split only")
+    flickr: FlickrConfig = section(FlickrConfig, "Flickr's search")
+    yfcc: YfccConfig = section(YfccConfig, "YFCC100M")
+    licenses: list[str] = option(
+        [], "take these licences only: codes (by, by-sa, by-2.0, cc0, pdm), names or urls; any takes all", "common"
+    )
+    exclude: str = option("", "url of a deletion list: ids, uris or pages of videos to leave out, one a line")
+    limit: int = option(0, "take the first videos only; 0 takes all", "common")
+    out: str = option("out/sources.parquet", "url of the manifest", "common")
+
+    def __post_init__(self) -> None:
+        check_choice("subset", self.subset, ("", "train", "test"))
+        if self.limit < 0:
+            raise ValueError(f"limit must be at least 0, got {self.limit}")

@@ -1,0 +1,3 @@
+"""Media formats of generated clips."""
+
+FORMATS = ("mp4", "gif", "png")
