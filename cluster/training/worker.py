@@ -38,6 +38,7 @@ from cluster.training.reporter import ProgressReporter, StepClock, count_step, t
 from cluster.training.shutdown import StopMonitor, watchdog
 from vgan.allocator import keep_freed_memory
 from vgan.errors import InputError
+from vgan.renamed_keys import SETTINGS_VERSION
 from vgan.training.diagnostics import training_diagnostics
 from vgan.training.ema import ema_decay_at, update_ema
 from vgan.training.gan_step import StepRandomness, train_step
@@ -240,6 +241,7 @@ def write_checkpoint(nets: Engines, step: int, job: WorkerJob, metrics: dict[str
             "step": step,
             "clips_seen": step * config.batch_size,
             "model": asdict(config.model),
+            "settings_version": SETTINGS_VERSION,
             "config": redacted_settings(config),
             "dataset_url": config.data,
             "dataset_digest": job.manifest.digest,
