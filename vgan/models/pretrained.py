@@ -208,7 +208,8 @@ def save(
     write_weights(folder, networks)
     if mixture is not None:
         (folder / MIXTURE).write_bytes(gaussian_mixture.mixture_bytes(mixture))
-    (folder / MODEL).write_text(json.dumps({"model": asdict(config), "settings_version": SETTINGS_VERSION}, indent=2) + "\n")
+    content = {"model": asdict(config), "settings_version": SETTINGS_VERSION}
+    (folder / MODEL).write_text(json.dumps(content, indent=2) + "\n")
 
 
 # ---- tensors -----------------------------------------------------------------------------------------------------
