@@ -46,7 +46,7 @@ $(MLFLOW_SERVER): infra/image/mlflow.txt | $(READY)
 	@touch $@
 
 rehearse: $(READY) $(MLFLOW_SERVER)  ## run the manifests of infra/k8s here, without Kubernetes, as root: make rehearse [IMAGE=on]
-	$(BIN)/python -m infra.rehearsal mlflow="$(MLFLOW_SERVER)" image=$(or $(IMAGE),off)
+	$(BIN)/python -m infra.local_kubernetes mlflow="$(MLFLOW_SERVER)" image=$(or $(IMAGE),off)
 
 bench: $(READY)  ## rates of every stage on one core
 	$(BIN)/python tests/benchmarks/stage_throughput.py

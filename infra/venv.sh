@@ -23,5 +23,5 @@ pip install --no-deps --require-hashes -r requirements.lock
 pip install --no-deps --no-build-isolation --editable .
 pip check
 echo "set-up: building DeepSpeed's CPU communication"
-DS_ACCELERATOR=cpu "$venv/bin/python" -c 'from cluster.training.engines import build_ops; build_ops()' >/dev/null
+DS_ACCELERATOR=cpu "$venv/bin/python" -c 'from cluster.training.deepspeed_ops import build_cpu_ops; build_cpu_ops()' >/dev/null
 echo "set-up: ready"

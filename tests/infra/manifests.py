@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from infra.rehearsal.manifests import K8S, Manifest, build
+from infra.local_kubernetes.manifests import K8S, Manifest, build
 
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 

@@ -13,8 +13,8 @@ from manifests import OVERLAYS, named, of_kind, pods, ray_clusters, settings
 
 from cluster.runtime import placement
 from cluster.training.config import TrainConfig
-from infra.rehearsal.manifests import ROOT, Manifest, walk
-from jobs.cli import load_config
+from infra.local_kubernetes.manifests import ROOT, Manifest, iter_values
+from jobs.cli import load
 from jobs.finetune import FinetuneJobConfig
 from jobs.prepare import PrepareConfig
 
@@ -180,7 +180,7 @@ def test_mounts_have_volumes_and_claims(overlay: str) -> None:
             volumes |= {c["metadata"]["name"] for c in owner["spec"]["volumeClaimTemplates"]}
         for container in pod.containers():
             assert {m["name"] for m in container.get("volumeMounts", [])} <= volumes, pod.where
-        asked = {v["claimName"] for _, v in walk(pod.spec) if isinstance(v, dict) and "claimName" in v}
+        asked = {v["claimName"] for _, v in iter_values(pod.spec) if isinstance(v, dict) and "claimName" in v}
         assert asked <= claims, pod.where
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.rehearsal.manifests import ROOT
+from infra.local_kubernetes.manifests import ROOT
 
 pytestmark = pytest.mark.image
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -95,7 +95,7 @@ def test_jobs_and_decoders_import(image: str, container: str) -> None:
 
 def test_deepspeeds_op_is_installed_and_loads_without_a_compiler(image: str, container: str) -> None:
     of_cpu(image)
-    code = "from cluster.training.engines import build_ops, has_installed_op; build_ops(); print(has_installed_op())"
+    code = "from cluster.training.deepspeed_ops import build_cpu_ops, has_prebuilt_cpu_op; build_cpu_ops(); print(has_prebuilt_cpu_op())"
     assert run(container, "python", "-c", code).splitlines()[-1] == "True"
     assert run(container, "sh", "-c", "command -v c++ g++ gcc cc make || echo none") == "none"
     assert (

@@ -19,7 +19,7 @@ from manifests import built, pods
 from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
 from cluster.observability import prometheus
-from infra.rehearsal.manifests import K8S, ROOT
+from infra.local_kubernetes.manifests import K8S, ROOT
 
 MONITORING = K8S / "monitoring"
 # Exported by nodes with GPUs only. Ray's table of what its nodes report, which the test below asks, is their source.
@@ -175,7 +175,7 @@ def test_promtool_accepts_every_query(tmp_path: Path) -> None:
 
 POD = 'ray_io_cluster="scene"'
 UNITS = "ray_scene_prepare_units_total"
-RUNNING = f'ray_tasks{{{POD}, Name="Map(commit_or_tell)", State="RUNNING"}}'
+RUNNING = f'ray_tasks{{{POD}, Name="Map(process_unit_or_error)", State="RUNNING"}}'
 WORKERS = f'ray_actors{{{POD}, Name="RayTrainWorker", State="ALIVE"}}'
 NODE = f'{POD}, instance="10.0.0.1:8080"'
 # (alert, series in which it fires, series in which it does not): two hours, a value a minute

@@ -12,7 +12,7 @@ from manifests import OVERLAYS, built, of_kind, ray_clusters
 from test_policy import references
 from test_schemas import core_validator, faults
 
-from infra.rehearsal.manifests import K8S, ROOT
+from infra.local_kubernetes.manifests import K8S, ROOT
 from jobs import cli
 from jobs.prepare import PrepareConfig
 from jobs.submit import SubmitConfig, _split
@@ -20,7 +20,7 @@ from jobs.submit import SubmitConfig, _split
 pytestmark = pytest.mark.k8s
 PAGES = ("README.md", "OPERATING.md")
 KINDS = ("service", "secret", "deployment", "statefulset", "rayjob", "raycluster", "pod")
-OTHERS = {("pod", "fill"), ("service", "prometheus-grafana")}  # fill.yaml; the chart's
+OTHERS = {("pod", "fill"), ("service", "prometheus-grafana")}  # dataset-loader-pod.yaml; the chart's
 
 
 def commands(page: str) -> list[str]:
@@ -92,7 +92,7 @@ def test_selectors_name_the_standing_cluster() -> None:
 
 
 def test_pod_that_fills_the_claim_fits_the_namespace() -> None:
-    pod = yaml.safe_load((K8S / "fill.yaml").read_text())
+    pod = yaml.safe_load((K8S / "dataset-loader-pod.yaml").read_text())
     assert faults(core_validator("Pod", "v1"), pod) == []
     (claim,) = [v["persistentVolumeClaim"]["claimName"] for v in pod["spec"]["volumes"]]
     assert ("persistentvolumeclaim", claim) in there()

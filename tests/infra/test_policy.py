@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from manifests import OVERLAYS, Pod, built, of_kind, pods, ray_clusters
 
-from infra.rehearsal import policies
-from infra.rehearsal.api import Reply, run, secret_reply, without_namespace
-from infra.rehearsal.manifests import K8S, ROOT, Manifest, walk
+from infra.local_kubernetes import policies
+from infra.local_kubernetes.kubectl_server import Reply, run, secret_reply, without_namespace
+from infra.local_kubernetes.manifests import K8S, ROOT, Manifest, iter_values
 
 pytestmark = pytest.mark.k8s
 per_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
@@ -134,7 +134,7 @@ def _number(text: str) -> float:
 def reaches(overlay: str, source: Pod, target: Pod, port: int) -> bool:
     """Whether the policies let one pod open a connection to another's port; those of other namespaces are not ours."""
     found = of_kind(overlay, "NetworkPolicy")
-    return policies.reaches(found, source.labels, target.labels, port, namespace=source.namespace)
+    return policies.is_reachable(found, source.labels, target.labels, port, namespace=source.namespace)
 
 
 def _roles(overlay: str) -> dict[str, Pod]:
@@ -232,7 +232,7 @@ def test_no_file_holds_a_secret(path: Path) -> None:
 def test_secrets_are_named_and_never_spelled(overlay: str) -> None:
     assert of_kind(overlay, "Secret") == []
     for m in built(overlay):
-        for path, value in walk(m):
+        for path, value in iter_values(m):
             if isinstance(value, dict) and re.search(
                 r"(?i)password|secret|token|key_id|auth_key", str(value.get("name"))
             ):
@@ -244,7 +244,7 @@ def references(overlay: str) -> set[tuple[str, str]]:
     """(secret, key) that the manifests ask for."""
     found = set()
     for m in built(overlay):
-        for _, value in walk(m):
+        for _, value in iter_values(m):
             if isinstance(value, dict) and "secretKeyRef" in value:
                 found.add((value["secretKeyRef"]["name"], value["secretKeyRef"]["key"]))
             elif isinstance(value, dict) and "items" in value and "secretName" in value:

@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from manifests import OVERLAYS, built, named, of_kind, ray_clusters
 from referencing import Registry, Resource
 
-from infra.rehearsal.manifests import Manifest
+from infra.local_kubernetes.manifests import Manifest
 
 pytestmark = [pytest.mark.k8s, pytest.mark.parametrize("overlay", OVERLAYS)]
 KUBERNETES = "v1.32.0-local-strict"  # the oldest release that is meant to work; strict: no unknown fields

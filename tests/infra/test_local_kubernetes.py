@@ -17,16 +17,16 @@ from types import SimpleNamespace
 import pytest
 from manifests import built, named, of_kind
 
-from infra.rehearsal.api import Reply, run, secret_reply, without_namespace
-from infra.rehearsal.control import Control, copy
-from infra.rehearsal.guide import LOOK, RESULTS, STEPS, script
-from infra.rehearsal.manifests import ROOT, Namespace, expand, number
-from infra.rehearsal.network import Address, network
-from infra.rehearsal.operator import ray_start, wait_until
-from infra.rehearsal.pods import Pod, PodFailedError, kubelet, machine_disk, missing_programs
-from infra.rehearsal.policies import open_ports
-from infra.rehearsal.rayjobs import RUN
-from infra.rehearsal.steps import Steps
+from infra.local_kubernetes.kubectl_server import Reply, run, secret_reply, without_namespace
+from infra.local_kubernetes.control_plane import ControlPlane, copy
+from infra.local_kubernetes.guide_runner import TRIAL, RESULTS, STEPS, script
+from infra.local_kubernetes.manifests import ROOT, Namespace, expand, number
+from infra.local_kubernetes.network import Address, network
+from infra.local_kubernetes.kuberay_operator import ray_start, wait_until
+from infra.local_kubernetes.pods import Pod, PodFailedError, kubelet, host_filesystem, missing_programs
+from infra.local_kubernetes.policies import open_ports
+from infra.local_kubernetes.rayjobs import RUN
+from infra.local_kubernetes.step_log import StepLog
 
 pytestmark = pytest.mark.k8s
 RAY, POSTGRES, MLFLOW = ({"app.kubernetes.io/component": name} for name in ("ray", "postgres", "mlflow"))
@@ -73,7 +73,7 @@ def test_guides_commands_become_one_script() -> None:
     assert re.findall(r"^kubectl step (\d)$", text, re.MULTILINE) == [str(step) for step in STEPS]
     assert "mlflow-client" in text
     assert "shows the password" not in text
-    assert "jobs.submit" not in script(LOOK - 1)
+    assert "jobs.submit" not in script(TRIAL - 1)
     subprocess.run(["bash", "-n", "-c", text], check=True)
 
 
@@ -98,15 +98,15 @@ def test_every_kubectl_call_of_the_guide_is_rehearsed(monkeypatch: pytest.Monkey
     for name in ("prepare", "train", "sweep"):
         monkeypatch.setitem(RUN, name, lambda *_, name=name: done.append(name))
     for name in ("start", "start_pod", "network_of"):
-        monkeypatch.setattr(Control, name, lambda *_, name=name: done.append(name) or name)
-    monkeypatch.setattr("infra.rehearsal.control.copy", lambda *_: done.append("copy"))
+        monkeypatch.setattr(ControlPlane, name, lambda *_, name=name: done.append(name) or name)
+    monkeypatch.setattr("infra.local_kubernetes.control_plane.copy", lambda *_: done.append("copy"))
     secrets = {
         "ray-token": {"auth_token": "a"},
         "s3": {"access-key-id": "b", "secret-access-key": "c"},
         "mlflow-client": {"password": "d"},
     }
     kube = SimpleNamespace(namespace=Namespace(deepcopy(list(built("local"))), secrets))
-    control = Control(kube, tmp_path, Steps(), ExitStack())  # type: ignore[arg-type]
+    control = ControlPlane(kube, tmp_path, StepLog(), ExitStack())  # type: ignore[arg-type]
     control.pods["fill"] = SimpleNamespace(alive=lambda: True, stop=lambda: 0.0)  # type: ignore[assignment]
     control.nodes = SimpleNamespace()  # type: ignore[assignment]
     for part in re.findall(r"kubectl ((?:'[^']*'|[^'|;&\n)])*)", script(RESULTS)):
@@ -115,15 +115,15 @@ def test_every_kubectl_call_of_the_guide_is_rehearsed(monkeypatch: pytest.Monkey
             control.answer(words, "")
     forwarded = ["network_of"] * 2
     assert done == ["start", *forwarded, "start_pod", "copy", "prepare", "train", "sweep", "network_of"]
-    with pytest.raises(PodFailedError, match="not rehearsed: kubectl get nodes"):
+    with pytest.raises(PodFailedError, match="not implemented: kubectl get nodes"):
         control.answer(["get", "nodes"], "")
 
 
 def test_rayjob_that_is_still_suspended_is_not_waited_for(tmp_path: Path) -> None:
     kube = SimpleNamespace(namespace=Namespace(deepcopy(list(built("local"))), {}))
-    control = Control(kube, tmp_path, Steps(), ExitStack())  # type: ignore[arg-type]
+    control = ControlPlane(kube, tmp_path, StepLog(), ExitStack())  # type: ignore[arg-type]
     wait = ["wait", "--for=jsonpath={.status.jobStatus}=SUCCEEDED", "rayjob/train", "--timeout=1h"]
-    with pytest.raises(PodFailedError, match="rayjob/train is waited for while it is suspended"):
+    with pytest.raises(PodFailedError, match="kubectl waits for rayjob/train, which is suspended"):
         control.answer(wait, "")
 
 
@@ -150,14 +150,14 @@ def test_stand_ins_may_stand_on_both_sides_of_a_pipe(tmp_path: Path) -> None:
 
 
 def test_stand_in_that_dies_asking_leaves_the_command_to_go_on(tmp_path: Path) -> None:
-    call = "import os, socket; s = socket.socket(socket.AF_UNIX); s.connect(os.environ['REHEARSAL'])"
+    call = "import os, socket; s = socket.socket(socket.AF_UNIX); s.connect(os.environ['KUBECTL_SERVER'])"
     command = [sys.executable, "-c", f"{call}; s.close(); raise SystemExit(5)"]
     assert run(command, lambda *_: Reply(), tmp_path / "log") == 5
 
 
 def test_command_that_does_nothing_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infra.rehearsal.api.PATIENCE_S", 0.3)
-    with pytest.raises(PodFailedError, match="nothing has happened"):
+    monkeypatch.setattr("infra.local_kubernetes.kubectl_server.IDLE_TIMEOUT_S", 0.3)
+    with pytest.raises(PodFailedError, match="no call of kubectl"):
         run(["sleep", "1000"], lambda *_: Reply(), tmp_path / "log")
 
 
@@ -173,7 +173,7 @@ def test_stand_ins_command_ends_with_what_the_answer_raises(tmp_path: Path) -> N
 
 
 def test_steps_count_what_is_inside_them_once() -> None:
-    steps = Steps()
+    steps = StepLog()
     with steps.step("outer"), steps.step("inner"):
         time.sleep(0.05)
     (inner, inner_s, _), (outer, outer_s, _) = steps.rows
@@ -294,13 +294,13 @@ def a_pod(tmp_path: Path) -> Iterator[Pod]:
         "containers": [container],
         "volumes": [{"name": "data", "emptyDir": {}}],
     }
-    disks = {"some-image": machine_disk(Path(sys.prefix), Path(sys.base_prefix))}
+    disks = {"some-image": host_filesystem(Path(sys.prefix), Path(sys.base_prefix))}
     with (
         network([]) as net,
         kubelet(Namespace([], {}), net, disks, tmp_path) as machine,
         machine.pod("one", {"spec": spec}, {}, services=["a-service"]) as pod,
     ):
-        wait_until("it is ready", lambda: "ready" in pod.text(), alive=[pod], patience_s=60)
+        wait_until("it is ready", lambda: "ready" in pod.text(), alive=[pod], timeout_s=60)
         yield pod
     assert not pod.alive()
 
