@@ -30,10 +30,10 @@ from vgan.errors import InputError
 from vgan.options import option
 from vgan.synthetic import DEFAULT_CLASSES, make_action_set
 
-ABOUT = """Run the Kubernetes manifests of overlay `local` on this machine, without a cluster or a registry. Every pod runs
-as its manifest specifies, in its own network namespace with the NetworkPolicies enforced. A shell on the user's side
-runs the commands of the guide (infra/k8s/README.md, steps 2 to 7) unchanged; its three RayJobs are reduced in size.
-Needs root, kubectl, bubblewrap, iproute2, nftables and PostgreSQL.
+ABOUT = """Run the Kubernetes manifests of overlay `local` on this machine, without a cluster or a registry. Every pod
+runs as its manifest specifies, in its own network namespace with the NetworkPolicies enforced. A shell on the user's
+side runs the commands of the guide (infra/k8s/README.md, steps 2 to 7) unchanged; its three RayJobs are reduced in
+size. Needs root, kubectl, bubblewrap, iproute2, nftables and PostgreSQL.
 
   make rehearse                  pods use this machine's programs and Python environment
   make rehearse IMAGE=on         pods use the built images (make image)

@@ -44,6 +44,8 @@ def http(pod: Pod, url: str, *, token: str = "", user: str = "", password: str =
     """Request `url` from inside the pod; credentials are passed by the environment, which other users cannot read.
 
     Args:
+        pod: Pod in whose network and with whose Python the request is made.
+        url: HTTP URL.
         token: Bearer token; empty: none.
         user: User of basic authentication; empty: none.
         password: Password of `user`.

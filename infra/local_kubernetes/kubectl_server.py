@@ -44,8 +44,10 @@ def run(
     """Run a command with the stand-in first on its path, and return the command's exit code.
 
     Args:
+        command: Program and arguments.
         handler: Answers each call of kubectl; an exception in it ends the command and is raised here.
         log: File for the output of the command.
+        env: Environment of the command; must contain PATH.
         folder: Working directory of the command.
 
     Raises:

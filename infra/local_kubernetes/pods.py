@@ -103,7 +103,7 @@ class Pod:
         return self.log.read_text(errors="replace")
 
     def stop(self) -> float:
-        """End the pod with SIGTERM, and SIGKILL after its grace period, as Kubernetes does; return the seconds it took."""
+        """End the pod with SIGTERM, and SIGKILL after its grace period, as Kubernetes does; return its seconds."""
         started = time.monotonic()
         self._signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
@@ -302,7 +302,7 @@ class Kubelet:
         return self.disks[container["image"].rsplit(":", 1)[0]]
 
     def _mounts(self, container: Manifest, context: _PodContext) -> list[str]:
-        """Return bubblewrap's arguments for a container's volumes; claims are shared by all pods, other volumes are not."""
+        """Return bubblewrap's arguments for a container's volumes; only claims are shared between pods."""
         volumes = {v["name"]: v for v in context.spec.get("volumes", [])}
         arguments = []
         for mount in container.get("volumeMounts", []):
