@@ -45,15 +45,19 @@ class RehearsalConfig:
     """Settings of a local run of the manifests."""
 
     out: str = option(
-        "out/rehearsal", "folder for logs, volumes and databases; the contents of an earlier run are removed"
+        "out/rehearsal", "folder for logs, volumes and databases; the contents of an earlier run are removed", "common"
     )
     mlflow: str = option(
-        "", "Python environment of the MLflow server, from infra/image/mlflow.txt (make rehearse creates it)"
+        "",
+        "Python environment of the MLflow server, from infra/image/mlflow.txt (make rehearse creates it)",
+        "required",
     )
     image: bool = option(
-        False, "on: Ray's and MLflow's pods run from the images of make image; off: from this machine's environment"
+        False,
+        "on: Ray's and MLflow's pods run from the images of make image; off: from this machine's environment",
+        "common",
     )
-    last_step: int = option(RESULTS, "last step of the guide to run, 2 to 7")
+    last_step: int = option(RESULTS, "last step of the guide to run, 2 to 7", "common")
 
     def __post_init__(self) -> None:
         if self.last_step not in STEPS:

@@ -225,9 +225,8 @@ class Kubelet:
             try:
                 yield pod
             finally:
-                handler = signal.signal(
-                    signal.SIGINT, signal.SIG_IGN
-                )  # a second Ctrl-C must not interrupt the clean-up
+                # A second Ctrl-C must not interrupt the clean-up.
+                handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
                 pod.kill()
                 self.running.remove(pod)
                 signal.signal(signal.SIGINT, handler)
