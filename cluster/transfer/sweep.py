@@ -89,7 +89,7 @@ def _run_children(
 ) -> list[dict[str, Any]]:
     """Run the children under one MLflow parent run."""
     results_url = join_url(config.out, config.name)
-    key = _claim(config, manifest.digest, starts)
+    key = _register(config, manifest.digest, starts)
     lineage = {
         "sweep_id": key,
         "dataset_hash": manifest.digest,
@@ -237,7 +237,7 @@ def _trained(url: str) -> Initialization:
     return Initialization(model.config, trunk, checkpoint.url if checkpoint else url, checkpoint)
 
 
-def _claim(config: SweepConfig, digest: str, starts: dict[str, Initialization]) -> str:
+def _register(config: SweepConfig, digest: str, starts: dict[str, Initialization]) -> str:
     """The sweep's key, once it is certain that earlier children were made as those to come will be.
 
     Inits stand for themselves, so that more of them can join a sweep.
@@ -247,8 +247,8 @@ def _claim(config: SweepConfig, digest: str, starts: dict[str, Initialization]) 
     """
     url = join_url(config.out, config.name)
     pinned = {"finetune": asdict(config.finetune), "data": digest}
-    tests = {"test_clips": config.clips_per_test_video, "choose": config.validation, "fold": config.validation_fold}
-    key = register_run(url, config.name, pinned | tests)
+    evaluation = {key: getattr(config, key) for key in ("clips_per_test_video", "validation", "validation_fold")}
+    key = register_run(url, config.name, pinned | evaluation)
     for init, start in starts.items():
         register_run(join_url(url, "inits", init), init, {"model": asdict(start.model), "checkpoint": start.url})
     return key
