@@ -37,9 +37,7 @@ class Initialization:
     model: ModelConfig
     trunk: dict[str, Tensor] | None = None  # trained weights; None: random
     url: str = ""  # source of the weights
-    checkpoint: Checkpoint | None = (
-        None  # the checkpoint at `url` if a training run wrote it, which records its dataset
-    )
+    checkpoint: Checkpoint | None = None  # at `url`, if a training run wrote it; it records its dataset
 
 
 @dataclass(frozen=True, order=True)
