@@ -6,8 +6,8 @@ does not depend on N, so a run resumes with the same clips at another number of 
 
 Within an epoch, row groups are permuted and taken in windows; clips are permuted inside a window. Packing has already
 shuffled all clips, so this is as good as a global shuffle and reads whole row groups. From the next epoch on, a clip
-on the dataset's deletion list is replaced by another (`deletion.without`). A reader restricted to a subset of clips
-(for example a scene category) leaves the others out of every epoch; its order also depends on the subset.
+on the dataset's deletion list is replaced by another (`deletion_list.replace_deleted`). A reader restricted to a subset
+of clips (for example a scene category) leaves the others out of every epoch; its order also depends on the subset.
 
 Ray Data prepares datasets but does not serve training batches: it provides neither an order independent of the number
 of workers nor a position to resume from, and on the same files it is several times slower (`make bench-distributed`).

@@ -38,8 +38,8 @@ def clip_schema(spec: ClipSpec, codec: str = "raw", *, credited: bool = False, s
     Args:
         spec: shape of a clip.
         codec: one of CODECS.
-        credited: include the columns `sources.CREDITS`. Datasets of sources without attribution omit them and stay
-            byte-identical to those written before these columns existed.
+        credited: include the columns `sources.manifest.ATTRIBUTION_COLUMNS`. Datasets of sources without attribution
+            omit them and stay byte-identical to those written before these columns existed.
         scenes: scored scene categories, one probability column each; without any, all scene columns are omitted.
     """
     arrow_types = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "str": pa.string()}

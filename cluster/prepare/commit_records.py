@@ -44,7 +44,7 @@ PROBE = {"duration_s": NUMBER, "width": WHOLE, "height": WHOLE, "fps": NUMBER}
 PROBE |= {"codec": TEXT, "container": TEXT, "rotation": WHOLE}
 CLIP = {"clip_id": TEXT, "source_id": TEXT, "source_uri": TEXT, "start_s": NUMBER, "shot": WHOLE, "label": TEXT}
 CLIP |= {"split": TEXT, "decoder": TEXT, "crc32": WHOLE} | {f.name: KINDS[str(f.type)] for f in fields(ClipScores)}
-RECORD = pa.schema(  # as `ingest.commit_unit` writes it; scene columns are added with inferred types
+RECORD = pa.schema(  # as `process_unit.process_unit` writes it; scene columns are added with inferred types
     {
         "video": TEXT,
         "segment": WHOLE,

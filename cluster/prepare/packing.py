@@ -146,7 +146,7 @@ def _without_dictionaries(schema: pa.Schema) -> pa.Schema:
 
 
 def write_shard(clips: pa.Table, out: str, path: str, config: VideoConfig, codec: str) -> Shard:
-    """Gather the pixels of `clips` (rows of `judging.candidates`) and write them as one shard, in the order given.
+    """Gather the pixels of `clips` (rows of `selection.candidate_table`) and write them as one shard, in this order.
 
     Raises:
         OSError: stored pixels do not match the checksum in their commit record.

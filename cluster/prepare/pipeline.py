@@ -2,9 +2,9 @@
 
 Phase 1 runs on Ray Data with one task per unit (a video, or a segment of a long one). It decodes, stabilizes and cuts
 the unit into clips, writes their pixels under a name unique to the attempt, then puts one commit record with the clips'
-scores if none exists yet. Units without clips are committed too. Phase 2 (`pack`) applies the gates to the scores,
-packs the passing clips in shuffled order into shards, and writes the manifest last. Running a killed job again skips
-committed units.
+scores if none exists yet. Units without clips are committed too. Phase 2 (`pack_shards`) applies the gates to the
+scores, packs the passing clips in shuffled order into shards, and writes the manifest last. Running a killed job again
+skips committed units.
 
 Every video is either accepted (it has clips) or rejected with a reason; the sum is asserted before the manifest is
 written.

@@ -57,7 +57,7 @@ class UnitResult:
 
 
 def process_unit_or_error(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str, Any]:
-    """Run `commit_unit` for `Dataset.map` and return errors that the user can correct in the column `fault`.
+    """Run `process_unit` for `Dataset.map` and return errors that the user can correct in the column `fault`.
 
     Ray Data does not pass the cause of an exception (a full disk, refused credentials) to the driver.
     """
@@ -71,7 +71,7 @@ def process_unit(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str
     """Process one unit and commit its clips.
 
     Args:
-        row: fields of a `Unit`, its source as a dict.
+        row: fields of a `WorkUnit`, its source as a dict.
         out: dataset folder.
         config: video settings.
 

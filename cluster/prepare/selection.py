@@ -32,7 +32,7 @@ BLOCK = 65536  # clips whose scores are held as Python or NumPy objects at a tim
 class Selection:
     """Result of the selection: accepted clips ordered by id, rejects, and totals."""
 
-    accepted: pa.Table  # rows of `candidates`
+    accepted: pa.Table  # rows of `candidate_table`
     rejects: pa.Table  # of REJECTS_SCHEMA
     refused: Counter[str]  # number of clips by the gate that rejects them
     counts: dict[str, Any]
@@ -45,7 +45,7 @@ def select_clips(parts: Iterable[pa.Table], sources: Sources, config: VideoConfi
     records, the records' clip columns are freed, and the gates are applied without another copy.
 
     Args:
-        parts: parts of the sources' commit records, in any order, as for `pack.pack`.
+        parts: parts of the sources' commit records, in any order, as for `packing.pack_shards`.
         sources: the videos.
         config: video settings with gates and scene filter.
 

@@ -19,8 +19,8 @@ def put_if_absent(url: str, data: bytes) -> bool:
     An existing file is another writer's, or the result of this call if the store completed the write and its response
     was lost. Callers must not depend on which: writers of one name write equal content, or read the file afterward.
 
-    A store without put-if-absent (see `honours_create`) lets a writer that starts between this function's check and its
-    write replace the file: both calls then return True, and the later content remains.
+    A store without put-if-absent (see `supports_put_if_absent`) lets a writer that starts between this function's check
+    and its write replace the file: both calls then return True, and the later content remains.
 
     Returns:
         True if the file was written, False if it existed and was left unchanged.

@@ -33,7 +33,7 @@ def mean_over_ranks(metrics: dict[str, Tensor], weight: float = 1.0) -> dict[str
 
     Args:
         metrics: scalars of this rank.
-        weight: weight of this rank; the mean over all ranks is 1 (see `weigh`).
+        weight: weight of this rank; the mean over all ranks is 1 (see `weighted_engines`).
     """
     values = torch.stack([value.detach().float().reshape(()) for value in metrics.values()]) * weight
     dist.all_reduce(values)

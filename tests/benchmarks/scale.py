@@ -2,7 +2,7 @@
 
 2 million sources and 14 million clips go through the functions that the jobs call, at three sizes: seconds an item
 should not grow. Stubs are what decodes and what writes pixels: commit records are made up, in the form that
-`commit_unit` writes. Each row is a process of its own, whose peak (resident, 0.3 GB of imports included) is its own.
+`process_unit` writes. Each row is a process of its own, whose peak (resident, 0.3 GB of imports included) is its own.
 Seconds are of the clock and of the CPU: they differ where other work runs. `SIZES=1e4,1e5` is a short run. Two million
 small files come and go in TMPDIR: a disk that discards what is deleted at once takes an hour, memory minutes.
 """
@@ -104,7 +104,7 @@ def record(kind: int) -> str:
 
 
 def write_records(videos: VideoTable, start: int, end: int, out: str) -> None:
-    """Stand for `commit_unit` of these videos."""
+    """Stand for `process_unit` of these videos."""
     kinds = [record(kind) for kind in range(KINDS)]
     for n, (name, source) in enumerate(videos.rows(pa.array(range(start, end)))):
         text = kinds[n % KINDS]

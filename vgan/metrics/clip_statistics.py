@@ -122,11 +122,11 @@ def concatenate(parts: Sequence[ClipStatistics]) -> ClipStatistics:
 
 # ---- files -------------------------------------------------------------------------------------------------------
 
-REVISION = 1  # increase it whenever the result of `look` for the same clips changes
+REVISION = 1  # increase it whenever the result of `compute_statistics` for the same clips changes
 
 
 def to_npz(seen: ClipStatistics) -> bytes:
-    """Serialize a look as the bytes of an npz file, for `from_bytes`."""
+    """Serialize a look as the bytes of an npz file, for `from_npz`."""
     arrays: dict[str, Any] = {f"score-{name}": values for name, values in seen.scores.items()}
     arrays |= {"shape": np.array(seen.shape), "features": seen.features, "coarse": seen.coarse, "spectra": seen.spectra}
     arrays |= {"num": np.array(seen.sums.num), "sums": seen.sums.values, "squares": seen.sums.squares}

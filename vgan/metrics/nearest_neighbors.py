@@ -72,7 +72,7 @@ def block_means(clips: np.ndarray) -> np.ndarray:
 
 
 def normalize_blocks(blocks: np.ndarray) -> np.ndarray:
-    """Normalize block means (N, D) of `coarse` by brightness and contrast, to mean 0 and standard deviation at most 1.
+    """Normalize block means (N, D) by brightness and contrast, to mean 0 and standard deviation at most 1.
 
     Uniform gray clips are near to any dim clip; their patterns are near to none.
     """
@@ -91,7 +91,7 @@ def nearest_neighbors(
     """Find the nearest known clip of each query.
 
     Args:
-        asked: queries (Q, D) float32, results of `coarse` or `pattern`.
+        asked: queries (Q, D) float32, results of `block_means` or `normalize_blocks`.
         known: known clips (K, D) float32, results of the same function.
         sources: video of each known clip, (K,) str; None: every clip is a video of its own.
         own: video of each query, (Q,) str, whose clips are excluded from its search; None: no exclusion.

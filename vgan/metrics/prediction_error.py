@@ -1,8 +1,8 @@
 """Pixel errors of predicted futures, compared with two trivial predictions (paper section 3.4).
 
-A model that beats neither the static prediction (`copied`) nor the mean change (`mean_future`) has learned nothing
-about the future. Pixel errors favor blur, because a plausible future that did not happen counts as an error: they are
-a minimum requirement, not a ranking of models.
+A model that beats neither the static prediction (`copy_first_frame`) nor the mean change (`mean_future`) has learned
+nothing about the future. Pixel errors favor blur, because a plausible future that did not happen counts as an error:
+they are a minimum requirement, not a ranking of models.
 """
 
 from __future__ import annotations

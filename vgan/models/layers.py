@@ -77,7 +77,7 @@ def to_channels_last(x: Tensor) -> Tensor:
 
 
 def use_channels_last(network: nn.Module) -> None:
-    """Convert the weights of 3D convolutions to the memory format of `working_layout`, in place, for autocast.
+    """Convert the weights of 3D convolutions to the memory format of `to_channels_last`, in place, for autocast.
 
     A training step of the paper's networks takes 0.89 of the time at base 64, and the same time at base 16. Spectrally
     normalized weights are not changed, because they gain nothing.
@@ -129,7 +129,7 @@ class ResizeConv3d(nn.Conv3d):
 
 
 def doubling_kernel(layer: nn.Module) -> Tensor:
-    """Return the kernel (cin, cout, 4, ...) of the transposed convolution of stride 2 equal to a layer of `double`.
+    """Return the kernel (cin, cout, 4, ...) of the transposed convolution (stride 2) equal to an `upsample_layer`.
 
     A kernel (a, b, c) on positions that are repeated twice equals the transposed kernel (c, b + c, a + b, a) on the
     original positions: the same sums with 64 products in place of 216.

@@ -23,7 +23,7 @@ SPLITS = (1, 2, 3)
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticDataset:
-    """Files and splits written by `draw_action_set`."""
+    """Files and splits written by `make_action_set`."""
 
     root: Path  # contains UCF-101/ and ucfTrainTestlist/
     classes: tuple[str, ...]

@@ -32,7 +32,7 @@ class LocalEngine:
     """Engine of a single process without sharding, for tests and notebooks."""
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, pieces: int = 1) -> None:
-        """Wrap a network; `pieces` is the number of backward passes that a step averages gradients over (`update`)."""
+        """Wrap a network; `train_step` averages gradients over `pieces` backward passes before a step."""
         self.module = module
         self.optimizer = optimizer
         self._pieces, self._steps = pieces, 0

@@ -88,8 +88,9 @@ def train_step(
         model: settings of the networks.
         objective: settings of the losses.
         pieces: gradient accumulation steps per batch, to reduce memory. Each piece has its own batch statistics and its
-            own real clips for `match_loss`. With more than one piece G generates each piece twice, once for the update
-            of D, which has to come first, and once for its own, so its running statistics are updated twice as well.
+            own real clips for `nearest_match_loss`. With more than one piece G generates each piece twice, once for the
+            update of D, which has to come first, and once for its own, so its running statistics are updated twice as
+            well.
     """
     if objective.horizontal_flip:
         real = horizontal_flip(real, draws.mirrored)
@@ -211,7 +212,7 @@ def update_generator(
         objective: settings of the losses.
         mask_weight: weight of the mask prior (paper section 2.2); 0 disables it.
         image: first frames (B, 3, H, W) in [-1, 1] for the first-frame loss (equation 3); None disables it.
-        real: real clips (B, 3, T, H, W) in [-1, 1] for `match_loss`; None disables it.
+        real: real clips (B, 3, T, H, W) in [-1, 1] for `nearest_match_loss`; None disables it.
 
     Returns:
         Detached scalars by metric name.

@@ -19,11 +19,11 @@ UNIT = 0.28
 def dissolve_score(clip: np.ndarray) -> float:
     """Score a fade or dissolve in a stabilized `clip` (T, H, W, 3) uint8; a score above 1 counts as detected.
 
-    The score is the dissimilarity of first and last frame (1 - `shots.likeness`) times the evidence of blending rather
-    than motion: the share of each frame's fine structure that a non-negative combination of first and last frame
-    explains (median), plus the loss of contrast in the frame with the lowest contrast, because averages of different
-    pictures have low contrast. Both are large in a fade from or to black. The score is 0 if first and last frame match,
-    regardless of the frames between them.
+    The score is the dissimilarity of first and last frame (1 - `shot_detection.block_similarity`) times the evidence of
+    blending rather than motion: the share of each frame's fine structure that a non-negative combination of first and
+    last frame explains (median), plus the loss of contrast in the frame with the lowest contrast, because averages of
+    different pictures have low contrast. Both are large in a fade from or to black. The score is 0 if first and last
+    frame match, regardless of the frames between them.
     """
     images = np.stack([cv2.resize(frame, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for frame in clip])
     dissimilarity = 1 - max(block_similarity(images[0], images[-1]), block_similarity(images[-1], images[0]))

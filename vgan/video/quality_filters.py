@@ -25,7 +25,7 @@ def first_violation(evidence: ClipScores, config: FilterConfig) -> tuple[str, st
 
 
 def violation_mask(scores: ClipScores, config: FilterConfig) -> np.ndarray:
-    """Return the mask (N,) bool of clips that violate a bound, as `verdict` for scores that are arrays (N,)."""
+    """Return the mask (N,) bool of clips that violate a bound, as `first_violation` for scores that are arrays (N,)."""
     accepted = np.ones(np.shape(scores.motion), bool)
     for _, value, bound, upper in _bounds(scores, config):
         accepted &= value <= bound if upper else value >= bound

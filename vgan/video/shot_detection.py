@@ -39,9 +39,9 @@ def split_shots(frames: Iterable[tuple[int, Frame]], config: ShotConfig) -> Iter
     A shot ends at a new run, a cut or a change of picture size. A cut is a mean absolute RGB difference at 64x64 of at
     least `config.min_difference`, and of `config.ratio` times the third largest of the last `config.history`
     differences (fast motion and flicker cause large differences all the time), between pictures with different blocks
-    (`likeness`; exposure jumps, camera flashes and fast pans change every pixel but preserve the blocks). The frame
-    after the cut must differ from the frame before it as well, so that a corrupt or blank frame does not cause a cut;
-    therefore a candidate is delayed until the next frame is read. Fades and dissolves are not detected.
+    (`block_similarity`; exposure jumps, camera flashes and fast pans change every pixel but preserve the blocks). The
+    frame after the cut must differ from the frame before it as well, so that a corrupt or blank frame does not cause a
+    cut; therefore a candidate is delayed until the next frame is read. Fades and dissolves are not detected.
     """
     history: deque[float] = deque(maxlen=config.history_frames)
     shot, last_run = 0, 0

@@ -73,20 +73,20 @@ import json, sys, time
 import ray
 from ray.util.state import list_tasks
 from cluster.prepare.pipeline import prepare
-from cluster.prepare.status import verify
-from cluster.prepare.packing import Packing
+from cluster.dataset.verify import verify_dataset
+from cluster.prepare.packing import PackingConfig
 from cluster.runtime.ray_session import ray_session
 from cluster.sources.manifest import list_folder
 from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, StabilizeConfig, VideoConfig
 
 address, videos, out = sys.argv[1:]
 video = VideoConfig(
-    clip=ClipSpec(num_frames=16, size=32, stride=4), decode=DecodeConfig(size=96),
+    clip=ClipSpec(num_frames=16, size=32, stride=4), decode=DecodeConfig(short_side=96),
     stabilize=StabilizeConfig(size=96), filters=FilterConfig(disabled=["near_duplicate"]),
 )
 with ray_session(address):
-    prepare(list_folder(videos)[0], out, video, Packing(shard_mb=1))
-    assert verify(out) == []
+    prepare(list_folder(videos)[0], out, video, PackingConfig(shard_mb=1))
+    assert verify_dataset(out) == []
     work = ("process_unit_or_error", "write_shard", "check_shard")
     for _ in range(60):  # nodes report their tasks about every second
         tasks = {(name, t.node_id) for t in list_tasks(limit=1000, detail=True) for name in work if name in t.name}
@@ -113,8 +113,9 @@ import json, sys
 import ray
 from ray.util.state import list_actors
 from cluster.runtime.ray_session import ray_session
-from cluster.training.trainer import TrainConfig, fit
-from cluster.observability.mlflow_tracker import TrackingConfig
+from cluster.training.config import TrainConfig
+from cluster.training.trainer import fit
+from cluster.observability.tracking_config import TrackingConfig
 from vgan.models.config import ModelConfig
 
 address, data, out, workers = sys.argv[1:]
@@ -143,17 +144,18 @@ def test_training_runs_on_training_nodes_only(
 SWEEP = """
 import json, sys
 import ray
-from cluster import sweep
-from cluster.transfer.sweep_run import Child
+from cluster.transfer import sweep
+from cluster.transfer.config import SweepConfig
+from cluster.transfer.sweep_run import SweepRun
 from cluster.runtime.ray_session import ray_session
 
 def node_id(*_, **__):
     return ray.get_runtime_context().get_node_id()
 
-sweep.run_child = sweep.run_child_on_workers = node_id
+sweep.finetune_run = sweep.finetune_run_distributed = node_id
 with ray_session(sys.argv[1]):
-    configs = [sweep.SweepConfig(ucf101="x"), sweep.SweepConfig(ucf101="x", workers=2)]
-    tasks = [sweep._launch(c, Child(1, "random", 1.0, 0), None, None, "out") for c in configs for _ in range(3)]
+    configs = [SweepConfig(ucf101="x"), SweepConfig(ucf101="x", workers=2)]
+    tasks = [sweep._launch(c, SweepRun(1, "random", 1.0, 0), None, None, "out") for c in configs for _ in range(3)]
     print("FOUND", json.dumps(sorted(set(ray.get(tasks)))))
 """
 

@@ -12,7 +12,7 @@ STOPPED = """
 import os, signal, time
 from dataclasses import dataclass
 from cluster.runtime.ray_session import ray_session
-from jobs import command
+from jobs import cli
 
 @dataclass(frozen=True)
 class Config:
@@ -23,7 +23,7 @@ def job(config):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
 
-raise SystemExit(command.run(job, Config, "", []))
+raise SystemExit(cli.run(job, Config, "", []))
 """
 
 
