@@ -65,9 +65,9 @@ def test_acquire_of_urls_keeps_to_licences_and_the_deletion_list_and_lists_each_
     credit = {"license": "Attribution", "license_url": BY, "author": "Ann", "page": "https://p/1"}
     assert read_sources(f"{tmp_path}/s.parquet") == [Source(uri=first, source_id=first, **credit)]
     said = capsys.readouterr().out
-    assert "2 left out: no licence of licenses=" in said
-    assert "1 left out: on the deletion list" in said
-    assert "1 left out: listed before, by url or content" in said
+    assert "2 excluded: license not in licenses=" in said
+    assert "1 excluded: on the deletion list" in said
+    assert "1 excluded: duplicate by URL or content" in said
 
 
 def test_acquire_of_a_tinyvideo_list_stays_inside_its_folder(

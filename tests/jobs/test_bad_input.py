@@ -234,7 +234,7 @@ def test_generate_from_a_future_model_points_to_predict(refused: Refused, tmp_pa
 
 def test_generate_from_a_discriminator_asks_for_the_generator(refused: Refused, tmp_path: Path) -> None:
     vgan.save(tmp_path / "judge", MODEL, {"discriminator": Discriminator(MODEL)})
-    assert "a discriminator alone" in refused(generate, f"checkpoint={tmp_path}/judge")
+    assert "only a discriminator" in refused(generate, f"checkpoint={tmp_path}/judge")
 
 
 def test_generate_from_a_file_that_is_not_of_torch7(refused: Refused, tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_generate_from_an_autoencoder_needs_clips_that_fit_or_a_mixture(
     exported = f"checkpoint={tmp_path}/exported"
     assert "give data= or mixture=" in refused(generate, exported)
     assert "python -m jobs.prepare" in refused(generate, exported, f"data={tmp_path}/nowhere")
-    assert "two clips at least" in refused(generate, exported, f"data={dataset}")
+    assert "at least two clips" in refused(generate, exported, f"data={dataset}")
     assert "no mixture at" in refused(generate, exported, "mixture=gone.safetensors")
     (tmp_path / "junk.safetensors").write_bytes(b"junk")
     assert "cannot read a mixture" in refused(generate, exported, f"mixture={tmp_path}/junk.safetensors")

@@ -359,8 +359,8 @@ def test_future_model_trains_and_predicts_images_videos_and_a_dataset(
     capsys.readouterr()
     assert run(predict, f"checkpoint={found.url}", images, f"data={clips}", f"out={out}", "format=[mp4,png]") == 0
     told = capsys.readouterr().out
-    assert "a clip.mp4, with what happened" in told
-    assert "3 of the 3 videos of data= were trained on: this is no held-out error" in told
+    assert "a clip.mp4, with the true future" in told
+    assert "3 of the 3 videos of data= are in the training set: not held out" in told
     alone, beside = (read_video(out / f"future-{n:04d}.mp4") for n in (0, 1))
     assert len(alone) == len(beside) == 16
     assert beside.shape[2] > alone.shape[2]  # what happened is shown too
@@ -375,7 +375,7 @@ def test_inspect_shows_units_of_a_discriminator_and_of_an_encoder(
 ) -> None:
     words = [f"data={clips}", f"checkpoint={trained[1].url}", f"out={place}/units", "top=3"]
     assert run(inspect, *words, "layer=2", "num_clips=4") == 0
-    assert "units that see 10 pixels a side" in capsys.readouterr().out
+    assert "receptive field of 10 pixels" in capsys.readouterr().out
     found = json.loads((place / "units" / "units.json").read_text())
     assert 1 <= len(found["units"]) <= 4
     for unit in found["units"]:

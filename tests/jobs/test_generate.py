@@ -114,7 +114,7 @@ def test_generate_from_an_autoencoder_fits_its_own_dataset_and_keeps_the_mixture
     tmp_path: Path, autoencoder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(f"checkpoint={autoencoder}", f"out={tmp_path}/out", "num_clips=2", "format=gif", "components=3") == 0
-    assert "20 clips only" not in capsys.readouterr().out
+    assert "only 20 clips" not in capsys.readouterr().out
     data = (tmp_path / "out" / "mixture.safetensors").read_bytes()
     mixture = read_mixture(data, "it")
     assert mixture.means.shape == (3, 5)
@@ -135,7 +135,7 @@ def test_generate_from_few_clips_says_that_there_are_fewer_components(
 ) -> None:
     words = [f"checkpoint={autoencoder}", f"out={tmp_path}/out", "num_clips=1", "format=png", "mixture_clips=18"]
     assert run(*words) == 0
-    assert "18 clips only: the mixture has as many components, not 256" in capsys.readouterr().out
+    assert "only 18 clips: the mixture has 18 components instead of 256" in capsys.readouterr().out
     mixture = read_mixture((tmp_path / "out" / "mixture.safetensors").read_bytes(), "it")
     assert len(mixture.weights) == 18
 

@@ -114,7 +114,7 @@ def test_upload_that_ray_would_refuse_is_told_with_its_largest_file(tmp_path: Pa
         (["train", "config=/etc/passwd"], {}, "'/etc/passwd' is not uploaded"),
         (["train", "config=jobs/../README.md"], {}, "is not uploaded"),
         (["train", "config=jobs/configs/none.yaml"], {}, "is not uploaded"),
-        (["train"], {"address": "head:8265"}, "must be the jobs API's url"),
+        (["train"], {"address": "head:8265"}, "must be the URL of the jobs API"),
         (["train"], {"dry_run": False, "token_file": "/nonexistent/token"}, "no token at '/nonexistent/token'"),
     ],
 )
