@@ -9,7 +9,7 @@ ABOUT = """Run a two-alternative preference study with human raters (the paper's
 "Which video is more realistic?". Make a study from folders of generated and of real clips, each with one folder per
 category; send each rater one link; serve the study; report the votes:
 
-  python -m jobs.study action=make real=out/real categories=[golf,beach] \
+  python -m jobs.study action=make real=out/real categories=[golf,beach] \\
       "methods={two_stream: out/two, one_stream: out/one}"
   python -m jobs.study action=links raters=50 address=https://study.example.org
   python -m jobs.study action=serve port=8000

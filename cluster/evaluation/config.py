@@ -34,7 +34,9 @@ class EvaluateConfig:
     resolution: int = option(224, "side of the extractor's input, pixels; published distances use 224")
     bf16: bool = option(False, "run I3D in bfloat16: about twice as fast, with different values")
     bootstrap_samples: int = option(200, "resamples for the 95 % interval of each distance")
-    training_data: str = option("", "dataset searched for copies if a model does not record its training set")
+    training_data: str = option(
+        "", "dataset searched for copies of a model without a recorded training set; empty: none"
+    )
     max_training_clips: int = option(20_000, "maximum number of training clips searched for copies; 0: no search")
     ema: bool = option(True, "use the moving average of the generator's weights, if available")
     seed: int = option(0, "seed of the noise, of the selection of real clips and of the resampling")
@@ -46,7 +48,7 @@ class EvaluateConfig:
     cpus: float = option(1.0, "CPU cores per task; as many tasks run at once as fit")
     gpus: float = option(0.0, "GPUs per task, 0.25 for four tasks per GPU; 0: compute on CPUs")
     address: str = option("", "address of the Ray cluster; empty: the one this job was submitted to, else a local one")
-    tracking: TrackingConfig = section(TrackingConfig, "MLflow")
+    tracking: TrackingConfig = section(TrackingConfig, "MLflow tracking")
 
     def __post_init__(self) -> None:
         if not self.checkpoint and not self.sample_datasets and self.data:

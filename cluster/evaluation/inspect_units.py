@@ -57,9 +57,8 @@ def inspect_units(config: InspectConfig) -> None:
     rows = [{key: getattr(unit, key) for key in keys} for unit in units]
     settings = {"checkpoint": config.checkpoint, "network": config.network, "layer": config.layer, "field": probe.field}
     write_json(join_url(out, "units.json"), settings | {"dataset": manifest.digest, "units": rows})
-    print(
-        f"layer {config.layer} of the {config.network}: {probe.num_units} units, receptive field of {probe.field} pixels"
-    )
+    layer = f"layer {config.layer} of the {config.network}"
+    print(f"{layer}: {probe.num_units} units, receptive field of {probe.field} pixels")
     for unit in units:
         print(f"  unit {unit.number:4d}: {describe_unit(unit)}")
     print(f"{len(units)} units over {top.count} clips -> {out}/sheet.png")

@@ -23,7 +23,9 @@ class GenerateConfig:
     ema: bool = option(True, "use the moving average of the generator's weights, if available")
     fps: float = option(25.0, "frames per second of the files")
     seed: int = option(0, "seed of the noise", "common")
-    mixture: str = option("", "autoencoder: out= of an earlier call or a mixture.safetensors; empty: fit a mixture")
+    mixture: str = option(
+        "", "autoencoder: out= of an earlier call or a mixture.safetensors; empty: the model's, else a fitted one"
+    )
     data: str = option("", "autoencoder: dataset whose codes the mixture is fitted to; empty: its training set")
     components: int = option(256, "autoencoder: number of Gaussians in the mixture")
     mixture_clips: int = option(10_000, "autoencoder: maximum number of clips that the mixture is fitted to")

@@ -82,7 +82,7 @@ class AcquireConfig:
     licenses: list[str] = option(
         [], "accepted licenses: codes (by, by-sa, by-2.0, cc0, pdm), names or URLs, or any; empty: no filter", "common"
     )
-    exclude: str = option("", "URL of a deletion list, one id, URI or page of an excluded video per line")
+    exclude: str = option("", "URL of a list of excluded videos, one id, URI or page per line; empty: none")
     limit: int = option(0, "maximum number of videos; 0: no limit", "common")
     out: str = option("out/sources.parquet", "URL of the manifest", "common")
 

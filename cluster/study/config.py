@@ -16,7 +16,7 @@ RESERVED = (REAL, STATIC, SCRAMBLED)
 class StudyConfig:
     """Settings of a study and of its actions; help texts start with the action that an option belongs to."""
 
-    action: str = option("report", f"action: one of {', '.join(ACTIONS)}", "common")
+    action: str = option("report", f"action to run: one of {', '.join(ACTIONS)}", "common")
     out: str = option("out/study", "URL of the study's folder", "common")
     database_url: str = option(
         "",
