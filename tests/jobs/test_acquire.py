@@ -93,7 +93,7 @@ def test_acquire_of_a_tinyvideo_list_refuses_paths_outside_its_folder(
         (["yfcc.metadata=/x"], "licenses= is required"),
         (["flickr.since=yesterday"], "flickr.since must be a day like"),
         (["flickr.calls_per_hour=4000"], "flickr.calls_per_hour must be in 1..3600"),
-        (["flickr.words=/none/arguments.txt", "licenses=any"], "no list at '/none/arguments.txt'"),
+        (["flickr.words=/none/words.txt", "licenses=any"], "no list at '/none/words.txt'"),
         (["flickr.tags=[sea]", "licenses=any"], "FLICKR_API_KEY is not set"),
     ],
 )
