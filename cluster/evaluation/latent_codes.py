@@ -11,14 +11,14 @@ from vgan.models.pretrained import BATCH, Model
 
 
 def encode_dataset(model: Model, url: str, manifest: Manifest, most: int, seed: int) -> np.ndarray:
-    """Encode clips of a dataset, in shuffled order and each once.
+    """Encode clips of a dataset with an autoencoder, in shuffled order without repetition.
 
     Args:
-        model: autoencoder.
-        url: URL of the dataset's folder.
+        model: an autoencoder.
+        url: URL of the dataset.
         manifest: manifest of the dataset.
         most: maximum number of clips.
-        seed: seed of the order.
+        seed: seed of the order of clips.
 
     Returns:
         Latent codes (N, Z) float32.
@@ -28,7 +28,7 @@ def encode_dataset(model: Model, url: str, manifest: Manifest, most: int, seed: 
     """
     num = min(most, sum(shard.rows for shard in manifest.shards))
     if num < 2:
-        raise InputError(f"a mixture needs at least two clips; {url!r} with mixture_clips={most} gives {num}")
+        raise InputError(f"a mixture needs at least two clips, but {url!r} with mixture_clips={most} has {num}")
     batches = ClipReader(url, manifest, seed=seed, batch_size=BATCH, rank=0, world_size=1).batches(consumed=0)
     parts = [model.encode(next(batches).frames.numpy()) for _ in range(-(-num // BATCH))]
     return np.concatenate(parts)[:num]
