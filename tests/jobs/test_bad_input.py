@@ -278,7 +278,7 @@ def actions(tmp_path: Path) -> Path:
 
 
 def test_finetune_from_the_gan_needs_an_existing_checkpoint(refused: Refused, actions: Path, tmp_path: Path) -> None:
-    assert "checkpoint= is required" in refused(finetune, f"ucf101={actions}")
+    assert "needs checkpoint=" in refused(finetune, f"ucf101={actions}")
     assert "no checkpoint at" in refused(finetune, f"ucf101={actions}", f"checkpoint={tmp_path}/nowhere")
 
 
