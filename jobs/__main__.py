@@ -7,18 +7,18 @@ import runpy
 import sys
 
 VERBS = {
-    "acquire": "list videos into a sources manifest: folders, urls, Flickr, YFCC100M, UCF101",
-    "plan": "estimate what a corpus and a training run will cost",
+    "acquire": "list videos into a sources manifest: folders, URLs, Flickr, YFCC100M, UCF101",
+    "plan": "estimate the cost of a corpus and of a training run",
     "prepare": "decode, cut, stabilize, filter and pack videos into a dataset",
     "dataset": "inspect, verify, export or edit a prepared dataset",
     "train": "train the video GAN, a future model or the autoencoder baseline",
-    "generate": "draw clips from a model: mp4, gif, grids, stream panels",
+    "generate": "generate clips from a model: mp4, gif, grids, stream panels",
     "predict": "predict the future of still images",
     "finetune": "label-fraction sweep on UCF101 (figure 4)",
     "evaluate": "video distances, motion and mask statistics, memorization",
-    "inspect": "show the clips that hidden units respond to most (figure 6)",
+    "inspect": "show the clips with the highest activations of hidden units (figure 6)",
     "study": "two-alternative preference study with human raters (table 1)",
-    "demo": "the whole pipeline on this machine in minutes",
+    "demo": "run the whole pipeline on this machine in minutes",
     "submit": "submit any of these jobs to a Ray cluster",
 }
 

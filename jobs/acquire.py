@@ -1,11 +1,11 @@
-"""List videos into a sources manifest."""
+"""Job that lists videos into a sources manifest."""
 
 from __future__ import annotations
 
 from cluster.sources.config import AcquireConfig
 from jobs import cli
 
-ABOUT = """List videos into a sources manifest, which `jobs.prepare` reads.
+ABOUT = """List videos into a sources manifest, the input of `jobs.prepare`. Give exactly one origin.
 
   python -m jobs.acquire folder=/videos out=out/sources.parquet
   python -m jobs.acquire folder=s3://bucket/videos/*.mp4 out=s3://bucket/sources.parquet
@@ -15,7 +15,7 @@ ABOUT = """List videos into a sources manifest, which `jobs.prepare` reads.
   python -m jobs.acquire tinyvideo=/tinyvideo/golf.txt out=out/golf.parquet
   python -m jobs.acquire ucf101=/data/ucf101 split=1 out=out/ucf101.parquet
 
-Flickr needs a key in the environment variable FLICKR_API_KEY. Interrupted, run it again: it goes on.
+Flickr needs an API key in the environment variable FLICKR_API_KEY. After an interruption, run it again to resume.
 """
 
 

@@ -1,7 +1,7 @@
 """Command line of every job: defaults < preset < config=FILE.yaml < key=value, strict, with grouped help.
 
-Nothing here imports torch, Ray, MLflow, pyarrow or OmegaConf before the arguments are checked: `--help` and a misspelt
-key answer at once. Jobs import their heavy modules inside `main` for the same reason.
+Nothing here imports torch, Ray, MLflow, pyarrow or OmegaConf before the arguments are checked, so `--help` and a
+misspelled key are answered at once. Jobs import their heavy modules inside `main` for the same reason.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def run(job: Callable[[T], None], config_class: type[T], about: str, argv: Seque
     Args:
         job: function that takes the settings.
         config_class: the settings' dataclass.
-        about: purpose of the job with examples; printed above the options by `--help`.
-        argv: `key=value` arguments; None for those of the process.
+        about: purpose of the job with examples; `--help` prints it above the options.
+        argv: `key=value` arguments; None: those of the process.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if wanted := _help_topic(arguments):
-        return _print_help(config_class, about, wanted)
+    if topic := _help_topic(arguments):
+        return _print_help(config_class, about, topic)
     # SIGTERM and SIGHUP end a job as Ctrl-C does: runs are closed, and processes it started are stopped.
     previous = {s: signal.signal(s, signal.default_int_handler) for s in (signal.SIGTERM, signal.SIGHUP)}
     try:
@@ -175,7 +175,7 @@ def _by_option(stored: dict[str, Any], types: dict[str, Any]) -> dict[str, Any]:
 def _apply_presets(
     stored: dict[str, Any], overrides: dict[str, Any], keys: Container[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Insert a preset's settings below those given beside it; one named by an argument overrides the whole file."""
+    """Insert a preset's settings below explicit ones; a preset named by an argument overrides the whole file."""
     if "preset" in overrides:
         return stored, preset_overrides(str(overrides["preset"]), keys) | overrides
     return (preset_overrides(str(stored["preset"]), keys) | stored if "preset" in stored else stored), overrides
@@ -225,7 +225,7 @@ def list_sections(config_class: type) -> list[Section]:
 
 
 def _help_topic(arguments: Sequence[str]) -> str:
-    """Return "" without a request for help, else "common", "all" or the name of a section (`--help=NAME`)."""
+    """Return the requested help: "common", "all" or the name of a section (`--help=NAME`); "" if none is requested."""
     for argument in arguments:
         if argument in HELP:
             return "common"
@@ -244,11 +244,13 @@ def _print_help(config_class: type, about: str, topic: str) -> int:
 
 
 def help_text(config_class: type, about: str, topic: str = "common", width: int = 0) -> str:
-    """Return what `--help` prints: purpose and examples, then the options by level.
+    """Return the text of `--help`: purpose and examples, then the options by level.
 
     Args:
+        config_class: dataclass of the settings.
+        about: purpose of the job with examples.
         topic: "common" shows sections as one line each, "all" every option, a section's name only its options.
-        width: columns; 0 for the terminal's.
+        width: line width in columns; 0: that of the terminal.
     """
     width = width or max(60, min(110, shutil.get_terminal_size((100, 24)).columns))
     options = list_options(config_class)
@@ -257,8 +259,8 @@ def help_text(config_class: type, about: str, topic: str = "common", width: int 
     lines = [about.strip(), "", "Give options as key=value, after an optional config=FILE.yaml."]
     top = [option for option in options if "." not in option.key]
     for level in LEVELS:
-        if chosen := [option for option in top if option.level == level]:
-            lines += ["", f"{level}:", *_option_lines(chosen, width)]
+        if group := [option for option in top if option.level == level]:
+            lines += ["", f"{level}:", *_option_lines(group, width)]
     sections = list_sections(config_class)
     if topic == "all":
         for section in sections:
@@ -292,7 +294,7 @@ def _format_value(value: Any) -> str:
 
 
 def type_name(hint: Any) -> str:
-    """Return a type in the words of the command line: text, integer, number, true or false, list of text."""
+    """Return the name of a type in help texts: text, integer, number, true or false, list of text."""
     names = {str: "text", int: "integer", float: "number", bool: "true or false"}
     if get_origin(hint) is list:
         return f"list of {type_name(get_args(hint)[0])}"
@@ -304,7 +306,7 @@ def type_name(hint: Any) -> str:
 
 
 def _input_error_inside(error: BaseException | None) -> InputError | None:
-    """Return the InputError that a Ray error carries from a worker, if there is one."""
+    """Return the InputError of a remote worker that a Ray error wraps, or None."""
     depth = 0
     while error is not None and depth < 10:
         for inner in (error, *getattr(error, "worker_failures", {}).values(), getattr(error, "cause", None)):
@@ -315,7 +317,7 @@ def _input_error_inside(error: BaseException | None) -> InputError | None:
 
 
 def pop_verb(arguments: list[str], verbs: Container[str], job: str) -> str | int:
-    """Remove and return the verb that precedes the options; "" for a request of help, an exit code after an error."""
+    """Remove and return the verb that precedes the options; "" for a help request, an exit code after an error."""
     if _help_topic(arguments[:1]):
         return ""
     verb = arguments.pop(0) if arguments and "=" not in arguments[0] else ""

@@ -1,4 +1,4 @@
-"""Inspect, verify, export or edit a prepared dataset."""
+"""Job that inspects, verifies, exports or edits a prepared dataset."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vgan.video.config import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ABOUT = """Inspect, verify, export or edit a prepared dataset, finished or not.
+ABOUT = """Inspect, verify, export or edit a prepared dataset, finished or not. The verb comes before the options.
 
   python -m jobs.dataset status data=out/clips                     progress, and rejected videos by reason
   python -m jobs.dataset verify data=out/clips                     read every shard and compare it with the manifest
@@ -37,7 +37,7 @@ ABOUT = """Inspect, verify, export or edit a prepared dataset, finished or not.
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
-    """A dataset, and the arguments of each verb."""
+    """Settings of a dataset verb."""
 
     print_settings: ClassVar[bool] = False
 
@@ -45,8 +45,10 @@ class DatasetConfig:
     out: str = option("", "strips: URL of the folder for the exported strips", "common")
     names: str = option("", "delete: source id, URI or page, or the URL of a .txt list with one per line", "common")
     num_clips: int = option(8, "inspect: clips per group of the page", "common")
-    sources: str = option("", "status: count only these videos (manifest, folder or glob), with the settings below")
-    address: str = option("", "verify, strips: Ray cluster; empty: that of the submitted job, else a local one")
+    sources: str = option("", "status: count only these videos (manifest, folder or glob); empty: all committed videos")
+    address: str = option(
+        "", "verify, strips: address of the Ray cluster; empty: the one this job was submitted to, else a local one"
+    )
     clip: ClipSpec = section(ClipSpec, "status sources=: shape, frame rate and number of clips")
     decode: DecodeConfig = section(DecodeConfig, "status sources=: decoding")
     shots: ShotConfig = section(ShotConfig, "status sources=: shot detection")
@@ -60,14 +62,14 @@ class DatasetConfig:
             raise ValueError(f"num_clips must be at least 1, got {self.num_clips}")
 
     def video(self) -> VideoConfig:
-        """Return the settings between a video file and its clips."""
+        """Return the settings from video file to clips, with the digest of the scene classifier's file."""
         from cluster.prepare.scene_scores import resolve_classifier
 
         return resolve_classifier(VideoConfig(**{f.name: getattr(self, f.name) for f in fields(VideoConfig)}))
 
 
 def print_status(config: DatasetConfig, url: str) -> None:
-    """Print how many videos are committed and why others were rejected."""
+    """Print the numbers of committed and of rejected videos, the latter by reason."""
     from cluster.prepare.pipeline import name_videos
     from cluster.prepare.status import dataset_status, status_text
     from cluster.sources.manifest import read_sources
@@ -78,10 +80,10 @@ def print_status(config: DatasetConfig, url: str) -> None:
 
 
 def verify(config: DatasetConfig, url: str) -> None:
-    """Compare every shard with the manifest.
+    """Compare every shard with the manifest and print every difference.
 
     Raises:
-        InputError: the dataset is damaged; every problem is printed before.
+        InputError: the dataset is damaged.
     """
     from cluster.dataset.verify import verify_dataset
     from cluster.runtime.ray_session import ray_session
@@ -108,7 +110,7 @@ def inspect(config: DatasetConfig, url: str) -> None:
 
 
 def export_strips(config: DatasetConfig, url: str) -> None:
-    """Write every clip as one JPEG strip, and their list."""
+    """Write every clip as one JPEG strip, and list.txt with their names."""
     from cluster.dataset.export_strips import write_strips
     from cluster.runtime.ray_session import ray_session
     from cluster.storage.urls import absolute_url

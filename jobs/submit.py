@@ -1,4 +1,4 @@
-"""Submit a job to a cluster: a thin wrapper of `ray job submit`, whose line it prints."""
+"""Job that submits another job to a Ray cluster: a thin wrapper of `ray job submit`, whose command it prints."""
 
 from __future__ import annotations
 
@@ -30,45 +30,49 @@ from jobs import cli
 from vgan.errors import InputError
 from vgan.options import option
 
-ABOUT = """Submit a job to a Ray cluster and follow its output. Words before the verb are this command's, those after it
-the job's. It prints the `ray job submit` line that does the same, and becomes it; Ctrl-C leaves the job running.
+ABOUT = """Submit a job to a Ray cluster and follow its output. Options before the verb belong to the submission, those
+after it to the job. Prints and runs the equivalent `ray job submit` command; Ctrl-C leaves the job running.
 
   python -m jobs.submit train config=jobs/configs/paper.yaml data=s3://bucket/clips out=s3://bucket/runs
   python -m jobs.submit address=http://head:8265 token_file=~/.ray-token prepare sources=/videos out=s3://bucket/clips
   python -m jobs.submit dry_run=true finetune ucf101=/datasets/ucf101 'checkpoint=$STORE/runs/paper'
 
-A word in single quotes may name a variable of the cluster's nodes, as $STORE does. Only vgan/, cluster/ and jobs/ are
-uploaded, so config=FILE must lie below them.
+An option in single quotes may use environment variables of the cluster's nodes, such as $STORE. Only vgan/, cluster/
+and jobs/ are uploaded, so config=FILE must be inside them.
 """
 VERBS = ("acquire", "prepare", "dataset", "train", "generate", "predict", "evaluate", "inspect", "finetune")
-DEFAULT_ADDRESS, DEFAULT_TOKEN_FILE = "http://127.0.0.1:8265", "~/.ray/auth_token"  # Ray's own
+DEFAULT_ADDRESS, DEFAULT_TOKEN_FILE = "http://127.0.0.1:8265", "~/.ray/auth_token"  # those of Ray
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitConfig:
-    """How a job is submitted."""
+    """Settings of a submission."""
 
-    print_settings: ClassVar[bool] = False  # the printed line holds them
-    address: str = option("", f"url of the jobs API; empty: RAY_API_SERVER_ADDRESS, else {DEFAULT_ADDRESS}", "common")
+    print_settings: ClassVar[bool] = False  # the printed command contains them
+    address: str = option("", f"URL of the jobs API; empty: RAY_API_SERVER_ADDRESS, else {DEFAULT_ADDRESS}", "common")
     token_file: str = option(
         "",
         f"file with the cluster's token; empty: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, else {DEFAULT_TOKEN_FILE}",
         "common",
     )
     id: str = option(
-        "", "submission id; empty: the run's name (or the verb), numbered after earlier ones that ended", "common"
+        "", "submission id; empty: name of the run, else the verb, with a number if it was used before", "common"
     )
-    wait: bool = option(True, "follow the job's output to its end", "common")
-    dry_run: bool = option(False, "print the line only; the cluster is not asked for earlier jobs", "common")
-    decode_labels: str = option("", "key=value,... of nodes for video to clips, where the cluster does not say itself")
-    train_labels: str = option("", "key=value,... of nodes for training, where the cluster does not say itself")
+    wait: bool = option(True, "print the job's output until it ends; false: return after the submission", "common")
+    dry_run: bool = option(False, "only print the command, without contacting the cluster", "common")
+    decode_labels: str = option("", "node labels key=value,... for preparation tasks; empty: as the cluster sets them")
+    train_labels: str = option("", "node labels key=value,... for training workers; empty: as the cluster sets them")
 
 
 def main(job: Sequence[str], config: SubmitConfig) -> None:
-    """Check what can be checked here, print the line and become it.
+    """Check the arguments, print the `ray job submit` command and replace this process with it.
 
     Args:
-        job: the verb and its words.
+        job: verb and options of the job.
+        config: settings of the submission.
+
+    Raises:
+        InputError: an unknown verb, a configuration file that is not uploaded, no token, or an unreachable jobs API.
     """
     if not job or job[0] not in VERBS:
         close = difflib.get_close_matches(job[0] if job else "", VERBS, n=1)
@@ -79,51 +83,57 @@ def main(job: Sequence[str], config: SubmitConfig) -> None:
     check_upload_size()
     address = (config.address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS).rstrip("/")
     if not address.startswith(("http://", "https://")):
-        raise InputError(f"address={address!r} must be the jobs API's url, like {DEFAULT_ADDRESS}")
+        raise InputError(f"address={address!r} must be the URL of the jobs API, like {DEFAULT_ADDRESS}")
     if config.dry_run:
-        identity, access = config.id or name, {"RAY_AUTH_MODE": "token"}
+        submission_id, access = config.id or name, {"RAY_AUTH_MODE": "token"}
     else:
         access = token_access(config.token_file)
-        identity = config.id or next_submission_id(_jobs(address, access), name)
+        submission_id = config.id or next_submission_id(_jobs(address, access), name)
     labels = {DECODE: config.decode_labels, TRAIN: config.train_labels}
-    line = submit_command(
+    command = submit_command(
         address,
-        identity,
+        submission_id,
         [f"jobs.{job[0]}", *job[1:]],
         python="python",
         env_vars={key: value for key, value in labels.items() if value},
     )
     if not config.wait:
-        line.insert(line.index("--"), "--no-wait")
-    shown = [f"{key}={value}" for key, value in access.items() if key != "RAY_AUTH_TOKEN"]
-    print(shlex.join([*shown, "ray", *line[1:]]), flush=True)
+        command.insert(command.index("--"), "--no-wait")
+    variables = [f"{key}={value}" for key, value in access.items() if key != "RAY_AUTH_TOKEN"]
+    print(shlex.join([*variables, "ray", *command[1:]]), flush=True)
     if not config.dry_run:
-        os.execve(RAY, line, client_env() | access)  # noqa: S606 - its exit code and signals are ours from here
+        os.execve(RAY, command, client_env() | access)  # noqa: S606 - its exit code is that of this job
 
 
 def run_name(job: Sequence[str]) -> str:
-    """What the job's run is called: `name=`, of its words or its file, else the verb.
+    """Return the name of the job's run: `name=` from its options or its configuration file, else the verb.
+
+    Args:
+        job: verb and options of the job.
 
     Raises:
-        InputError: its file is not among what is uploaded.
+        InputError: the configuration file is not uploaded with the code.
     """
-    named = [word.removeprefix("name=") for word in job[1:] if word.startswith("name=")]
+    names = [argument.removeprefix("name=") for argument in job[1:] if argument.startswith("name=")]
     stored: object = None
     if len(job) > 1 and job[1].startswith("config="):
         path = job[1].removeprefix("config=")
-        inside = Path(path).parts[:1] and Path(path).parts[0] in PACKAGES and ".." not in Path(path).parts
-        if not inside or not (ROOT / path).is_file():
-            raise InputError(f"config={path!r} is not uploaded: put it below jobs/configs and name it from there")
+        is_uploaded = Path(path).parts[:1] and Path(path).parts[0] in PACKAGES and ".." not in Path(path).parts
+        if not is_uploaded or not (ROOT / path).is_file():
+            raise InputError(f"config={path!r} is not uploaded: move it to jobs/configs and give that relative path")
         content = yaml.safe_load((ROOT / path).read_text())
         stored = content.get("name") if isinstance(content, dict) else None
-    return named[-1] if named else str(stored or job[0])
+    return names[-1] if names else str(stored or job[0])
 
 
 def token_access(token_file: str) -> dict[str, str]:
-    """The variables that let Ray's client in, from the setting, else from this environment.
+    """Return the environment variables that authenticate Ray's client.
+
+    Args:
+        token_file: file with the token; empty: as this environment and Ray's default define it.
 
     Raises:
-        InputError: there is no token.
+        InputError: no token is found.
     """
     if not token_file and os.environ.get("RAY_AUTH_TOKEN"):
         return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.environ["RAY_AUTH_TOKEN"]}
@@ -137,21 +147,21 @@ def _jobs(address: str, access: Mapping[str, str]) -> list[dict[str, object]]:
     token = access.get("RAY_AUTH_TOKEN") or Path(access["RAY_AUTH_TOKEN_PATH"]).read_text()
     try:
         return list_jobs(address, token.strip())
-    except urllib.error.HTTPError as fault:
-        why = "the token is refused" if fault.code in (401, 403) else f"HTTP {fault.code}"
-        raise InputError(f"the jobs API at address={address!r} does not serve us: {why}") from fault
-    except (OSError, ValueError) as fault:
-        raise InputError(f"no jobs API answers at address={address!r}: {getattr(fault, 'reason', fault)}") from fault
+    except urllib.error.HTTPError as error:
+        detail = "the token is refused" if error.code in (401, 403) else f"HTTP {error.code}"
+        raise InputError(f"the jobs API at address={address!r} rejects the request: {detail}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"no jobs API answers at address={address!r}: {getattr(error, 'reason', error)}") from error
 
 
-def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """This command's words, and the verb with the job's."""
-    own = 0
-    while own < len(words) and ("=" in words[own] or words[own] in ("-h", "--help", "help")):
-        own += 1
-    return list(words[:own]), list(words[own:])
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split the arguments at the verb: options of the submission; verb and options of the job."""
+    verb = 0
+    while verb < len(arguments) and ("=" in arguments[verb] or arguments[verb] in ("-h", "--help", "help")):
+        verb += 1
+    return list(arguments[:verb]), list(arguments[verb:])
 
 
 if __name__ == "__main__":
-    own, job = _split(sys.argv[1:])
-    raise SystemExit(cli.run(partial(main, job), SubmitConfig, ABOUT, own))
+    arguments, job = _split(sys.argv[1:])
+    raise SystemExit(cli.run(partial(main, job), SubmitConfig, ABOUT, arguments))

@@ -1,4 +1,4 @@
-"""Train a model on a prepared dataset."""
+"""Job that trains a model on a prepared dataset."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from cluster.training.config import TrainConfig
 from jobs import cli
 from vgan.options import require_options
 
-ABOUT = """Train on Ray Train workers running DeepSpeed: the video GAN of two streams or one, the future of an image, or
-the baseline's autoencoder (model.architecture). The same name continues its run; Ctrl-C or SIGTERM saves first.
+ABOUT = """Train a model (model.architecture) on Ray Train workers with DeepSpeed: the two-stream or one-stream video
+GAN, the future model, or the autoencoder of the baseline. The same name= resumes its run; Ctrl-C and SIGTERM save a
+checkpoint first.
 
   python -m jobs.train data=out/clips out=out/runs name=gan workers=2 preset=stable model.base_width=16 batch_size=16
   python -m jobs.train config=jobs/configs/future.yaml data=out/clips out=out/runs
@@ -18,7 +19,7 @@ the baseline's autoencoder (model.architecture). The same name continues its run
 
 
 def main(config: TrainConfig) -> None:
-    """Train, and print where the last checkpoint is."""
+    """Train, and print the URL of the last checkpoint."""
     from cluster.runtime.provenance import save_settings  # heavy, after the arguments are checked
     from cluster.storage.urls import absolute_url, join_url
     from cluster.training.trainer import fit

@@ -17,7 +17,7 @@ MIXTURE_CLIPS = 10_000  # clips whose codes the baseline's mixture is fitted to,
 class EvaluateConfig:
     """Settings of an evaluation: models, reference set, protocol and resources."""
 
-    data: str = option("", "reference dataset of real clips, preferably not used for training (required)", "required")
+    data: str = option("", "reference dataset of real clips, preferably not used for training", "required")
     checkpoint: list[str] = option(
         [], "run folders, checkpoints, exported models or .t7 files to evaluate: [one,other]", "common"
     )
@@ -34,7 +34,9 @@ class EvaluateConfig:
     resolution: int = option(224, "side of the extractor's input, pixels; published distances use 224")
     bf16: bool = option(False, "run I3D in bfloat16: about twice as fast, with different values")
     bootstrap_samples: int = option(200, "resamples for the 95 % interval of each distance")
-    training_data: str = option("", "dataset searched for copies if a model does not record its training set")
+    training_data: str = option(
+        "", "dataset searched for copies of a model without a recorded training set; empty: none"
+    )
     max_training_clips: int = option(20_000, "maximum number of training clips searched for copies; 0: no search")
     ema: bool = option(True, "use the moving average of the generator's weights, if available")
     seed: int = option(0, "seed of the noise, of the selection of real clips and of the resampling")
@@ -46,7 +48,7 @@ class EvaluateConfig:
     cpus: float = option(1.0, "CPU cores per task; as many tasks run at once as fit")
     gpus: float = option(0.0, "GPUs per task, 0.25 for four tasks per GPU; 0: compute on CPUs")
     address: str = option("", "address of the Ray cluster; empty: the one this job was submitted to, else a local one")
-    tracking: TrackingConfig = section(TrackingConfig, "MLflow")
+    tracking: TrackingConfig = section(TrackingConfig, "MLflow tracking")
 
     def __post_init__(self) -> None:
         if not self.checkpoint and not self.sample_datasets and self.data:
@@ -56,41 +58,37 @@ class EvaluateConfig:
                 f"num_clips must be at least 4 and bootstrap_samples at least 2; "
                 f"got {self.num_clips} and {self.bootstrap_samples}"
             )
-        if (
-            self.num_frames < 0 or self.num_frames % 8
-        ):  # the search for copies averages blocks of one eighth of the frames
+        if self.num_frames < 0 or self.num_frames % 8:  # the search for copies averages blocks of 1/8 of the frames
             raise ValueError(f"num_frames must be 0 or a multiple of 8, got {self.num_frames}")
         if not 32 <= self.resolution <= 1024:
             raise ValueError(f"resolution must be in 32..1024, got {self.resolution}")
         if not 0 <= self.seed < 2**32 or self.max_training_clips < 0:
             values = f"got {self.seed} and {self.max_training_clips}"
-            raise ValueError(f"seed must be in 0..2^32-1 and training_clips at least 0, {values}")
+            raise ValueError(f"seed must be in 0..2^32-1 and max_training_clips at least 0, {values}")
         if self.cpus <= 0 or self.gpus < 0:
             raise ValueError(f"cpus must be above 0 and gpus 0 or more, got {self.cpus} and {self.gpus}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """Whose units, over which clips."""
+    """Settings of the inspection of hidden units: network, layer and dataset."""
 
-    data: str = option("", "dataset whose clips are looked at (required)", "required")
-    checkpoint: str = option(
-        "", "a run's folder, a checkpoint, an exported folder or a .t7 file (required)", "required"
-    )
-    out: str = option("out/units", "url of the folder for the pictures", "common")
-    network: str = option("discriminator", f"one of {', '.join(NETWORKS_WITH_UNITS)}", "common")
-    layer: int = option(3, "which of its convolutions, the first being 1", "common")
-    units: list[int] = option([], "numbers of units; empty: those whose highest peaks stand out most", "common")
-    num_units: int = option(12, "so many units, where none are named", "common")
-    top: int = option(8, "clips a unit, each of another video", "common")
-    format: list[str] = option(["png", "gif"], f"files a unit: any of {', '.join(FORMATS)}", "common")
-    cpus: float = option(1.0, "CPU cores a task")
-    address: str = option("", "Ray cluster; empty: the one this job was submitted to, else a local one")
+    data: str = option("", "URL of the dataset to search for clips", "required")
+    checkpoint: str = option("", "URL of a run, a checkpoint, an exported model or a .t7 file", "required")
+    out: str = option("out/units", "URL of the folder for the pictures", "common")
+    network: str = option("discriminator", f"network with the units: one of {', '.join(NETWORKS_WITH_UNITS)}", "common")
+    layer: int = option(3, "number of the convolution, starting at 1", "common")
+    units: list[int] = option([], "numbers of the units; empty: those whose peaks exceed other clips most", "common")
+    num_units: int = option(12, "number of units, if units= is empty", "common")
+    top: int = option(8, "clips per unit, at most one per video", "common")
+    format: list[str] = option(["png", "gif"], f"file formats per unit: any of {', '.join(FORMATS)}", "common")
+    cpus: float = option(1.0, "CPU cores per task")
+    address: str = option("", "address of the Ray cluster; empty: the one this job was submitted to, else a local one")
 
     def __post_init__(self) -> None:
         check_choice("network", self.network, NETWORKS_WITH_UNITS)
-        for kind in self.format:
-            check_choice("format", kind, FORMATS)
+        for format_ in self.format:
+            check_choice("format", format_, FORMATS)
         if self.num_units < 1 or self.top < 1 or self.cpus <= 0:
             got = f"got {self.num_units}, {self.top} and {self.cpus}"
-            raise ValueError(f"num and top must be at least 1 and cpus above 0, {got}")
+            raise ValueError(f"num_units and top must be at least 1 and cpus above 0, {got}")

@@ -15,10 +15,10 @@ def encode_dataset(model: Model, url: str, manifest: Manifest, most: int, seed: 
 
     Args:
         model: an autoencoder.
-        url: of the dataset.
+        url: URL of the dataset.
         manifest: manifest of the dataset.
         most: maximum number of clips.
-        seed: of the order of clips.
+        seed: seed of the order of clips.
 
     Returns:
         Latent codes (N, Z) float32.

@@ -1,0 +1,1 @@
+"""Generation of clips and prediction of futures with trained models."""

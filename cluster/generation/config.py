@@ -11,30 +11,30 @@ from vgan.video.config import VideoConfig
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """What to draw."""
+    """Settings of clip generation: model, number and files of clips."""
 
     checkpoint: str = option(
-        "",
-        "a run's folder, one of its checkpoints, an exported model, or a .t7 file of the published code (required)",
-        "required",
+        "", "URL of a run, a checkpoint, an exported model, or a .t7 file of the published code", "required"
     )
-    out: str = option("out/samples", "url of the folder for the videos", "common")
-    num_clips: int = option(16, "clips to draw", "common")
-    format: list[str] = option(["mp4"], "any of mp4, gif and png (still film strips): [mp4,gif]", "common")
-    panels: bool = option(True, "also the streams side by side, as the paper's figure 3")
-    ema: bool = option(True, "draw from the moving average of the generator, where there is one")
-    fps: float = option(25.0, "frames a second of the files")
-    seed: int = option(0, "of the noise", "common")
-    mixture: str = option("", "of an autoencoder, an earlier call's out= or its mixture.safetensors; empty: fit one")
-    data: str = option("", "of an autoencoder, dataset whose clips' codes are fitted; empty: what it was trained on")
-    components: int = option(256, "of an autoencoder, Gaussians of the mixture")
-    mixture_clips: int = option(10_000, "of an autoencoder, clips whose codes are fitted at most")
+    out: str = option("out/samples", "URL of the folder for the videos", "common")
+    num_clips: int = option(16, "number of clips to generate", "common")
+    format: list[str] = option(["mp4"], "file formats: any of mp4, gif and png (film strips)", "common")
+    panels: bool = option(True, "also write the streams of some clips side by side, as in the paper's figure 3")
+    ema: bool = option(True, "use the moving average of the generator's weights, if available")
+    fps: float = option(25.0, "frames per second of the files")
+    seed: int = option(0, "seed of the noise", "common")
+    mixture: str = option(
+        "", "autoencoder: out= of an earlier call or a mixture.safetensors; empty: the model's, else a fitted one"
+    )
+    data: str = option("", "autoencoder: dataset whose codes the mixture is fitted to; empty: its training set")
+    components: int = option(256, "autoencoder: number of Gaussians in the mixture")
+    mixture_clips: int = option(10_000, "autoencoder: maximum number of clips that the mixture is fitted to")
 
     def __post_init__(self) -> None:
-        for kind in self.format:
-            check_choice("format", kind, FORMATS)
+        for format_ in self.format:
+            check_choice("format", format_, FORMATS)
         if not self.format or not 0.1 <= self.fps <= 240:
-            raise ValueError(f"format must name a kind and fps be in 0.1..240; got {self.format} and {self.fps}")
+            raise ValueError(f"format must not be empty and fps be in 0.1..240; got {self.format} and {self.fps}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be at least 0 and below 2^32, got {self.seed}")
         for key in ("num_clips", "components", "mixture_clips"):
@@ -44,24 +44,22 @@ class GenerateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """What to predict."""
+    """Settings of future prediction: model, images or dataset, and files."""
 
-    checkpoint: str = option(
-        "", "a run's folder, one of its checkpoints or an exported model, a future model (required)", "required"
-    )
-    images: list[str] = option([], "images, videos or folders of them, on any url", "common")
-    data: str = option("", "dataset whose clips give the table of errors; it must not have been trained on", "common")
-    out: str = option("out/predicted", "url of the folder for the videos and errors.json", "common")
+    checkpoint: str = option("", "URL of a run, a checkpoint or an exported model, of architecture future", "required")
+    images: list[str] = option([], "URLs of images, videos or folders of these", "common")
+    data: str = option("", "held-out dataset to measure prediction errors on; empty: none", "common")
+    out: str = option("out/predicted", "URL of the folder for the videos and errors.json", "common")
     num_clips: int = option(
-        1000, "clips of data= that are predicted at most; and training clips for the mean future", "common"
+        1000, "maximum number of clips of data= to predict, and of training clips for the mean future", "common"
     )
-    format: list[str] = option(["mp4"], "any of mp4, gif and png (the last frame): [mp4,gif]", "common")
-    fps: float = option(25.0, "frames a second of the files")
-    video: VideoConfig = section(VideoConfig, "how the clip of a video is prepared")
+    format: list[str] = option(["mp4"], "file formats: any of mp4, gif and png (last frame)", "common")
+    fps: float = option(25.0, "frames per second of the files")
+    video: VideoConfig = section(VideoConfig, "preparation of clips from videos")
 
     def __post_init__(self) -> None:
-        for kind in self.format:
-            check_choice("format", kind, FORMATS)
+        for format_ in self.format:
+            check_choice("format", format_, FORMATS)
         if not self.format or not 0.1 <= self.fps <= 240 or self.num_clips < 1:
             got = f"{self.format}, {self.fps} and {self.num_clips}"
-            raise ValueError(f"format must name a kind, fps be in 0.1..240, and num at least 1; got {got}")
+            raise ValueError(f"format must not be empty, fps be in 0.1..240, num_clips be at least 1; got {got}")

@@ -1,4 +1,4 @@
-"""Clips, grids and stream panels drawn from a model."""
+"""Generation of clips, grids and stream panels with a model."""
 
 from __future__ import annotations
 
@@ -24,20 +24,24 @@ from vgan.models.pretrained import MIXTURE, GeneratedClips, Model
 from vgan.options import require_options
 from vgan.viz.panels import clips_panels, film_strip, sample_grid
 
-PANEL_ROWS = 4  # clips shown stream by stream
-GRID = 256  # clips in the grid: encoders have a largest height
+PANEL_ROWS = 4  # clips whose streams are shown
+GRID = 256  # maximum number of clips in the grid: encoders limit the height
 
 
 def generate(config: GenerateConfig) -> None:
-    """Sample and write the files."""
+    """Generate clips and write the files into `config.out`.
+
+    Raises:
+        InputError: the checkpoint has no generator that samples noise, or an autoencoder's mixture cannot be fitted.
+    """
     require_options(config, "checkpoint", "out")
     model, source = store.open_model(absolute_url(config.checkpoint), ema=config.ema)
     if model.config.architecture == "future":
         raise InputError(
-            f"checkpoint={config.checkpoint!r} draws from images, not from noise: use `python -m jobs.predict`"
+            f"checkpoint={config.checkpoint!r} is a future model, which needs images: use `python -m jobs.predict`"
         )
     if model.generator is None:
-        raise InputError(f"checkpoint={config.checkpoint!r} holds a discriminator alone: give the generator's file")
+        raise InputError(f"checkpoint={config.checkpoint!r} holds only a discriminator: give the file of the generator")
     if torch.cuda.is_available():
         model.generator.cuda()
     if model.config.architecture == "autoencoder":
@@ -49,7 +53,7 @@ def generate(config: GenerateConfig) -> None:
     if model.mixture is not None:
         write_bytes(join_url(out, MIXTURE), gaussian_mixture.mixture_bytes(model.mixture))
     url = source.url if source else absolute_url(config.checkpoint)
-    save_settings(replace(config, checkpoint=url), join_url(out, "settings.yaml"))  # which one it was
+    save_settings(replace(config, checkpoint=url), join_url(out, "settings.yaml"))  # the checkpoint itself, not its run
     step = f"step {source.step}" if source else config.checkpoint
     mask = "" if clips.mask is None else f", mask mean {clips.mask.mean():.2f}"
     print(f"{config.num_clips} clips from {step}{mask} -> {out}")
@@ -72,7 +76,7 @@ def _write_all(clips: GeneratedClips, out: str, config: GenerateConfig) -> None:
 
 
 def _mixture(config: GenerateConfig, model: Model, source: Checkpoint | None) -> LatentMixture:
-    """The mixture that an autoencoder draws from: given, kept in its folder, or fitted now."""
+    """Return the mixture for an autoencoder: the one of mixture=, the model's own, or a newly fitted one."""
     if config.mixture:
         url = absolute_url(config.mixture)
         url = url if url.endswith(".safetensors") else join_url(url, MIXTURE)
@@ -86,12 +90,10 @@ def _mixture(config: GenerateConfig, model: Model, source: Checkpoint | None) ->
         manifest = read_manifest(url)
         require_matching_shape(model, url, manifest, "give another data=")
     elif source is None:
-        raise InputError(
-            f"checkpoint={config.checkpoint!r} does not say what it was trained on: give data= or mixture="
-        )
+        raise InputError(f"checkpoint={config.checkpoint!r} does not record its training set: give data= or mixture=")
     else:
         url, manifest = source.dataset_url, training_manifest(model, source)
     codes = encode_dataset(model, url, manifest, config.mixture_clips, config.seed)
     if len(codes) < config.components:
-        print(f"{len(codes)} clips only: the mixture has as many components, not {config.components}")
+        print(f"only {len(codes)} clips: the mixture has {len(codes)} components instead of {config.components}")
     return gaussian_mixture.fit_mixture(codes, config.components, config.seed)

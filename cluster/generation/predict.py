@@ -1,4 +1,4 @@
-"""Futures of still images and of a dataset's first frames."""
+"""Prediction of the future of images, and its error on a dataset."""
 
 from __future__ import annotations
 
@@ -41,21 +41,25 @@ from vgan.video.quality_filters import first_violation
 from vgan.viz.panels import forecast_panels
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-TRUTH_CLIPS = 256  # predicted at once
-SHOWN = 16  # futures below each other in one video: encoders have a largest height
+BATCH_CLIPS = 256  # clips predicted at once
+MAX_ROWS = 16  # futures below each other in one video: encoders limit the height
 
 
 @dataclass(frozen=True)
 class PredictionInput:
-    """An image to predict from, and the clip that it began, if that is known."""
+    """Image to predict from, with the true clip if the input is a video."""
 
     name: str
     image: np.ndarray  # (H, W, 3) uint8
-    truth: np.ndarray | None  # (T, size, size, 3) uint8
+    truth: np.ndarray | None  # (T, size, size, 3) uint8, starting with the image
 
 
 def predict(config: PredictConfig) -> None:
-    """Predict, write the videos, and print the table of errors."""
+    """Predict futures, write the videos, and print the table of errors.
+
+    Raises:
+        InputError: no readable input, or the checkpoint is not a future model or does not fit the dataset.
+    """
     require_options(config, "checkpoint", "out")
     if not config.images and not config.data:
         raise InputError("nothing to predict: give images= or data=")
@@ -77,62 +81,62 @@ def predict(config: PredictConfig) -> None:
 
 
 def _predict_images(config: PredictConfig, model: Model, out: str) -> None:
-    """A video an input, and one of all."""
+    """Write one video per input, and one of all inputs; print the errors of inputs that are videos."""
     shape = {"num_frames": model.config.num_frames, "size": model.config.size}
     video = replace(config.video, clip=replace(config.video.clip, **shape))
     rows: list[np.ndarray] = []
-    known, number = [], -1
-    for number, given in enumerate(_read_all(config.images, video)):
-        clips = model.predict(given.image[None])
-        row = _panels(given, clips)
+    pairs, number = [], -1  # true and predicted clips
+    for number, item in enumerate(_read_all(config.images, video)):
+        clips = model.predict(item.image[None])
+        row = _panels(item, clips)
         write_media(row, row[-1], join_url(out, f"future-{number:04d}"), config.format, config.fps)
-        rows = [*rows, row][:SHOWN]
-        if given.truth is not None:
-            known.append((given.truth, clips.video[0]))
-        print(f"  future-{number:04d}  {given.name}{'' if given.truth is None else ', with what happened'}", flush=True)
+        rows = [*rows, row][:MAX_ROWS]
+        if item.truth is not None:
+            pairs.append((item.truth, clips.video[0]))
+        print(f"  future-{number:04d}  {item.name}{'' if item.truth is None else ', with the true future'}", flush=True)
     if not rows:
         raise InputError(f"none of images={config.images} could be read")
     width = max(row.shape[2] for row in rows)
-    wide = [np.pad(row, ((0, 0), (0, 0), (0, width - row.shape[2]), (0, 0)), constant_values=255) for row in rows]
-    together = np.concatenate(wide, axis=1)
-    write_media(together, together[-1], join_url(out, "all"), config.format, config.fps)
+    padded = [np.pad(row, ((0, 0), (0, 0), (0, width - row.shape[2]), (0, 0)), constant_values=255) for row in rows]
+    sheet = np.concatenate(padded, axis=1)
+    write_media(sheet, sheet[-1], join_url(out, "all"), config.format, config.fps)
     print(f"{number + 1} futures -> {out}; all.* shows the first {len(rows)}")
-    if known:
-        truth, predicted = (np.stack(side) for side in zip(*known, strict=True))
-        guesses = {"model": predicted, "copy the frame": copy_first_frame(truth)}
-        print(f"errors over {len(known)} of these, frames 2 to {truth.shape[1]}:")
-        print(error_table({name: forecast_errors(truth, clips) for name, clips in guesses.items()}))
+    if pairs:
+        truth, predicted = (np.stack(clips) for clips in zip(*pairs, strict=True))
+        predictions = {"model": predicted, "copy the frame": copy_first_frame(truth)}
+        print(f"errors on {len(pairs)} videos, frames 2 to {truth.shape[1]}:")
+        print(error_table({name: forecast_errors(truth, clips) for name, clips in predictions.items()}))
 
 
-def _read_all(words: list[str], video: VideoConfig) -> Iterator[PredictionInput]:
-    """Every input that can be read; of any other, why not."""
+def _read_all(urls: list[str], video: VideoConfig) -> Iterator[PredictionInput]:
+    """Yield every readable input; print the reason for each other one."""
     with Decoder(video.decode) as decoder:
-        for source in _sources(words):
+        for source in _sources(urls):
             try:
                 with local_copy(source) as path:
                     yield _read(path, source.source_id, video, decoder)
-            except VideoError as fault:
-                print(f"  {source.source_id}: left out, {fault.reason} ({fault.detail})", flush=True)
+            except VideoError as error:
+                print(f"  {source.source_id}: skipped, {error.reason} ({error.detail})", flush=True)
 
 
-def _sources(words: list[str]) -> list[Source]:
+def _sources(urls: list[str]) -> list[Source]:
+    """List the images and videos at URLs of files or folders."""
     sources = []
-    for word in words:
-        url = absolute_url(word)
+    for url in map(absolute_url, urls):
         if Path(url).suffix.lower() in IMAGES | VIDEO_SUFFIXES:
             sources.append(Source(uri=url, source_id=url.rpartition("/")[2]))
         else:
             sources += list_folder(url, IMAGES | VIDEO_SUFFIXES)[0]
     if not sources:
-        raise InputError(f"no image or video in images={words}")
+        raise InputError(f"no image or video in images={urls}")
     return sources
 
 
 def _read(path: Path, name: str, video: VideoConfig, decoder: Decoder) -> PredictionInput:
-    """The first clip of a video that training would take, prepared as for it; else the first frame.
+    """Read the first clip of a video that passes the filters, else the first frame of the file.
 
     Raises:
-        VideoError: nothing can be decoded.
+        VideoError: no frame can be decoded.
     """
     if Path(name).suffix.lower() not in IMAGES or is_strip(path):
         for item in extract_clips(decoder.frames(path), video):
@@ -140,48 +144,49 @@ def _read(path: Path, name: str, video: VideoConfig, decoder: Decoder) -> Predic
                 return PredictionInput(name, item.frames[0], item.frames)
     first = next(iter(decoder.frames(path)), None)
     if first is None:
-        raise VideoError("decode", "no_frames", "not one frame could be decoded")
+        raise VideoError("decode", "no_frames", "no frame could be decoded")
     return PredictionInput(name, first.image, None)
 
 
-def _panels(given: PredictionInput, clips: GeneratedClips) -> np.ndarray:
+def _panels(item: PredictionInput, clips: GeneratedClips) -> np.ndarray:
     assert clips.mask is not None  # future models have two streams
-    return forecast_panels(given.image, clips.video[0], clips.mask[0], given.truth, scale=2)
+    return forecast_panels(item.image, clips.video[0], clips.mask[0], item.truth, scale=2)
 
 
 def _predict_dataset(config: PredictConfig, model: Model, source: Checkpoint | None, out: str) -> None:
-    """The table of errors over clips that were not trained on, printed and written as errors.json."""
+    """Print the errors on a dataset and write them to errors.json; warn if it shares videos with the training set."""
     url = absolute_url(config.data)
     manifest = read_manifest(url)
     truth, sources = _clips(url, manifest, model, config.num_clips)
-    guesses = {"model": _predicted(model, truth), "copy the frame": copy_first_frame(truth)}
-    trained = _trained_on(source)
-    if source is not None and trained is not None:
-        clips, seen = _clips(source.dataset_url, trained, model, config.num_clips)
-        both = len(sources & seen)
-        if trained.digest == manifest.digest or both:
-            print(f"warning: {both} of the {len(sources)} videos of data= were trained on: this is no held-out error")
-        guesses["mean future"] = mean_future(truth, mean_change_prediction(clips))
+    predictions = {"model": _predict_in_batches(model, truth), "copy the frame": copy_first_frame(truth)}
+    training_set = _training_set(source)
+    if source is not None and training_set is not None:
+        clips, training_sources = _clips(source.dataset_url, training_set, model, config.num_clips)
+        shared = len(sources & training_sources)
+        if training_set.digest == manifest.digest or shared:
+            print(f"warning: {shared} of the {len(sources)} videos of data= are in the training set: not held out")
+        predictions["mean future"] = mean_future(truth, mean_change_prediction(clips))
     else:
-        print("the dataset of training is not known, or no longer the same: no mean future, and no look whether")
-        print("videos of data= were trained on")
-    errors = {name: forecast_errors(truth, clips) for name, clips in guesses.items()}
+        print(
+            "the training set is unknown or has changed: no mean future, and data= is not checked for training videos"
+        )
+    errors = {name: forecast_errors(truth, clips) for name, clips in predictions.items()}
     protocol = f"mse_frames2-{truth.shape[1]}_{len(truth)}clips_{manifest.digest[:8]}"
     print(f"{protocol} (dataset {config.data}):\n{error_table(errors)}")
-    table = {name: {"mean": found.mean, "by_frame": found.by_frame.tolist()} for name, found in errors.items()}
+    table = {name: {"mean": error.mean, "by_frame": error.by_frame.tolist()} for name, error in errors.items()}
     write_bytes(join_url(out, "errors.json"), json.dumps({"protocol": protocol, "mse": table}).encode())
 
 
-def _trained_on(source: Checkpoint | None) -> Manifest | None:
-    """The manifest of the dataset that a checkpoint was trained on, if it is still there as it was."""
+def _training_set(source: Checkpoint | None) -> Manifest | None:
+    """Return the manifest of a checkpoint's training set; None if it is unknown, missing or has changed."""
     if source is None or not exists(join_url(source.dataset_url, "manifest.json")):
         return None
-    found = read_manifest(source.dataset_url)
-    return found if found.digest == source.dataset_digest else None
+    manifest = read_manifest(source.dataset_url)
+    return manifest if manifest.digest == source.dataset_digest else None
 
 
 def _clips(url: str, manifest: Manifest, model: Model, num: int) -> tuple[np.ndarray, set[str]]:
-    """The first `num` clips of a (shuffled) dataset, (N, T, H, W, 3) uint8, and the videos of all its clips."""
+    """Return the first `num` clips (N, T, H, W, 3) uint8 of a (shuffled) dataset, and the videos of all its clips."""
     if (manifest.clip.num_frames, manifest.clip.size) != (model.config.num_frames, model.config.size):
         shape = f"{manifest.clip.num_frames} frames of {manifest.clip.size} px"
         raise InputError(
@@ -193,10 +198,11 @@ def _clips(url: str, manifest: Manifest, model: Model, num: int) -> tuple[np.nda
     return decode_frames(table["frames"].slice(0, num), manifest.clip), sources
 
 
-def _predicted(model: Model, truth: np.ndarray) -> np.ndarray:
+def _predict_in_batches(model: Model, truth: np.ndarray) -> np.ndarray:
+    """Predict clips (N, T, H, W, 3) uint8 from the first frames of `truth`, of the same shape."""
     with progress_bar(total=len(truth), unit="clip", desc="predict") as bar:
         parts = []
-        for start in range(0, len(truth), TRUTH_CLIPS):
-            parts.append(model.predict(truth[start : start + TRUTH_CLIPS, 0]).video)
+        for start in range(0, len(truth), BATCH_CLIPS):
+            parts.append(model.predict(truth[start : start + BATCH_CLIPS, 0]).video)
             bar.update(len(parts[-1]))
     return np.concatenate(parts)

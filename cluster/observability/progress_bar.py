@@ -9,8 +9,15 @@ from typing import Any
 from tqdm import tqdm
 
 
-def progress_bar(total: float, unit: str, desc: str) -> Any:
-    """Create a tqdm bar, redrawn every second on a terminal, as a line every ten seconds in a log."""
+def progress_bar(total: float, unit: str, desc: str, bar_format: str | None = None) -> Any:
+    """Create a tqdm bar, redrawn every second on a terminal, as a line every ten seconds in a log.
+
+    Args:
+        total: value at 100 %.
+        unit: unit of `total`.
+        desc: text before the bar.
+        bar_format: tqdm's format of the line; None: tqdm's default.
+    """
     is_terminal = sys.stderr.isatty()
     return tqdm(
         total=total,
@@ -19,6 +26,7 @@ def progress_bar(total: float, unit: str, desc: str) -> Any:
         mininterval=1 if is_terminal else 10,
         dynamic_ncols=is_terminal,
         ascii=not is_terminal,
+        bar_format=bar_format,
     )
 
 

@@ -88,20 +88,24 @@ class CorpusConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig:
-    """What to plan: hours= or sources=, on which nodes, at which prices."""
+    """Settings of a cost plan: size of the corpus (hours= or sources=), training, nodes and prices."""
 
-    hours: float = option(0.0, "hours of finished clips that are wanted", "common")
-    sources: str = option("", "or: a sources manifest, list, folder or glob", "common")
-    rates_file: str = option("", "url of a JSON of measured rates with date and machine; empty: the README's")
-    calibrate_from: str = option("", "url of a dataset whose commit records tell prepare's cost and yield", "common")
-    steps: int = option(0, "steps of training; 0 plans none", "common")
-    batch_size: int = option(64, "clips of a step, all workers together")
-    codec: str = option("raw", "of the shards: raw or jpeg")
-    out: str = option("out/plan", "url of the folder for plan.json and plan.png", "common")
-    corpus: CorpusConfig = section(CorpusConfig, "what videos are like, where no manifest tells")
-    cpu: NodeConfig = section(NodeConfig, "nodes that prepare")
-    gpu: NodeConfig = section(lambda: NodeConfig(gpus=1), "nodes that train")
-    prices: PriceConfig = section(PriceConfig, "of the store")
+    hours: float = option(0.0, "hours of finished clips to plan for", "common")
+    sources: str = option("", "URL of a sources manifest, list, folder or glob, instead of hours=", "common")
+    rates_file: str = option(
+        "", "URL of a JSON file of measured rates with date and machine; empty: those of the README"
+    )
+    calibrate_from: str = option(
+        "", "URL of a dataset whose commit records give cost and yield of prepare; empty: none", "common"
+    )
+    steps: int = option(0, "training steps; 0: no training", "common")
+    batch_size: int = option(64, "clips per training step, summed over all workers")
+    codec: str = option("raw", "encoding of frames in shards: raw or jpeg")
+    out: str = option("out/plan", "URL of the folder for plan.json and plan.png", "common")
+    corpus: CorpusConfig = section(CorpusConfig, "properties of the videos that the sources manifest does not give")
+    cpu: NodeConfig = section(NodeConfig, "nodes for preparation")
+    gpu: NodeConfig = section(lambda: NodeConfig(gpus=1), "nodes for training")
+    prices: PriceConfig = section(PriceConfig, "prices of the store")
 
     def __post_init__(self) -> None:
         check_choice("codec", self.codec, CODECS)

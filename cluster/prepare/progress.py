@@ -25,9 +25,12 @@ class SourceHours:
         self._total_bytes, _ = units.total("bytes")
         self._clips = self._windows = self._units = 0
         self._done_s = self._done_bytes = 0.0
-        self._bar = progress_bar(total=max(1e-6, (self._total_s or 0) / 3600), unit="h", desc="prepare")
-        self._bar.bar_format = (
-            "{desc}: {percentage:3.0f}% {bar:20} {n:.3f} of {total:.3f} h of video [{elapsed}<{remaining}{postfix}]"
+        self._bar = progress_bar(
+            total=max(1e-6, (self._total_s or 0) / 3600),
+            unit="h",
+            desc="prepare",
+            bar_format="{desc}: {percentage:3.0f}% {bar:20} {n:.3f} of {total:.3f} h of video "
+            "[{elapsed}<{remaining}{postfix}]",
         )
 
     def __enter__(self) -> SourceHours:

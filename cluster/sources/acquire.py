@@ -1,4 +1,4 @@
-"""A sources manifest from folders, lists, UCF101, Flickr or YFCC100M."""
+"""Sources manifests from folders, lists, UCF101, Flickr or YFCC100M."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ from vgan.video.image_strips import read_list
 
 
 def acquire(config: AcquireConfig) -> None:
-    """List the videos and write the manifest."""
+    """List the videos of one origin, select by license and deletion list, and write the manifest.
+
+    Raises:
+        InputError: not exactly one origin, no license for a web service, or no video remains.
+    """
     origins: dict[str, tuple[object, Callable[[AcquireConfig], Sequence[Source]]]] = {
         "folder=": (config.folder, _from_folder),
         "urls=": (config.urls, _from_urls),
@@ -29,36 +33,36 @@ def acquire(config: AcquireConfig) -> None:
         "flickr.tags= or flickr.words=": (config.flickr.tags + config.flickr.words, _from_flickr),
         "yfcc.metadata=": (config.yfcc.metadata, _from_yfcc),
     }
-    given = [name for name, (value, _) in origins.items() if value]
-    if len(given) != 1:
-        raise InputError(f"give exactly one of {', '.join(origins)}; got {' and '.join(given) or 'none'}")
-    origin, list_videos = origins[given[0]]
-    deleted = set(_lines(config.exclude)) if config.exclude else set()
-    found = list_videos(config)
-    allowed = license_filter(config.licenses)
-    licensed = [s for s in found if allowed(s.license, s.license_url)]
-    _print_sources(len(found) - len(licensed), "left out: no licence of licenses=")
-    left = [s for s in licensed if not s.names & deleted]
-    _print_sources(len(licensed) - len(left), "left out: on the deletion list")
-    sources, repeats = deduplicate(left)
-    _print_sources(repeats, "left out: listed before, by url or content")
+    selected = [name for name, (value, _) in origins.items() if value]
+    if len(selected) != 1:
+        raise InputError(f"give exactly one of {', '.join(origins)}; got {' and '.join(selected) or 'none'}")
+    origin, list_videos = origins[selected[0]]
+    excluded = set(_lines(config.exclude)) if config.exclude else set()
+    videos = list_videos(config)
+    is_allowed = license_filter(config.licenses)
+    licensed = [s for s in videos if is_allowed(s.license, s.license_url)]
+    _print_count(len(videos) - len(licensed), "excluded: license not in licenses=")
+    remaining = [s for s in licensed if not s.names & excluded]
+    _print_count(len(licensed) - len(remaining), "excluded: on the deletion list")
+    sources, num_duplicates = deduplicate(remaining)
+    _print_count(num_duplicates, "excluded: duplicate by URL or content")
     sources = sources[: config.limit or None]
     if not sources:
         raise InputError(
-            f"no video found in {origin!r}" if not found else f"none of {len(found)} videos in {origin!r} is left"
+            f"all {len(videos)} videos in {origin!r} are excluded" if videos else f"no video found in {origin!r}"
         )
     out = absolute_url(config.out)
     make_writable_folder(out.rpartition("/")[0])
     write_sources(sources, out)
     sizes = [s.bytes for s in sources if s.bytes is not None]
     unknown = len(sources) - len(sizes)
-    told = f"{sum(sizes) / 1e6:.1f} MB" + f" and {unknown} of unknown size" * bool(unknown)
-    print(f"{len(sources)} videos, {told} -> {out}")
+    size = f"{sum(sizes) / 1e6:.1f} MB" + f" and {unknown} of unknown size" * bool(unknown)
+    print(f"{len(sources)} videos, {size} -> {out}")
 
 
-def _print_sources(count: int, what: str) -> None:
+def _print_count(count: int, text: str) -> None:
     if count:
-        print(f"{count} {what}", flush=True)
+        print(f"{count} {text}", flush=True)
 
 
 def _lines(url: str) -> list[str]:
@@ -68,7 +72,7 @@ def _lines(url: str) -> list[str]:
 def _from_folder(config: AcquireConfig) -> list[Source]:
     url = absolute_url(config.folder)
     sources, others = list_glob(url) if "*" in url else list_folder(url)
-    _print_sources(others, "files passed over: no video suffix, another name than the glob's, or one that is not UTF-8")
+    _print_count(others, "other files ignored: no video suffix, no match of the glob, or a name that is not UTF-8")
     return sources
 
 
@@ -82,14 +86,14 @@ def _from_tinyvideo(config: AcquireConfig) -> list[Source]:
     names = read_list("\n".join(_lines(url)))
     outside = [name for name in names if name.startswith(("/", "~")) or "://" in name or ".." in name.split("/")]
     if outside:
-        raise InputError(f"{url!r}: {outside[0]!r} lies outside of the folder of the strips")
+        raise InputError(f"{url!r}: {outside[0]!r} lies outside the folder of the strips")
     return [Source(uri=join_url(root, name), source_id=name) for name in names]
 
 
 def _from_ucf101(config: AcquireConfig) -> list[Source]:
     split = read_split(Path(config.ucf101).expanduser().absolute(), config.split)
     if split.missing:
-        print(f"{len(split.missing)} of {len(split.missing) + len(split.videos)} listed videos are not on disk")
+        print(f"{len(split.missing)} of {len(split.missing) + len(split.videos)} listed videos are missing on disk")
     return [
         Source(
             uri=str(v.path),
@@ -104,33 +108,33 @@ def _from_ucf101(config: AcquireConfig) -> list[Source]:
 
 
 def _from_flickr(config: AcquireConfig) -> list[Source]:
-    _need_licenses(config)
+    _require_licenses(config)
     out = absolute_url(config.out)
     search = replace(
         config.flickr, tags=expand_terms(config.flickr.tags, _lines), words=expand_terms(config.flickr.words, _lines)
     )
-    journal = ResponseCache(f"{out}.journal")
-    _print_sources(journal.resumed, f"answers of an earlier run are in {journal.url}")
-    found = crawl(search, config.licenses, journal, config.limit)
-    for reason, count in found.left_out.items():
-        _print_sources(count, f"left out: {reason}")
-    return found.sources
+    cache = ResponseCache(f"{out}.journal")
+    _print_count(cache.resumed, f"API responses of an earlier run are reused from {cache.url}")
+    result = crawl(search, config.licenses, cache, config.limit)
+    for reason, count in result.left_out.items():
+        _print_count(count, f"excluded: {reason}")
+    return result.sources
 
 
 def _from_yfcc(config: AcquireConfig) -> list[Source]:
-    _need_licenses(config)
-    places = replace(
+    _require_licenses(config)
+    urls = replace(
         config.yfcc,
         metadata=absolute_url(config.yfcc.metadata),
         hashes=absolute_url(config.yfcc.hashes) if config.yfcc.hashes else "",
     )
-    sources, left_out = list_yfcc(places, license_filter(config.licenses), config.limit)
+    sources, left_out = list_yfcc(urls, license_filter(config.licenses), config.limit)
     for reason, count in left_out.items():
-        _print_sources(count, f"left out: {reason}")
+        _print_count(count, f"excluded: {reason}")
     return sources
 
 
-def _need_licenses(config: AcquireConfig) -> None:
-    """What may be done with a clip is the user's to say: some licences forbid changed copies, some any at all."""
+def _require_licenses(config: AcquireConfig) -> None:
+    """Raise InputError unless licenses= is set: some licenses forbid modified copies, some any copy."""
     if not config.licenses:
-        raise InputError("licenses= is required: e.g. licenses=[by,by-sa,cc0,pdm], or licenses=any for all there are")
+        raise InputError("licenses= is required: e.g. licenses=[by,by-sa,cc0,pdm], or licenses=any to accept all")

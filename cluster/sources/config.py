@@ -16,18 +16,20 @@ class FlickrConfig:
     """Flickr search; the API key comes from the environment variable FLICKR_API_KEY."""
 
     tags: list[str] = option(
-        [], "tags, of which a video needs one; an entry that ends in .txt: url of a list, one tag per line"
+        [], "tags to search, of which one must match; an entry ending in .txt: URL of a list, one tag per line"
     )
-    words: list[str] = option([], "texts, of which title, description or tags need one; lists as for tags")
+    words: list[str] = option(
+        [], "texts to search in title, description or tags, of which one must match; lists as for tags"
+    )
     since: str = option(
         "2008-04-01", "start of the upload period (UTC day, included); there were no videos before April 2008"
     )
     until: str = option(
         "", "end of the upload period (UTC day, excluded); empty: time of the first start of this command"
     )
-    height: int = option(360, "minimum short side in pixels; the smallest such file is taken, else the largest")
+    height: int = option(360, "minimum short side, pixels; the smallest such file is listed, else the largest")
     calls_per_hour: int = option(3500, "maximum API calls per hour; Flickr's limit is 3,600 per key")
-    url: str = option(REST, "url of the REST API")
+    url: str = option(REST, "URL of the REST API")
 
     def __post_init__(self) -> None:
         if self.calls_per_hour < 1 or (self.url == REST and self.calls_per_hour > HOURLY):
@@ -56,31 +58,33 @@ FILES = "https://multimedia-commons.s3-us-west-2.amazonaws.com/data/videos/mp4"
 class YfccConfig:
     """YFCC100M metadata and the store of its videos."""
 
-    metadata: str = option("", "url of yfcc100m_dataset, tab-separated, .bz2 or plain")
-    hashes: str = option("", "url of yfcc100m_hash, id and media hash; needed if the metadata has no hashes")
-    tags: list[str] = option([], "tags, of which a video needs one; empty: all videos")
-    files: str = option(FILES, "url of the folder that stores the videos by hash")
+    metadata: str = option("", "URL of yfcc100m_dataset, tab-separated, .bz2 or plain")
+    hashes: str = option("", "URL of yfcc100m_hash, id and media hash; needed if the metadata has no hashes")
+    tags: list[str] = option([], "tags to select videos by, at least one of which must match; empty: all videos")
+    files: str = option(FILES, "URL of the folder that stores the videos by hash")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AcquireConfig:
-    """Exactly one origin, what to leave out, and where the manifest goes."""
+    """Settings of a sources manifest: exactly one origin, selection of videos, URL of the output."""
 
-    folder: str = option("", "url of a folder, every video below it; or a glob", "common")
-    urls: str = option("", "url of a list of urls: .txt, one a line; .csv or .parquet with a column uri", "common")
-    tinyvideo: str = option("", "url of one of the original's lists (golf.txt), whose strips were unpacked")
-    root: str = option("", "with tinyvideo: url of the folder its paths are in; empty: the list's own")
-    ucf101: str = option("", "folder that holds UCF-101/ and ucfTrainTestlist/", "common")
-    split: int = option(1, "official UCF101 split, 1 to 3")
-    subset: str = option("", "train or test: that side of the split only")
-    flickr: FlickrConfig = section(FlickrConfig, "Flickr's search")
-    yfcc: YfccConfig = section(YfccConfig, "YFCC100M")
-    licenses: list[str] = option(
-        [], "take these licences only: codes (by, by-sa, by-2.0, cc0, pdm), names or urls; any takes all", "common"
+    folder: str = option("", "URL of a folder, searched recursively, or a glob of videos", "common")
+    urls: str = option(
+        "", "URL of a list of video URLs: .txt with one per line; .csv or .parquet with a column uri", "common"
     )
-    exclude: str = option("", "url of a deletion list: ids, uris or pages of videos to leave out, one a line")
-    limit: int = option(0, "take the first videos only; 0 takes all", "common")
-    out: str = option("out/sources.parquet", "url of the manifest", "common")
+    tinyvideo: str = option("", "URL of a list of the original dataset, e.g. golf.txt, with its strips unpacked")
+    root: str = option("", "URL of the folder that the paths in tinyvideo= refer to; empty: the folder of the list")
+    ucf101: str = option("", "folder with UCF-101/ and ucfTrainTestlist/", "common")
+    split: int = option(1, "official UCF101 split, 1 to 3")
+    subset: str = option("", "side of the split: train or test; empty: both")
+    flickr: FlickrConfig = section(FlickrConfig, "Flickr search")
+    yfcc: YfccConfig = section(YfccConfig, "YFCC100M metadata")
+    licenses: list[str] = option(
+        [], "accepted licenses: codes (by, by-sa, by-2.0, cc0, pdm), names or URLs, or any; empty: no filter", "common"
+    )
+    exclude: str = option("", "URL of a list of excluded videos, one id, URI or page per line; empty: none")
+    limit: int = option(0, "maximum number of videos; 0: no limit", "common")
+    out: str = option("out/sources.parquet", "URL of the manifest", "common")
 
     def __post_init__(self) -> None:
         check_choice("subset", self.subset, ("", "train", "test"))

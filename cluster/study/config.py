@@ -14,40 +14,42 @@ RESERVED = (REAL, STATIC, SCRAMBLED)
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """A study, and what is asked of it."""
+    """Settings of a study and of its actions; help texts start with the action that an option belongs to."""
 
-    action: str = option("report", f"one of {', '.join(ACTIONS)}", "common")
-    out: str = option("out/study", "url of the study's folder", "common")
+    action: str = option("report", f"action to run: one of {', '.join(ACTIONS)}", "common")
+    out: str = option("out/study", "URL of the study's folder", "common")
     database_url: str = option(
-        "", "sqlite:///FILE or postgresql+psycopg://HOST/NAME; empty: votes.db in a local out=", "common"
+        "",
+        "database of votes: sqlite:///FILE or postgresql+psycopg://HOST/NAME; empty: votes.db in a local out=",
+        "common",
     )
-    name: str = option("study", "of the MLflow run")
+    name: str = option("study", "name of the MLflow run")
     methods: dict[str, str] = option(
-        {}, "make: folder or dataset of each method's clips: {two_stream: out/two}", "common"
+        {}, "make: folder or dataset of the clips of each method, e.g. {two_stream: out/two}", "common"
     )
     real: str = option("", "make: folder or dataset of real clips", "common")
     categories: list[str] = option(
-        [], "make: folders inside each of them; empty: the clips are in the folder itself", "common"
+        [], "make: subfolders of methods= and real=, one per category; empty: no categories", "common"
     )
-    trials_per_cell: int = option(20, "make: trials of each pair of methods in each category, even")
-    trials_per_rater: int = option(50, "make: trials that one rater sees at most")
-    gold_per_rater: int = option(4, "make: of them, real beside scrambled: who fails those does not look")
-    static: bool = option(True, "make: each method beside a still frame of its own too")
-    num_frames: int = option(32, "make: frames of each clip that are shown")
-    fps: float = option(25.0, "make: frames a second")
-    seed: int = option(0, "make: of clips, sides and order")
-    raters: int = option(20, "links: how many", "common")
-    first_rater: int = option(0, "links: number of the first rater, for more links later")
-    address: str = option("http://127.0.0.1:8000", "links: where raters reach the server", "common")
-    host: str = option("127.0.0.1", "serve: address to listen on; put a proxy with TLS before it")
-    port: int = option(8000, "serve: 0 takes a free one", "common")
+    trials_per_cell: int = option(20, "make: trials per pair of methods and category, an even number")
+    trials_per_rater: int = option(50, "make: maximum number of trials per rater")
+    gold_per_rater: int = option(4, "make: attention checks among the trials of a rater: real against scrambled clips")
+    static: bool = option(True, "make: also compare each method with a still frame of its clips")
+    num_frames: int = option(32, "make: number of frames shown of each clip")
+    fps: float = option(25.0, "make: frames per second")
+    seed: int = option(0, "make: seed of the selection of clips, of sides and of the order")
+    raters: int = option(20, "links: number of raters", "common")
+    first_rater: int = option(0, "links: id of the first rater, to add links later")
+    address: str = option("http://127.0.0.1:8000", "links: URL at which raters reach the server", "common")
+    host: str = option("127.0.0.1", "serve: address to listen on; a public server needs a proxy with TLS in front")
+    port: int = option(8000, "serve: port to listen on; 0: a free port", "common")
     max_error_rate: float = option(
-        0.5, "report: raters who are wrong more often than this are left out in two of the tables"
+        0.5, "report: maximum share of wrong answers of a rater; two of the tables exclude raters above it"
     )
-    media_url: str = option("", "export: web address of the uploaded clips/", "common")
-    per_hit: int = option(10, "export: trials in one HIT")
-    results: str = option("", "import: results file of a batch", "common")
-    tracking: TrackingConfig = section(TrackingConfig, "report: MLflow")
+    media_url: str = option("", "export: URL of the uploaded clips/", "common")
+    per_hit: int = option(10, "export: trials per HIT")
+    results: str = option("", "import: URL of a batch's results file (CSV)", "common")
+    tracking: TrackingConfig = section(TrackingConfig, "report: MLflow tracking")
 
     def __post_init__(self) -> None:
         check_choice("action", self.action, ACTIONS)
@@ -69,7 +71,7 @@ class StudyConfig:
         self.plan()
 
     def plan(self) -> StudyDesign:
-        """How many trials."""
+        """Return the numbers of trials and their seed; raise ValueError if they cannot be balanced."""
         return StudyDesign(
             trials_per_cell=self.trials_per_cell,
             trials_per_rater=self.trials_per_rater,

@@ -1,4 +1,4 @@
-"""`jobs.acquire` by its command line, from each origin that needs no network; and `jobs.plan` after it."""
+"""Command lines of `jobs.acquire`, for each origin that needs no network, and of `jobs.plan`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from jobs import acquire, cli, plan
 BY = "https://creativecommons.org/licenses/by/4.0/"
 
 
-def run(*words: str) -> int:
-    return cli.run(acquire.main, AcquireConfig, acquire.ABOUT, words)
+def run(*arguments: str) -> int:
+    return cli.run(acquire.main, AcquireConfig, acquire.ABOUT, arguments)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_acquire_of_a_folder_or_a_glob(videos: Path, tmp_path: Path, glob: str, 
         assert listed(tmp_path / "s.parquet") == names
 
 
-def test_acquire_of_urls_keeps_to_licences_and_the_deletion_list_and_lists_each_once(
+def test_acquire_of_urls_filters_by_license_and_deletion_list_and_removes_duplicates(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [
@@ -58,19 +58,19 @@ def test_acquire_of_urls_keeps_to_licences_and_the_deletion_list_and_lists_each_
         "https://h/4.mp4,,,,",
     ]
     (tmp_path / "list.csv").write_text("\n".join(["uri,license,license_url,author,page", *rows]) + "\n")
-    (tmp_path / "gone.txt").write_text("https://p/2\n\n")
-    words = [f"urls={tmp_path}/list.csv", f"exclude={tmp_path}/gone.txt", f"out={tmp_path}/s.parquet"]
-    assert run(*words, "licenses=[by-4.0]") == 0
+    (tmp_path / "deleted.txt").write_text("https://p/2\n\n")
+    arguments = [f"urls={tmp_path}/list.csv", f"exclude={tmp_path}/deleted.txt", f"out={tmp_path}/s.parquet"]
+    assert run(*arguments, "licenses=[by-4.0]") == 0
     first = "https://h/1.mp4"
     credit = {"license": "Attribution", "license_url": BY, "author": "Ann", "page": "https://p/1"}
     assert read_sources(f"{tmp_path}/s.parquet") == [Source(uri=first, source_id=first, **credit)]
-    said = capsys.readouterr().out
-    assert "2 left out: no licence of licenses=" in said
-    assert "1 left out: on the deletion list" in said
-    assert "1 left out: listed before, by url or content" in said
+    output = capsys.readouterr().out
+    assert "2 excluded: license not in licenses=" in output
+    assert "1 excluded: on the deletion list" in output
+    assert "1 excluded: duplicate by URL or content" in output
 
 
-def test_acquire_of_a_tinyvideo_list_stays_inside_its_folder(
+def test_acquire_of_a_tinyvideo_list_refuses_paths_outside_its_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "golf.txt").write_text("golf/a/0001.jpg\ngolf/b/0001.jpg 3\n")
@@ -85,7 +85,7 @@ def test_acquire_of_a_tinyvideo_list_stays_inside_its_folder(
 
 
 @pytest.mark.parametrize(
-    ("words", "named"),
+    ("arguments", "message"),
     [
         ([], "got none"),
         (["folder=/x", "urls=/y.txt"], "got folder= and urls="),
@@ -97,24 +97,24 @@ def test_acquire_of_a_tinyvideo_list_stays_inside_its_folder(
         (["flickr.tags=[sea]", "licenses=any"], "FLICKR_API_KEY is not set"),
     ],
 )
-def test_acquire_refuses_what_cannot_work(
+def test_acquire_refuses_invalid_settings(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    words: list[str],
-    named: str,
+    arguments: list[str],
+    message: str,
 ) -> None:
     monkeypatch.delenv("FLICKR_API_KEY", raising=False)
-    assert run(*words, f"out={tmp_path}/s.parquet") == cli.BAD_INPUT
-    assert named in capsys.readouterr().err
+    assert run(*arguments, f"out={tmp_path}/s.parquet") == cli.BAD_INPUT
+    assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_plan_prints_its_table_and_writes_json_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["hours=5000", "cpu.count=4", "cpu.price=1", "steps=1000", f"out={tmp_path}/plan"]
-    assert cli.run(plan.main, PlanConfig, plan.ABOUT, words) == 0
+def test_plan_prints_a_table_and_writes_json_and_a_chart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["hours=5000", "cpu.count=4", "cpu.price=1", "steps=1000", f"out={tmp_path}/plan"]
+    assert cli.run(plan.main, PlanConfig, plan.ABOUT, arguments) == 0
     assert "bottleneck: stabilize" in capsys.readouterr().out
-    found = json.loads((tmp_path / "plan" / "plan.json").read_text())
-    assert round(found["clip_hours"]) == 5000
-    assert found["settings"]["cpu"]["count"] == 4
+    cost_plan = json.loads((tmp_path / "plan" / "plan.json").read_text())
+    assert round(cost_plan["clip_hours"]) == 5000
+    assert cost_plan["settings"]["cpu"]["count"] == 4
     assert (tmp_path / "plan" / "plan.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""What a user can get wrong, job by job: exit code 2, one line that names it, and nothing written."""
+"""Bad input of each job: exit code 2, one line on stderr that names the cause, and no files written."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from vgan.models.generator import TwoStreamGenerator
 from vgan.synthetic import make_action_set
 from vgan.video.config import ClipSpec
 
-KINDS = {
+CONFIG_CLASSES = {
     acquire: AcquireConfig,
     prepare: PrepareConfig,
     train: TrainConfig,
@@ -41,19 +41,21 @@ KINDS = {
 }
 MODEL = ModelConfig(base_width=2, z_size=5, num_frames=16, size=32)
 Refused = Callable[..., str]
-OF_A_WORKER = re.compile(r"(\x1b\[\d+m)?\(\w+ pid=\d+\)")  # the session's Ray tells, whenever it likes, of other tests
+# Log lines of other tests' tasks, which Ray may print at any time.
+RAY_LOG_LINE = re.compile(r"(\x1b\[\d+m)?\(\w+ pid=\d+\)")
 
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refused:
-    """Runs a job that must refuse, with out= below a folder that must stay empty; gives its one line back."""
+    """Function that runs a job which must fail and write no file, and returns its one line on stderr."""
     monkeypatch.chdir(tmp_path)
 
-    def run(job: Any, *words: str) -> str:
+    def run(job: Any, *arguments: str) -> str:
         before = sorted(tmp_path.rglob("*"))
-        assert cli.run(job.main, KINDS[job], job.ABOUT, [f"out={tmp_path}/out/here", *words]) == cli.BAD_INPUT
-        said = capsys.readouterr().err.splitlines(keepends=True)
-        error = "".join(line for line in said if not OF_A_WORKER.match(line))
+        arguments = (f"out={tmp_path}/out/here", *arguments)
+        assert cli.run(job.main, CONFIG_CLASSES[job], job.ABOUT, arguments) == cli.BAD_INPUT
+        lines = capsys.readouterr().err.splitlines(keepends=True)
+        error = "".join(line for line in lines if not RAY_LOG_LINE.match(line))
         assert error.startswith("error: ")
         assert error.count("\n") == 1
         assert sorted(tmp_path.rglob("*")) == before
@@ -64,7 +66,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A checkpoint of a tiny GAN."""
+    """Checkpoint of a tiny GAN."""
     folder = tmp_path / "step_00000001_abcdef"
     state = {
         "step": 1,
@@ -81,20 +83,20 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
-    """The manifest of a dataset of 16 frames and 32 pixels."""
+    """Dataset without shards whose clips have 16 frames of 32 pixels."""
     spec = ClipSpec(num_frames=16, size=32)
     write_manifest(Manifest(clip=spec, config={}, counts={}, shards=[], digest="d" * 64), str(tmp_path / "clips"))
     return tmp_path / "clips"
 
 
-@pytest.mark.parametrize("job", KINDS, ids=lambda job: job.__name__)
-def test_job_with_an_unknown_key_suggests_the_right_one(refused: Refused, job: Any) -> None:
-    key = cli.list_options(KINDS[job])[0][0]
+@pytest.mark.parametrize("job", CONFIG_CLASSES, ids=lambda job: job.__name__)
+def test_unknown_key_suggests_the_nearest_key(refused: Refused, job: Any) -> None:
+    key = cli.list_options(CONFIG_CLASSES[job])[0][0]
     assert f"unknown key '{key}x'; did you mean '{key}'?" in refused(job, f"{key}x=1")
 
 
 @pytest.mark.parametrize(("job", "key"), [(acquire, "folder"), (prepare, "sources")], ids=["acquire", "prepare"])
-def test_job_on_a_folder_that_is_missing_or_empty(refused: Refused, job: Any, key: str, tmp_path: Path) -> None:
+def test_folder_that_is_missing_or_empty(refused: Refused, job: Any, key: str, tmp_path: Path) -> None:
     assert f"no folder at '{tmp_path}/nowhere'" in refused(job, f"{key}={tmp_path}/nowhere")
     (tmp_path / "videos").mkdir()
     assert f"{tmp_path}/videos" in refused(job, f"{key}={tmp_path}/videos")
@@ -110,7 +112,7 @@ def test_acquire_takes_exactly_one_origin(refused: Refused, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("job", [acquire, finetune], ids=["acquire", "finetune"])
-def test_job_on_a_folder_that_is_not_ucf101_says_what_belongs_there(refused: Refused, job: Any, tmp_path: Path) -> None:
+def test_folder_that_is_not_ucf101_names_the_expected_files(refused: Refused, job: Any, tmp_path: Path) -> None:
     more = ["initializations=random"] if job is finetune else []
     assert "UCF-101/<Class>/*.avi" in refused(job, f"ucf101={tmp_path}/nowhere", *more)
     (tmp_path / "ucf").mkdir()
@@ -118,11 +120,11 @@ def test_job_on_a_folder_that_is_not_ucf101_says_what_belongs_there(refused: Ref
 
 
 @pytest.mark.parametrize(
-    "words", [("clip.size=50",), ("clip.num_frames=20",), ("decode.backend=ffmpeg",), ("stabilize.preset=x",)]
+    "arguments", [("clip.size=50",), ("clip.num_frames=20",), ("decode.backend=ffmpeg",), ("stabilize.preset=x",)]
 )
-def test_prepare_out_of_bounds_names_key_and_value(refused: Refused, words: tuple[str], tmp_path: Path) -> None:
-    key, value = words[0].split("=")
-    error = refused(prepare, f"sources={tmp_path}", *words)
+def test_prepare_out_of_bounds_names_key_and_value(refused: Refused, arguments: tuple[str], tmp_path: Path) -> None:
+    key, value = arguments[0].split("=")
+    error = refused(prepare, f"sources={tmp_path}", *arguments)
     assert key in error
     assert value in error
 
@@ -139,7 +141,7 @@ def test_prepare_from_a_list_with_an_unknown_protocol_names_the_video(refused: R
 
 
 @pytest.mark.parametrize(
-    ("words", "named"),
+    ("arguments", "message"),
     [
         ((), "give exactly one of hours= and sources="),
         (("hours=1", "sources=/x"), "give exactly one of hours= and sources="),
@@ -151,12 +153,12 @@ def test_prepare_from_a_list_with_an_unknown_protocol_names_the_video(refused: R
         (("sources=/none.parquet",), "no sources manifest at '/none.parquet'"),
     ],
 )
-def test_plan_of_what_cannot_be_planned_names_it(refused: Refused, words: tuple[str, ...], named: str) -> None:
-    assert named in refused(plan, *words)
+def test_plan_with_invalid_settings_names_them(refused: Refused, arguments: tuple[str, ...], message: str) -> None:
+    assert message in refused(plan, *arguments)
 
 
-def test_train_without_a_dataset_says_how_to_make_one(refused: Refused, tmp_path: Path) -> None:
-    (tmp_path / "clips" / "shards").mkdir(parents=True)  # preparation that was cut off
+def test_train_without_a_dataset_names_the_job_that_makes_one(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "clips" / "shards").mkdir(parents=True)  # an interrupted preparation
     assert "python -m jobs.prepare" in refused(train, f"data={tmp_path}/clips")
 
 
@@ -166,7 +168,7 @@ def test_train_with_a_model_of_another_size_than_the_clips(refused: Refused, dat
 
 
 @pytest.mark.parametrize(
-    ("word", "named"),
+    ("argument", "message"),
     [
         ("batch_size=1", "batch_size=1 must be at least workers=2"),
         ("steps=0", "steps must be at least 1, got 0"),
@@ -177,28 +179,28 @@ def test_train_with_a_model_of_another_size_than_the_clips(refused: Refused, dat
         ("model.base_width=wide", "model.base_width='wide'"),
     ],
 )
-def test_train_out_of_bounds_names_key_and_value(refused: Refused, dataset: Path, word: str, named: str) -> None:
-    assert named in refused(train, f"data={dataset}", "workers=2", word)
+def test_train_out_of_bounds_names_key_and_value(refused: Refused, dataset: Path, argument: str, message: str) -> None:
+    assert message in refused(train, f"data={dataset}", "workers=2", argument)
 
 
-def test_train_with_a_second_gradient_where_there_is_none_is_refused(refused: Refused, dataset: Path) -> None:
-    words = [f"data={dataset}", "objective.r1_weight=1"]
-    assert "exclude each other" in refused(train, *words, "compile=true")
-    assert "needs model.discriminator_norm=spectral" in refused(train, *words, "use_gpu=true", "workers=2")
+def test_train_refuses_r1_where_second_gradients_are_unavailable(refused: Refused, dataset: Path) -> None:
+    arguments = [f"data={dataset}", "objective.r1_weight=1"]
+    assert "exclude each other" in refused(train, *arguments, "compile=true")
+    assert "needs model.discriminator_norm=spectral" in refused(train, *arguments, "use_gpu=true", "workers=2")
 
 
-def test_train_with_tracking_that_cannot_be_used_writes_nothing(refused: Refused, dataset: Path) -> None:
-    words = [f"data={dataset}", "model.num_frames=16", "model.size=32", "tracking.uri=nosuch://server"]
-    assert "tracking.uri='nosuch://server'" in refused(train, *words)
+def test_train_with_an_unusable_tracking_server_writes_nothing(refused: Refused, dataset: Path) -> None:
+    arguments = [f"data={dataset}", "model.num_frames=16", "model.size=32", "tracking.uri=nosuch://server"]
+    assert "tracking.uri='nosuch://server'" in refused(train, *arguments)
 
 
-def test_generate_from_a_checkpoint_whose_state_is_broken_names_it(refused: Refused, checkpoint: Path) -> None:
+def test_generate_from_a_checkpoint_with_a_broken_state(refused: Refused, checkpoint: Path) -> None:
     for content in ("{", "{}", "[]"):
         (checkpoint / "state.json").write_text(content)
         assert "does not describe a checkpoint" in refused(generate, f"checkpoint={checkpoint}")
 
 
-def test_generate_without_a_checkpoint_says_what_to_give(refused: Refused, tmp_path: Path) -> None:
+def test_generate_without_a_checkpoint(refused: Refused, tmp_path: Path) -> None:
     assert "no checkpoint at" in refused(generate, f"checkpoint={tmp_path}/nowhere")
     assert "no checkpoint at" in refused(generate, f"checkpoint={tmp_path}")
 
@@ -213,7 +215,7 @@ def test_generate_from_weights_of_another_shape_names_the_tensor(refused: Refuse
 
 
 @pytest.mark.parametrize(
-    ("word", "named"),
+    ("argument", "message"),
     [
         ("format=webm", "format must be one of mp4, gif, png; got 'webm'"),
         ("num_clips=0", "num_clips must be at least 1"),
@@ -222,8 +224,10 @@ def test_generate_from_weights_of_another_shape_names_the_tensor(refused: Refuse
         ("fps=0.001", "fps be in 0.1..240"),
     ],
 )
-def test_generate_out_of_bounds_names_key_and_value(refused: Refused, checkpoint: Path, word: str, named: str) -> None:
-    assert named in refused(generate, f"checkpoint={checkpoint}", word)
+def test_generate_out_of_bounds_names_key_and_value(
+    refused: Refused, checkpoint: Path, argument: str, message: str
+) -> None:
+    assert message in refused(generate, f"checkpoint={checkpoint}", argument)
 
 
 def test_generate_from_a_future_model_points_to_predict(refused: Refused, tmp_path: Path) -> None:
@@ -232,9 +236,9 @@ def test_generate_from_a_future_model_points_to_predict(refused: Refused, tmp_pa
     assert "use `python -m jobs.predict`" in refused(generate, f"checkpoint={tmp_path}/future")
 
 
-def test_generate_from_a_discriminator_asks_for_the_generator(refused: Refused, tmp_path: Path) -> None:
+def test_generate_from_a_discriminator_requests_the_generator(refused: Refused, tmp_path: Path) -> None:
     vgan.save(tmp_path / "judge", MODEL, {"discriminator": Discriminator(MODEL)})
-    assert "a discriminator alone" in refused(generate, f"checkpoint={tmp_path}/judge")
+    assert "only a discriminator" in refused(generate, f"checkpoint={tmp_path}/judge")
 
 
 def test_generate_from_a_file_that_is_not_of_torch7(refused: Refused, tmp_path: Path) -> None:
@@ -243,7 +247,7 @@ def test_generate_from_a_file_that_is_not_of_torch7(refused: Refused, tmp_path: 
     assert "read from local paths only" in refused(generate, "checkpoint=s3://models/golf.t7")
 
 
-def test_generate_from_an_autoencoder_needs_clips_that_fit_or_a_mixture(
+def test_generate_from_an_autoencoder_needs_matching_clips_or_a_mixture(
     refused: Refused, checkpoint: Path, dataset: Path, tmp_path: Path
 ) -> None:
     model = replace(MODEL, architecture="autoencoder")
@@ -273,10 +277,8 @@ def actions(tmp_path: Path) -> Path:
     return tmp_path / "actions"
 
 
-def test_finetune_from_the_gan_needs_a_checkpoint_that_is_there(
-    refused: Refused, actions: Path, tmp_path: Path
-) -> None:
-    assert "checkpoint= is required" in refused(finetune, f"ucf101={actions}")
+def test_finetune_from_the_gan_needs_an_existing_checkpoint(refused: Refused, actions: Path, tmp_path: Path) -> None:
+    assert "needs checkpoint=" in refused(finetune, f"ucf101={actions}")
     assert "no checkpoint at" in refused(finetune, f"ucf101={actions}", f"checkpoint={tmp_path}/nowhere")
 
 
@@ -284,12 +286,12 @@ def test_finetune_from_a_checkpoint_of_another_shape(refused: Refused, actions: 
     error = refused(finetune, f"ucf101={actions}", f"checkpoint={checkpoint}")
     assert "num_frames=16" in error
     assert "got 32" in error
-    words = [f"ucf101={actions}", f"checkpoint={checkpoint}", "video.clip.num_frames=16"]
-    assert "set video.clip.size=32" in refused(finetune, *words)
+    arguments = [f"ucf101={actions}", f"checkpoint={checkpoint}", "video.clip.num_frames=16"]
+    assert "set video.clip.size=32" in refused(finetune, *arguments)
 
 
 @pytest.mark.parametrize(
-    ("word", "named"),
+    ("argument", "message"),
     [
         (
             "initializations=[best]",
@@ -301,12 +303,14 @@ def test_finetune_from_a_checkpoint_of_another_shape(refused: Refused, actions: 
         ("finetune.batch_size=1", "finetune.batch_size at least 2"),
     ],
 )
-def test_finetune_out_of_bounds_names_key_and_value(refused: Refused, actions: Path, word: str, named: str) -> None:
-    assert named in refused(finetune, f"ucf101={actions}", word)
+def test_finetune_out_of_bounds_names_key_and_value(
+    refused: Refused, actions: Path, argument: str, message: str
+) -> None:
+    assert message in refused(finetune, f"ucf101={actions}", argument)
 
 
 @pytest.mark.parametrize(
-    ("word", "named"),
+    ("argument", "message"),
     [
         ("num_clips=1", "num_clips must be at least 4"),
         ("num_frames=12", "frames must be 0 or a multiple of 8, got 12"),
@@ -317,12 +321,12 @@ def test_finetune_out_of_bounds_names_key_and_value(refused: Refused, actions: P
     ],
 )
 def test_evaluate_out_of_bounds_names_key_and_value(
-    refused: Refused, checkpoint: Path, dataset: Path, word: str, named: str
+    refused: Refused, checkpoint: Path, dataset: Path, argument: str, message: str
 ) -> None:
-    assert named in refused(evaluate, f"data={dataset}", f"checkpoint={checkpoint}", word)
+    assert message in refused(evaluate, f"data={dataset}", f"checkpoint={checkpoint}", argument)
 
 
-def test_evaluate_needs_clips_and_something_to_judge_that_fits_them(
+def test_evaluate_needs_clips_and_a_model_of_their_shape(
     refused: Refused, checkpoint: Path, dataset: Path, tmp_path: Path
 ) -> None:
     assert "give checkpoint= or sample_datasets=" in refused(evaluate, f"data={dataset}")

@@ -1,4 +1,4 @@
-"""The command line: precedence, strictness, one line for whoever typed it wrong."""
+"""Command line: precedence of settings, unknown keys and wrong values, help."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ JOBS = [
 
 @dataclass(frozen=True, kw_only=True)
 class Oven:
-    """A group of options."""
+    """Section of options."""
 
     heat_c: float = option(180.0, "temperature, degrees Celsius")
-    fan: bool = option(False, "air moves")
+    fan: bool = option(False, "circulating air")
 
     def __post_init__(self) -> None:
         if not 0 < self.heat_c <= 300:
@@ -54,149 +54,151 @@ class Oven:
 
 @dataclass(frozen=True, kw_only=True)
 class Cake:
-    """Every kind of option that jobs have."""
+    """Options of every type that jobs have."""
 
-    name: str = option("cake", "what it is called")
-    layers: int = option(2, "how many")
-    toppings: list[str] = option(["nuts"], "from the bottom up")
+    name: str = option("cake", "name of the cake")
+    layers: int = option(2, "number of layers")
+    toppings: list[str] = option(["nuts"], "toppings from the bottom up")
     rises: list[float] = option([0.5, 1.0], "heights, cm")
     oven: Oven = section(lambda: Oven(heat_c=200.0), "heat")
 
 
-def fails(capsys: pytest.CaptureFixture[str], *words: str, kind: type = Cake) -> str:
-    """Run a job that must not start; the one line it leaves on stderr."""
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str, config_class: type = Cake) -> str:
+    """Run a job whose settings are invalid and return its one line on stderr."""
 
     def job(config: Any) -> None:
         pytest.fail(f"the job started with {config}")
 
-    assert cli.run(job, kind, "about", words) == 2
+    assert cli.run(job, config_class, "about", arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     return error
 
 
-def test_load_without_words_gives_the_defaults_of_the_group_too() -> None:
+def test_load_without_arguments_returns_the_defaults_of_sections_too() -> None:
     assert cli.load_config(Cake, []) == Cake()
     assert cli.load_config(Cake, []).oven.heat_c == 200.0
 
 
-def test_load_takes_words_over_the_file_over_the_defaults(tmp_path: Path) -> None:
+def test_arguments_override_the_file_and_the_file_overrides_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "cake.yaml").write_text("layers: 3\noven:\n  heat_c: 150\n  fan: true\ntoppings: [figs, nuts]\n")
-    found = cli.load_config(Cake, [f"config={tmp_path}/cake.yaml", "oven.heat_c=160", "rises=[2, 3.5]"])
+    config = cli.load_config(Cake, [f"config={tmp_path}/cake.yaml", "oven.heat_c=160", "rises=[2, 3.5]"])
     expected = Cake(layers=3, toppings=["figs", "nuts"], rises=[2.0, 3.5], oven=Oven(heat_c=160.0, fan=True))
-    assert found == expected
-    assert isinstance(found.oven, Oven)
+    assert config == expected
+    assert isinstance(config.oven, Oven)
 
 
 def settings_of(preset: str) -> dict[str, Any]:
-    """What a preset says, as the settings of a training job say it."""
-    found = cli.load_config(TrainConfig, [f"preset={preset}"])
-    return {key: getattr(getattr(found, key.split(".")[0]), key.split(".")[1]) for key in PRESETS[preset]}
+    """Return the settings of a training job that the preset names, as loaded with it."""
+    config = cli.load_config(TrainConfig, [f"preset={preset}"])
+    return {key: getattr(getattr(config, key.split(".")[0]), key.split(".")[1]) for key in PRESETS[preset]}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_load_takes_a_preset_over_the_defaults_and_leaves_the_rest(preset: str) -> None:
+def test_preset_overrides_only_the_defaults_it_names(preset: str) -> None:
     assert settings_of(preset) == PRESETS[preset]
     touched = {key.split(".")[1] for key in PRESETS[preset]}
-    found, plain = cli.load_config(TrainConfig, [f"preset={preset}"]), TrainConfig()
-    assert found.preset == preset
+    config, plain = cli.load_config(TrainConfig, [f"preset={preset}"]), TrainConfig()
+    assert config.preset == preset
     for group in ("model", "objective"):
-        values, defaults = (dataclasses.asdict(getattr(c, group)) for c in (found, plain))
+        values, defaults = (dataclasses.asdict(getattr(c, group)) for c in (config, plain))
         assert {k for k in values if values[k] != defaults[k]} <= touched
-    assert dataclasses.replace(found, preset="paper", model=plain.model, objective=plain.objective) == plain
+    assert dataclasses.replace(config, preset="paper", model=plain.model, objective=plain.objective) == plain
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ["preset=stable", "objective.loss=softmax"],
-        ["objective.loss=softmax", "preset=stable"],  # the order of words does not matter
+        ["objective.loss=softmax", "preset=stable"],  # the order of arguments does not matter
         ["config=CONFIG"],
     ],
 )
-def test_load_takes_what_was_asked_for_by_name_over_the_preset(tmp_path: Path, words: list[str]) -> None:
+def test_explicit_settings_override_the_preset(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "run.yaml").write_text("preset: stable\nobjective:\n  loss: softmax\n")
-    found = cli.load_config(TrainConfig, [word.replace("CONFIG", f"{tmp_path}/run.yaml") for word in words])
-    assert found.objective.loss == "softmax"
-    assert found.objective.horizontal_flip  # the rest of the preset holds
-    assert found.model.discriminator_norm == "spectral"
+    config = cli.load_config(
+        TrainConfig, [argument.replace("CONFIG", f"{tmp_path}/run.yaml") for argument in arguments]
+    )
+    assert config.objective.loss == "softmax"
+    assert config.objective.horizontal_flip  # other settings of the preset apply
+    assert config.model.discriminator_norm == "spectral"
 
 
-def test_load_takes_a_words_preset_over_the_whole_file(tmp_path: Path) -> None:
-    save_settings(TrainConfig(), str(tmp_path / "settings.yaml"))  # which names every key
+def test_preset_argument_overrides_the_file(tmp_path: Path) -> None:
+    save_settings(TrainConfig(), str(tmp_path / "settings.yaml"))  # with every key
     assert cli.load_config(TrainConfig, [f"config={tmp_path}/settings.yaml", "preset=stable"]).objective.loss == "hinge"
 
 
-def test_load_takes_presets_of_the_job_at_hand() -> None:
-    found = cli.load_config(FinetuneJobConfig, ["preset=reference", "finetune.dropout=0.2"])
-    assert (found.finetune.iterations, found.finetune.batch_size, found.finetune.dropout) == (1000, 256, 0.2)
-    assert found.model == FinetuneJobConfig().model
+def test_presets_depend_on_the_job() -> None:
+    config = cli.load_config(FinetuneJobConfig, ["preset=reference", "finetune.dropout=0.2"])
+    assert (config.finetune.iterations, config.finetune.batch_size, config.finetune.dropout) == (1000, 256, 0.2)
+    assert config.model == FinetuneJobConfig().model
     assert cli.load_config(FinetuneJobConfig, ["preset=modern"]) == FinetuneJobConfig()
     with pytest.raises(InputError, match="preset must be one of reference, modern; got 'stable'"):
         cli.load_config(FinetuneJobConfig, ["preset=stable"])
 
 
-def test_load_takes_a_mapping_of_names_from_a_file_and_from_what_save_kept(tmp_path: Path) -> None:
+def test_load_reads_a_mapping_from_a_file_and_from_saved_settings(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text(
         "extra_checkpoints:\n  longer.1: runs/longer\n  wider: runs/wider\nseeds: [3]\n"
     )
-    found = cli.load_config(FinetuneJobConfig, [f"config={tmp_path}/sweep.yaml"])
-    assert found.extra_checkpoints == {"longer.1": "runs/longer", "wider": "runs/wider"}
-    save_settings(found, str(tmp_path / "settings.yaml"))
-    assert cli.load_config(FinetuneJobConfig, [f"config={tmp_path}/settings.yaml"]) == found
+    config = cli.load_config(FinetuneJobConfig, [f"config={tmp_path}/sweep.yaml"])
+    assert config.extra_checkpoints == {"longer.1": "runs/longer", "wider": "runs/wider"}
+    save_settings(config, str(tmp_path / "settings.yaml"))
+    assert cli.load_config(FinetuneJobConfig, [f"config={tmp_path}/settings.yaml"]) == config
 
 
-def test_load_of_a_preset_that_is_no_name_is_bad_input(tmp_path: Path) -> None:
+def test_preset_that_is_not_text_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("preset: [stable]\n")
     with pytest.raises(InputError, match="preset"):
         cli.load_config(TrainConfig, [f"config={tmp_path}/run.yaml"])
 
 
-def test_load_takes_a_preset_from_a_file_and_another_from_a_word(tmp_path: Path) -> None:
+def test_preset_from_a_file_and_from_an_argument(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("preset: stable\n")
     assert cli.load_config(TrainConfig, [f"config={tmp_path}/run.yaml"]).objective.loss == "hinge"
-    found = cli.load_config(TrainConfig, [f"config={tmp_path}/run.yaml", "preset=reference"])
-    assert (found.preset, found.model.future_encoder, found.objective.loss) == ("reference", "reference", "softmax")
+    config = cli.load_config(TrainConfig, [f"config={tmp_path}/run.yaml", "preset=reference"])
+    assert (config.preset, config.model.future_encoder, config.objective.loss) == ("reference", "reference", "softmax")
 
 
-def test_run_with_an_unknown_preset_names_it_and_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
-    error = fails(capsys, "preset=stabel", kind=TrainConfig)
+def test_unknown_preset_names_it_and_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    error = fails(capsys, "preset=stabel", config_class=TrainConfig)
     assert "preset must be one of paper, reference, stable; got 'stabel'" in error
 
 
-def test_presets_kept_in_settings_load_again(tmp_path: Path) -> None:
+def test_saved_settings_with_a_preset_load_again(tmp_path: Path) -> None:
     config = cli.load_config(TrainConfig, ["preset=stable", "objective.horizontal_flip=false"])
     save_settings(config, str(tmp_path / "settings.yaml"))
     assert cli.load_config(TrainConfig, [f"config={tmp_path}/settings.yaml"]) == config
 
 
-def test_load_the_last_of_two_words_wins() -> None:
+def test_last_of_two_equal_keys_wins() -> None:
     assert cli.load_config(Cake, ["layers=3", "layers=5"]).layers == 5
 
 
 @pytest.mark.parametrize(
     "text", ["7", "true", "null", "1e-3", "[x]", "a: b", "a=b", " ", "-", "\u00fc", "#x", "s3://b/c?d=e"]
 )
-def test_load_keeps_text_as_it_was_typed(text: str) -> None:
+def test_load_keeps_text_unparsed(text: str) -> None:
     assert cli.load_config(Cake, [f"name={text}"]).name == text
 
 
 @pytest.mark.parametrize(
-    ("word", "key", "value"), [("rises=[1e-3]", "rises", [1e-3]), ("toppings=figs", "toppings", ["figs"])]
+    ("argument", "key", "value"), [("rises=[1e-3]", "rises", [1e-3]), ("toppings=figs", "toppings", ["figs"])]
 )
-def test_load_reads_numbers_with_exponents_and_single_items(word: str, key: str, value: Any) -> None:
-    assert getattr(cli.load_config(Cake, [word]), key) == value
+def test_load_reads_numbers_with_exponents_and_single_items(argument: str, key: str, value: Any) -> None:
+    assert getattr(cli.load_config(Cake, [argument]), key) == value
 
 
-def test_load_gives_frozen_settings() -> None:
+def test_loaded_settings_are_frozen() -> None:
     config = cli.load_config(Cake, ["layers=3"])
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.layers = 4  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
-    ("word", "named"),
+    ("argument", "message"),
     [
         ("layer=3", "'layer'; did you mean 'layers'?"),
         ("oven.heat=3", "'oven.heat'; did you mean 'oven.heat_c'?"),
@@ -215,14 +217,14 @@ def test_load_gives_frozen_settings() -> None:
         ("config=nowhere.yaml", "nowhere.yaml"),
     ],
 )
-def test_run_with_a_wrong_word_names_it_in_one_line_and_exits_2(
-    capsys: pytest.CaptureFixture[str], word: str, named: str
+def test_run_with_a_wrong_argument_names_it_in_one_line_and_exits_2(
+    capsys: pytest.CaptureFixture[str], argument: str, message: str
 ) -> None:
-    assert named in fails(capsys, word)
+    assert message in fails(capsys, argument)
 
 
 @pytest.mark.parametrize(
-    ("text", "named"),
+    ("text", "message"),
     [
         ("layers: [1\nname: x", "is not YAML"),
         ("- 1\n- 2\n", "must hold `key: value` lines"),
@@ -234,33 +236,33 @@ def test_run_with_a_wrong_word_names_it_in_one_line_and_exits_2(
     ],
 )
 def test_run_with_a_wrong_file_names_it_in_one_line_and_exits_2(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, named: str
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, message: str
 ) -> None:
     (tmp_path / "cake.yaml").write_text(text)
-    assert named in fails(capsys, f"config={tmp_path}/cake.yaml")
+    assert message in fails(capsys, f"config={tmp_path}/cake.yaml")
 
 
-def test_run_prints_settings_that_can_be_given_back(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    seen: list[Cake] = []
-    assert cli.run(seen.append, Cake, "about", ["layers=4", "oven.fan=true"]) == 0
+def test_run_prints_settings_that_load_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    received: list[Cake] = []
+    assert cli.run(received.append, Cake, "about", ["layers=4", "oven.fan=true"]) == 0
     text = capsys.readouterr().out.removeprefix("settings:\n")
     (tmp_path / "again.yaml").write_text(text)
     assert (
         cli.load_config(Cake, [f"config={tmp_path}/again.yaml"])
-        == seen[0]
+        == received[0]
         == Cake(layers=4, oven=Oven(heat_c=200.0, fan=True))
     )
 
 
 @pytest.mark.parametrize(
-    ("fault", "code", "lines"),
+    ("exception", "code", "lines"),
     [(InputError("no\nsuch\nfile"), 2, 1), (KeyboardInterrupt(), 130, 1), (RuntimeError("a bug"), 1, 4)],
 )
-def test_run_exit_code_and_stderr_say_who_is_to_blame(
-    capsys: pytest.CaptureFixture[str], fault: BaseException, code: int, lines: int
+def test_exit_code_and_stderr_distinguish_bad_input_interrupts_and_bugs(
+    capsys: pytest.CaptureFixture[str], exception: BaseException, code: int, lines: int
 ) -> None:
     def job(_: Cake) -> None:
-        raise fault
+        raise exception
 
     assert cli.run(job, Cake, "about", []) == code
     error = capsys.readouterr().err
@@ -268,22 +270,24 @@ def test_run_exit_code_and_stderr_say_who_is_to_blame(
     assert (error.count("\n") == 1) == (lines == 1)
 
 
-@pytest.mark.parametrize("word", ["--help", "-h", "help"])
-def test_help_shows_sections_as_one_line_each(capsys: pytest.CaptureFixture[str], word: str) -> None:
-    assert cli.run(lambda config: pytest.fail(str(config)), Cake, "Bake a cake.", ["layers=x", word]) == 0
+@pytest.mark.parametrize("argument", ["--help", "-h", "help"])
+def test_help_shows_sections_as_one_line_each(capsys: pytest.CaptureFixture[str], argument: str) -> None:
+    assert cli.run(lambda config: pytest.fail(str(config)), Cake, "Bake a cake.", ["layers=x", argument]) == 0
     text = capsys.readouterr().out
     assert "  oven.*" in text
     assert "oven.heat_c=" not in text
 
 
-def test_help_of_a_section_shows_it_alone_and_an_unknown_one_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_a_section_shows_only_its_options_and_rejects_unknown_sections(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert cli.run(lambda config: pytest.fail(str(config)), Cake, "Bake a cake.", ["--help=oven"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("=")[0].strip() for line in lines if "=" in line] == ["oven.heat_c", "oven.fan"]
     assert cli.run(lambda config: pytest.fail(str(config)), Cake, "Bake a cake.", ["--help=bowl"]) == 2
 
 
-def test_help_and_a_misspelt_key_import_nothing_heavy() -> None:
+def test_help_and_a_misspelled_key_import_no_heavy_modules() -> None:
     heavy = "('torch', 'ray', 'mlflow', 'pyarrow', 'omegaconf', 'cv2', 'matplotlib')"
     for name in ("acquire", "plan", "prepare", "dataset", "train", "generate", "predict", "finetune", "evaluate"):
         code = (
@@ -298,12 +302,12 @@ def test_help_and_a_misspelt_key_import_nothing_heavy() -> None:
         assert done.stdout.splitlines()[-1] == "HEAVY []", (name, done.stdout[-300:], done.stderr[-300:])
 
 
-def test_key_of_an_earlier_version_is_answered_with_its_present_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_renamed_key_reports_its_present_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(lambda config: pytest.fail(str(config)), TrainConfig, "about", ["pieces=2"]) == 2
     assert "it is called 'gradient_accumulation_steps' now" in capsys.readouterr().err
 
 
-def test_run_help_lists_every_option_with_its_real_default(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(lambda config: pytest.fail(str(config)), Cake, "Bake a cake.", ["layers=x", "--help=all"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Bake a cake."
@@ -319,15 +323,15 @@ def test_run_help_lists_every_option_with_its_real_default(capsys: pytest.Captur
     assert shown["oven.heat_c=200.0"].endswith("temperature, degrees Celsius [number]")
 
 
-@pytest.mark.parametrize(("job", "kind"), JOBS, ids=[job.__name__ for job, _ in JOBS])
-def test_every_job_explains_itself_and_each_of_its_options(
-    capsys: pytest.CaptureFixture[str], job: Any, kind: type
+@pytest.mark.parametrize(("job", "config_class"), JOBS, ids=[job.__name__ for job, _ in JOBS])
+def test_help_of_every_job_documents_every_option(
+    capsys: pytest.CaptureFixture[str], job: Any, config_class: type
 ) -> None:
-    assert cli.run(job.main, kind, job.ABOUT, ["--help=all"]) == 0
+    assert cli.run(job.main, config_class, job.ABOUT, ["--help=all"]) == 0
     text = capsys.readouterr().out
     assert f"python -m {job.__name__} " in text
-    defaults = cli.load_config(kind, [])
-    for key, _, default, meaning, _ in cli.list_options(kind):
+    defaults = cli.load_config(config_class, [])
+    for key, _, default, meaning, _ in cli.list_options(config_class):
         value: Any = defaults
         for part in key.split("."):
             value = getattr(value, part)
@@ -336,29 +340,29 @@ def test_every_job_explains_itself_and_each_of_its_options(
         assert meaning
 
 
-@pytest.mark.parametrize(("job", "kind"), JOBS, ids=[job.__name__ for job, _ in JOBS])
-def test_every_job_says_what_it_needs(
-    capsys: pytest.CaptureFixture[str], job: Any, kind: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("job", "config_class"), JOBS, ids=[job.__name__ for job, _ in JOBS])
+def test_every_job_without_arguments_names_a_required_option(
+    capsys: pytest.CaptureFixture[str], job: Any, config_class: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.run(job.main, kind, job.ABOUT, []) == 2
+    assert cli.run(job.main, config_class, job.ABOUT, []) == 2
     error = capsys.readouterr().err
-    assert any(words in error for words in ("= is required", "give exactly one of", "make it with"))
+    assert any(text in error for text in ("= is required", "give exactly one of", "make it with"))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("path", sorted((Path(cli.__file__).parent / "configs").glob("*.yaml")), ids=lambda p: p.stem)
-def test_named_configs_are_settings_of_the_job_that_their_first_line_runs(path: Path) -> None:
+def test_named_configs_load_in_the_job_of_their_first_line(path: Path) -> None:
     first = path.read_text().splitlines()[0]
-    (kind,) = (kind for job, kind in JOBS if f"-m {job.__name__} " in first)
+    (config_class,) = (config_class for job, config_class in JOBS if f"-m {job.__name__} " in first)
     values = yaml.safe_load(path.read_text())
-    config = cli.load_config(kind, [f"config={path}"])
+    config = cli.load_config(config_class, [f"config={path}"])
     for key, value in values.items():
         if not isinstance(value, dict):
             assert getattr(config, key) == value or str(getattr(config, key)) == str(value)  # `workers` takes 2 and 1-8
 
 
-def test_save_keeps_settings_that_load_again(tmp_path: Path) -> None:
+def test_saved_settings_load_again(tmp_path: Path) -> None:
     config = cli.load_config(TrainConfig, ["steps=7", "model.base_width=4", "name=x"])
     save_settings(config, str(tmp_path / "below" / "settings.yaml"))
     assert cli.load_config(TrainConfig, [f"config={tmp_path}/below/settings.yaml"]) == config

@@ -1,4 +1,4 @@
-"""The verbs of jobs.dataset, and the messages about spellings of earlier versions."""
+"""Verbs of jobs.dataset, and messages about actions of earlier versions."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from jobs.prepare import moved_action
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run a verb that must fail with exit code 2 and one line, and return the line."""
+    """Function that runs a verb which must fail with exit code 2, and returns its one line on stderr."""
 
-    def run(*words: str) -> str:
-        assert dataset.main(list(words)) == BAD_INPUT
+    def run(*arguments: str) -> str:
+        assert dataset.main(list(arguments)) == BAD_INPUT
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert error.count("\n") == 1
@@ -47,7 +47,7 @@ def test_delete_needs_names_and_a_dataset(refused: Callable[..., str], tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_lists_the_verbs_and_a_section_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_verbs_and_the_options_of_one_section(capsys: pytest.CaptureFixture[str]) -> None:
     assert dataset.main(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(f"python -m jobs.dataset {verb} " in text for verb in dataset.VERBS)
@@ -56,7 +56,7 @@ def test_help_lists_the_verbs_and_a_section_alone(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(
-    ("word", "expected"),
+    ("argument", "expected"),
     [
         ("action=status", "python -m jobs.dataset status data="),
         ("action=retry", "python -m jobs.prepare retry=REASON"),
@@ -64,14 +64,14 @@ def test_help_lists_the_verbs_and_a_section_alone(capsys: pytest.CaptureFixture[
         ("sources=x", ""),
     ],
 )
-def test_actions_of_earlier_versions_are_answered_with_the_new_command(word: str, expected: str) -> None:
-    assert expected in moved_action([word])
-    assert bool(expected) == bool(moved_action([word]))
+def test_actions_of_earlier_versions_report_the_new_command(argument: str, expected: str) -> None:
+    assert expected in moved_action([argument])
+    assert bool(expected) == bool(moved_action([argument]))
 
 
-def test_module_runs_a_verb_and_answers_a_wrong_one() -> None:
-    def jobs(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "jobs", *words], capture_output=True, text=True, check=False)
+def test_jobs_module_runs_a_verb_and_suggests_the_nearest() -> None:
+    def jobs(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "jobs", *arguments], capture_output=True, text=True, check=False)
 
     assert "finetune" in jobs("--help").stdout
     assert "did you mean 'train'?" in jobs("trian").stderr

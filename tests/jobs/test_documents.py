@@ -1,4 +1,4 @@
-"""What the README and the named runs tell people to type is understood."""
+"""Commands in the README, in help texts and in the named configurations are valid."""
 
 from __future__ import annotations
 
@@ -25,20 +25,22 @@ COMMANDS = sorted(
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_documented_command_uses_keys_that_exist(line: str) -> None:
-    module, *words = line.split()
+    module, *arguments = line.split()
     names = {"jobs.train": "TrainConfig", "jobs.finetune": "FinetuneJobConfig"}
     job = importlib.import_module(module)
-    kind = getattr(job, names.get(module, f"{module.removeprefix('jobs.').capitalize()}Config"))
-    known = {key for key, *_ in cli.list_options(kind)}
+    config_class = getattr(job, names.get(module, f"{module.removeprefix('jobs.').capitalize()}Config"))
+    options = {key for key, *_ in cli.list_options(config_class)}
     if module == "jobs.dataset":
-        assert words.pop(0) in job.VERBS
+        assert arguments.pop(0) in job.VERBS
     if module == "jobs.submit":
-        words = words[: next((n for n, word in enumerate(words) if "=" not in word), len(words))]
-    keys = [word.partition("=")[0] for word in words]
-    assert [key for key in keys if key not in known | {"config"}] == []
+        arguments = arguments[
+            : next((n for n, argument in enumerate(arguments) if "=" not in argument), len(arguments))
+        ]
+    keys = [argument.partition("=")[0] for argument in arguments]
+    assert [key for key in keys if key not in options | {"config"}] == []
 
 
-def test_commands_were_found_in_the_documents() -> None:
+def test_documents_contain_commands() -> None:
     assert len(COMMANDS) >= 10
 
 

@@ -1,4 +1,4 @@
-"""Every job once, in the order a user runs them, on tiny data: what they leave on disk and in MLflow."""
+"""Every job on tiny data, in the order of the pipeline: files on disk and runs in MLflow."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from vgan.video.encode import write_mp4
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
-KINDS = {
+CONFIG_CLASSES = {
     acquire: AcquireConfig,
     prepare: PrepareConfig,
     train: TrainConfig,
@@ -51,25 +51,25 @@ SMALL_VIDEO = ("clip.num_frames=16", "clip.size=32", "clip.stride=8", "decode.sh
 
 
 def files(folder: Path) -> dict[Path, int]:
-    """Every file below a folder, with when it was written."""
+    """Return the modification time of every file below a folder."""
     return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
 
-def run(job: Any, *words: str) -> int:
-    return cli.run(job.main, KINDS[job], job.ABOUT, words)
+def run(job: Any, *arguments: str) -> int:
+    return cli.run(job.main, CONFIG_CLASSES[job], job.ABOUT, arguments)
 
 
-# ---- the chain ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("chain")
+# ---- pipeline ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def tracking(place: Path) -> str:
-    return f"tracking.uri=sqlite:///{place}/mlflow.db"
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pipeline")
+
+
+@pytest.fixture(scope="module")
+def tracking(root: Path) -> str:
+    return f"tracking.uri=sqlite:///{root}/mlflow.db"
 
 
 @pytest.fixture(scope="module")
@@ -78,47 +78,47 @@ def client(tracking: str) -> mlflow.MlflowClient:
 
 
 @pytest.fixture(scope="module")
-def listed(place: Path) -> Path:
-    """A sources manifest of three videos; four files are in the folder."""
-    for kind in ("Spin", "Bounce", "Circle"):
-        path = place / "videos" / kind / "a clip.mp4"
+def listed(root: Path) -> Path:
+    """Sources manifest of a folder with three videos and one other file."""
+    for action in ("Spin", "Bounce", "Circle"):
+        path = root / "videos" / action / "a clip.mp4"
         path.parent.mkdir(parents=True)
-        write_mp4(draw_clip(kind, num_frames=56, size=(96, 128)).frames, path, 25.0)
-    (place / "videos" / "notes.txt").write_text("no video")
-    assert run(acquire, f"folder={place}/videos", f"out={place}/sources.parquet") == 0
-    return place / "sources.parquet"
+        write_mp4(draw_clip(action, num_frames=56, size=(96, 128)).frames, path, 25.0)
+    (root / "videos" / "notes.txt").write_text("no video")
+    assert run(acquire, f"folder={root}/videos", f"out={root}/sources.parquet") == 0
+    return root / "sources.parquet"
 
 
 @pytest.fixture(scope="module")
-def clips(place: Path, listed: Path, tracking: str) -> Path:
-    assert run(prepare, f"sources={listed}", f"out={place}/clips", *SMALL_VIDEO, tracking) == 0
-    return place / "clips"
+def clips(root: Path, listed: Path, tracking: str) -> Path:
+    assert run(prepare, f"sources={listed}", f"out={root}/clips", *SMALL_VIDEO, tracking) == 0
+    return root / "clips"
 
 
-def train_words(place: Path, clips: Path, tracking: str) -> list[str]:
+def train_arguments(root: Path, clips: Path, tracking: str) -> list[str]:
     model = ["model.base_width=4", "model.num_frames=16", "model.size=32"]
-    often = ["log_every=1", "checkpoint_every=2", "sample_every=2", "keep_latest_k=1"]
-    return [f"data={clips}", f"out={place}/runs", "workers=2", "batch_size=8", *model, *often, tracking]
+    intervals = ["log_every=1", "checkpoint_every=2", "sample_every=2", "keep_latest_k=1"]
+    return [f"data={clips}", f"out={root}/runs", "workers=2", "batch_size=8", *model, *intervals, tracking]
 
 
 @pytest.fixture(scope="module")
-def trained(place: Path, clips: Path, tracking: str) -> list[Checkpoint]:
-    """The run "gan" after two steps, and after the same command with four."""
-    found = []
+def trained(root: Path, clips: Path, tracking: str) -> list[Checkpoint]:
+    """Checkpoints of the run "gan" after two steps, and after the same command with steps=4."""
+    checkpoints = []
     for steps in (2, 4):
-        assert run(train, *train_words(place, clips, tracking), f"steps={steps}") == 0
-        found.append(open_checkpoint(f"{place}/runs/gan"))
-    return found
+        assert run(train, *train_arguments(root, clips, tracking), f"steps={steps}") == 0
+        checkpoints.append(open_checkpoint(f"{root}/runs/gan"))
+    return checkpoints
 
 
 @pytest.fixture(scope="module")
-def actions(place: Path) -> Path:
-    make_action_set(place / "actions", ("Spin", "Grow"), groups=3, videos_per_group=2, num_frames=24, size=(96, 128))
-    return place / "actions"
+def actions(root: Path) -> Path:
+    make_action_set(root / "actions", ("Spin", "Grow"), groups=3, videos_per_group=2, num_frames=24, size=(96, 128))
+    return root / "actions"
 
 
-def finetune_words(place: Path, actions: Path, tracking: str) -> list[str]:
-    video = [f"video.{word}" for word in SMALL_VIDEO]
+def finetune_arguments(root: Path, actions: Path, tracking: str) -> list[str]:
+    video = [f"video.{argument}" for argument in SMALL_VIDEO]
     sweep = [
         "initializations=[vgan,random]",
         "fractions=[0.5,1]",
@@ -126,14 +126,14 @@ def finetune_words(place: Path, actions: Path, tracking: str) -> list[str]:
         "finetune.iterations=3",
         "finetune.batch_size=4",
     ]
-    return [f"ucf101={actions}", f"checkpoint={place}/runs/gan", f"out={place}/finetune", *sweep, *video, tracking]
+    return [f"ucf101={actions}", f"checkpoint={root}/runs/gan", f"out={root}/finetune", *sweep, *video, tracking]
 
 
 @pytest.fixture(scope="module")
-def swept(place: Path, trained: list[Checkpoint], actions: Path, tracking: str) -> Path:
-    del trained  # only has to be there
-    assert run(finetune, *finetune_words(place, actions, tracking)) == 0
-    return place / "finetune"
+def swept(root: Path, trained: list[Checkpoint], actions: Path, tracking: str) -> Path:
+    del trained  # must exist before
+    assert run(finetune, *finetune_arguments(root, actions, tracking)) == 0
+    return root / "finetune"
 
 
 def runs_of(client: mlflow.MlflowClient, experiment: str, query: str = "") -> list[mlflow.entities.Run]:
@@ -145,32 +145,32 @@ def runs_of(client: mlflow.MlflowClient, experiment: str, query: str = "") -> li
 
 def test_acquire_lists_the_videos_of_a_folder(listed: Path) -> None:
     rows = pq.read_table(listed).to_pylist()
-    assert [row["source_id"] for row in rows] == [f"{kind}/a clip.mp4" for kind in ("Bounce", "Circle", "Spin")]
+    assert [row["source_id"] for row in rows] == [f"{action}/a clip.mp4" for action in ("Bounce", "Circle", "Spin")]
     assert all(Path(row["uri"]).stat().st_size == row["bytes"] for row in rows)
 
 
-def test_acquire_lists_a_side_of_a_ucf101_split_with_labels(place: Path, actions: Path) -> None:
-    out = place / "ucf101.parquet"
+def test_acquire_lists_one_side_of_a_ucf101_split_with_labels(root: Path, actions: Path) -> None:
+    out = root / "ucf101.parquet"
     assert run(acquire, f"ucf101={actions}", "split=2", "subset=test", f"out={out}") == 0
     rows = pq.read_table(out).to_pylist()
     assert [(row["label"], row["split"]) for row in rows] == [("Grow", "test")] * 2 + [("Spin", "test")] * 2
     assert all("_g02_" in row["uri"] for row in rows)
 
 
-def test_prepare_leaves_a_dataset_and_a_run_that_carries_its_digest(clips: Path, client: mlflow.MlflowClient) -> None:
+def test_prepare_writes_a_dataset_and_a_run_tagged_with_its_digest(clips: Path, client: mlflow.MlflowClient) -> None:
     manifest = read_manifest(str(clips))
     assert manifest.counts["sources"] == manifest.counts["accepted"] == 3
     assert manifest.counts["clips"] == 18
     config = cli.load_config(PrepareConfig, [f"config={clips}/settings.yaml"])
     assert (config.clip.size, config.clip.stride, config.out) == (32, 8, str(clips))
-    (found,) = runs_of(client, "prepare")
-    assert found.info.status == "FINISHED"
-    assert found.data.tags["dataset_hash"] == manifest.digest
-    assert found.data.metrics["counts/clips"] == 18
-    assert [f.path for f in client.list_artifacts(found.info.run_id)] == ["funnel.txt", "manifest.json"]
+    (mlflow_run,) = runs_of(client, "prepare")
+    assert mlflow_run.info.status == "FINISHED"
+    assert mlflow_run.data.tags["dataset_hash"] == manifest.digest
+    assert mlflow_run.data.metrics["counts/clips"] == 18
+    assert [f.path for f in client.list_artifacts(mlflow_run.info.run_id)] == ["funnel.txt", "manifest.json"]
 
 
-def test_prepare_again_finds_its_work_and_its_run(
+def test_prepare_again_reuses_its_work_and_its_run(
     listed: Path,
     clips: Path,
     tracking: str,
@@ -186,45 +186,43 @@ def test_prepare_again_finds_its_work_and_its_run(
     assert len(runs_of(client, "prepare")) == 1
 
 
-def test_prepare_fails_where_too_many_videos_are_rejected(
-    place: Path, tracking: str, capsys: pytest.CaptureFixture[str]
+def test_prepare_fails_if_too_many_videos_are_rejected(
+    root: Path, tracking: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = place / "half"
+    folder = root / "half"
     folder.mkdir()
-    (folder / "good.mp4").write_bytes((place / "videos" / "Spin" / "a clip.mp4").read_bytes())
+    (folder / "good.mp4").write_bytes((root / "videos" / "Spin" / "a clip.mp4").read_bytes())
     (folder / "bad.mp4").write_bytes(b"no video")
-    words = [f"sources={folder}", f"out={place}/half-clips", *SMALL_VIDEO, tracking]
-    assert run(prepare, *words, "max_reject_fraction=0.4") == 2
+    arguments = [f"sources={folder}", f"out={root}/half-clips", *SMALL_VIDEO, tracking]
+    assert run(prepare, *arguments, "max_reject_fraction=0.4") == 2
     assert "50% of the videos were rejected, more than max_reject_fraction=0.4" in capsys.readouterr().err
-    assert run(prepare, *words, "max_reject_fraction=0.5") == 0
+    assert run(prepare, *arguments, "max_reject_fraction=0.5") == 0
 
 
 # ---- train -------------------------------------------------------------------------------------------------------
 
 
-def test_train_again_under_its_name_continues_the_same_run(
+def test_train_again_with_the_same_name_resumes_the_run(
     trained: list[Checkpoint], clips: Path, client: mlflow.MlflowClient
 ) -> None:
     assert [(c.step, c.clips_seen) for c in trained] == [(2, 16), (4, 32)]
     assert trained[0].mlflow_run_id == trained[1].mlflow_run_id
-    (found,) = runs_of(client, "gan", "tags.`mlflow.runName` = 'gan'")
-    assert (found.info.run_id, found.info.status) == (trained[0].mlflow_run_id, "FINISHED")
+    (mlflow_run,) = runs_of(client, "gan", "tags.`mlflow.runName` = 'gan'")
+    assert (mlflow_run.info.run_id, mlflow_run.info.status) == (trained[0].mlflow_run_id, "FINISHED")
     for name in ("loss/discriminator", "loss/generator", "mask/mean", "data/wait_s", "throughput/clips_per_s"):
-        history = client.get_metric_history(found.info.run_id, name)
+        history = client.get_metric_history(mlflow_run.info.run_id, name)
         assert [point.step for point in history] == [1, 2, 3, 4]
         assert np.isfinite([point.value for point in history]).all()
     digest = read_manifest(str(clips)).digest
-    assert found.data.tags["dataset_hash"] == trained[1].dataset_digest == digest
-    assert found.data.tags["checkpoint_uri"] == trained[1].url
-    assert {d.dataset.digest for d in found.inputs.dataset_inputs} == {digest[:36]}
-    assert found.data.params["model.base_width"] == "4"
-    assert "images" in [f.path for f in client.list_artifacts(found.info.run_id)]
+    assert mlflow_run.data.tags["dataset_hash"] == trained[1].dataset_digest == digest
+    assert mlflow_run.data.tags["checkpoint_uri"] == trained[1].url
+    assert {d.dataset.digest for d in mlflow_run.inputs.dataset_inputs} == {digest[:36]}
+    assert mlflow_run.data.params["model.base_width"] == "4"
+    assert "images" in [f.path for f in client.list_artifacts(mlflow_run.info.run_id)]
 
 
-def test_train_leaves_weights_that_moved_and_only_the_checkpoints_asked_for(
-    place: Path, trained: list[Checkpoint]
-) -> None:
-    folders = [p for p in (place / "runs" / "gan").iterdir() if p.name.startswith("step_")]
+def test_train_changes_the_weights_and_keeps_the_latest_checkpoints_only(root: Path, trained: list[Checkpoint]) -> None:
+    folders = [p for p in (root / "runs" / "gan").iterdir() if p.name.startswith("step_")]
     assert [str(p) for p in folders] == [trained[1].url]
     weights = {p.stem: load_file(p) for p in (folders[0] / "weights").iterdir()}
     assert set(weights) == {"generator", "generator_ema", "discriminator"}
@@ -233,39 +231,39 @@ def test_train_leaves_weights_that_moved_and_only_the_checkpoints_asked_for(
     assert all(torch.isfinite(v).all() for tensors in weights.values() for v in tensors.values())
 
 
-def test_train_interrupted_ends_where_an_uninterrupted_run_ends(
-    place: Path, clips: Path, trained: list[Checkpoint], tracking: str
+def test_interrupted_training_ends_with_the_weights_of_an_uninterrupted_run(
+    root: Path, clips: Path, trained: list[Checkpoint], tracking: str
 ) -> None:
-    words = [*train_words(place, clips, tracking), "name=straight", "zero_stage=1", "steps=4"]
-    assert run(train, *words) == 0
-    straight = open_checkpoint(f"{place}/runs/straight")
+    arguments = [*train_arguments(root, clips, tracking), "name=straight", "zero_stage=1", "steps=4"]
+    assert run(train, *arguments) == 0
+    straight = open_checkpoint(f"{root}/runs/straight")
     for name in ("generator", "generator_ema", "discriminator"):
         one, other = (load_file(Path(c.url) / "weights" / f"{name}.safetensors") for c in (trained[1], straight))
         assert max(float((one[k].double() - other[k].double()).abs().max()) for k in one) < 1e-6, name
 
 
 @pytest.mark.slow
-def test_train_compiled_ends_near_where_it_ends_uncompiled(
-    place: Path, clips: Path, trained: list[Checkpoint], tracking: str
+def test_compiled_training_ends_near_the_weights_of_uncompiled_training(
+    root: Path, clips: Path, trained: list[Checkpoint], tracking: str
 ) -> None:
-    assert run(train, *train_words(place, clips, tracking), "name=compiled", "compile=true", "steps=4") == 0
-    found = open_checkpoint(f"{place}/runs/compiled")
+    assert run(train, *train_arguments(root, clips, tracking), "name=compiled", "compile=true", "steps=4") == 0
+    compiled = open_checkpoint(f"{root}/runs/compiled")
     for name in ("generator", "discriminator"):
-        one, other = (load_file(Path(c.url) / "weights" / f"{name}.safetensors") for c in (trained[1], found))
+        one, other = (load_file(Path(c.url) / "weights" / f"{name}.safetensors") for c in (trained[1], compiled))
         assert one.keys() == other.keys()
         assert max(float((one[k].double() - other[k].double()).abs().max()) for k in one) < 5e-3, name
 
 
-def test_train_under_a_name_with_other_settings_is_refused_and_changes_nothing(
-    place: Path, clips: Path, trained: list[Checkpoint], tracking: str, capsys: pytest.CaptureFixture[str]
+def test_train_refuses_other_settings_for_an_existing_name(
+    root: Path, clips: Path, trained: list[Checkpoint], tracking: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = files(place / "runs")
-    assert run(train, *train_words(place, clips, tracking), "steps=9", "model.base_width=8", "seed=3") == 2
+    before = files(root / "runs")
+    assert run(train, *train_arguments(root, clips, tracking), "steps=9", "model.base_width=8", "seed=3") == 2
     error = capsys.readouterr().err
     assert "model.base_width was 4, now 8" in error
     assert "seed was 0, now 3" in error
-    assert files(place / "runs") == before
-    assert open_checkpoint(f"{place}/runs/gan") == trained[1]
+    assert files(root / "runs") == before
+    assert open_checkpoint(f"{root}/runs/gan") == trained[1]
 
 
 # ---- generate ----------------------------------------------------------------------------------------------------
@@ -277,9 +275,9 @@ def read_video(path: Path) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def lively(place: Path, trained: list[Checkpoint]) -> str:
-    """The trained checkpoint with larger weights: after four steps of training its clips are all the same gray."""
-    folder = place / "lively"
+def varied(root: Path, trained: list[Checkpoint]) -> str:
+    """Trained checkpoint with larger weights: after four training steps all its clips are the same gray."""
+    folder = root / "varied"
     shutil.copytree(trained[1].url, folder)
     for number, path in enumerate(sorted((folder / "weights").glob("generator*"))):
         torch.manual_seed(number)
@@ -290,15 +288,15 @@ def lively(place: Path, trained: list[Checkpoint]) -> str:
 
 
 def test_generate_reads_the_newest_checkpoint_of_a_run(
-    place: Path, trained: list[Checkpoint], capsys: pytest.CaptureFixture[str]
+    root: Path, trained: list[Checkpoint], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(generate, f"checkpoint={place}/runs/gan", f"out={place}/gray", "num_clips=1") == 0
+    assert run(generate, f"checkpoint={root}/runs/gan", f"out={root}/gray", "num_clips=1") == 0
     assert f"1 clips from step {trained[1].step}, " in capsys.readouterr().out
 
 
-def test_generate_writes_videos_that_play(place: Path, lively: str) -> None:
-    out = place / "samples"
-    assert run(generate, lively, f"out={out}", "num_clips=5", "seed=1") == 0
+def test_generate_writes_videos_that_play(root: Path, varied: str) -> None:
+    out = root / "samples"
+    assert run(generate, varied, f"out={out}", "num_clips=5", "seed=1") == 0
     names = {f"sample-{n:04d}.mp4" for n in range(5)} | {"grid.mp4", "panels.mp4", "settings.yaml"}
     assert {p.name for p in out.iterdir()} == names
     samples = [read_video(out / f"sample-{n:04d}.mp4") for n in range(5)]
@@ -310,82 +308,86 @@ def test_generate_writes_videos_that_play(place: Path, lively: str) -> None:
         assert min(video.shape[1:3]) > 64
 
 
-def test_generate_is_a_function_of_seed_and_weights(place: Path, lively: str) -> None:
+def test_generate_depends_only_on_seed_and_weights(root: Path, varied: str) -> None:
     variants = {"a": (), "b": (), "seed": ("seed=2",), "raw": ("ema=false",)}
     for name, more in variants.items():
-        assert (
-            run(generate, lively, "num_clips=1", "format=gif", "panels=false", *more, f"out={place}/gifs/{name}") == 0
-        )
-    drawn = {name: (place / "gifs" / name / "sample-0000.gif").read_bytes() for name in variants}
+        assert run(generate, varied, "num_clips=1", "format=gif", "panels=false", *more, f"out={root}/gifs/{name}") == 0
+    drawn = {name: (root / "gifs" / name / "sample-0000.gif").read_bytes() for name in variants}
     assert drawn["a"] == drawn["b"]
     assert len(set(drawn.values())) == 3
-    assert not (place / "gifs" / "a" / "panels.gif").exists()
-    with Image.open(place / "gifs" / "raw" / "sample-0000.gif") as gif:
+    assert not (root / "gifs" / "a" / "panels.gif").exists()
+    with Image.open(root / "gifs" / "raw" / "sample-0000.gif") as gif:
         assert (gif.n_frames, gif.size) == (16, (32, 32))
 
 
-# ---- the other kinds of model ------------------------------------------------------------------------------------
+# ---- other architectures ------------------------------------------------------------------------------------------
 
 
-def train_kind(place: Path, clips: Path, tracking: str, kind: str) -> Checkpoint:
-    words = [*train_words(place, clips, tracking), f"model.architecture={kind}", f"name={kind}", "workers=1", "steps=2"]
-    assert run(train, *words) == 0
-    return open_checkpoint(f"{place}/runs/{kind}")
+def train_architecture(root: Path, clips: Path, tracking: str, architecture: str) -> Checkpoint:
+    arguments = [
+        *train_arguments(root, clips, tracking),
+        f"model.architecture={architecture}",
+        f"name={architecture}",
+        "workers=1",
+        "steps=2",
+    ]
+    assert run(train, *arguments) == 0
+    return open_checkpoint(f"{root}/runs/{architecture}")
 
 
-def test_autoencoder_trains_and_draws_from_a_mixture_over_its_codes(
-    place: Path, clips: Path, tracking: str, client: mlflow.MlflowClient
+def test_autoencoder_trains_and_generates_from_a_mixture_of_its_codes(
+    root: Path, clips: Path, tracking: str, client: mlflow.MlflowClient
 ) -> None:
-    found = train_kind(place, clips, tracking, "autoencoder")
-    assert {p.stem for p in (Path(found.url) / "weights").iterdir()} == {"generator", "generator_ema"}
-    metrics = client.get_run(found.mlflow_run_id).data.metrics
+    checkpoint = train_architecture(root, clips, tracking, "autoencoder")
+    assert {p.stem for p in (Path(checkpoint.url) / "weights").iterdir()} == {"generator", "generator_ema"}
+    metrics = client.get_run(checkpoint.mlflow_run_id).data.metrics
     assert 0 < metrics["loss/reconstruction"] < 4
     assert "loss/discriminator" not in metrics
-    out = place / "redrawn"
-    assert run(generate, f"checkpoint={found.url}", f"out={out}", "num_clips=2", "components=3") == 0
+    out = root / "redrawn"
+    assert run(generate, f"checkpoint={checkpoint.url}", f"out={out}", "num_clips=2", "components=3") == 0
     assert len(load_file(out / "mixture.safetensors")["weights"]) == 3
     assert read_video(out / "sample-0001.mp4").shape == (16, 32, 32, 3)
 
 
 def test_future_model_trains_and_predicts_images_videos_and_a_dataset(
-    place: Path, clips: Path, tracking: str, client: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str]
+    root: Path, clips: Path, tracking: str, client: mlflow.MlflowClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = train_kind(place, clips, tracking, "future")
-    metrics = client.get_run(found.mlflow_run_id).data.metrics
+    checkpoint = train_architecture(root, clips, tracking, "future")
+    metrics = client.get_run(checkpoint.mlflow_run_id).data.metrics
     assert {"loss/first_frame", "loss/generator", "loss/discriminator"} <= metrics.keys()
-    Image.new("RGB", (90, 60), (200, 30, 30)).save(place / "red.png")
-    images = f"images=[{place}/red.png,{place}/videos/Spin/a clip.mp4]"
-    out = place / "predicted"
+    Image.new("RGB", (90, 60), (200, 30, 30)).save(root / "red.png")
+    images = f"images=[{root}/red.png,{root}/videos/Spin/a clip.mp4]"
+    out = root / "predicted"
     capsys.readouterr()
-    assert run(predict, f"checkpoint={found.url}", images, f"data={clips}", f"out={out}", "format=[mp4,png]") == 0
-    told = capsys.readouterr().out
-    assert "a clip.mp4, with what happened" in told
-    assert "3 of the 3 videos of data= were trained on: this is no held-out error" in told
+    assert run(predict, f"checkpoint={checkpoint.url}", images, f"data={clips}", f"out={out}", "format=[mp4,png]") == 0
+    output = capsys.readouterr().out
+    assert "a clip.mp4, with the true future" in output
+    assert "3 of the 3 videos of data= are in the training set: not held out" in output
     alone, beside = (read_video(out / f"future-{n:04d}.mp4") for n in (0, 1))
     assert len(alone) == len(beside) == 16
-    assert beside.shape[2] > alone.shape[2]  # what happened is shown too
+    assert beside.shape[2] > alone.shape[2]  # the true future is shown too
     errors = json.loads((out / "errors.json").read_text())
     assert errors["protocol"].startswith("mse_frames2-16_18clips_")
     assert set(errors["mse"]) == {"model", "copy the frame", "mean future"}
-    assert all(len(found["by_frame"]) == 15 and found["mean"] > 0 for found in errors["mse"].values())
+    assert all(len(error["by_frame"]) == 15 and error["mean"] > 0 for error in errors["mse"].values())
 
 
 def test_inspect_shows_units_of_a_discriminator_and_of_an_encoder(
-    place: Path, clips: Path, trained: list[Checkpoint], capsys: pytest.CaptureFixture[str]
+    root: Path, clips: Path, trained: list[Checkpoint], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [f"data={clips}", f"checkpoint={trained[1].url}", f"out={place}/units", "top=3"]
-    assert run(inspect, *words, "layer=2", "num_clips=4") == 0
-    assert "units that see 10 pixels a side" in capsys.readouterr().out
-    found = json.loads((place / "units" / "units.json").read_text())
-    assert 1 <= len(found["units"]) <= 4
-    for unit in found["units"]:
+    arguments = [f"data={clips}", f"checkpoint={trained[1].url}", f"out={root}/units", "top=3"]
+    assert run(inspect, *arguments, "layer=2", "num_units=4") == 0
+    assert "receptive field of 10 pixels" in capsys.readouterr().out
+    result = json.loads((root / "units" / "units.json").read_text())
+    assert 1 <= len(result["units"]) <= 4
+    for unit in result["units"]:
         assert len(set(unit["videos"])) == len(unit["rows"]) <= 3
         assert unit["peaks"] == sorted(unit["peaks"], reverse=True)
-        assert Image.open(place / "units" / f"unit-{unit['number']:04d}.gif").n_frames > 1
-    assert Image.open(place / "units" / "sheet.png").size[1] > 100
-    assert run(inspect, *words, "layer=5") == 2
-    assert run(inspect, *words, "units=[99]", "layer=1") == 2
-    assert run(inspect, *words, "network=encoder") == 2
+        assert Image.open(root / "units" / f"unit-{unit['number']:04d}.gif").n_frames > 1
+    assert Image.open(root / "units" / "sheet.png").size[1] > 100
+    assert run(inspect, *arguments, "layer=5") == 2
+    assert run(inspect, *arguments, "units=[99]", "layer=1") == 2
+    assert run(inspect, *arguments, "network=encoder") == 2
 
 
 # ---- finetune ----------------------------------------------------------------------------------------------------
@@ -396,24 +398,24 @@ def children(client: mlflow.MlflowClient) -> tuple[mlflow.entities.Run, list[mlf
     return parent, runs_of(client, "transfer", f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
 
 
-def test_finetune_has_a_parent_and_a_child_for_each_combination(
+def test_finetune_logs_a_parent_run_and_a_child_run_per_combination(
     swept: Path, trained: list[Checkpoint], client: mlflow.MlflowClient
 ) -> None:
-    parent, found = children(client)
+    parent, child_runs = children(client)
     digest = read_manifest(str(swept / "clips")).digest
-    combinations = {(r.data.tags["init"], r.data.tags["fraction"], r.data.tags["seed"]) for r in found}
+    combinations = {(r.data.tags["init"], r.data.tags["fraction"], r.data.tags["seed"]) for r in child_runs}
     assert combinations == {(i, f, "0") for i in ("vgan", "random") for f in ("0.5", "1.0")}
-    assert len(found) == 4
-    for entry in (parent, *found):
+    assert len(child_runs) == 4
+    for entry in (parent, *child_runs):
         assert entry.info.status == "FINISHED"
         assert entry.data.tags["dataset_hash"] == digest
-    for child in found:
+    for child in child_runs:
         known = child.data.tags["init"] == "vgan"
         assert child.data.tags.get("pretraining_dataset_hash") == (trained[1].dataset_digest if known else None)
         assert child.data.tags.get("checkpoint_uri") == (trained[1].url if known else None)
-    for child in found:
+    for child in child_runs:
         (accuracy,) = (v for k, v in child.data.metrics.items() if k.startswith("accuracy/"))
-        assert accuracy in (0.0, 0.25, 0.5, 0.75, 1.0)  # of four test videos
+        assert accuracy in (0.0, 0.25, 0.5, 0.75, 1.0)  # four test videos
         share = {"0.5": 4, "1.0": 8}[child.data.tags["fraction"]]
         assert child.data.metrics["data/num_labelled_clips"] == share
         assert [p.step for p in client.get_metric_history(child.info.run_id, "loss/finetune")] == [1, 2, 3]
@@ -422,10 +424,8 @@ def test_finetune_has_a_parent_and_a_child_for_each_combination(
         assert child.inputs.dataset_inputs
 
 
-def test_finetune_leaves_the_figure_on_the_parent_and_the_results_on_disk(
-    swept: Path, client: mlflow.MlflowClient
-) -> None:
-    parent, found = children(client)
+def test_finetune_logs_figures_to_the_parent_run_and_writes_results(swept: Path, client: mlflow.MlflowClient) -> None:
+    parent, child_runs = children(client)
     figures = {f.path for f in client.list_artifacts(parent.info.run_id, "figures")}
     names = [path.removeprefix("figures/").partition("_ucf101")[0] for path in sorted(figures)]
     assert names == ["figure_4a", "figure_4a", "figure_4bc", "figure_4bc"]
@@ -436,28 +436,28 @@ def test_finetune_leaves_the_figure_on_the_parent_and_the_results_on_disk(
     curve = client.get_metric_history(parent.info.run_id, "curve/accuracy_vgan")
     assert [point.step for point in curve] == [50, 100]
     rows = json.loads((swept / "sweep" / "results.json").read_text())
-    logged = {c.data.tags["init"] + c.data.tags["fraction"]: c for c in found}
+    logged = {c.data.tags["init"] + c.data.tags["fraction"]: c for c in child_runs}
     for row in rows:
         assert logged[f"{row['init']}{row['fraction']}"].data.metrics[f"accuracy/{row['protocol']}"] == row["accuracy"]
-    shown = format_table(rows)
-    words = ("vgan", "random", "vgan, over random", "all fractions: ", rows[0]["protocol"])
-    assert all(word in shown for word in words)
+    table = format_table(rows)
+    texts = ("vgan", "random", "vgan, over random", "all fractions: ", rows[0]["protocol"])
+    assert all(text in table for text in texts)
 
 
-def test_finetune_again_runs_no_child_twice(
-    place: Path, swept: Path, actions: Path, tracking: str, client: mlflow.MlflowClient
+def test_finetune_again_repeats_no_child_run(
+    root: Path, swept: Path, actions: Path, tracking: str, client: mlflow.MlflowClient
 ) -> None:
     before = {p: p.stat().st_mtime_ns for p in (swept / "sweep").glob("*-*.json")}
     ended = {r.info.run_id: r.info.end_time for r in children(client)[1]}
     assert len(before) == len(ended) == 4
     (swept / "sweep" / "results.json").unlink()
-    assert run(finetune, *finetune_words(place, actions, tracking)) == 0
+    assert run(finetune, *finetune_arguments(root, actions, tracking)) == 0
     assert {p: p.stat().st_mtime_ns for p in (swept / "sweep").glob("*-*.json")} == before
     assert {r.info.run_id: r.info.end_time for r in children(client)[1]} == ended
     assert (swept / "sweep" / "results.json").exists()
 
 
-def test_finetune_report_draws_a_sweep_and_two_from_mlflow_alone(
+def test_finetune_report_redraws_sweeps_from_mlflow_alone(
     swept: Path, tracking: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = json.loads((swept / "sweep" / "results.json").read_text())
@@ -471,7 +471,7 @@ def test_finetune_report_draws_a_sweep_and_two_from_mlflow_alone(
 
 
 @pytest.mark.usefixtures("swept")
-def test_finetune_is_drawn_by_what_the_readme_shows(
+def test_plot_script_of_the_readme_draws_the_sweep(
     tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
@@ -486,10 +486,12 @@ def test_finetune_is_drawn_by_what_the_readme_shows(
     assert Image.open(tmp_path / "figure_4b.png").size[0] > 300
 
 
-def test_finetune_chooses_on_held_out_groups_by_several_clips_a_video(
-    place: Path, swept: Path, actions: Path, tracking: str
+def test_finetune_validates_on_held_out_groups_with_several_clips_per_video(
+    root: Path, swept: Path, actions: Path, tracking: str
 ) -> None:
-    words = [w for w in finetune_words(place, actions, tracking) if not w.startswith(("inits", "fractions"))]
+    arguments = [
+        w for w in finetune_arguments(root, actions, tracking) if not w.startswith(("initializations", "fractions"))
+    ]
     more = [
         "name=choose",
         "validation=true",
@@ -498,43 +500,47 @@ def test_finetune_chooses_on_held_out_groups_by_several_clips_a_video(
         "initializations=[logistic,random_torch]",
         "fractions=1",
     ]
-    assert run(finetune, *words, *more, "extra_checkpoints={again: " + f"{place}/runs/gan" + "}") == 0
+    assert run(finetune, *arguments, *more, "extra_checkpoints={again: " + f"{root}/runs/gan" + "}") == 0
     rows = json.loads((swept / "choose" / "results.json").read_text())
     assert [row["init"] for row in rows] == ["again", "logistic", "random_torch"]
     assert all("-split1-heldout1_3clip" in row["protocol"] for row in rows)
     child = json.loads(next((swept / "choose").glob("logistic-*.json")).read_text())
     groups = [{name.partition("_c")[0] for name in child[side]} for side in ("subset", "tested")]
     assert not groups[0] & groups[1]
-    assert len(child["tested"]) + child["num_train"] == 8  # the training list's; the test list was left alone
+    assert len(child["tested"]) + child["num_train"] == 8  # videos of the training list; the test list is not used
 
 
-def test_finetune_on_two_workers_a_run(place: Path, swept: Path, actions: Path, tracking: str) -> None:
-    words = [w for w in finetune_words(place, actions, tracking) if not w.startswith(("inits", "fractions"))]
-    assert run(finetune, *words, "name=wide", "workers=2", "initializations=vgan", "fractions=1") == 0
+def test_finetune_on_two_workers_per_run(root: Path, swept: Path, actions: Path, tracking: str) -> None:
+    arguments = [
+        w for w in finetune_arguments(root, actions, tracking) if not w.startswith(("initializations", "fractions"))
+    ]
+    assert run(finetune, *arguments, "name=wide", "workers=2", "initializations=vgan", "fractions=1") == 0
     (row,) = json.loads((swept / "wide" / "results.json").read_text())
     child = json.loads((swept / "wide" / "vgan-f1-seed0-split1.json").read_text())
     narrow = json.loads((swept / "sweep" / "vgan-f1-seed0-split1.json").read_text())
     assert len(row["correct"]) == len(child["tested"]) == 4
     assert len(child["losses"]) == 3
-    assert child["losses"][0] == pytest.approx(narrow["losses"][0], abs=0.5)  # but for batch norm and dropout
+    assert child["losses"][0] == pytest.approx(narrow["losses"][0], abs=0.5)  # equal except for batch norm and dropout
     assert child["losses"] != narrow["losses"]
 
 
-def test_finetune_takes_another_init_into_a_sweep(place: Path, swept: Path, actions: Path, tracking: str) -> None:
-    words = [w for w in finetune_words(place, actions, tracking) if not w.startswith(("inits", "fractions"))]
-    words += ["name=grows", "fractions=[0.5,1]"]
-    assert run(finetune, *words, "initializations=random") == 0
-    assert run(finetune, *words, "initializations=[random,random_torch]") == 0
+def test_finetune_adds_an_initialization_to_a_sweep(root: Path, swept: Path, actions: Path, tracking: str) -> None:
+    arguments = [
+        w for w in finetune_arguments(root, actions, tracking) if not w.startswith(("initializations", "fractions"))
+    ]
+    arguments += ["name=grows", "fractions=[0.5,1]"]
+    assert run(finetune, *arguments, "initializations=random") == 0
+    assert run(finetune, *arguments, "initializations=[random,random_torch]") == 0
     rows = json.loads((swept / "grows" / "results.json").read_text())
     assert [(r["init"], r["fraction"]) for r in rows] == [(i, f) for i in ("random", "random_torch") for f in (0.5, 1)]
-    alone = [w for w in words if not w.startswith("checkpoint")]
+    alone = [w for w in arguments if not w.startswith("checkpoint")]
     assert (
         run(finetune, *alone, "initializations=random", "model.base_width=5") == 2
-    )  # the same init of another network
+    )  # the same initialization of another network
 
 
-def test_finetune_takes_exported_weights_whose_past_is_not_known_only_if_told_to(
-    place: Path,
+def test_finetune_accepts_weights_of_unknown_training_set_only_with_allow_test_leakage(
+    root: Path,
     swept: Path,
     actions: Path,
     tracking: str,
@@ -544,14 +550,16 @@ def test_finetune_takes_exported_weights_whose_past_is_not_known_only_if_told_to
     model = vgan.load(trained[1].url)
     assert model.generator is not None
     assert model.discriminator is not None
-    save(place / "exported", model.config, {"discriminator": model.discriminator})
-    words = [
-        w for w in finetune_words(place, actions, tracking) if not w.startswith(("inits", "fractions", "checkpoint"))
+    save(root / "exported", model.config, {"discriminator": model.discriminator})
+    arguments = [
+        w
+        for w in finetune_arguments(root, actions, tracking)
+        if not w.startswith(("initializations", "fractions", "checkpoint"))
     ]
-    words += ["name=exported", "fractions=1", "initializations=vgan", f"checkpoint={place}/exported"]
-    assert run(finetune, *words) == 2
+    arguments += ["name=exported", "fractions=1", "initializations=vgan", f"checkpoint={root}/exported"]
+    assert run(finetune, *arguments) == 2
     assert "does not say what it was trained on" in capsys.readouterr().err
-    assert run(finetune, *words, "allow_test_leakage=true") == 0
+    assert run(finetune, *arguments, "allow_test_leakage=true") == 0
     (row,) = json.loads((swept / "exported" / "results.json").read_text())
     (same,) = (
         r
@@ -560,16 +568,16 @@ def test_finetune_takes_exported_weights_whose_past_is_not_known_only_if_told_to
     )
     assert row["correct"] == same["correct"]
     assert row["remark"] == "pre-training set not known"
-    save(place / "drawing", model.config, {"generator": model.generator})
-    assert run(finetune, *words[:-1], f"checkpoint={place}/drawing", "name=none") == 2
+    save(root / "drawing", model.config, {"generator": model.generator})
+    assert run(finetune, *arguments[:-1], f"checkpoint={root}/drawing", "name=none") == 2
     assert "holds no discriminator" in capsys.readouterr().err
 
 
-def test_finetune_under_a_name_with_other_settings_is_refused(
-    place: Path, swept: Path, actions: Path, tracking: str, capsys: pytest.CaptureFixture[str]
+def test_finetune_refuses_other_settings_for_an_existing_name(
+    root: Path, swept: Path, actions: Path, tracking: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = files(swept)
-    assert run(finetune, *finetune_words(place, actions, tracking), "finetune.iterations=5") == 2
+    assert run(finetune, *finetune_arguments(root, actions, tracking), "finetune.iterations=5") == 2
     assert "finetune.iterations was 3, now 5" in capsys.readouterr().err
     assert files(swept) == before
 
@@ -577,8 +585,8 @@ def test_finetune_under_a_name_with_other_settings_is_refused(
 # ---- evaluate ----------------------------------------------------------------------------------------------------
 
 
-def test_evaluate_leaves_table_results_card_and_runs_with_named_numbers(
-    place: Path,
+def test_evaluate_writes_table_results_and_card_and_logs_named_metrics(
+    root: Path,
     clips: Path,
     trained: list[Checkpoint],
     swept: Path,
@@ -586,34 +594,34 @@ def test_evaluate_leaves_table_results_card_and_runs_with_named_numbers(
     client: mlflow.MlflowClient,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    out = place / "evaluated"
-    words = [
+    out = root / "evaluated"
+    arguments = [
         f"data={clips}",
-        f"checkpoint={place}/runs/gan",
+        f"checkpoint={root}/runs/gan",
         f"out={out}",
         "num_clips=8",
         "bootstrap_samples=4",
         "extractor=pixels",
     ]
-    words += ["reference=drawn", f"report={place}/card.html", f"transfer={swept}/sweep/results.json"]
-    assert run(evaluate, *words, tracking) == 0
+    arguments += ["reference=drawn", f"model_card={root}/card.html", f"sweep_results={swept}/sweep/results.json"]
+    assert run(evaluate, *arguments, tracking) == 0
     assert (out / "table.txt").read_text() in capsys.readouterr().out
-    found = json.loads((out / "results.json").read_text())
-    assert [row["name"] for row in found["rows"]] == ["real, reference", "real, training", "gan, step 4"]
-    assert found["protocol"]["dataset_digest"] == read_manifest(str(clips)).digest
-    assert found["protocol"]["reference_videos"] == 3
+    results = json.loads((out / "results.json").read_text())
+    assert [row["name"] for row in results["rows"]] == ["real, reference", "real, training", "gan, step 4"]
+    assert results["protocol"]["dataset_digest"] == read_manifest(str(clips)).digest
+    assert results["protocol"]["reference_videos"] == 3
     name = "fvd8_pixels-r32_drawn_16f"
     (logged,) = runs_of(client, "evaluation", "tags.`mlflow.runName` = 'gan, step 4'")
-    assert logged.data.metrics[name] == found["rows"][2]["metrics"][name]["value"]
+    assert logged.data.metrics[name] == results["rows"][2]["metrics"][name]["value"]
     assert logged.data.tags["checkpoint_uri"] == trained[1].url
     assert logged.data.tags["training_run_id"] == trained[1].mlflow_run_id
     assert logged.info.status == "FINISHED"
-    page = (place / "card.html").read_text()
-    assert all(word in page for word in (name, "Transfer to action classification", "Nearest training clips"))
+    page = (root / "card.html").read_text()
+    assert all(text in page for text in (name, "Transfer to action classification", "Nearest training clips"))
     assert Path(client.download_artifacts(logged.info.run_id, "card.html")).read_text() == page
 
 
-# ---- faults that come from a worker ------------------------------------------------------------------------------
+# ---- errors of remote workers ------------------------------------------------------------------------------------
 
 
 def test_run_prints_a_workers_bad_input_as_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -629,7 +637,7 @@ def test_run_prints_a_workers_bad_input_as_one_line(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.usefixtures("swept")
-def test_chain_lineage_leads_from_a_child_back_to_the_clips(clips: Path, client: mlflow.MlflowClient) -> None:
+def test_lineage_leads_from_a_child_run_back_to_the_dataset(clips: Path, client: mlflow.MlflowClient) -> None:
     manifest: Manifest = read_manifest(str(clips))
     child = next(c for c in children(client)[1] if c.data.tags["init"] == "vgan")
     (pretraining,) = runs_of(client, "gan", f"tags.checkpoint_uri = '{child.data.tags['checkpoint_uri']}'")

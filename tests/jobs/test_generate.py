@@ -1,4 +1,4 @@
-"""`jobs.generate` from start to end on tiny networks of every kind that draws from noise."""
+"""`jobs.generate` on tiny networks of every architecture that generates from noise."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from vgan.video.config import ClipSpec
 MODEL = ModelConfig(base_width=2, z_size=5, num_frames=16, size=32)
 
 
-def run(*words: str) -> int:
-    return cli.run(generate.main, GenerateConfig, generate.ABOUT, words)
+def run(*arguments: str) -> int:
+    return cli.run(generate.main, GenerateConfig, generate.ABOUT, arguments)
 
 
 def make(config: ModelConfig) -> dict[str, torch.nn.Module]:
-    """Networks whose clips differ: fresh ones draw gray."""
+    """Return networks with large weights, whose clips differ; those of fresh networks are gray."""
     torch.manual_seed(0)
     networks = make_networks(config)
     for tensor in (t for n in networks.values() for t in n.parameters()):
@@ -49,7 +49,7 @@ def pictures(path: Path) -> np.ndarray:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Manifest:
-    """Twenty clips of one gray each, in shards of eight, at clips/."""
+    """Dataset clips/ of twenty clips, each of one gray level, in shards of eight."""
     spec = ClipSpec(num_frames=16, size=32)
     shards = []
     for number, start in enumerate(range(0, 20, 8)):
@@ -70,7 +70,7 @@ def dataset(tmp_path: Path) -> Manifest:
 
 @pytest.fixture
 def autoencoder(tmp_path: Path, dataset: Manifest) -> Path:
-    """A checkpoint of a baseline that was trained on the dataset."""
+    """Checkpoint of an autoencoder trained on the dataset."""
     config = replace(MODEL, architecture="autoencoder")
     lineage = {"dataset_url": f"{tmp_path}/clips", "dataset_digest": dataset.digest, "mlflow_run_id": "r"}
     state = {"step": 5, "clips_seen": 40, "model": asdict(config), **lineage}
@@ -78,11 +78,11 @@ def autoencoder(tmp_path: Path, dataset: Manifest) -> Path:
     return tmp_path / "step_5"
 
 
-@pytest.mark.parametrize(("kind", "columns"), [("two_stream", 4), ("one_stream", 1)])
-def test_generate_writes_every_format_of_a_kind(
-    tmp_path: Path, kind: str, columns: int, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("architecture", "columns"), [("two_stream", 4), ("one_stream", 1)])
+def test_generate_writes_every_format(
+    tmp_path: Path, architecture: str, columns: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = replace(MODEL, architecture=kind)
+    config = replace(MODEL, architecture=architecture)
     vgan.save(tmp_path / "model", config, make(config))
     out = tmp_path / "out"
     assert run(f"checkpoint={tmp_path}/model", f"out={out}", "num_clips=3", "format=[mp4,gif,png]") == 0
@@ -91,7 +91,7 @@ def test_generate_writes_every_format_of_a_kind(
         "settings.yaml"
     }
     assert yaml.safe_load((out / "settings.yaml").read_text())["checkpoint"] == f"{tmp_path}/model"
-    assert ("mask mean" in capsys.readouterr().out) == (kind == "two_stream")
+    assert ("mask mean" in capsys.readouterr().out) == (architecture == "two_stream")
     cell = 2 * 32 + 4  # enlarged twice, and a gap
     assert pictures(out / "panels.mp4").shape[2] in range(columns * cell, columns * (cell + 6))
     assert pictures(out / "sample-0000.mp4").shape == (16, 32, 32, 3)
@@ -110,11 +110,11 @@ def test_generate_still_pictures_are_strips_of_the_clips(tmp_path: Path) -> None
         assert np.array_equal(grid[32 * n : 32 * (n + 1)], picture)
 
 
-def test_generate_from_an_autoencoder_fits_its_own_dataset_and_keeps_the_mixture(
+def test_generate_from_an_autoencoder_fits_its_training_set_and_writes_the_mixture(
     tmp_path: Path, autoencoder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(f"checkpoint={autoencoder}", f"out={tmp_path}/out", "num_clips=2", "format=gif", "components=3") == 0
-    assert "20 clips only" not in capsys.readouterr().out
+    assert "only 20 clips" not in capsys.readouterr().out
     data = (tmp_path / "out" / "mixture.safetensors").read_bytes()
     mixture = read_mixture(data, "it")
     assert mixture.means.shape == (3, 5)
@@ -122,25 +122,25 @@ def test_generate_from_an_autoencoder_fits_its_own_dataset_and_keeps_the_mixture
     codes = model.encode(np.stack([np.full((16, 32, 32, 3), 12 * n, np.uint8) for n in range(20)]))
     np.testing.assert_allclose(mixture.weights @ mixture.means, codes.mean(axis=0), atol=0.01 * codes.std())
     (tmp_path / "out" / "sample-0000.gif").rename(tmp_path / "fitted.gif")
-    (tmp_path / "clips" / "manifest.json").unlink()  # now there is only the mixture to draw from
-    words = [f"mixture={tmp_path}/out/mixture.safetensors", f"out={tmp_path}/again", "num_clips=2", "format=gif"]
-    assert run(f"checkpoint={autoencoder}", *words) == 0
+    (tmp_path / "clips" / "manifest.json").unlink()  # only the mixture remains
+    arguments = [f"mixture={tmp_path}/out/mixture.safetensors", f"out={tmp_path}/again", "num_clips=2", "format=gif"]
+    assert run(f"checkpoint={autoencoder}", *arguments) == 0
     again = (tmp_path / "again" / "sample-0000.gif").read_bytes()
     assert again == (tmp_path / "fitted.gif").read_bytes()
     assert again != (tmp_path / "again" / "sample-0001.gif").read_bytes()
 
 
-def test_generate_from_few_clips_says_that_there_are_fewer_components(
+def test_generate_reports_fewer_components_if_there_are_few_clips(
     tmp_path: Path, autoencoder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [f"checkpoint={autoencoder}", f"out={tmp_path}/out", "num_clips=1", "format=png", "mixture_clips=18"]
-    assert run(*words) == 0
-    assert "18 clips only: the mixture has as many components, not 256" in capsys.readouterr().out
+    arguments = [f"checkpoint={autoencoder}", f"out={tmp_path}/out", "num_clips=1", "format=png", "mixture_clips=18"]
+    assert run(*arguments) == 0
+    assert "only 18 clips: the mixture has 18 components instead of 256" in capsys.readouterr().out
     mixture = read_mixture((tmp_path / "out" / "mixture.safetensors").read_bytes(), "it")
     assert len(mixture.weights) == 18
 
 
-def test_generate_from_an_exported_autoencoder_uses_the_mixture_beside_it(tmp_path: Path, autoencoder: Path) -> None:
+def test_generate_from_an_exported_autoencoder_uses_its_exported_mixture(tmp_path: Path, autoencoder: Path) -> None:
     assert run(f"checkpoint={autoencoder}", f"out={tmp_path}/out", "num_clips=1", "format=gif", "components=2") == 0
     model = vgan.load(autoencoder)
     mixture = read_mixture((tmp_path / "out" / "mixture.safetensors").read_bytes(), "it")

@@ -1,4 +1,4 @@
-"""`jobs.submit`: the line it prints, what it refuses before anything is sent, and a real submission."""
+"""`jobs.submit`: the printed command, invalid submissions, and a submission to a local Ray head."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from vgan.errors import InputError
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def submitted(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """`python -m jobs.submit` in an environment without Ray's variables but those given."""
+def submitted(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m jobs.submit` without Ray's environment variables, except `variables`."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"HOME": "/nonexistent"} | variables
-    command = [sys.executable, "-m", "jobs.submit", *words]
+    command = [sys.executable, "-m", "jobs.submit", *arguments]
     return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
-def line_of(capsys: pytest.CaptureFixture[str], job: list[str], **settings: object) -> list[str]:
+def printed_command(capsys: pytest.CaptureFixture[str], job: list[str], **settings: object) -> list[str]:
     submit.main(job, submit.SubmitConfig(dry_run=True, **settings))  # type: ignore[arg-type]
     (line,) = capsys.readouterr().out.splitlines()
     return shlex.split(line)
 
 
 def test_verbs_are_the_jobs_that_a_cluster_can_run() -> None:
-    there = {path.stem for path in (ROOT / "jobs").glob("*.py")}
-    assert set(submit.VERBS) == there - {"__init__", "__main__", "cli", "demo", "plan", "study", "submit"}
+    modules = {path.stem for path in (ROOT / "jobs").glob("*.py")}
+    assert set(submit.VERBS) == modules - {"__init__", "__main__", "cli", "demo", "plan", "study", "submit"}
 
 
-def test_line_is_plain_ray_job_submit(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_is_plain_ray_job_submit(capsys: pytest.CaptureFixture[str]) -> None:
     job = ["train", "config=jobs/configs/paper.yaml", "data=s3://b/clips", "out=$STORE/runs"]
-    found = line_of(capsys, job, address="http://head:8265/", decode_labels="a=b", wait=False)
-    assert found[:8] == [
+    command = printed_command(capsys, job, address="http://head:8265/", decode_labels="a=b", wait=False)
+    assert command[:8] == [
         "RAY_AUTH_MODE=token",
         "ray",
         "job",
@@ -51,12 +51,12 @@ def test_line_is_plain_ray_job_submit(capsys: pytest.CaptureFixture[str]) -> Non
         "--submission-id",
         "paper",
     ]
-    env = json.loads(found[found.index("--runtime-env-json") + 1])
+    env = json.loads(command[command.index("--runtime-env-json") + 1])
     assert env["working_dir"] == str(ROOT)
     assert env["excludes"] == ["/*", "!/.", *(f"!/{package}" for package in PACKAGES)]
     assert env["env_vars"]["SCENE_DECODE_LABELS"] == "a=b"
     assert "SCENE_TRAIN_LABELS" not in env["env_vars"]
-    assert found[found.index("--no-wait") :] == ["--no-wait", "--", "python", "-m", "jobs.train", *job[1:]]
+    assert command[command.index("--no-wait") :] == ["--no-wait", "--", "python", "-m", "jobs.train", *job[1:]]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_line_is_plain_ray_job_submit(capsys: pytest.CaptureFixture[str]) -> Non
         (["train", "config=jobs/configs/laptop.yaml", "name=other"], "other"),
     ],
 )
-def test_submission_is_called_as_the_run(job: list[str], name: str) -> None:
+def test_submission_has_the_name_of_the_run(job: list[str], name: str) -> None:
     assert submit.run_name(job) == name
 
 
@@ -81,18 +81,18 @@ def test_submission_is_called_as_the_run(job: list[str], name: str) -> None:
         ({"gan": "SUCCEEDED", "gan-2": "STOPPED"}, "gan-3"),
     ],
 )
-def test_another_start_gets_a_number(status: dict[str, str], expected: str) -> None:
+def test_submission_id_of_a_repeated_run_gets_a_number(status: dict[str, str], expected: str) -> None:
     assert next_submission_id([{"submission_id": k, "status": v} for k, v in status.items()], "gan") == expected
 
 
 @pytest.mark.parametrize("status", ["PENDING", "RUNNING"])
-def test_a_run_is_not_started_beside_itself(status: str) -> None:
+def test_running_run_is_not_submitted_again(status: str) -> None:
     earlier = [{"submission_id": "gan", "status": "FAILED"}, {"submission_id": "gan-2", "status": status}]
     with pytest.raises(InputError, match=f"'gan-2' is {status}"):
         next_submission_id(earlier, "gan")
 
 
-def test_upload_that_ray_would_refuse_is_told_with_its_largest_file(tmp_path: Path) -> None:
+def test_upload_above_the_size_limit_names_its_largest_file(tmp_path: Path) -> None:
     check_upload_size()
     for package in PACKAGES:
         (tmp_path / package).mkdir()
@@ -105,7 +105,7 @@ def test_upload_that_ray_would_refuse_is_told_with_its_largest_file(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("job", "settings", "told"),
+    ("job", "settings", "message"),
     [
         ([], {}, "name one of"),
         (["trian", "data=x"], {}, "did you mean 'train'"),
@@ -114,18 +114,18 @@ def test_upload_that_ray_would_refuse_is_told_with_its_largest_file(tmp_path: Pa
         (["train", "config=/etc/passwd"], {}, "'/etc/passwd' is not uploaded"),
         (["train", "config=jobs/../README.md"], {}, "is not uploaded"),
         (["train", "config=jobs/configs/none.yaml"], {}, "is not uploaded"),
-        (["train"], {"address": "head:8265"}, "must be the jobs API's url"),
+        (["train"], {"address": "head:8265"}, "must be the URL of the jobs API"),
         (["train"], {"dry_run": False, "token_file": "/nonexistent/token"}, "no token at '/nonexistent/token'"),
     ],
 )
-def test_what_cannot_work_is_told_before_anything_is_sent(
-    job: list[str], settings: dict[str, object], told: str
+def test_invalid_submissions_are_refused_before_the_upload(
+    job: list[str], settings: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         submit.main(job, submit.SubmitConfig(**{"dry_run": True, **settings}))  # type: ignore[arg-type]
 
 
-def test_nothing_listens_is_one_line_without_the_token() -> None:
+def test_unreachable_jobs_api_is_reported_in_one_line_without_the_token() -> None:
     done = submitted("address=http://127.0.0.1:9", "train", RAY_AUTH_TOKEN="f00d" * 16)
     assert done.returncode == 2
     assert done.stderr.startswith("error: no jobs API answers at address='http://127.0.0.1:9'")
@@ -136,13 +136,14 @@ def test_nothing_listens_is_one_line_without_the_token() -> None:
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")  # as in an image: one `python`
+        # One `python`, as in a container image.
+        patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         with local_head(tmp_path_factory.mktemp("head"), num_cpus=1) as running:
             yield running
 
 
 @pytest.mark.ray
-def test_submitted_job_runs_and_again_under_a_number(head: Head, tmp_path: Path) -> None:
+def test_submitted_job_runs_and_runs_again_with_a_number(head: Head, tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos/a.mp4").write_bytes(b"x")
     job = ["acquire", f"folder={tmp_path}/videos", f"out={tmp_path}/sources.parquet"]
@@ -162,8 +163,8 @@ def test_submitted_job_runs_and_again_under_a_number(head: Head, tmp_path: Path)
 
 
 @pytest.mark.ray
-def test_submitted_job_finds_the_files_that_were_uploaded(head: Head, tmp_path: Path) -> None:
-    """And its failure is the command's: an installed copy of the code has no jobs/configs in the working folder."""
+def test_submitted_job_reads_the_uploaded_files(head: Head, tmp_path: Path) -> None:
+    """Fail as the job does, after reading jobs/configs, which only the upload has in the working folder."""
     access = [f"address={head.address}", f"token_file={head.token_file}"]
     done = submitted(*access, "train", "config=jobs/configs/laptop.yaml", f"data={tmp_path}/none", f"out={tmp_path}")
     assert done.returncode not in (0, 2, 130)
