@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.sources.lazy_rows import BLOCK, LazyRows
-from cluster.sources.manifest import Source, Sources
+from cluster.sources.manifest import Source, Sources, matches_any_name
 from cluster.storage.files import json_bytes
 from cluster.storage.urls import join_url
 
@@ -63,6 +63,13 @@ class VideoTable(Mapping[str, Source]):
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def without(self, names: Collection[str]) -> VideoTable:
+        """Return the videos of which no name (source_id, URI or page) is in `names`; itself if `names` is empty."""
+        if not names:
+            return self
+        mask = pc.invert(matches_any_name(names, self.sources.table)).combine_chunks()
+        return VideoTable(self.names.filter(mask), Sources(self.sources.table.filter(mask)))
 
     def rows(self, places: pa.Array) -> Iterator[tuple[str, Source]]:
         """Yield name and source of the videos at these positions."""
