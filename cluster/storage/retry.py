@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
-from cluster.storage.errors import first_line, is_transient, retryable_exceptions, user_error_for
+from cluster.storage.errors import is_transient, retryable_exceptions, user_error_for
 from cluster.storage.urls import redact
+from vgan.errors import first_line
 
 log = logging.getLogger(__name__)
 
