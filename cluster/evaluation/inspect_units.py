@@ -25,7 +25,7 @@ def inspect_units(config: InspectConfig) -> None:
     url, out = absolute_url(config.data), absolute_url(config.out)
     manifest = read_manifest(url)
     model, _ = store.open_model(absolute_url(config.checkpoint))
-    require_matching_shape(model, url, manifest, "give another data=")
+    require_matching_shape(model.config, manifest.clip, url, "set another data=")
     seen = make_probe(model, config.network, config.layer)
     if beyond := [unit for unit in config.units if not 0 <= unit < seen.num_units]:
         raise InputError(f"units: layer {config.layer} has units 0 to {seen.num_units - 1}, got {beyond[0]}")

@@ -283,7 +283,7 @@ def test_finetune_from_the_gan_needs_a_checkpoint_that_is_there(
 def test_finetune_from_a_checkpoint_of_another_shape(refused: Refused, actions: Path, checkpoint: Path) -> None:
     error = refused(finetune, f"ucf101={actions}", f"checkpoint={checkpoint}")
     assert "num_frames=16" in error
-    assert "got 32" in error
+    assert "have 32: set video.clip.num_frames=16" in error
     words = [f"ucf101={actions}", f"checkpoint={checkpoint}", "video.clip.num_frames=16"]
     assert "set video.clip.size=32" in refused(finetune, *words)
 
