@@ -16,18 +16,16 @@ from cluster.storage.files import json_bytes
 from cluster.storage.urls import join_url
 
 
-def video_name(source: Source, digest: str) -> str:
-    """Return 20 hex digits that change with a video's id, uri, size, version and the settings digest."""
-    return _name(source.source_id, source.uri, source.bytes, source.version, digest=digest)
-
-
 def _name(*identity: str | int | None, digest: str) -> str:
-    """Hash (source_id, uri, bytes, version) and the settings digest to 20 hex digits."""
+    """Hash (source_id, uri, bytes, version) and the settings digest to a name of 20 hex digits."""
     return hashlib.sha256(json_bytes([*identity, digest])).hexdigest()[:20]
 
 
 class VideoTable(Mapping[str, Source]):
-    """Mapping from video names (see `video_name`) to sources, stored as columns."""
+    """Mapping from video names to sources, stored as columns.
+
+    A name is 20 hex digits that change with a video's id, uri, size, version and the settings digest.
+    """
 
     def __init__(self, names: pa.Array, sources: Sources) -> None:
         self.names, self.sources = names, sources
