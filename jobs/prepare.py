@@ -98,7 +98,7 @@ def main(config: PrepareConfig) -> None:
     """
     from cluster.observability.mlflow_tracker import Tracker  # heavy, after the arguments are checked
     from cluster.prepare.packing import PackingConfig
-    from cluster.prepare.pipeline import find_finished_dataset, name_videos, prepare
+    from cluster.prepare.pipeline import find_finished, make_plan, prepare_dataset
     from cluster.prepare.status import requeue
     from cluster.runtime.provenance import save_settings
     from cluster.runtime.ray_session import ray_session, require_resources
@@ -107,22 +107,22 @@ def main(config: PrepareConfig) -> None:
     from cluster.storage.urls import absolute_url, join_url
 
     require_options(config, "sources", "out")
-    out, video = absolute_url(config.out), config.video()
-    sources = read_sources(absolute_url(config.sources))
+    out, sources = absolute_url(config.out), read_sources(absolute_url(config.sources))
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "prepare")
     tracker.experiment_id()  # an unusable tracking server is reported before the work, not after it
     make_writable_folder(out)
     packing = PackingConfig(seed=config.seed, shard_mb=config.shard_mb, codec=config.codec)
     overwrite = config.overwrite or bool(config.retry)
-    manifest = find_finished_dataset(sources, out, video, packing, replace=overwrite)
+    plan = make_plan(sources, out, config.video(), packing, overwrite=overwrite)
+    manifest = find_finished(plan)
     if config.retry:
-        count = requeue(out, config.retry, name_videos(sources, video))
+        count = requeue(out, config.retry, plan.videos)
         print(f"{count} videos queued again", flush=True)
     if manifest is None:
         with ray_session(config.address) as is_local:
             if is_local and config.scene.weights and config.scene.gpus:
                 require_resources("a task with scene.gpus", "0 or", cpus=1, gpus=config.scene.gpus)
-            manifest = prepare(sources, out, video, packing, replace=overwrite)
+            manifest = prepare_dataset(plan)
     save_settings(config, join_url(out, "settings.yaml"))
     log_run(tracker, config, manifest, out)
     print(format_summary(manifest, out))

@@ -1,5 +1,7 @@
 """The two expected errors, reported to the user; any other exception is a bug and ends in a traceback."""
 
+from __future__ import annotations
+
 
 class VideoError(Exception):
     """A video, or a part of one, that cannot be turned into clips. Recorded as a reject; never ends the program.
@@ -22,3 +24,8 @@ class VideoError(Exception):
 
 class InputError(Exception):
     """Invalid user input. Printed as one line with the value and the fix; exit code 2."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type if it has none; at most 200 characters."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

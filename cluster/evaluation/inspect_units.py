@@ -29,7 +29,7 @@ def inspect_units(config: InspectConfig) -> None:
     url, out = absolute_url(config.data), absolute_url(config.out)
     manifest = read_manifest(url)
     model, _ = store.open_model(absolute_url(config.checkpoint))
-    require_matching_shape(model, url, manifest, "give another data=")
+    require_matching_shape(model.config, manifest.clip, url, "set another data=")
     probe = make_probe(model, config.network, config.layer)
     if invalid := [unit for unit in config.units if not 0 <= unit < probe.num_units]:
         raise InputError(f"units: layer {config.layer} has units 0 to {probe.num_units - 1}, got {invalid[0]}")

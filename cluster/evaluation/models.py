@@ -7,14 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.checkpoints import store
-from cluster.checkpoints.lineage import require_matching_shape, training_manifest
+from cluster.checkpoints.lineage import find_training_manifest, require_matching_shape, training_manifest
 from cluster.checkpoints.store import Checkpoint
-from cluster.dataset.manifest import MANIFEST, Manifest, read_manifest
+from cluster.dataset.manifest import Manifest, read_manifest
 from cluster.evaluation.config import MIXTURE_CLIPS, EvaluateConfig
 from cluster.evaluation.latent_codes import encode_dataset
 from cluster.evaluation.reference_set import ReferenceSet
-from cluster.storage.files import exists
-from cluster.storage.urls import join_url
 from vgan.errors import InputError
 from vgan.models import gaussian_mixture
 from vgan.models.pretrained import Model
@@ -64,7 +62,7 @@ def open_evaluated_model(url: str, config: EvaluateConfig, manifest: Manifest) -
         )
     if model.generator is None:
         raise InputError(f"checkpoint={url!r} holds only a discriminator: give the generator's file")
-    require_matching_shape(model, config.data, manifest, "give another data=")
+    require_matching_shape(model.config, manifest.clip, config.data, "set another data=")
     if model.config.architecture == "autoencoder" and model.mixture is None:
         if source is None:
             raise InputError(f"checkpoint={url!r} is an autoencoder without a mixture: give its run folder")
@@ -72,19 +70,19 @@ def open_evaluated_model(url: str, config: EvaluateConfig, manifest: Manifest) -
         model = replace(model, mixture=gaussian_mixture.fit_mixture(codes, seed=config.seed))
     training_url, training = _training_dataset(source, config.training_data)
     if training is not None:
-        require_matching_shape(model, training_url, training, "give another training_data=")
+        require_matching_shape(model.config, training.clip, training_url, "set another training_data=")
     name = Path(url).name if source is None else f"{Path(source.url).parent.name}, step {source.step}"
     return EvaluatedModel(name, source.url if source else url, model, source, training_url, training)
 
 
 def _training_dataset(source: Checkpoint | None, fallback: str) -> tuple[str, Manifest | None]:
     """Find the training set of a model: the recorded one, `fallback` if it moved (digests must match) or is unknown."""
-    for url in filter(None, [source.dataset_url if source else "", fallback]):
-        if source is not None and url == source.dataset_url and not exists(join_url(url, MANIFEST)):
-            continue
-        manifest = read_manifest(url)
+    if source is not None and (training := find_training_manifest(source)):
+        return source.dataset_url, training
+    if fallback and (source is None or fallback != source.dataset_url):
+        manifest = read_manifest(fallback)
         if source is None or manifest.digest == source.dataset_digest:
-            return url, manifest
+            return fallback, manifest
     return "", None
 
 

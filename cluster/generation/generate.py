@@ -88,7 +88,7 @@ def _mixture(config: GenerateConfig, model: Model, source: Checkpoint | None) ->
     if config.data:
         url = absolute_url(config.data)
         manifest = read_manifest(url)
-        require_matching_shape(model, url, manifest, "give another data=")
+        require_matching_shape(model.config, manifest.clip, url, "set another data=")
     elif source is None:
         raise InputError(f"checkpoint={config.checkpoint!r} does not record its training set: give data= or mixture=")
     else:

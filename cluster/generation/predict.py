@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from cluster.checkpoints import store
+from cluster.checkpoints.lineage import find_training_manifest, require_matching_shape
 from cluster.checkpoints.store import Checkpoint
 from cluster.dataset.manifest import Manifest, read_manifest
 from cluster.dataset.shards import decode_frames, read_clips
@@ -19,7 +20,7 @@ from cluster.observability.progress_bar import progress_bar
 from cluster.runtime.provenance import save_settings
 from cluster.sources.download import local_copy
 from cluster.sources.manifest import VIDEO_SUFFIXES, Source, list_folder
-from cluster.storage.files import exists, make_writable_folder, write_bytes
+from cluster.storage.files import make_writable_folder, write_bytes
 from cluster.storage.media_files import write_media
 from cluster.storage.urls import absolute_url, join_url
 from vgan.errors import InputError, VideoError
@@ -159,7 +160,7 @@ def _predict_dataset(config: PredictConfig, model: Model, source: Checkpoint | N
     manifest = read_manifest(url)
     truth, sources = _clips(url, manifest, model, config.num_clips)
     predictions = {"model": _predict_in_batches(model, truth), "copy the frame": copy_first_frame(truth)}
-    training_set = _training_set(source)
+    training_set = None if source is None else find_training_manifest(source)
     if source is not None and training_set is not None:
         clips, training_sources = _clips(source.dataset_url, training_set, model, config.num_clips)
         shared = len(sources & training_sources)
@@ -177,21 +178,9 @@ def _predict_dataset(config: PredictConfig, model: Model, source: Checkpoint | N
     write_bytes(join_url(out, "errors.json"), json.dumps({"protocol": protocol, "mse": table}).encode())
 
 
-def _training_set(source: Checkpoint | None) -> Manifest | None:
-    """Return the manifest of a checkpoint's training set; None if it is unknown, missing or has changed."""
-    if source is None or not exists(join_url(source.dataset_url, "manifest.json")):
-        return None
-    manifest = read_manifest(source.dataset_url)
-    return manifest if manifest.digest == source.dataset_digest else None
-
-
 def _clips(url: str, manifest: Manifest, model: Model, num: int) -> tuple[np.ndarray, set[str]]:
     """Return the first `num` clips (N, T, H, W, 3) uint8 of a (shuffled) dataset, and the videos of all its clips."""
-    if (manifest.clip.num_frames, manifest.clip.size) != (model.config.num_frames, model.config.size):
-        shape = f"{manifest.clip.num_frames} frames of {manifest.clip.size} px"
-        raise InputError(
-            f"the clips of {url!r} have {shape}, the model's {model.config.num_frames} of {model.config.size}"
-        )
+    require_matching_shape(model.config, manifest.clip, url, "set another data=")
     sources = set(read_clips(url, manifest, columns=["source_id"])["source_id"].to_pylist())
     needed = 1 + int(np.searchsorted(np.cumsum([shard.rows for shard in manifest.shards]), num))
     table = read_clips(url, replace(manifest, shards=manifest.shards[:needed]), columns=["frames"])

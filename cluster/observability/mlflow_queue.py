@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cluster.observability.mlflow_tracker import TRACKING_EXCEPTIONS, Run, first_line, is_refusal, metric_points
+from cluster.observability.mlflow_tracker import TRACKING_EXCEPTIONS, Run, is_refusal, metric_points
 from cluster.observability.tracking_config import TrackingConfig as TrackingConfig
+from vgan.errors import first_line
 
 if TYPE_CHECKING:
     import numpy as np

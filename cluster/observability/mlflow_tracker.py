@@ -27,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cluster.observability.tracking_config import TrackingConfig as TrackingConfig
 from cluster.storage.urls import absolute_url, redact
-from vgan.errors import InputError
+from vgan.errors import InputError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -239,8 +239,3 @@ def metric_points(values: Mapping[str, float], step: int) -> list[Metric]:
 def is_refusal(error: Exception) -> bool:
     """Return True for an answer of the server (HTTP 4xx) that a retry would not change."""
     return isinstance(error, mlflow.MlflowException) and 400 <= error.get_http_status_code() < 500
-
-
-def first_line(fault: Exception) -> str:
-    """Return the first line of an error's message, or its type if it has none; at most 200 characters."""
-    return (str(fault).splitlines() or [type(fault).__name__])[0][:200]

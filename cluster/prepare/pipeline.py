@@ -15,10 +15,11 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 import ray
 from ray.util.annotations import RayDeprecationWarning
@@ -33,7 +34,7 @@ from cluster.prepare.process_unit import process_unit_or_error
 from cluster.prepare.progress import SourceHours
 from cluster.prepare.purge import purge
 from cluster.prepare.selection import required_columns
-from cluster.prepare.work_units import VideoTable, WorkUnit
+from cluster.prepare.work_units import VideoTable, WorkUnit, WorkUnitTable
 from cluster.runtime.placement import decode_labels
 from cluster.sources.manifest import Source, Sources
 from cluster.storage.conditional_write import supports_put_if_absent
@@ -47,47 +48,112 @@ from vgan.video.config import VideoConfig
 WINDOW = 65536  # units per Ray Data execution; records are compacted after each
 
 
-def prepare(
-    sources: Sequence[Source], out: str, config: VideoConfig, packing: PackingConfig, *, replace: bool = False
-) -> Manifest:
-    """Prepare the dataset at `out` from `sources`, or resume an interrupted run. Needs a Ray session.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparePlan:
+    """Arguments of one run of `prepare`, and what is derived from them once."""
+
+    out: str  # url of the dataset's folder
+    config: VideoConfig
+    packing: PackingConfig
+    overwrite: bool
+    sources: Sources
+    deleted: frozenset[str]  # names on the deletion list of `out`
+    videos: VideoTable  # all sources by work name
+    remaining: VideoTable  # those not on the deletion list
+
+
+def make_plan(
+    sources: Sequence[Source], out: str, config: VideoConfig, packing: PackingConfig, *, overwrite: bool = False
+) -> PreparePlan:
+    """Read the deletion list of `out` and name the videos, for `find_finished` and `prepare_dataset`.
 
     Args:
         sources: videos, each with a unique source_id.
         out: url of the dataset's folder.
         config: settings of decoding, shot detection, screening, stabilization, clips, gates and the scene filter.
         packing: order, size and codec of the shards.
-        replace: pack again even if `out` holds a finished dataset, of the same or other sources, gates or packing.
+        overwrite: pack again even if `out` holds a finished dataset, of the same or other sources, gates or packing.
+    """
+    listed, deleted = Sources.of(sources), frozenset(read_deleted(out))
+    videos = name_videos(listed, config)
+    return PreparePlan(
+        out=out,
+        config=config,
+        packing=packing,
+        overwrite=overwrite,
+        sources=listed,
+        deleted=deleted,
+        videos=videos,
+        remaining=videos.without(deleted),
+    )
+
+
+def prepare(
+    sources: Sequence[Source], out: str, config: VideoConfig, packing: PackingConfig, *, overwrite: bool = False
+) -> Manifest:
+    """Prepare the dataset at `out` from `sources`, or resume an interrupted run. Needs a Ray session.
+
+    The arguments are those of `make_plan`, the errors those of `find_finished` and `prepare_dataset`.
+    """
+    plan = make_plan(sources, out, config, packing, overwrite=overwrite)
+    return find_finished(plan) or prepare_dataset(plan)
+
+
+def find_finished(plan: PreparePlan) -> Manifest | None:
+    """Return the manifest at `plan.out` if an equal plan made it, or None if there is work to do. Needs no Ray.
 
     Raises:
-        InputError: no video yields a clip, or `out` holds another dataset or is not shared by all nodes.
+        InputError: `plan.out` holds another dataset, made with other settings or not to be overwritten.
     """
-    if finished := find_finished_dataset(sources, out, config, packing, replace=replace):
-        return finished
-    listed, deleted = Sources.of(sources), read_deleted(out)
-    remaining, deleted_sources = listed.split_by(deleted)
-    videos, ledger = name_videos(remaining, config), Ledger.read(out)
+    out = plan.out
+    if not exists(join_url(out, MANIFEST)):
+        return None
+    manifest = read_manifest(out)
+    if not plan.overwrite and manifest.inputs == inputs_digest(plan, Ledger.read(out)):
+        print(f"already prepared: {out}", flush=True)
+        return manifest
+    if manifest.config["work_digest"] != work_digest(plan.config):
+        raise InputError(f"{out!r} holds a dataset made with other settings: choose another out= or remove it")
+    if not plan.overwrite:
+        raise InputError(
+            f"{out!r} holds a dataset of other sources, gates, seed, shard size, codec or deletion list: "
+            "choose another out= or set overwrite=true"
+        )
+    return None
+
+
+def prepare_dataset(plan: PreparePlan) -> Manifest:
+    """Process the units that are not committed, pack the dataset and write its manifest. Needs a Ray session.
+
+    Raises:
+        InputError: no video yields a clip, or `plan.out` is not shared by all nodes.
+    """
+    out, videos = plan.out, plan.remaining
+    ledger = Ledger.read(out)
+    units = ledger.open_units(videos)
     if not supports_put_if_absent(out):
         print(f"{out}: this store has no put-if-absent; duplicate work is harmless, its results are equal", flush=True)
-    _report_resumed(ledger, videos)
-    with SourceHours(ledger.open_units(videos)) as progress:
-        while units := ledger.open_units(videos):  # the first segment of a long video sets the number of segments
+    _report_resumed(units, videos)
+    with SourceHours(units) as progress:
+        while units:  # the first segment of a long video sets the number of segments
             for start in range(0, len(units), WINDOW):
-                _run_units(units[start : start + WINDOW], out, config, progress)
+                _run_units(units[start : start + WINDOW], out, plan.config, progress)
                 compact_records(out)
             ledger = Ledger.read(out)
-            if ledger.open_units(videos) == units:
+            units, processed = ledger.open_units(videos), units
+            if units == processed:
                 raise InputError(
                     f"the workers' files do not appear at {out!r}: out= must be a folder that all nodes share"
                 )
-    inputs = _inputs_digest(listed, deleted, ledger, config, packing)
+    inputs = inputs_digest(plan, ledger)  # of the last ledger: videos may have been requeued in the meantime
+    deleted_sources = plan.sources.split_by(plan.deleted)[1] if plan.deleted else ()
     records = chain(
-        iter_record_tables(ledger, videos, required_columns(config)),
-        [to_table([_deleted_record(s) for s in deleted_sources])],
+        iter_record_tables(ledger, videos, required_columns(plan.config)),
+        [to_table([_deleted_record(source) for source in deleted_sources])],
     )
-    manifest = pack_shards(records, listed, out, config, packing, inputs)
+    manifest = pack_shards(records, plan.sources, out, plan.config, plan.packing, inputs)
     write_manifest(manifest, out)
-    purge(out, manifest, deleted)
+    purge(out, manifest, set(plan.deleted))
     return manifest
 
 
@@ -103,46 +169,23 @@ def _deleted_record(source: Source) -> dict[str, Any]:
     }
 
 
-def find_finished_dataset(
-    sources: Sequence[Source], out: str, config: VideoConfig, packing: PackingConfig, *, replace: bool = False
-) -> Manifest | None:
-    """Return the manifest at `out` if the same arguments of `prepare` made it, or None if there is work to do.
-
-    Raises:
-        InputError: `out` holds another dataset, made with other settings or not to be replaced.
-    """
-    if not exists(join_url(out, MANIFEST)):
-        return None
-    manifest = read_manifest(out)
-    inputs = _inputs_digest(sources, read_deleted(out), Ledger.read(out), config, packing)
-    if manifest.inputs == inputs and not replace:
-        print(f"already prepared: {out}", flush=True)
-        return manifest
-    if manifest.config["work_digest"] != work_digest(config):
-        raise InputError(f"{out!r} holds a dataset made with other settings: choose another out= or remove it")
-    if not replace:
-        raise InputError(
-            f"{out!r} holds a dataset of other sources, gates, seed, shard size, codec or deletion list: "
-            "choose another out= or set overwrite=true"
-        )
-    return None
-
-
 def name_videos(sources: Sequence[Source], config: VideoConfig) -> VideoTable:
     """Map the work names of the videos with these settings to their sources."""
     return VideoTable.named(Sources.of(sources), work_digest(config))
 
 
-def _inputs_digest(
-    sources: Sequence[Source], deleted: set[str], ledger: Ledger, config: VideoConfig, packing: PackingConfig
-) -> str:
-    """Return 16 hex digits that change with any input of `prepare` that changes the dataset."""
-    videos = name_videos(sources, config)
+def inputs_digest(plan: PreparePlan, ledger: Ledger) -> str:
+    """Return 16 hex digits that change with any input of `prepare` that changes the dataset.
+
+    At 2 million sources this takes 53 s, so a run computes it once: before the work if there is a finished dataset to
+    compare with, else after it.
+    """
+    videos, config, packing = plan.videos, plan.config, plan.packing
     order = pc.sort_indices(videos.names)
     work = hashlib.sha256(b"[\n  [\n")  # of [videos, settings] as canonical JSON, hashed row by row to save memory
     for index, (video, source) in enumerate(videos.rows(order)):
         attribution = [value or "" for value in source.credits.values()] if any(source.credits.values()) else []
-        marker = ["deleted"] if source.names & deleted else []
+        marker = ["deleted"] if source.names & plan.deleted else []
         entry = [video, ledger.generation(video), source.label or "", source.split or "", *attribution, *marker]
         work.update(b",\n" * bool(index) + _indented(entry, 4))
     settings = [
@@ -163,12 +206,16 @@ def _indented(value: Any, depth: int) -> bytes:
     return b"\n".join(b" " * depth + line for line in lines)
 
 
-def _report_resumed(ledger: Ledger, videos: VideoTable) -> None:
-    """Print the number of videos that an earlier run has committed, if any."""
-    committed, segments = ledger.progress(videos)
-    done = int(((segments > 0) & (committed == segments)).sum())
-    if done:
-        print(f"{done} videos committed by an earlier run; {len(videos) - done} remaining", flush=True)
+def _report_resumed(units: WorkUnitTable, videos: VideoTable) -> None:
+    """Print the number of videos that an earlier run has committed completely, if any.
+
+    Args:
+        units: the units of `videos` that are not committed.
+        videos: the requested videos.
+    """
+    remaining = len(np.unique(units.columns[:, 0]))
+    if done := len(videos) - remaining:
+        print(f"{done} videos committed by an earlier run; {remaining} remaining", flush=True)
 
 
 def _run_units(units: list[WorkUnit], out: str, config: VideoConfig, progress: SourceHours) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,23 +11,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster.sources.lazy_rows import BLOCK, LazyRows
-from cluster.sources.manifest import Source, Sources
+from cluster.sources.manifest import Source, Sources, matches_any_name
 from cluster.storage.files import json_bytes
 from cluster.storage.urls import join_url
 
 
-def video_name(source: Source, digest: str) -> str:
-    """Return 20 hex digits that change with a video's id, uri, size, version and the settings digest."""
-    return _name(source.source_id, source.uri, source.bytes, source.version, digest=digest)
-
-
 def _name(*identity: str | int | None, digest: str) -> str:
-    """Hash (source_id, uri, bytes, version) and the settings digest to 20 hex digits."""
+    """Hash (source_id, uri, bytes, version) and the settings digest to a name of 20 hex digits."""
     return hashlib.sha256(json_bytes([*identity, digest])).hexdigest()[:20]
 
 
 class VideoTable(Mapping[str, Source]):
-    """Mapping from video names (see `video_name`) to sources, stored as columns."""
+    """Mapping from video names to sources, stored as columns.
+
+    A name is 20 hex digits that change with a video's id, uri, size, version and the settings digest.
+    """
 
     def __init__(self, names: pa.Array, sources: Sources) -> None:
         self.names, self.sources = names, sources
@@ -63,6 +61,13 @@ class VideoTable(Mapping[str, Source]):
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def without(self, names: Collection[str]) -> VideoTable:
+        """Return the videos of which no name (source_id, URI or page) is in `names`; itself if `names` is empty."""
+        if not names:
+            return self
+        mask = pc.invert(matches_any_name(names, self.sources.table)).combine_chunks()
+        return VideoTable(self.names.filter(mask), Sources(self.sources.table.filter(mask)))
 
     def rows(self, places: pa.Array) -> Iterator[tuple[str, Source]]:
         """Yield name and source of the videos at these positions."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import logging
 import stat
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,13 +15,12 @@ from fsspec import AbstractFileSystem
 from cluster.sources.manifest import Source
 from cluster.storage.errors import retryable_exceptions, user_error_for
 from cluster.storage.files import version_tag
+from cluster.storage.retry import retry
 from cluster.storage.urls import filesystem, redact
 from vgan.errors import VideoError
 
 FETCH_ATTEMPTS, BACKOFF_S = 3, 1.0
 HTTP_FINAL = frozenset({403, 404, 410, 451})  # forbidden, missing, gone, unavailable for legal reasons
-
-log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -81,20 +78,27 @@ def _check_unchanged(source: Source, size: int, version: str | None) -> None:
 
 def _download(fs: AbstractFileSystem, path: str, local: Path, uri: str) -> None:
     """Copy a remote file to a local path, retrying after errors that are not final."""
-    name, last_error = redact(uri), Exception()
-    for attempt in range(1, FETCH_ATTEMPTS + 1):
-        try:
-            fs.get_file(path, str(local))
-            return
-        except FileNotFoundError as error:
-            raise VideoError("fetch", "missing", str(error)) from error
-        except PermissionError as error:  # of an object store: concerns the job's credentials, not this video
-            raise (user_error_for(error, uri) or error) from error
-        except retryable_exceptions() as error:
-            if isinstance(error, aiohttp.ClientResponseError) and error.status in HTTP_FINAL:
-                raise VideoError("fetch", f"http_{error.status}", error.message) from error
-            last_error = error
-        log.warning("download of %s failed (%s), attempt %d of %d", name, last_error, attempt, FETCH_ATTEMPTS)
-        if attempt < FETCH_ATTEMPTS:
-            time.sleep(BACKOFF_S * 2**attempt)
-    raise user_error_for(last_error, uri) or OSError(f"download of {name} failed {FETCH_ATTEMPTS} times: {last_error}")
+    name = f"download of {redact(uri)}"
+    try:
+        retry(
+            lambda: fs.get_file(path, str(local)),
+            name,
+            attempts=FETCH_ATTEMPTS,
+            backoff_s=2 * BACKOFF_S,
+            is_retryable=lambda error: isinstance(error, retryable_exceptions()) and not _is_final(error),
+        )
+    except FileNotFoundError as error:
+        raise VideoError("fetch", "missing", str(error)) from error
+    except PermissionError as error:  # of an object store: concerns the job's credentials, not this video
+        raise (user_error_for(error, uri) or error) from error
+    except retryable_exceptions() as error:
+        if isinstance(error, aiohttp.ClientResponseError) and error.status in HTTP_FINAL:
+            raise VideoError("fetch", f"http_{error.status}", error.message) from error
+        raise user_error_for(error, uri) or OSError(f"{name} failed {FETCH_ATTEMPTS} times: {error}") from error
+
+
+def _is_final(error: Exception) -> bool:
+    """Return True for an error that a repeated download would raise again."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return error.status in HTTP_FINAL
+    return isinstance(error, (FileNotFoundError, PermissionError))

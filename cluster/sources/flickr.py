@@ -25,6 +25,7 @@ from cluster.sources.config import FlickrConfig, unix_time_of_day
 from cluster.sources.licenses import check_license_names, license_filter
 from cluster.sources.manifest import Source
 from cluster.sources.response_cache import ResponseCache
+from cluster.storage.retry import retry
 from vgan.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,14 @@ class FlickrApiError(Exception):
     def __init__(self, code: int, message: str) -> None:
         super().__init__(f"{message} (code {code})")
         self.code = code
+
+
+class _UnavailableError(Exception):
+    """Failed call that may succeed later, after `wait_s` seconds at the earliest."""
+
+    def __init__(self, reason: str, wait_s: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait_s = wait_s
 
 
 class Flickr:
@@ -76,33 +85,41 @@ class Flickr:
             Refused: The response has stat=fail for a permanent reason.
             InputError: The key is not valid, the HTTP status is final, or ATTEMPTS attempts failed.
         """
-        reason = ""
-        for attempt in range(1, ATTEMPTS + 1):
-            wait_s = 0.0
-            try:
-                response = self._post(method, arguments)
-                if response.get("stat") == "ok":
-                    return response
-                code = int(response.get("code", 0))
-                reason = self._redact_key(str(response.get("message", "no reason given")))
-                if code == 100:
-                    raise InputError(f"Flickr does not accept the key in {KEY} ({reason}): correct it")
-                if code not in AWAY:
-                    raise FlickrApiError(code, reason)
-            except urllib.error.HTTPError as error:
-                reason = f"status {error.code}"
-                if error.code not in (408, 429) and error.code < 500:
-                    raise InputError(
-                        f"{self._url} answers {method} with status {error.code}: check flickr.url"
-                    ) from error
-                retry_after = error.headers.get("Retry-After", "")
-                wait_s = min(HOUR_S, float(retry_after)) if retry_after.isdigit() else 0.0
-            except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no JSON
-                reason = self._redact_key(f"{type(error).__name__}: {error}")
-            log.warning("%s failed (%s), attempt %d of %d", method, reason, attempt, ATTEMPTS)
-            if attempt < ATTEMPTS:
-                time.sleep(max(wait_s, BACKOFF_S * 2 ** (attempt - 1)))
-        raise InputError(f"{method} failed {ATTEMPTS} times, last with {reason}: run the same command later to resume")
+        try:
+            return retry(
+                lambda: self._attempt(method, arguments),
+                method,
+                attempts=ATTEMPTS,
+                backoff_s=BACKOFF_S,
+                is_retryable=lambda error: isinstance(error, _UnavailableError),
+                adjust_pause=lambda error, pause_s: max(pause_s, getattr(error, "wait_s", 0.0)),
+            )
+        except _UnavailableError as error:
+            raise InputError(
+                f"{method} failed {ATTEMPTS} times, last with {error}: run the same command later to resume"
+            ) from error
+
+    def _attempt(self, method: str, arguments: dict[str, str | int]) -> dict[str, Any]:
+        """Call a method once; raises _UnavailableError for errors after which `call` repeats it."""
+        try:
+            response = self._post(method, arguments)
+            if response.get("stat") == "ok":
+                return response
+            code = int(response.get("code", 0))
+            reason = self._redact_key(str(response.get("message", "no reason given")))
+            if code == 100:
+                raise InputError(f"Flickr does not accept the key in {KEY} ({reason}): correct it")
+            if code not in AWAY:
+                raise FlickrApiError(code, reason)
+            raise _UnavailableError(reason)
+        except urllib.error.HTTPError as error:
+            if error.code not in (408, 429) and error.code < 500:
+                raise InputError(f"{self._url} answers {method} with status {error.code}: check flickr.url") from error
+            retry_after = error.headers.get("Retry-After", "")
+            wait_s = min(HOUR_S, float(retry_after)) if retry_after.isdigit() else 0.0
+            raise _UnavailableError(f"status {error.code}", wait_s) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no JSON
+            raise _UnavailableError(self._redact_key(f"{type(error).__name__}: {error}")) from error
 
     def _post(self, method: str, arguments: dict[str, str | int]) -> dict[str, Any]:
         """Send a request, after a pause that keeps to the maximum rate, and parse its JSON response."""

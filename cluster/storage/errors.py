@@ -10,7 +10,7 @@ import botocore.exceptions as boto
 from botocore.parsers import ResponseParserError
 
 from cluster.storage.urls import is_local_url, redact
-from vgan.errors import InputError
+from vgan.errors import InputError, first_line
 
 STORE_EXCEPTIONS = (
     OSError,
@@ -130,8 +130,3 @@ def _google_status(error: BaseException) -> int | None:
     if isinstance(error, google.google.auth.exceptions.GoogleAuthError):
         return 401
     return 403 if isinstance(error, OSError) and str(error).startswith("Forbidden: ") else None
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type if it has none; at most 200 characters."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -18,10 +18,10 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.storage.errors import first_line, retryable_exceptions, user_error_for
+from cluster.storage.errors import retryable_exceptions, user_error_for
 from cluster.storage.retry import with_retries
 from cluster.storage.urls import OBJECT_STORES, filesystem, is_local_url, join_url, redact, uncached_filesystem
-from vgan.errors import InputError
+from vgan.errors import InputError, first_line
 
 VERSION_KEYS = ("generation", "ETag", "md5Hash", "Content-MD5", "etag")  # tags of the content; gs first
 TIME_KEYS = ("LastModified", "Last-Modified", "updated", "last_modified", "mtime", "modified", "created")

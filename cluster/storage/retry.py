@@ -1,4 +1,4 @@
-"""Retries of storage operations."""
+"""Retries: of any operation, and of storage operations."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
-from cluster.storage.errors import first_line, is_transient, retryable_exceptions, user_error_for
+from cluster.storage.errors import is_transient, retryable_exceptions, user_error_for
 from cluster.storage.urls import redact
+from vgan.errors import first_line
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,39 @@ R = TypeVar("R")
 ATTEMPTS, BACKOFF_S = 4, 1.0
 
 
+def retry(
+    operation: Callable[[], R],
+    name: str,
+    *,
+    attempts: int,
+    backoff_s: float,
+    is_retryable: Callable[[Exception], bool],
+    adjust_pause: Callable[[Exception, float], float] = lambda _, pause_s: pause_s,
+) -> R:
+    """Call an operation until it succeeds; log a warning before each repetition.
+
+    Args:
+        operation: the operation to call.
+        name: what the warnings call the operation, such as "download of URL".
+        attempts: maximum number of calls.
+        backoff_s: pause after the first failure, s; doubled after each further one.
+        is_retryable: returns True for an error after which to call the operation again.
+        adjust_pause: returns the pause to make, from the error and the pause by `backoff_s`.
+
+    Raises:
+        Exception: the error of the last call, or the first error that is not retryable.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            return operation()
+        except Exception as error:
+            if attempt == attempts or not is_retryable(error):
+                raise
+            log.warning("%s failed (%s), attempt %d of %d", name, redact(first_line(error)), attempt, attempts)
+            time.sleep(adjust_pause(error, backoff_s * 2 ** (attempt - 1)))
+    raise AssertionError("the last attempt returns or raises")
+
+
 def with_retries(operation: Callable[Concatenate[str, P], R]) -> Callable[Concatenate[str, P], R]:
     """Retry an idempotent operation on a URL after transient errors.
 
@@ -30,20 +64,24 @@ def with_retries(operation: Callable[Concatenate[str, P], R]) -> Callable[Concat
 
     @functools.wraps(operation)
     def retrying(url: str, *args: P.args, **kwargs: P.kwargs) -> R:
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return operation(url, *args, **kwargs)
-            except retryable_exceptions() as error:
-                if attempt == ATTEMPTS or not is_transient(error):
-                    user_error = user_error_for(error, url)
-                    if user_error is None:
-                        raise
-                    raise user_error from error
-                details = (operation.__name__.strip("_"), redact(url), redact(first_line(error)), attempt, ATTEMPTS)
-                log.warning("%s of %s failed (%s), attempt %d of %d", *details)
-                # Jitter: many workers share a store. SystemRandom leaves the seeded generators untouched.
-                jitter = random.SystemRandom().uniform(0.5, 1.5)
-                time.sleep(jitter * BACKOFF_S * 2 ** (attempt - 1))
-        raise AssertionError("the last attempt returns or raises")
+        try:
+            return retry(
+                lambda: operation(url, *args, **kwargs),
+                f"{operation.__name__.strip('_')} of {redact(url)}",
+                attempts=ATTEMPTS,
+                backoff_s=BACKOFF_S,
+                is_retryable=lambda error: isinstance(error, retryable_exceptions()) and is_transient(error),
+                adjust_pause=_with_jitter,
+            )
+        except retryable_exceptions() as error:
+            user_error = user_error_for(error, url)
+            if user_error is None:
+                raise
+            raise user_error from error
 
     return retrying
+
+
+def _with_jitter(_: Exception, pause_s: float) -> float:
+    """Scale a pause by a random factor in 0.5..1.5, because many workers share a store."""
+    return pause_s * random.SystemRandom().uniform(0.5, 1.5)  # leaves the seeded generators untouched

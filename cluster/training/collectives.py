@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from cluster.runtime.all_reduce import average_tensors
+
 T = TypeVar("T")
 
 
@@ -18,14 +20,8 @@ def average_buffers(modules: Sequence[nn.Module]) -> None:
     DeepSpeed synchronizes parameters only. Called before a checkpoint, so that its contents do not depend on the rank
     that writes it.
     """
-    if dist.get_world_size() == 1:
-        return
-    buffers = [b for module in modules for b in module.buffers() if b.is_floating_point()]
-    flat = torch.cat([b.reshape(-1) for b in buffers])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
-        buffer.copy_(mean.view_as(buffer))
+    if dist.get_world_size() > 1:
+        average_tensors([b for module in modules for b in module.buffers() if b.is_floating_point()])
 
 
 def mean_over_ranks(metrics: dict[str, Tensor], weight: float = 1.0) -> dict[str, float]:

@@ -13,6 +13,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchTrainer
 
 from cluster.checkpoints import store
+from cluster.checkpoints.lineage import require_matching_shape
 from cluster.dataset.manifest import Manifest, read_manifest
 from cluster.dataset.scene_selection import scene_mask
 from cluster.observability.mlflow_tracker import Run, Tracker
@@ -55,7 +56,7 @@ def fit(config: TrainConfig) -> store.Checkpoint:
         TrainingFailedError: workers failed more than `config.max_failures` times without a new checkpoint.
     """
     manifest = read_manifest(config.data)
-    _check_fits(config, manifest)
+    require_matching_shape(config.model, manifest.clip, config.data, "set model.{key}={data}")
     only = (
         scene_mask(config.data, manifest, config.scene_categories, config.min_scene_probability)
         if config.scene_categories
@@ -181,17 +182,6 @@ def _trainer(job: WorkerJob) -> TorchTrainer:
             failure_config=FailureConfig(max_failures=config.max_failures),
         ),
     )
-
-
-def _check_fits(config: TrainConfig, manifest: Manifest) -> None:
-    """Raise InputError if the clip size or the number of frames of the model and the dataset differ."""
-    for key in ("num_frames", "size"):
-        model_value, data_value = getattr(config.model, key), getattr(manifest.clip, key)
-        if model_value != data_value:
-            raise InputError(
-                f"model.{key}={model_value} but the clips of {config.data!r} have {data_value}: "
-                f"set model.{key}={data_value}"
-            )
 
 
 def _pinned(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:

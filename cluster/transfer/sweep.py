@@ -13,6 +13,7 @@ import ray
 from tqdm import tqdm
 
 from cluster.checkpoints import store
+from cluster.checkpoints.lineage import require_matching_shape
 from cluster.dataset.manifest import Manifest
 from cluster.observability.mlflow_tracker import Tracker
 from cluster.observability.progress_bar import progress_bar
@@ -263,12 +264,7 @@ def _starts(config: SweepConfig) -> dict[str, Initialization]:
     starts = {init: trained[config.checkpoint] if init in PRETRAINED else fresh for init in config.initializations}
     starts |= {init: trained[url] for init, url in config.extra_checkpoints.items()}
     for init, start in starts.items():
-        for key in ("num_frames", "size"):
-            ours, theirs = getattr(config.video.clip, key), getattr(start.model, key)
-            if ours != theirs:
-                raise InputError(
-                    f"the network takes clips of {key}={theirs}: set video.clip.{key}={theirs}, got {ours}"
-                )
+        require_matching_shape(start.model, config.video.clip, config.ucf101, "set video.clip.{key}={model}")
         if start.trunk is not None:
             loaded = f"all {len(start.trunk)} tensors of the trunk from {start.url}"
             print(f"init {init}: {loaded}; the head is initialized randomly", flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +9,12 @@ import numpy as np
 import ray
 import ray.train
 import torch
-import torch.distributed as dist
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from torch import Tensor, nn
 
 from cluster.checkpoints.store import Checkpoint
+from cluster.runtime.all_reduce import average_tensors
 from cluster.runtime.placement import train_labels
 from cluster.storage.urls import arrow_filesystem
 from cluster.transfer.labeled_clips import LabeledClips
@@ -174,17 +173,9 @@ def finetune_run_distributed(
 def _worker_loop(loop: dict[str, Any]) -> dict[str, Any]:
     """Train and test on one worker of the group; `loop` is the configuration from `finetune_run_distributed`."""
     context = ray.train.get_context()
-    team = WorkerGroup(rank=context.get_world_rank(), size=context.get_world_size(), average=_average)
+    team = WorkerGroup(rank=context.get_world_rank(), size=context.get_world_size(), average=average_tensors)
     clips, start = ray.get(loop["shared"])
     return finetune_run(loop["child"], clips, start, loop["config"], loop["use_gpu"], team)
-
-
-def _average(tensors: Sequence[Tensor]) -> None:
-    flat = torch.cat([tensor.float().flatten() for tensor in tensors])  # one message instead of dozens
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(mean.view_as(tensor))
 
 
 def _reset(module: nn.Module) -> None:

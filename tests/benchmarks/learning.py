@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from cluster.training.cost_estimate import estimate_resources
@@ -46,7 +47,7 @@ from vgan.video.decode import frames
 from vgan.video.image_strips import read_strip
 from vgan.video.normalize import normalize_clips
 from vgan.video.quality_filters import first_violation
-from vgan.viz.panels import film_strip, sample_grid, save_png, stream_panels
+from vgan.viz.panels import film_strip, sample_grid, stream_panels
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 ACTIONS, UCF101 = SHARED / "weizmann" / "actions", SHARED / "ucf101"
@@ -245,11 +246,12 @@ def save_pictures(name: str, clips: GeneratedClips) -> None:
     """Film strips, a grid and, of two streams, the panels of the paper's figure 3."""
     folder = OUT / "".join(c if c.isalnum() or c == "/" else "-" for c in name)
     folder.mkdir(parents=True, exist_ok=True)
-    save_png(np.concatenate([film_strip(clip) for clip in clips.video[:8]]), folder / "strips.png")
-    save_png(sample_grid(clips.video[:36], scale=2)[LENGTH // 2], folder / "grid.png")
+    strips = np.concatenate([film_strip(clip) for clip in clips.video[:8]])
+    Image.fromarray(strips).save(folder / "strips.png")
+    Image.fromarray(sample_grid(clips.video[:36], scale=2)[LENGTH // 2]).save(folder / "grid.png")
     if clips.mask is not None:
         parts = dict(zip(("composite", "foreground", "mask", "background"), (c[:6] for c in clips), strict=True))
-        save_png(stream_panels(parts, scale=2)[LENGTH // 2], folder / "panels.png")
+        Image.fromarray(stream_panels(parts, scale=2)[LENGTH // 2]).save(folder / "panels.png")
 
 
 # ---- tables ------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from cluster.planning.cost_model import corpus_from_manifest, estimate_cost
 from cluster.prepare import commit_records
 from cluster.prepare.ledger import Ledger
 from cluster.prepare.packing import PackingConfig, iter_shard_tables
-from cluster.prepare.pipeline import WINDOW, find_finished_dataset, name_videos
+from cluster.prepare.pipeline import WINDOW, inputs_digest, make_plan, name_videos
 from cluster.prepare.progress import SourceHours
 from cluster.prepare.selection import required_columns, select_clips
 from cluster.prepare.status import dataset_status
@@ -221,9 +221,8 @@ def tell_status(size: int, out: str, clock: Clock) -> int:
 def is_it_done(size: int, out: str, clock: Clock) -> int:
     """The digest of what would go in, which tells whether a finished dataset is the one asked for."""
     found = read_sources(f"{out}/sources.parquet")
-    write_manifest(manifest(1), out)
     with clock:
-        find_finished_dataset(found, out, VIDEO, PACKING, replace=True)
+        inputs_digest(make_plan(found, out, VIDEO, PACKING), Ledger.read(out))
     return size
 
 

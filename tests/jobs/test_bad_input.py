@@ -285,7 +285,7 @@ def test_finetune_from_the_gan_needs_an_existing_checkpoint(refused: Refused, ac
 def test_finetune_from_a_checkpoint_of_another_shape(refused: Refused, actions: Path, checkpoint: Path) -> None:
     error = refused(finetune, f"ucf101={actions}", f"checkpoint={checkpoint}")
     assert "num_frames=16" in error
-    assert "got 32" in error
+    assert "have 32: set video.clip.num_frames=16" in error
     arguments = [f"ucf101={actions}", f"checkpoint={checkpoint}", "video.clip.num_frames=16"]
     assert "set video.clip.size=32" in refused(finetune, *arguments)
 

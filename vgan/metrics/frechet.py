@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vgan.bootstrap import percentile_interval
 from vgan.errors import InputError
 
 _WORD = re.compile(r"[A-Za-z0-9.-]+")
@@ -125,8 +126,7 @@ def mean_interval(values: np.ndarray, seed: int, repeats: int = 1000) -> Interva
     if not len(valid):
         return Interval(np.nan, np.nan, np.nan)
     picks = np.random.default_rng(seed).integers(len(valid), size=(repeats, len(valid)))
-    low, high = np.quantile(valid[picks].mean(axis=1), (0.025, 0.975))
-    return Interval(float(valid.mean()), float(low), float(high))
+    return Interval(float(valid.mean()), *percentile_interval(valid[picks].mean(axis=1)))
 
 
 def _interval(
@@ -136,7 +136,7 @@ def _interval(
     rng = np.random.default_rng(seed)
     resampled = [distance(_resample(real, rng), _resample(drawn, rng)) for _ in range(repeats)]
     value = distance(real, drawn)
-    low, high = np.quantile(resampled, (0.025, 0.975)) - np.mean(resampled)
+    low, high = np.subtract(percentile_interval(resampled), np.mean(resampled))
     return Interval(value, value - float(high), value - float(low))
 
 

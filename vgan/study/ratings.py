@@ -10,6 +10,7 @@ from statistics import NormalDist
 import numpy as np
 from scipy.stats import t as student
 
+from vgan.bootstrap import draw_counts, percentile_interval
 from vgan.study.trials import GOLD, PAIR, REAL, Study
 
 MEAN = "mean"  # unweighted mean over categories, as in the paper's last column
@@ -100,17 +101,10 @@ def preference_table(votes: Votes, study: Study, *, seed: int = 0) -> list[Cell]
     counts, chosen = np.zeros((2, len(raters), len(pairs), len(categories)))
     np.add.at(counts, index, 1)
     np.add.at(chosen, index, votes.chose_first(study))
-    weights = _weights(len(raters), seed)
+    weights = draw_counts(len(raters), DRAWS, np.random.default_rng(seed))
     return [
         cell for k, pair in enumerate(pairs) for cell in _row(pair, categories, counts[:, k], chosen[:, k], weights)
     ]
-
-
-def _weights(raters: int, seed: int) -> np.ndarray:
-    """Return bootstrap weights (draws, raters) int64: the number of times each rater is drawn."""
-    if not raters:
-        return np.zeros((DRAWS, 0))
-    return np.random.default_rng(seed).multinomial(raters, np.full(raters, 1 / raters), DRAWS)
 
 
 def _row(
@@ -169,8 +163,7 @@ def _widened(means: np.ndarray, raters: int) -> tuple[float, float]:
         return 1.0, 0.0
     tail = (1 - LEVEL / 100) / 2
     widened_tail = NormalDist().cdf(math.sqrt(raters / (raters - 1)) * float(student.ppf(tail, raters - 1)))
-    low, high = np.quantile(means, [widened_tail, 1 - widened_tail])
-    return float(low), float(high)
+    return percentile_interval(means, widened_tail)
 
 
 def wilson(share: float, num: float) -> tuple[float, float]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vgan.bootstrap import draw_counts, percentile_interval
 from vgan.video.normalize import normalize_clips
 
 LEVEL = 95.0  # confidence level of intervals, percent
@@ -125,12 +126,11 @@ def resampled_means(correct: np.ndarray, *, seed: int = 0, draws: int = 2000) ->
         Mean accuracies (draws,) float64.
     """
     rng, (seeds, videos) = np.random.default_rng(seed), correct.shape
-    by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), draws) / seeds  # (draws, S) weights
-    by_video = rng.multinomial(videos, np.full(videos, 1 / videos), draws) / videos
+    by_seed = draw_counts(seeds, draws, rng) / seeds  # (draws, S) weights
+    by_video = draw_counts(videos, draws, rng) / videos
     return np.einsum("ds,sv,dv->d", by_seed, correct.astype(float), by_video, optimize=True)
 
 
 def interval(means: np.ndarray) -> tuple[float, float]:
     """Return the percentile interval (low, high) at `LEVEL` of resampled means."""
-    low, high = np.percentile(means, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
-    return float(low), float(high)
+    return percentile_interval(means, (100 - LEVEL) / 200)

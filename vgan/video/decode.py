@@ -22,7 +22,7 @@ import numpy as np
 import PIL
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
-from vgan.errors import VideoError
+from vgan.errors import VideoError, first_line
 from vgan.video.config import DecodeConfig
 from vgan.video.hdr import tone_map
 
@@ -169,7 +169,7 @@ def _open_video(path: str | Path) -> Iterator[_Video]:
     except MemoryError as error:
         raise VideoError("decode", "out_of_memory", str(error)) from error
     except (av.FFmpegError, ValueError) as error:  # PyAV raises ValueError for pixel formats it cannot convert
-        raise VideoError("decode", "no_frames" if opened else "cannot_open", _first_line(error)) from error
+        raise VideoError("decode", "no_frames" if opened else "cannot_open", first_line(error)) from error
 
 
 def _main_stream(container: av.container.InputContainer) -> av.VideoStream:
@@ -393,7 +393,7 @@ def _decord_frames(
     except UnicodeEncodeError as error:
         raise VideoError("decode", "cannot_open", "decord cannot open a file name that is not UTF-8") from error
     except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, IndexError) as error:
-        raise VideoError("decode", "corrupt" if started else "cannot_open", _first_line(error)) from error
+        raise VideoError("decode", "corrupt" if started else "cannot_open", first_line(error)) from error
     if first_s is None:
         raise VideoError("decode", "no_frames", "decord returned no frame")
 
@@ -418,8 +418,3 @@ def backend_version(backend: str) -> str:
         return f"pillow {PIL.__version__}"
     libavcodec = ".".join(map(str, av.library_versions["libavcodec"]))
     return f"pyav {av.__version__} / libavcodec {libavcodec}"
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of a decoder's message, without its stack trace, at most 200 characters."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vgan.errors import VideoError
+from vgan.errors import VideoError, first_line
 from vgan.video.decode import Frame, VideoMetadata, reduced_size
 
 FORMATS = ("JPEG", "PNG")  # MoCoGAN's strips have the extension .jpg and are PNG
@@ -53,7 +53,7 @@ def probe_strip(path: str | Path, fps: float) -> VideoMetadata:
             side, long = sorted(picture.size)
             codec = str(picture.format).lower()
     except PICTURE_FAULTS as error:
-        raise VideoError("decode", "cannot_open", _first_line(error)) from error
+        raise VideoError("decode", "cannot_open", first_line(error)) from error
     duration_s = long // side / fps
     return VideoMetadata(
         duration_s=duration_s, width=side, height=side, fps=fps, codec=codec, container="strip", rotation=0
@@ -73,7 +73,7 @@ def read_strip(data: bytes) -> np.ndarray:
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except PICTURE_FAULTS as error:
-        raise VideoError("decode", "cannot_open", _first_line(error)) from error
+        raise VideoError("decode", "cannot_open", first_line(error)) from error
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise VideoError("decode", "cannot_open", f"{width}x{height} pixels; at most {MAX_PIXELS} in total")
@@ -85,7 +85,7 @@ def read_strip(data: bytes) -> np.ndarray:
     except MemoryError as error:
         raise VideoError("decode", "out_of_memory", str(error)) from error
     except PICTURE_FAULTS as error:
-        raise VideoError("decode", "corrupt", _first_line(error)) from error
+        raise VideoError("decode", "corrupt", first_line(error)) from error
     if height >= width:
         return strip.reshape(-1, side, side, 3)
     return np.ascontiguousarray(strip.reshape(side, -1, side, 3).swapaxes(0, 1))
@@ -124,7 +124,7 @@ def strip_frames(path: str | Path, fps: float, short_side: int | None = None) ->
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise VideoError("decode", "cannot_open", _first_line(error)) from error
+        raise VideoError("decode", "cannot_open", first_line(error)) from error
     if len(data) > MAX_BYTES:
         raise VideoError("decode", "cannot_open", f"more than {MAX_BYTES} bytes")
     for index, image in enumerate(read_strip(data)):
@@ -142,8 +142,3 @@ def read_list(text: str) -> list[str]:
     """
     lines = (line.strip() for line in text.removeprefix("\ufeff").split("\n"))
     return [re.sub(r"(\.\w{2,4})\s+\d+$", r"\1", line) for line in lines if line]
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of an error message, at most 200 characters."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -164,12 +164,6 @@ class Decoder:
         return _DecoderProcess(self._command, self._config)
 
 
-def isolated_frames(path: str | Path, config: DecodeConfig, command: list[str] | None = None) -> Iterator[Frame]:
-    """Yield all frames of one file, decoded by a separate `Decoder` that is closed with the iterator."""
-    with Decoder(config, command) as decoder:
-        yield from decoder.frames(path)
-
-
 class _ReportedError(Exception):
     """Error that the child itself reported; the child remains usable."""
 

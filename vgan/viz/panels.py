@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -187,11 +186,6 @@ def clips_panels(clips: GeneratedClips, rows: int, scale: int = 2) -> np.ndarray
     names = {"video": "composite"}  # the name in paper figure 3
     streams = {names.get(name, name): stream[:rows] for name, stream in clips._asdict().items()}
     return stream_panels(streams, scale=scale)
-
-
-def save_png(picture: np.ndarray, path: str | Path) -> None:
-    """Write a picture (H, W, 3) uint8 as a PNG file."""
-    Image.fromarray(picture).save(path, "PNG")
 
 
 def _checked_frames(frames: np.ndarray) -> np.ndarray:

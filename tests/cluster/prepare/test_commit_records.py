@@ -12,7 +12,7 @@ import pytest
 from cluster.prepare.commit_records import compact_records, iter_record_tables, remove_records
 from cluster.prepare.ledger import Ledger, read_records, requeue_videos
 from cluster.prepare.selection import candidate_table, required_columns, select_clips
-from cluster.prepare.work_units import WorkUnit, commit_url, video_name
+from cluster.prepare.work_units import VideoTable, WorkUnit, commit_url
 from cluster.sources.manifest import Source, Sources
 from cluster.storage.conditional_write import put_if_absent
 from cluster.storage.files import json_bytes, list_names, remove_files
@@ -23,7 +23,7 @@ from vgan.video.config import ClipSpec, FilterConfig, VideoConfig
 
 VIDEO = VideoConfig(clip=ClipSpec(num_frames=16, size=32), filters=FilterConfig(disabled=["near_duplicate"]))
 SOURCES = [Source(uri=f"/v/{n}.mp4", source_id=f"{n}.mp4", label="2026-11-29") for n in range(12)]
-VIDEOS = {video_name(s, "settings"): s for s in SOURCES}
+VIDEOS = dict(VideoTable.named(Sources.of(SOURCES), "settings"))
 
 
 def record(unit: WorkUnit, segments: int, num_clips: int) -> dict:
@@ -205,7 +205,7 @@ def test_open_units_of_thousands_of_videos(tmp_path: Path) -> None:
     rng, folder = np.random.default_rng(0), tmp_path / "work" / "commits"
     folder.mkdir(parents=True)
     sources = [Source(uri=f"/{n}", source_id=str(n)) for n in range(3000)]
-    videos = {video_name(s, ""): s for s in sources}
+    videos = dict(VideoTable.named(Sources.of(sources), ""))
     expected = []
     for video, source in videos.items():
         segments = int(rng.integers(1, 4))

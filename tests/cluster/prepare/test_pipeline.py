@@ -6,9 +6,11 @@ import hashlib
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,10 +20,12 @@ from cluster.dataset.card import write_card
 from cluster.dataset.deletion_list import add_to_deletion_list, deleted_rows
 from cluster.dataset.manifest import Manifest, read_manifest
 from cluster.dataset.shards import decode_frames, read_clips
+from cluster.prepare import pipeline
 from cluster.prepare.ledger import Ledger, read_records
 from cluster.prepare.packing import PackingConfig
-from cluster.prepare.pipeline import name_videos, prepare
+from cluster.prepare.pipeline import find_finished, make_plan, name_videos, prepare, prepare_dataset
 from cluster.prepare.process_unit import process_unit
+from cluster.prepare.status import requeue
 from cluster.prepare.work_units import WorkUnit
 from cluster.sources.manifest import Source, list_folder
 from vgan.errors import InputError
@@ -60,9 +64,9 @@ def run(
     seed: int = 0,
     config: VideoConfig = VIDEO,
     codec: str = "raw",
-    replace_old: bool = False,
+    overwrite: bool = False,
 ) -> Manifest:
-    return prepare(sources, str(out), config, PackingConfig(seed=seed, shard_mb=1, codec=codec), replace=replace_old)
+    return prepare(sources, str(out), config, PackingConfig(seed=seed, shard_mb=1, codec=codec), overwrite=overwrite)
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +148,51 @@ def test_prepare_after_a_kill_finishes_the_same_dataset(copy: Path, sources: lis
     assert decoded(copy).items() >= remaining.items()  # committed work was not repeated
 
 
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count the expensive computations of the pipeline: names of videos, ledgers, pending units and inputs digests."""
+    counts: Counter[str] = Counter()
+
+    def count(owner: Any, name: str, function: Callable[..., Any]) -> None:
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            counts[name] += 1
+            return function(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    count(pipeline, "name_videos", pipeline.name_videos)
+    count(pipeline, "inputs_digest", pipeline.inputs_digest)
+    count(Ledger, "read", Ledger.read)
+    count(Ledger, "open_units", Ledger.open_units)
+    return counts
+
+
+def test_prepare_computes_the_inputs_digest_once_and_a_ledger_per_round(
+    copy: Path, sources: list[Source], computed: Counter[str]
+) -> None:
+    run(sources, copy)
+    assert computed == {"name_videos": 1, "inputs_digest": 1, "read": 1}  # a finished dataset: compared only
+    computed.clear()
+    run(sources, copy, overwrite=True)
+    assert computed == {"name_videos": 1, "inputs_digest": 1, "read": 1, "open_units": 1}  # packed again only
+    computed.clear()
+    (copy / "manifest.json").unlink()
+    next((copy / "work" / "commits").iterdir()).unlink()
+    run(sources, copy)  # one round of units: the ledger is read before and after it
+    assert computed == {"name_videos": 1, "inputs_digest": 1, "read": 2, "open_units": 2}
+
+
+def test_prepare_dataset_digests_the_generations_after_a_requeue(copy: Path, sources: list[Source]) -> None:
+    packing = PackingConfig(shard_mb=1)
+    plan = make_plan(sources, str(copy), VIDEO, packing, overwrite=True)
+    assert find_finished(plan) is None
+    before = read_manifest(str(copy)).inputs
+    assert requeue(str(copy), "missing", plan.videos) == 1
+    manifest = prepare_dataset(plan)
+    assert manifest.inputs != before
+    assert find_finished(make_plan(sources, str(copy), VIDEO, packing)) == manifest
+
+
 def shard_bytes(out: Path) -> dict[str, str]:
     return {f"shards/{p.name}": hashlib.sha256(p.read_bytes()).hexdigest() for p in (out / "shards").iterdir()}
 
@@ -157,7 +206,7 @@ def test_prepare_in_another_folder_writes_the_same_bytes(dataset: Path, sources:
 def test_prepare_with_another_seed_packs_again_without_decoding(copy: Path, sources: list[Source]) -> None:
     before, manifest = decoded(copy), read_manifest(str(copy))
     orders = [read_clips(str(copy), manifest, ["clip_id"])["clip_id"].to_pylist()]
-    other = run(sources, copy, seed=1, replace_old=True)
+    other = run(sources, copy, seed=1, overwrite=True)
     orders.append(read_clips(str(copy), other, ["clip_id"])["clip_id"].to_pylist())
     assert decoded(copy) == before
     assert other.digest != manifest.digest
@@ -177,7 +226,7 @@ def test_prepare_with_codec_jpeg_packs_again_without_decoding(copy: Path, source
     pixels = read_clips(str(copy), raw)
     with pytest.raises(InputError, match="codec"):
         run(sources, copy, codec="jpeg")
-    packed = run(sources, copy, codec="jpeg", replace_old=True)
+    packed = run(sources, copy, codec="jpeg", overwrite=True)
     assert decoded(copy) == before
     assert sum(s.bytes for s in packed.shards) < sum(s.bytes for s in raw.shards) / 2
     assert (packed.config["codec"], packed.digest == raw.digest) == ("jpeg", False)
@@ -185,22 +234,22 @@ def test_prepare_with_codec_jpeg_packs_again_without_decoding(copy: Path, source
     assert strips["clip_id"] == pixels["clip_id"]
     decoded_strips, frames = (decode_frames(t["frames"], raw.clip).astype(float) for t in (strips, pixels))
     assert 0 < np.square(decoded_strips - frames).mean() < 255**2 / 10**3.5  # above 35 dB
-    again = run(sources, copy, codec="jpeg", replace_old=True)
+    again = run(sources, copy, codec="jpeg", overwrite=True)
     assert again.digest == packed.digest
 
 
 def test_prepare_with_removed_or_added_source_decodes_only_the_new_one(copy: Path, sources: list[Source]) -> None:
     manifest, before = read_manifest(str(copy)), decoded(copy)
-    fewer = run([s for s in sources if s.source_id != GOOD[1]], copy, replace_old=True)
+    fewer = run([s for s in sources if s.source_id != GOOD[1]], copy, overwrite=True)
     assert (fewer.counts["sources"], fewer.counts["clips"]) == (4, 11)
     assert set(read_clips(str(copy), fewer, ["source_id"])["source_id"].to_pylist()) == {GOOD[0]}
     assert decoded(copy) == before
     twin = Source(uri=next(s.uri for s in sources if s.source_id == GOOD[0]), source_id="twin.mp4")
-    more = run([*sources, twin], copy, replace_old=True)
+    more = run([*sources, twin], copy, overwrite=True)
     assert more.counts["clips"] == manifest.counts["clips"] + 11
     assert len(decoded(copy)) == len(before) + 2  # its pixels and its commit record
     with_duplicate_gate = replace(VIDEO, filters=replace(VIDEO.filters, disabled=[], max_duplicate_distance_bits=0))
-    counts = run([*sources, twin], copy, config=with_duplicate_gate, replace_old=True).counts
+    counts = run([*sources, twin], copy, config=with_duplicate_gate, overwrite=True).counts
     assert counts["rejected_by_reason"]["near_duplicate"] == 1  # the first of two duplicates is accepted
 
 
@@ -222,12 +271,12 @@ def test_prepare_with_other_gates_packs_again_without_decoding(copy: Path, sourc
     strict = replace(VIDEO, filters=replace(VIDEO.filters, max_clips_per_video=3))
     with pytest.raises(InputError, match="overwrite=true"):
         run(sources, copy, config=strict)
-    fewer = run(sources, copy, config=strict, replace_old=True)
+    fewer = run(sources, copy, config=strict, overwrite=True)
     assert (fewer.counts["clips"], fewer.counts["windows"]) == (6, manifest.counts["windows"])
     assert fewer.counts["segments_rejected_by_reason"]["gates"] == {"source_cap": 16}
     assert decoded(copy) == before
     accepted = read_clips(str(copy), fewer, ["clip_id"])["clip_id"].to_pylist()
-    again = run(sources, copy, replace_old=True)
+    again = run(sources, copy, overwrite=True)
     assert again.digest == manifest.digest
     assert set(accepted) < set(read_clips(str(copy), again, ["clip_id"])["clip_id"].to_pylist())
 
@@ -241,7 +290,7 @@ def test_prepare_after_a_deletion_removes_the_video_and_counts_it_as_rejected(
         run(sources, copy)
     (name,) = name_videos([s for s in sources if s.source_id == GOOD[0]], VIDEO)
     assert any(name in path for path in decoded(copy))
-    manifest = run(sources, copy, replace_old=True)
+    manifest = run(sources, copy, overwrite=True)
     assert (manifest.counts["clips"], manifest.counts["accepted"], manifest.counts["sources"]) == (11, 1, 5)
     assert manifest.counts["rejected_by_reason"]["deleted"] == 1
     assert read_clips(str(copy), manifest, ["source_id"])["source_id"].unique().to_pylist() == [GOOD[1]]
@@ -258,7 +307,7 @@ def test_prepare_copies_attribution_to_every_clip_and_to_the_card(sources: list[
     plain = read_manifest(str(copy))
     with pytest.raises(InputError, match="overwrite=true"):
         run([*attributed, *sources[2:]], copy)
-    manifest = run([*attributed, *sources[2:]], copy, replace_old=True)
+    manifest = run([*attributed, *sources[2:]], copy, overwrite=True)
     assert manifest.counts == plain.counts
     credited = [s for s in attributed if s.source_id in GOOD]
     rows = read_clips(str(copy), manifest, ["source_id", "license", "author", "page", "tags"]).to_pylist()
@@ -351,7 +400,7 @@ def test_prepare_rejects_a_source_that_changed_after_listing(sources: list[Sourc
     changed = run([listed, other], tmp_path / "out")
     assert changed.counts["rejected_by_reason"] == {"changed": 1}
     (listed,) = list_folder(str(tmp_path))[0]  # listed again, it counts as another video
-    assert run([listed, other], tmp_path / "out", replace_old=True).counts["accepted"] == 2
+    assert run([listed, other], tmp_path / "out", overwrite=True).counts["accepted"] == 2
 
 
 def test_prepare_writes_through_any_file_system_url(sources: list[Source], tmp_path: Path) -> None:

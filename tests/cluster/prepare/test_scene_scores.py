@@ -168,7 +168,7 @@ def test_prepare_stores_scene_scores_and_filters_at_packing(weights: Path, tmp_p
     before = {p.name: p.stat().st_mtime_ns for p in (out / "work").rglob("*") if p.is_file()}
     moved = weights.rename(tmp_path / "elsewhere.pth.tar")
     filtered = replace(config.scene, weights=str(moved), keep_categories=["beach"], min_probability=bound)
-    again = prepare(sources, str(out), replace(config, scene=filtered), packing, replace=True)
+    again = prepare(sources, str(out), replace(config, scene=filtered), packing, overwrite=True)
     assert {p.name: p.stat().st_mtime_ns for p in (out / "work").rglob("*") if p.is_file()} == before
     assert again.counts["rejected_by_reason"] == {"other_scene": 1}
     assert set(read_clips(str(out), again, ["source_id"])["source_id"].to_pylist()) == {"red.mp4"}

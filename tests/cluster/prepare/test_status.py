@@ -83,7 +83,7 @@ def test_verify_names_a_corrupt_or_missing_shard(dataset: Path) -> None:
 def test_replace_repairs_a_damaged_dataset(dataset: Path, sources: list[Source]) -> None:
     digest = read_manifest(str(dataset)).digest
     (dataset / "shards" / "shard-000000.parquet").unlink()
-    assert prepare(sources, str(dataset), VIDEO, PackingConfig(shard_mb=1), replace=True).digest == digest
+    assert prepare(sources, str(dataset), VIDEO, PackingConfig(shard_mb=1), overwrite=True).digest == digest
     assert verify_dataset(str(dataset)) == []
 
 
@@ -91,7 +91,7 @@ def test_replace_without_pixels_changes_nothing(dataset: Path, sources: list[Sou
     (pixels,) = (dataset / "work" / "units").iterdir()
     pixels.unlink()
     with pytest.raises(InputError, match=r"1 files of pixels are missing"):
-        prepare(sources, str(dataset), VIDEO, PackingConfig(seed=1, shard_mb=1), replace=True)
+        prepare(sources, str(dataset), VIDEO, PackingConfig(seed=1, shard_mb=1), overwrite=True)
     assert verify_dataset(str(dataset)) == []
 
 
@@ -116,7 +116,7 @@ def test_requeue_repeats_only_the_rejected_video(dataset: Path, sources: list[So
         requeue(str(dataset), "timeout", videos)
     assert requeue(str(dataset), "cannot_open", videos) == 1
     assert requeue(str(dataset), "cannot_open", videos) == 0  # killed before it finished: it resumes
-    manifest = prepare(sources, str(dataset), VIDEO, PackingConfig(shard_mb=1), replace=True)
+    manifest = prepare(sources, str(dataset), VIDEO, PackingConfig(shard_mb=1), overwrite=True)
     assert manifest.counts["accepted"] == 1
     new = set(commits(dataset)) - set(before)
     assert [p.name.split(".")[1] for p in new] == ["g1"]

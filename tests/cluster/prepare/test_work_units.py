@@ -8,15 +8,20 @@ from pathlib import Path
 import pytest
 
 from cluster.prepare.ledger import Ledger, read_records, requeue_videos
-from cluster.prepare.work_units import WorkUnit, commit_url, video_name
-from cluster.sources.manifest import Source
+from cluster.prepare.work_units import VideoTable, WorkUnit, commit_url
+from cluster.sources.manifest import Source, Sources
 from cluster.storage.conditional_write import put_if_absent
 from cluster.storage.files import json_bytes
 
 A = Source(uri="/videos/a.mp4", source_id="a.mp4", bytes=10, version="1")
 B = Source(uri="/videos/b.mp4", source_id="b.mp4", bytes=10)
-VIDEOS = {video_name(s, "settings"): s for s in (A, B)}
+VIDEOS = dict(VideoTable.named(Sources.of([A, B]), "settings"))
 NAME_A, NAME_B = VIDEOS
+
+
+def video_name(source: Source, digest: str) -> str:
+    (name,) = VideoTable.named(Sources.of([source]), digest)
+    return name
 
 
 def commit(out: Path, unit: WorkUnit, segments: int) -> None:

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,16 @@ import pytest
 
 from vgan.errors import VideoError
 from vgan.video.config import DecodeConfig
-from vgan.video.decode import frames
-from vgan.video.isolated_decoder import Decoder, isolated_frames
+from vgan.video.decode import Frame, frames
+from vgan.video.isolated_decoder import Decoder
 
 ROOT = Path(__file__).resolve().parents[3]
+
+
+def isolated_frames(path: str | Path, config: DecodeConfig, command: list[str] | None = None) -> Iterator[Frame]:
+    """Yield all frames of one file, decoded by a separate `Decoder` that is closed with the iterator."""
+    with Decoder(config, command) as decoder:
+        yield from decoder.frames(path)
 
 
 def stub(code: str) -> list[str]:
@@ -150,8 +157,8 @@ def test_isolated_frames_closed_early_leave_no_process(make_video):
 def test_decoder_child_dies_with_its_parent(make_video):
     code = (
         "import sys, time\nfrom vgan.video.config import DecodeConfig\n"
-        "from vgan.video.isolated_decoder import isolated_frames\n"
-        "source = isolated_frames(sys.stdin.readline().strip(), DecodeConfig())\n"
+        "from vgan.video.isolated_decoder import Decoder\n"
+        "source = Decoder(DecodeConfig()).frames(sys.stdin.readline().strip())\n"
         "next(source)\nprint('ready', flush=True)\ntime.sleep(60)"
     )
     pipe = subprocess.PIPE
