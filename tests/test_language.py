@@ -94,13 +94,16 @@ PENDING = (
 )
 
 # First words of a function's docstring that are neither a verb nor read as one. ruff's D401 finds "Returns", "Making".
-NOT_A_VERB = set(
-    "a an the this that these those it its all every each any both one no some such same "
-    "what which who whose whom how why where when whether if as of for from in on with by to at into after before "
-    "everything everyone anything nothing true false".split()  # noqa: SIM905
+NOT_A_VERB = frozenset(
+    re.findall(
+        r"\w+",
+        "a an the this that these those it its all every each any both one no some such same "
+        "what which who whose whom how why where when whether if as of for from in on with by to at into after before "
+        "everything everyone anything nothing true false",
+    )
 )
 
-QUESTIONS = set("what which who whose how why where when whether".split())  # noqa: SIM905
+QUESTIONS = {"what", "which", "who", "whose", "how", "why", "where", "when", "whether"}
 
 # Pattern -> what to write instead. Figures of speech, archaisms, agentless sentences and rates without "per".
 WORDS = {
