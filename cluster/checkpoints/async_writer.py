@@ -1,4 +1,4 @@
-"""Checkpoints leave a worker from a thread of its own, so that a step waits only while files are written locally."""
+"""Asynchronous checkpoint writer: training waits for local files only, a thread uploads them."""
 
 from __future__ import annotations
 
@@ -17,30 +17,41 @@ log = logging.getLogger(__name__)
 
 
 class AsyncCheckpointWriter:
-    """One rank's side of saving a run. At most one checkpoint is on its way at a time."""
+    """Checkpoint writer of one rank. At most one upload is pending at a time."""
 
     def __init__(self, run_url: str, attempt: str, *, rank: int, world_size: int, prune: Callable[[], object]) -> None:
-        """Args: `attempt` is the same on all ranks and new after each restart; `prune` removes old checkpoints."""
+        """Start the upload thread.
+
+        Args:
+            run_url: folder of the run.
+            attempt: id, equal on all ranks and new after each restart.
+            rank: of this worker.
+            world_size: number of workers.
+            prune: removes old checkpoints; called by rank 0 after each upload.
+        """
         self.run_url, self.attempt, self._prune = run_url, attempt, prune
         self.rank, self.world_size = rank, world_size
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
 
     def save(self, step: int, write: Callable[[Path], object], *, wait: bool) -> float:
-        """Have `write` fill a local folder, and upload it; the seconds that training stood still for it.
+        """Write a checkpoint into a local folder and upload it in the background.
 
-        An upload that fails behind training's back is said, and the next one is waited for.
+        If the previous upload failed, log a warning and wait for this one.
 
         Args:
-            step: that the state belongs to.
-            write: writes this rank's files into the folder it is given.
-            wait: come back when they are on storage.
+            step: training step of the state.
+            write: writes this rank's files into the folder passed to it.
+            wait: return after the upload.
+
+        Returns:
+            Seconds that training was blocked.
 
         Raises:
-            InputError, OSError: the upload that was waited for failed, after several attempts.
+            InputError, OSError: an upload that this call waited for failed, after several attempts.
         """
         began = time.perf_counter()
-        wait |= not self._finished()
+        wait |= not self._previous_succeeded()
         scratch = Path(tempfile.mkdtemp(prefix="checkpoint-"))
         try:
             write(scratch)
@@ -53,21 +64,22 @@ class AsyncCheckpointWriter:
         return time.perf_counter() - began
 
     def close(self) -> None:
-        """Wait for the checkpoint that is on its way, if any. Raises what its upload raised."""
+        """Wait for the pending upload, if any, and raise its exception if it failed."""
         pending, self._pending = self._pending, None
         if pending:
             pending.result()
 
-    def _finished(self) -> bool:
-        """Wait for the last upload; whether it went well."""
+    def _previous_succeeded(self) -> bool:
+        """Wait for the pending upload; return False and log a warning if it failed."""
         try:
             self.close()
-        except Exception as fault:  # noqa: BLE001 - whatever it was, training can go on: the next one will tell
-            log.warning("a checkpoint was LOST (%s): training goes on, and waits for the next one", fault)
+        except Exception as error:  # noqa: BLE001 - training can continue; if the next one fails too, it raises
+            log.warning("a checkpoint was LOST (%s): training continues, and waits for the next one", error)
             return False
         return True
 
     def _upload(self, scratch: Path, name: str) -> None:
+        """Upload a local folder, delete it, and on rank 0 remove old checkpoints."""
         try:
             store.upload_checkpoint(scratch, join_url(self.run_url, name), self.rank, self.world_size)
         finally:
@@ -75,5 +87,5 @@ class AsyncCheckpointWriter:
         if self.rank == 0:
             try:
                 self._prune()
-            except Exception as fault:  # noqa: BLE001 - the new one is safe: the next will remove what this one did not
-                log.warning("old checkpoints could not be removed (%s): the next one tries again", fault)
+            except Exception as error:  # noqa: BLE001 - the new checkpoint is committed; the next save prunes again
+                log.warning("cannot remove old checkpoints (%s): the next save tries again", error)

@@ -9,24 +9,33 @@ from vgan.models.pretrained import Model
 
 
 def training_manifest(model: Model, source: Checkpoint) -> Manifest:
-    """The manifest of the dataset at `source.dataset_url`, which the model was trained on.
+    """Read the manifest of the dataset that a model was trained on, at `source.dataset_url`.
 
     Raises:
-        InputError: it is gone, or another one is there now.
+        InputError: the dataset does not exist any more, has another digest, or does not fit the model.
     """
     manifest = read_manifest(source.dataset_url)
     if manifest.digest != source.dataset_digest:
         raise InputError(
-            f"the dataset at {source.dataset_url!r} is no longer the one of this run: "
-            "to use it all the same, give data="
+            f"the dataset at {source.dataset_url!r} is no longer the one of this run: to use it nevertheless, set data="
         )
-    require_matching_shape(model, source.dataset_url, manifest, "give another data=")
+    require_matching_shape(model, source.dataset_url, manifest, "set another data=")
     return manifest
 
 
 def require_matching_shape(model: Model, url: str, manifest: Manifest, way_out: str) -> None:
-    """Raise InputError unless a model's clips have the shape of a dataset's."""
+    """Require that a model and a dataset have clips of the same size and number of frames.
+
+    Args:
+        model: the model.
+        url: of the dataset, for the message.
+        manifest: manifest of the dataset.
+        way_out: remedy that ends the message.
+
+    Raises:
+        InputError: the clips differ.
+    """
     for key in ("num_frames", "size"):
-        ours, theirs = getattr(model.config, key), getattr(manifest.clip, key)
-        if ours != theirs:
-            raise InputError(f"the model has {key}={ours} but the clips of {url!r} have {theirs}: {way_out}")
+        model_value, data_value = getattr(model.config, key), getattr(manifest.clip, key)
+        if model_value != data_value:
+            raise InputError(f"the model has {key}={model_value} but the clips of {url!r} have {data_value}: {way_out}")

@@ -108,10 +108,10 @@ class Manifest:
 
     def content_digest(self) -> str:
         """Return the SHA-256 of the manifest's content, without `digest`, `inputs`, `created` and `git_commit`."""
-        excluded = {"digest", "inputs", "created", "git_commit"}
-        if self.settings_version == 1:
-            excluded.add("settings_version")
+        excluded = ("digest", "inputs", "created", "git_commit", "settings_version")
         content = {k: v for k, v in asdict(self).items() if k not in excluded}
+        if "video" in self.config:
+            content["config"] = self.config | {"video": downgrade(self.config["video"])}
         return hashlib.sha256(json_bytes(content)).hexdigest()
 
 

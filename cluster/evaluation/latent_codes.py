@@ -11,14 +11,24 @@ from vgan.models.pretrained import BATCH, Model
 
 
 def encode_dataset(model: Model, url: str, manifest: Manifest, most: int, seed: int) -> np.ndarray:
-    """An autoencoder's codes (N, Z) float32 of clips in shuffled order, each once, `most` of them at most.
+    """Encode clips of a dataset with an autoencoder, in shuffled order without repetition.
+
+    Args:
+        model: an autoencoder.
+        url: of the dataset.
+        manifest: manifest of the dataset.
+        most: maximum number of clips.
+        seed: of the order of clips.
+
+    Returns:
+        Latent codes (N, Z) float32.
 
     Raises:
-        InputError: fewer than two.
+        InputError: fewer than two clips.
     """
     num = min(most, sum(shard.rows for shard in manifest.shards))
     if num < 2:
-        raise InputError(f"a mixture needs two clips at least, and {url!r} and mixture_clips={most} give {num}")
+        raise InputError(f"a mixture needs at least two clips, but {url!r} with mixture_clips={most} has {num}")
     batches = ClipReader(url, manifest, seed=seed, batch_size=BATCH, rank=0, world_size=1).batches(consumed=0)
     parts = [model.encode(next(batches).frames.numpy()) for _ in range(-(-num // BATCH))]
     return np.concatenate(parts)[:num]

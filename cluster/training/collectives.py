@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 def average_buffers(modules: Sequence[nn.Module]) -> None:
-    """Give every rank the mean of all ranks' batch-norm statistics; integer counters are equal already.
+    """Replace batch-norm statistics by their mean over all ranks; integer counters are already equal.
 
-    DeepSpeed synchronizes parameters only. Called before a checkpoint, so that what is saved does not depend on which
-    rank saves it.
+    DeepSpeed synchronizes parameters only. Called before a checkpoint, so that its contents do not depend on the rank
+    that writes it.
     """
     if dist.get_world_size() == 1:
         return
@@ -29,11 +29,11 @@ def average_buffers(modules: Sequence[nn.Module]) -> None:
 
 
 def mean_over_ranks(metrics: dict[str, Tensor], weight: float = 1.0) -> dict[str, float]:
-    """Scalars averaged over the ranks, in one collective call. Every rank must call it.
+    """Average scalars over all ranks in one collective call. Every rank must call it.
 
     Args:
-        metrics: this rank's scalars.
-        weight: of this rank, 1 on average over all (see `weigh`).
+        metrics: scalars of this rank.
+        weight: weight of this rank; the mean over all ranks is 1 (see `weigh`).
     """
     values = torch.stack([value.detach().float().reshape(()) for value in metrics.values()]) * weight
     dist.all_reduce(values)
@@ -41,20 +41,21 @@ def mean_over_ranks(metrics: dict[str, Tensor], weight: float = 1.0) -> dict[str
 
 
 def any_rank_true(flags: Sequence[bool], device: torch.device) -> list[bool]:
-    """Which flags are up on any rank. Every rank must call it."""
+    """Reduce flags over all ranks with a logical or. Every rank must call it."""
     if dist.get_world_size() == 1:
         return list(flags)
-    raised = torch.tensor(flags, dtype=torch.int32, device=device)
-    dist.all_reduce(raised, dist.ReduceOp.MAX)
-    return [bool(value) for value in raised.tolist()]
+    reduced = torch.tensor(flags, dtype=torch.int32, device=device)
+    dist.all_reduce(reduced, dist.ReduceOp.MAX)
+    return [bool(value) for value in reduced.tolist()]
 
 
 def is_rank_zero() -> bool:
+    """Return True on rank 0 of the process group."""
     return dist.get_rank() == 0
 
 
 def broadcast_from_rank_zero(value: T) -> T:
-    """What rank 0 holds. Every rank must call it."""
+    """Broadcast the value of rank 0 to all ranks. Every rank must call it."""
     values = [value]
     dist.broadcast_object_list(values)
     return values[0]

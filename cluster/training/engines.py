@@ -1,11 +1,11 @@
-"""Each network under a DeepSpeed engine of its own. The only module that imports deepspeed.
+"""DeepSpeed engines, one per network, and their optimizer state. The only module that imports deepspeed.
 
-Ray Train has made the process group by the time this runs; DeepSpeed wraps it. Optimizer state is sharded over the
-workers (ZeRO-1), gradients too (ZeRO-2), or nothing is (ZeRO-0): at 28 M parameters there is little to save.
+Ray Train has already created the process group, and DeepSpeed wraps it. ZeRO-1 shards the optimizer state over the
+workers, ZeRO-2 the gradients too, ZeRO-0 nothing: at 28 M parameters there is little memory to save.
 
-Adam's state is kept as flat vectors over all of a network's parameters, in their order, of which each rank writes a
-part. That is how ZeRO lays it out anyway; put end to end and cut anew, the parts fit any number of workers and any
-stage. DeepSpeed's own checkpoints fit the number they were written at, and have to be unpickled.
+In checkpoints, Adam's state is a flat vector over all parameters of a network, in their order; each rank writes one
+part of it. This is the layout of ZeRO; the concatenated parts can be split again for any number of workers and any
+stage. DeepSpeed's own checkpoints fit only the number of workers that wrote them, and have to be unpickled.
 """
 
 from __future__ import annotations
@@ -25,24 +25,28 @@ from vgan.models.layers import use_channels_last
 from vgan.training.config import ObjectiveConfig
 from vgan.training.engine import WeightedEngine, make_optimizer
 
-FIRST_SCALE, GROW_AFTER = 2.0**16, 2000  # as torch.amp.GradScaler
-SCALE = "loss_scale"  # in a checkpoint: its value and its steps since it changed
+FIRST_SCALE, GROW_AFTER = 2.0**16, 2000  # defaults of torch.amp.GradScaler
+SCALE = "loss_scale"  # key in a checkpoint: value, and steps since its last change
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
 class LossScale:
-    """What a network's losses are multiplied with, so that small gradients survive 16 bits (fp16)."""
+    """Loss scale of a network: factor of its losses that keeps small gradients from underflow in fp16."""
 
     value: float = FIRST_SCALE
-    dynamic: bool = True  # halved by a gradient that is not finite, doubled after GROW_AFTER that were
-    used: float = FIRST_SCALE  # in the last step
-    good: int = 0  # steps since it last changed
-    lost: bool = False  # the last step's gradient was not finite, and no step was taken
-    told: bool = False  # what became of the step that is being taken
+    dynamic: bool = True  # halved after a non-finite gradient, doubled after GROW_AFTER finite ones
+    used: float = FIRST_SCALE  # scale of the last step
+    good: int = 0  # steps since the last change
+    lost: bool = False  # the last step was skipped, because its gradient was not finite
+    told: bool = False  # `update` was called for the current step
 
     def update(self, *, finite: bool) -> None:
-        """After a step."""
+        """Adjust the scale after a step.
+
+        Args:
+            finite: the gradient was finite, and the step was applied.
+        """
         self.used, self.lost, self.good, self.told = self.value, not finite, self.good + finite, True
         if not self.dynamic:
             return
@@ -53,13 +57,13 @@ class LossScale:
 
     @property
     def exhausted(self) -> bool:
-        """The gradient is not finite whatever it is scaled by."""
+        """True if the gradient is not finite and the scale cannot be lowered further."""
         return self.lost and (self.value < 1 or not self.dynamic)
 
 
 @dataclass(frozen=True)
 class Engines:
-    """The networks of `make_networks`, an engine each, and the generator's moving average (fp32, on every rank)."""
+    """One engine per network of `make_networks`, and the moving average of the generator (fp32, on every rank)."""
 
     by_name: dict[str, Any]  # name of the network -> deepspeed.DeepSpeedEngine
     average: nn.Module
@@ -68,7 +72,7 @@ class Engines:
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """Every network by the name that its weights are saved under."""
+        """All networks, by the name of their weights file."""
         return {name: engine.module for name, engine in self.by_name.items()} | {"generator_ema": self.average}
 
 
@@ -85,20 +89,20 @@ def make_engines(
     loss_scale: float = 0.0,
     use_gpu: bool = False,
 ) -> Engines:
-    """Build the networks under DeepSpeed, in a process group that already exists.
+    """Create the networks and their DeepSpeed engines, in an existing process group.
 
     Args:
-        model: the networks.
-        objective: the optimizer's settings.
-        batch_size: clips a rank sees at once.
-        pieces: such batches in a step (`gan.update`).
-        zero_stage: 0, 1 or 2.
-        use_gpu: put the networks on this process's CUDA device.
+        model: settings of the networks.
+        objective: settings of the optimizer.
+        batch_size: clips per rank and accumulation step.
+        zero_stage: stage of DeepSpeed ZeRO: 0, 1 or 2.
         precision: fp32, or bf16 or fp16 for autocast around each forward pass; parameters, gradients and batch-norm
             buffers stay fp32.
-        compiled: whether torch.compile compiles each network, by itself, when it is first called.
-        max_norm: a network's gradient is scaled down to this norm where it is longer; 0 leaves it.
-        loss_scale: of fp16; 0 finds one as it goes (`LossScale`).
+        pieces: gradient accumulation steps per batch (`gan.update`).
+        compiled: compile each network separately with torch.compile, at its first call.
+        max_norm: maximum gradient norm per network; 0 disables clipping.
+        loss_scale: constant loss scale for fp16; 0 adjusts it during training (`LossScale`).
+        use_gpu: use the CUDA device of this process.
     """
     device = torch.device("cuda", torch.cuda.current_device()) if use_gpu else torch.device("cpu")
     networks = {name: net.to(device) for name, net in make_networks(model).items()}
@@ -115,13 +119,13 @@ def make_engines(
     config = {
         "train_micro_batch_size_per_gpu": batch_size,
         "gradient_accumulation_steps": pieces,
-        # Told even where it is 0: DeepSpeed's own default is 1. In fp16 it would see scaled gradients.
+        # Set even if it is 0: DeepSpeed's default is 1. In fp16 DeepSpeed would clip scaled gradients.
         "gradient_clipping": 0.0 if precision == "fp16" else max_norm,
         "zero_optimization": {"stage": zero_stage},
         "steps_per_print": None,
     }
     engines = {name: _engine(net, make_optimizer(name, net, objective), config) for name, net in networks.items()}
-    if precision in HALVES and zero_stage == 0:  # now that they are broadcast; ZeRO's are slices of a flat vector
+    if precision in HALVES and zero_stage == 0:  # after the broadcast; under ZeRO they are slices of a flat vector
         for net in (*networks.values(), average):
             use_channels_last(net)
     scales = {}
@@ -133,31 +137,33 @@ def make_engines(
 
 
 def _unscale_before_steps(engine: Any, scale: LossScale, max_norm: float) -> None:
-    """Have Adam divide its gradients by the scale, and keep still where any rank's are not finite.
+    """Make Adam unscale and clip gradients before each step, and skip steps with a non-finite gradient on any rank.
 
-    DeepSpeed's own scaling for autocast clips scaled gradients, and lets each rank decide for its shard.
+    DeepSpeed's own loss scaling for autocast clips the scaled gradients, and each rank decides for its own shard.
     """
     adam = engine.optimizer.optimizer if _sharded(engine) else engine.optimizer
 
     def before_step(adam: torch.optim.Optimizer, *_: object) -> None:
-        held = [p for group in adam.param_groups for p in group["params"] if p.grad is not None]
-        norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float64) for p in held]
+        """Unscale and clip the gradients, or drop them, and update the scale."""
+        parameters = [p for group in adam.param_groups for p in group["params"] if p.grad is not None]
+        norms = [torch.linalg.vector_norm(p.grad, dtype=torch.float64) for p in parameters]
         squares = torch.stack(norms).square().sum()
         if _sharded(engine):
             dist.all_reduce(squares)
         norm = float(squares.sqrt()) / scale.value
         if math.isfinite(norm):
             clip = min(1.0, max_norm / (norm + 1e-6)) if max_norm else 1.0
-            torch._foreach_mul_([p.grad for p in held], clip / scale.value)
+            torch._foreach_mul_([p.grad for p in parameters], clip / scale.value)
         else:
-            for p in held:
-                p.grad = None  # Adam passes over these, its count of steps too
+            for p in parameters:
+                p.grad = None  # Adam skips these, and does not count the step
         scale.update(finite=math.isfinite(norm))
 
     adam.register_step_pre_hook(before_step)
 
 
 def _engine(net: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> Any:
+    """Wrap a network and its optimizer in a DeepSpeedEngine."""
     import deepspeed
 
     engine, *_ = deepspeed.initialize(model=net, optimizer=optimizer, config=copy.deepcopy(config))
@@ -166,43 +172,49 @@ def _engine(net: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, 
 
 @dataclass(frozen=True)
 class LossScaledEngine:
-    """An engine whose losses are scaled. ZeRO itself takes no step where the gradient is not finite."""
+    """Engine with scaled losses. ZeRO itself skips steps whose gradient is not finite."""
 
     engine: Any
     scale: LossScale
 
     @property
     def module(self) -> nn.Module:
+        """The network."""
         return self.engine.module
 
     def backward(self, loss: Tensor) -> object:
+        """Add the gradient of the scaled loss to the gradients of the parameters."""
         return self.engine.backward(loss * self.scale.value)
 
     def step(self) -> object:
+        """Call `step` of the engine; if ZeRO skipped the update, lower the scale."""
         self.scale.told = not self.engine.is_gradient_accumulation_boundary()
-        done = self.engine.step()
+        result = self.engine.step()
         if not self.scale.told:
             self.scale.update(finite=False)
-        return done
+        return result
 
 
 def weighted_engines(engines: Engines, weight: float) -> dict[str, Any]:
-    """The engines by name for a rank whose share of the global batch is `weight` times an equal one.
+    """Return the engines by name with weighted losses, and with scaled losses in fp16.
 
-    DeepSpeed averages gradients over ranks as if all held equally many clips. Where they do not, because their number
-    does not divide the batch, each rank's mean loss counts by its share, and the sum is the mean over all clips. What
-    fp16 scales losses by comes in here as well.
+    DeepSpeed averages gradients over ranks as if all had the same number of clips. If the number of ranks does not
+    divide the batch, the mean loss of each rank is weighted by its share, which gives the mean over all clips.
+
+    Args:
+        engines: engines of this rank.
+        weight: clips of this rank over the mean number of clips per rank.
     """
-    found = {
+    scaled = {
         n: LossScaledEngine(e, engines.scales[n]) if n in engines.scales else e for n, e in engines.by_name.items()
     }
-    return found if weight == 1 else {n: WeightedEngine(e, weight) for n, e in found.items()}
+    return scaled if weight == 1 else {n: WeightedEngine(e, weight) for n, e in scaled.items()}
 
 
 def unscale_metrics(engines: Engines, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The metrics of a step with gradient norms as they are without a scale, and the scales.
+    """Unscale the gradient norms among the metrics of a step, in place, and add the scales.
 
-    The norm of a gradient that overflowed, for which no step was taken, is told as 0.
+    The norm of an overflowed gradient, whose step was skipped, is reported as 0.
     """
     for name, scale in engines.scales.items():
         norm = metrics.pop(f"gradient/{name}") / scale.used
@@ -212,4 +224,5 @@ def unscale_metrics(engines: Engines, metrics: dict[str, Tensor]) -> dict[str, T
 
 
 def _sharded(engine: Any) -> bool:
+    """Return True if the optimizer state is sharded (ZeRO-1 or 2)."""
     return engine.zero_optimization_stage() > 0

@@ -17,24 +17,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerJob:
-    """What the driver gives every worker."""
+    """Job description that the driver sends to every worker."""
 
     config: TrainConfig
     manifest: Manifest
     tracker: Tracker
     run_id: str
-    stop: Any  # handle of the StopSignal
-    only: np.ndarray | None = None  # bool (clips,): the clips to train on, None for all
+    stop: Any  # actor handle of the StopSignal
+    only: np.ndarray | None = None  # bool (clips,): clips to train on; None: all
 
     @property
     def run_url(self) -> str:
+        """Folder of the run."""
         return join_url(self.config.out, self.config.name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerResult:
-    """How the workers ended, all of them alike."""
+    """Result of the workers, equal on all ranks."""
 
     step: int
-    stopped: bool = False  # before the last step, because the driver asked for it
-    failed: str = ""  # why it would be no use to try again, for a person
+    stopped: bool = False  # before the last step, at the driver's request
+    failed: str = ""  # message for the user: the reason why a restart would fail again

@@ -16,7 +16,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 
 
 def save_optimizers(engines: Engines, folder: Path) -> None:
-    """Write this rank's part of every network's Adam state below `folder`. Needs no other rank."""
+    """Write this rank's part of the Adam state of every network into `folder`, without communication."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     folder.mkdir(parents=True, exist_ok=True)
     for name, engine in engines.by_name.items():
@@ -28,7 +28,7 @@ def save_optimizers(engines: Engines, folder: Path) -> None:
 
 
 def load_optimizers(engines: Engines, folder: Path) -> None:
-    """Restore Adam's state from what any number of ranks wrote. The modules must hold their weights already."""
+    """Restore the Adam state from the parts of any number of ranks. Load the weights of the modules first."""
     for name, engine in engines.by_name.items():
         paths = sorted(folder.glob(f"{name}-*-of-*.safetensors"), key=lambda p: int(p.stem.split("-")[-3]))
         parts = [load_file(path) for path in paths]
@@ -39,7 +39,7 @@ def load_optimizers(engines: Engines, folder: Path) -> None:
 
 
 def _adam_part(engine: Any, rank: int, world_size: int) -> dict[str, Tensor]:
-    """This rank's part of flat Adam moments (P/N,), and the count of steps."""
+    """Return this rank's part (P/N,) of the flat Adam moments, of P parameters on N ranks, and the number of steps."""
     if _sharded(engine):
         (part,) = engine.optimizer.single_partition_of_fp32_groups
         return _adam_of(engine.optimizer.optimizer, part)
@@ -49,7 +49,7 @@ def _adam_part(engine: Any, rank: int, world_size: int) -> dict[str, Tensor]:
 
 
 def _adam_of(adam: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """A parameter's moments and count of steps; zeros before the first."""
+    """Return the moments and the number of steps of a parameter; zeros before the first step."""
     state = adam.state.get(parameter) or {key: torch.zeros_like(parameter) for key in MOMENTS} | {
         "step": torch.zeros(())
     }
@@ -57,25 +57,25 @@ def _adam_of(adam: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor
 
 
 def _set_adam(engine: Any, flat: dict[str, Tensor], step: Tensor) -> None:
-    """Give Adam its moments, each flat over all parameters (P,) and perhaps padded at the end."""
+    """Set Adam's moments and number of steps; moments are flat over all parameters (P,), and padding is dropped."""
     parameters = [p for p in engine.module.parameters() if p.requires_grad]
     numel = sum(p.numel() for p in parameters)
     flat = {key: value[:numel] for key, value in flat.items()}
     if _sharded(engine):
-        engine.optimizer.refresh_fp32_params()  # its own copy of the weights that the module was given
+        engine.optimizer.refresh_fp32_params()  # ZeRO's copy of the weights just loaded into the module
         (part,) = engine.optimizer.single_partition_of_fp32_groups
         padded = {k: nn.functional.pad(v, (0, part.numel() * dist.get_world_size() - numel)) for k, v in flat.items()}
-        mine = {key: value.split(part.numel())[dist.get_rank()] for key, value in padded.items()}
+        shard = {key: value.split(part.numel())[dist.get_rank()] for key, value in padded.items()}
         adam = engine.optimizer.optimizer
-        moments = {key: value.to(part.device, copy=True) for key, value in mine.items()}
+        moments = {key: value.to(part.device, copy=True) for key, value in shard.items()}
         adam.state[part] = moments | {"step": _count(step, part, adam)}
         return
-    pieces = {key: value.split([p.numel() for p in parameters]) for key, value in flat.items()}
+    parts = {key: value.split([p.numel() for p in parameters]) for key, value in flat.items()}
     for index, parameter in enumerate(parameters):
-        moments = {k: torch.empty_like(parameter).copy_(pieces[k][index].view_as(parameter)) for k in MOMENTS}
+        moments = {k: torch.empty_like(parameter).copy_(parts[k][index].view_as(parameter)) for k in MOMENTS}
         engine.optimizer.state[parameter] = moments | {"step": _count(step, parameter, engine.optimizer)}
 
 
 def _count(step: Tensor, parameter: Tensor, adam: torch.optim.Optimizer) -> Tensor:
-    """Adam's count of steps where it wants it: with the parameters if it is fused, else on the CPU."""
+    """Copy the number of steps to the device that Adam requires: the parameter's if it is fused, else the CPU."""
     return step.to(parameter.device if adam.param_groups[0]["fused"] else "cpu", copy=True)

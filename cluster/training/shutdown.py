@@ -1,4 +1,4 @@
-"""How a run that shall end hears of it in time to save: from its driver, by a signal, or from Ray when a node goes."""
+"""Graceful shutdown of training: driver requests, signals, node preemption, and a watchdog against hangs."""
 
 from __future__ import annotations
 
@@ -21,84 +21,93 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 T = TypeVar("T")
 
-NOTICE_EVERY_S = 5.0  # as often as Ray itself looks for nodes that are being drained
+NOTICE_EVERY_S = 5.0  # the interval at which Ray itself polls for draining nodes
 
 
-_TERMINATED = threading.Event()  # whether this process was sent SIGTERM
+_TERMINATED = threading.Event()  # set once this process receives SIGTERM
 
 
 class GracefulTorchConfig(TorchConfig):
-    """torch's process group, and workers that note a SIGTERM instead of ending at once, as Ray would have them."""
+    """Torch process group whose workers record a SIGTERM instead of exiting at once, which is Ray's default."""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
+        """Backend that installs the signal handler."""
         return _GracefulTorchBackend
 
 
 class _GracefulTorchBackend(_TorchBackend):
+    """Torch backend that installs a SIGTERM handler on every worker."""
+
     def on_training_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        """Set up the workers as Ray does, and install the handler on each."""
         super().on_training_start(worker_group, backend_config)
         worker_group.execute(_install_sigterm_flag)
 
 
 def _install_sigterm_flag() -> None:
-    """Runs in a worker's main thread, the only one that may; training runs in another."""
+    """Install the SIGTERM handler; runs in a worker's main thread, as Python requires, beside the training thread."""
     signal.signal(signal.SIGTERM, lambda *_: _TERMINATED.set())
 
 
 class StopSignal:
-    """What the driver tells the workers by: an actor."""
+    """Stop request from the driver to the workers, an actor."""
 
     def __init__(self) -> None:
         self._reason = ""
         self._asked = asyncio.Event()
 
     async def ask(self, reason: str) -> None:
-        """Ask the workers to save and stop."""
+        """Request that the workers save and stop."""
         self._reason = reason
         self._asked.set()
 
     async def wait(self) -> str:
-        """The reason, once there is one."""
+        """Wait for the request and return its reason."""
         await self._asked.wait()
         return self._reason
 
 
 def create_stop_signal() -> Any:
-    """Handle of a new StopSignal, on the driver's node, so that no other node takes it along."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(StopSignal).remote()
+    """Start a StopSignal on the driver's node, so that it survives the loss of any other node; return its handle."""
+    driver_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=driver_node)(StopSignal).remote()
 
 
 class StopMonitor:
-    """A worker's view: whether it was asked to stop, and whether its group should look for a notice of Ray's."""
+    """Reasons to stop as one worker knows them: a driver request, SIGTERM, and preemption notices of Ray."""
 
     def __init__(self, asked: Any) -> None:
-        """Args: the StopSignal's handle on rank 0; None on others, which hear of it from rank 0."""
+        """Start to listen for the driver's request.
+
+        Args:
+            asked: handle of the StopSignal on rank 0; None on other ranks, which are notified by rank 0.
+        """
         self.reason = ""
-        self._leads, self._looked, self._nodes = asked is not None, time.monotonic(), set[str]()
+        self._leads, self._polled_at, self._nodes = asked is not None, time.monotonic(), set[str]()
         if asked is not None:
             threading.Thread(target=self._listen, args=(asked,), daemon=True).start()
 
-    def _listen(self, asked: Any) -> None:
+    def _listen(self, stop_signal: Any) -> None:
+        """Wait for the driver's request and store its reason."""
         try:
-            self.reason = ray.get(asked.wait.remote())
-        except ray.exceptions.RayError:  # the driver is gone, and Ray ends this worker
+            self.reason = ray.get(stop_signal.wait.remote())
+        except ray.exceptions.RayError:  # the driver has died, and Ray ends this worker
             return
 
     def terminated(self) -> bool:
-        """Whether this very worker was sent SIGTERM."""
+        """Return True once this worker has received SIGTERM."""
         return _TERMINATED.is_set()
 
     def due(self) -> bool:
-        """Whether it is time to ask Ray: the question is a barrier over all workers, too dear for every step."""
-        if not self._leads or time.monotonic() - self._looked < NOTICE_EVERY_S:
+        """Return True on rank 0 every NOTICE_EVERY_S: `new_notice` is a barrier over all workers, too slow per step."""
+        if not self._leads or time.monotonic() - self._polled_at < NOTICE_EVERY_S:
             return False
-        self._looked = time.monotonic()
+        self._polled_at = time.monotonic()
         return True
 
     def new_notice(self) -> bool:
-        """Whether Ray is about to take a node that it had not named before. Every rank must call it."""
+        """Return True if Ray announces the preemption of a node for the first time. Every rank must call it."""
         info = ray.train.get_preemption_info()
         nodes = set(info.preempted_node_ids) if info else set()
         new = bool(nodes - self._nodes)
@@ -108,11 +117,20 @@ class StopMonitor:
 
 @contextmanager
 def watchdog(seconds: float) -> Iterator[Callable[[], None]]:
-    """In the block, this process ends, telling where each of its threads stands, unless what is yielded is called again
-    within so many seconds. What a worker waits for may not come: another worker, or a store. Timeouts of collectives do
-    not notice in time: the groups that DeepSpeed makes wait for half an hour, whatever the first one was made with."""
+    """Exit this process with a traceback of every thread if the yielded function is not called in time.
+
+    A worker may wait without end for another worker or for storage. Timeouts of collectives are too long: the groups
+    that DeepSpeed creates wait for half an hour, independent of the timeout of the first group.
+
+    Args:
+        seconds: maximum time between two calls, and from the last call to the end of the block.
+
+    Yields:
+        Function that resets the timer.
+    """
 
     def going_on() -> None:
+        """Reset the timer."""
         faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or sys.stderr)
 
     going_on()
@@ -123,30 +141,38 @@ def watchdog(seconds: float) -> Iterator[Callable[[], None]]:
 
 
 def run_interruptible(work: Callable[[], T], ask_to_stop: Callable[[str], object]) -> T:
-    """What `work` returns. The first interrupt asks it to stop, and it is still waited for; a second one ends it.
+    """Call `work` and return its result; the first interrupt requests a stop and waits, the second raises at once.
 
-    It runs in a thread of its own, because Ray Train would otherwise answer an interrupt itself, without saving. Ray
-    also takes SIGTERM, and ends the process three seconds later. Call it in the main thread, with Ray started.
+    `work` runs in a separate thread, because Ray Train would otherwise handle an interrupt itself, without saving. Ray
+    also handles SIGTERM, and ends the process three seconds later. Call this in the main thread, after Ray has started.
+
+    Args:
+        work: function without arguments.
+        ask_to_stop: makes `work` return soon; gets the reason.
+
+    Raises:
+        KeyboardInterrupt: second SIGINT, SIGTERM or SIGHUP, or one after `work` has returned.
     """
-    done: Future[T] = Future()
+    result: Future[T] = Future()
 
     def run() -> None:
+        """Store the result or the exception of `work`."""
         try:
-            done.set_result(work())
-        except BaseException as fault:  # noqa: BLE001 - raised again in the caller's thread
-            done.set_exception(fault)
+            result.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            result.set_exception(error)
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, signal.default_int_handler) for number in signals}
     try:
         threading.Thread(target=run, daemon=True).start()
         try:
-            return done.result()
+            return result.result()
         except KeyboardInterrupt:
-            if done.done():
+            if result.done():
                 raise
             ask_to_stop("interrupted")
-            return done.result()
+            return result.result()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Training on Ray Train workers, the driver's side: settings, checks, start, and what to do about how it ended."""
+"""Training on Ray Train workers, driver side: settings, checks before the start, restarts, and the final result."""
 
 from __future__ import annotations
 
@@ -43,13 +43,16 @@ START_TIMEOUT_S = 120.0
 
 
 def fit(config: TrainConfig) -> store.Checkpoint:
-    """Train to `config.steps`, continuing the run of that name if there is one. An interrupt saves first.
+    """Train up to step `config.steps`, continuing the run of that name if it exists. An interrupt saves a checkpoint.
+
+    Returns:
+        The last checkpoint.
 
     Raises:
-        InputError: no dataset, a model that does not fit it, settings that differ from the run's, no sound checkpoint
-            where there are some, or a loss that is not finite.
-        KeyboardInterrupt: after an interrupt, when the workers have saved.
-        TrainingFailedError: workers failed more than `config.max_failures` times without getting on.
+        InputError: there is no dataset, the model does not fit it, the settings differ from the run's, all checkpoints
+            are damaged, or a loss is not finite.
+        KeyboardInterrupt: after an interrupt, once the workers have saved.
+        TrainingFailedError: workers failed more than `config.max_failures` times without a new checkpoint.
     """
     manifest = read_manifest(config.data)
     _check_fits(config, manifest)
@@ -61,7 +64,7 @@ def fit(config: TrainConfig) -> store.Checkpoint:
     clips = sum(shard.rows for shard in manifest.shards) if only is None else int(only.sum())
     run_url = join_url(config.out, config.name)
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "gan")
-    tracker.experiment_id()  # a tracking server that cannot be used is told before anything is written
+    tracker.experiment_id()  # an unusable tracking server raises here, before anything is written
     size = estimate_resources(
         config.model,
         config.objective,
@@ -73,8 +76,8 @@ def fit(config: TrainConfig) -> store.Checkpoint:
     )
     print("\n".join(size.lines(config.worker_range, config.checkpoint_every)), flush=True)
     make_writable_folder(run_url)
-    with ray_session(config.address) as alone:
-        if alone:  # the workers will run here: what they would wait or fail for is told now
+    with ray_session(config.address) as is_local:
+        if is_local:  # the workers will run on this machine: missing resources and compilers raise here
             _check_room(config, size)
             configure_deepspeed(config.use_gpu)
         settings = redacted_settings(config)
@@ -91,41 +94,42 @@ def fit(config: TrainConfig) -> store.Checkpoint:
             outcome = _train(config, manifest, only, tracker, run)
             if outcome.failed:
                 raise InputError(outcome.failed)
-            store.prune_checkpoints(
-                run_url, config.keep_latest_k, config.best_metric
-            )  # the last one has pushed another out
+            store.prune_checkpoints(run_url, config.keep_latest_k, config.best_metric)  # the last save added one
             result = store.open_checkpoint(run_url)
             run.tag(checkpoint_uri=result.url)
             if config.best_metric:
                 run.tag(best_checkpoint_uri=store.best_checkpoint(run_url, config.best_metric) or "none")
             if outcome.stopped:
-                log.warning("stopped at step %d, which is saved: the same command goes on from it", outcome.step)
+                log.warning("stopped and saved at step %d: the same command continues from there", outcome.step)
                 raise KeyboardInterrupt
     return result
 
 
 def _check_room(config: TrainConfig, size: ResourceEstimate) -> None:
-    """Raise InputError if a Ray that cannot grow lacks CPUs, GPUs, memory or disk; else tell how fast it may be.
+    """Check CPUs, GPUs, memory and disk of a local Ray, which cannot grow, and print the estimated speed.
 
-    Too few CPUs or GPUs it would wait for, for ever.
+    Ray would wait for missing CPUs or GPUs without end.
+
+    Raises:
+        InputError: too few CPUs or GPUs, or too little memory or disk.
     """
-    kind = "GPU" if config.use_gpu else "CPU"
-    there, (least, most) = int(ray.cluster_resources().get(kind, 0)), config.worker_range
-    if there < least:
-        raise InputError(f"workers={config.workers} need a {kind} each, and there are {there}: lower workers=")
-    check_memory(size, min(most, there), total_memory_gb())
+    resource = "GPU" if config.use_gpu else "CPU"
+    available, (min_workers, max_workers) = int(ray.cluster_resources().get(resource, 0)), config.worker_range
+    if available < min_workers:
+        raise InputError(f"workers={config.workers} need one {resource} each, but Ray has {available}: lower workers=")
+    check_memory(size, min(max_workers, available), total_memory_gb())
     free_gb = free_disk_bytes(config.out) / 1e9
     needed_gb = (config.keep_latest_k + 1 + bool(config.best_metric)) * size.checkpoint_gb
     if free_gb < needed_gb:
         raise InputError(
-            f"{config.keep_latest_k} checkpoints of {size.checkpoint_gb:.2f} GB and the next do not fit into the "
-            f"{free_gb:.2f} GB free at {config.out!r}: lower keep_latest_k= or choose another out="
+            f"{config.keep_latest_k} checkpoints of {size.checkpoint_gb:.2f} GB and the next one do not fit into "
+            f"the {free_gb:.2f} GB free at {config.out!r}: lower keep_latest_k= or choose another out="
         )
     if not config.use_gpu:
-        step_s = size.step_s(measure_matmul_flops() * min(most, there))
+        step_s = size.step_s(measure_matmul_flops() * min(max_workers, available))
         print(
-            f"by the speed of a matrix product here, a step may take {step_s:.2f} s: "
-            f"{3600 / step_s / config.checkpoint_every:.1f} checkpoints an hour",
+            f"estimated from the speed of a matrix product: {step_s:.2f} s per step, "
+            f"{3600 / step_s / config.checkpoint_every:.1f} checkpoints per hour",
             flush=True,
         )
 
@@ -133,37 +137,39 @@ def _check_room(config: TrainConfig, size: ResourceEstimate) -> None:
 def _train(
     config: TrainConfig, manifest: Manifest, only: np.ndarray | None, tracker: Tracker, run: Run
 ) -> WorkerResult:
-    """How the workers ended. They are started again after failures as long as they get on between them."""
+    """Run the workers and return their result; restart them after failures as long as there are new checkpoints."""
     stop = create_stop_signal()
     job = WorkerJob(config=config, manifest=manifest, tracker=tracker, run_id=run.id, stop=stop, only=only)
 
     def ask_to_stop(reason: str) -> None:
-        log.warning("%s: saving a checkpoint, then stopping; once more stops at once", reason)
+        """Request that the workers save and stop."""
+        log.warning("%s: stopping after a checkpoint; interrupt again to stop at once", reason)
         stop.ask.remote(reason)
 
     while True:
-        before = store.latest_checkpoint(job.run_url)
+        last_checkpoint = store.latest_checkpoint(job.run_url)
         try:
             return run_interruptible(lambda: _trainer(job).fit().return_value, ask_to_stop)
         except TrainingFailedError:
-            if store.latest_checkpoint(job.run_url) == before:
+            if store.latest_checkpoint(job.run_url) == last_checkpoint:
                 raise
-            log.warning("workers failed %d times, but got on between: starting them again", config.max_failures + 1)
+            log.warning("workers failed %d times, but saved new checkpoints: restarting them", config.max_failures + 1)
 
 
 def _trainer(job: WorkerJob) -> TorchTrainer:
+    """Create the Ray Train trainer."""
     config = job.config
-    # Ray's own 60 s are short for workers that import torch and DeepSpeed on a busy or a new node. When a node has gone
-    # it may wait this long for it before it goes on with fewer.
+    # Ray's default of 60 s is short for workers that import torch and DeepSpeed on a busy or a new node. After the loss
+    # of a node, Ray may wait this long for a new one before it continues with fewer workers.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{START_TIMEOUT_S}")
     fs, path = arrow_filesystem(config.out)
-    least, most = config.worker_range
+    min_workers, max_workers = config.worker_range
     return TorchTrainer(
         train_loop_per_worker,
         train_loop_config={"job": job},
         torch_config=GracefulTorchConfig(timeout_s=config.step_timeout_s),
         scaling_config=ScalingConfig(
-            num_workers=most if least == most else (least, most),
+            num_workers=max_workers if min_workers == max_workers else (min_workers, max_workers),
             use_gpu=config.use_gpu,
             label_selector=train_labels(),
             elastic_resize_monitor_interval_s=config.elastic_check_interval_s,
@@ -178,14 +184,16 @@ def _trainer(job: WorkerJob) -> TorchTrainer:
 
 
 def _check_fits(config: TrainConfig, manifest: Manifest) -> None:
+    """Raise InputError if the clip size or the number of frames of the model and the dataset differ."""
     for key in ("num_frames", "size"):
-        ours, theirs = getattr(config.model, key), getattr(manifest.clip, key)
-        if ours != theirs:
+        model_value, data_value = getattr(config.model, key), getattr(manifest.clip, key)
+        if model_value != data_value:
             raise InputError(
-                f"model.{key}={ours} but the clips of {config.data!r} have {theirs}: set model.{key}={theirs}"
+                f"model.{key}={model_value} but the clips of {config.data!r} have {data_value}: "
+                f"set model.{key}={data_value}"
             )
 
 
 def _pinned(config: TrainConfig, manifest: Manifest) -> dict[str, Any]:
-    """What a run keeps for life."""
+    """Return the settings that a run must not change when it is continued, and the dataset's digest."""
     return {k: v for k, v in asdict(config).items() if k in PINNED} | {"data": manifest.digest}

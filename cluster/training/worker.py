@@ -1,4 +1,4 @@
-"""What each Ray Train worker does: build, resume, step, save, stop. Rank 0 alone logs."""
+"""Training loop of a Ray Train worker: build, resume, step, save, stop. Only rank 0 logs."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ from cluster.training.reporter import ProgressReporter, StepClock, count_step, t
 from cluster.training.shutdown import StopMonitor, watchdog
 from vgan.allocator import keep_freed_memory
 from vgan.errors import InputError
+from vgan.renamed_keys import SETTINGS_VERSION
 from vgan.training.diagnostics import training_diagnostics
 from vgan.training.ema import ema_decay_at, update_ema
 from vgan.training.gan_step import StepRandomness, train_step
@@ -50,7 +51,7 @@ OPTIMIZER = "optimizer"  # folder of a checkpoint
 
 
 def train_loop_per_worker(loop: dict[str, Any]) -> WorkerResult:
-    """One worker's life. Every rank takes the same steps, and saves and stops after the same ones."""
+    """Run one worker. All ranks take the same steps, and save and stop after the same step."""
     job: WorkerJob = loop["job"]
     config = job.config
     context = ray.train.get_context()
@@ -76,8 +77,8 @@ def train_loop_per_worker(loop: dict[str, Any]) -> WorkerResult:
     try:
         with watchdog(config.step_timeout_s):
             start = resume(nets, job.run_url)
-    except InputError as fault:
-        return WorkerResult(step=0, failed=str(fault))
+    except InputError as error:
+        return WorkerResult(step=0, failed=str(error))
     if start >= config.steps:
         return WorkerResult(step=start)
     report = ProgressReporter(job, world_size) if rank == 0 else None
@@ -95,8 +96,8 @@ def train_loop_per_worker(loop: dict[str, Any]) -> WorkerResult:
     attempt = broadcast_from_rank_zero(uuid.uuid4().hex[:6])
     prune = partial(store.prune_checkpoints, job.run_url, config.keep_latest_k, config.best_metric)
     saver = AsyncCheckpointWriter(job.run_url, attempt, rank=rank, world_size=world_size, prune=prune)
-    with watchdog(config.step_timeout_s) as going_on:
-        outcome = training_loop(job, nets, reader, saver, report, start, going_on)
+    with watchdog(config.step_timeout_s) as reset_timer:
+        outcome = training_loop(job, nets, reader, saver, report, start, reset_timer)
     if report:
         report.close()
     return outcome
@@ -111,40 +112,52 @@ def training_loop(
     start: int,
     going_on: Callable[[], None],
 ) -> WorkerResult:
-    """Train from the step after `start` to the last one, or until all ranks know of a reason to stop."""
+    """Train from the step after `start` to the last step, or until any rank has a reason to stop.
+
+    Args:
+        job: description of the run.
+        nets: engines, with the state of step `start`.
+        reader: clips of this rank.
+        saver: checkpoint writer of this rank.
+        report: progress report on rank 0; None on other ranks.
+        start: step of the checkpoint that was loaded; 0 for a new run.
+        going_on: resets the timer against hangs.
+    """
     config, rank, world_size = job.config, reader.rank, reader.world_size
     first, end = rank_slice(config.batch_size, rank, world_size)
     weight = (end - first) * world_size / config.batch_size
-    weighed = weighted_engines(nets, weight)
-    watch = StopMonitor(job.stop if rank == 0 else None)
+    weighted = weighted_engines(nets, weight)
+    monitor = StopMonitor(job.stop if rank == 0 else None)
     feed = prefetch(reader.batches(consumed=start * config.batch_size, pin=config.use_gpu))
-    clock, safe, logged, started_s = StepClock(), False, list[dict[str, float]](), time.time()
+    clock, has_saved, logged, started_s = StepClock(), False, list[dict[str, float]](), time.time()
     for step in range(start + 1, config.steps + 1):
         going_on()
-        began = time.perf_counter()
+        step_started = time.perf_counter()
         batch, wait_s = timed_next(feed)
         real = normalize_clips(batch.frames.to(nets.device, non_blocking=True))  # (B/N, 3, T, H, W)
         draws = StepRandomness.of_step(config.seed, step, config.batch_size, config.model.z_size)
-        mine = draws.share(rank, world_size, nets.device)
-        done = train_step(weighed, real, mine, config.model, config.objective, config.gradient_accumulation_steps)
-        measured = unscale_metrics(nets, done.metrics)
+        rank_draws = draws.share(rank, world_size, nets.device)
+        result = train_step(
+            weighted, real, rank_draws, config.model, config.objective, config.gradient_accumulation_steps
+        )
+        metrics = unscale_metrics(nets, result.metrics)
         flags = [
-            not all_finite(measured) or any(s.exhausted for s in nets.scales.values()),
-            bool(watch.reason),
-            watch.terminated(),
-            watch.due(),
+            not all_finite(metrics) or any(s.exhausted for s in nets.scales.values()),
+            bool(monitor.reason),
+            monitor.terminated(),
+            monitor.due(),
         ]
-        bad, asked, terminated, due = any_rank_true(flags, nets.device)
-        if bad:  # nothing is saved over what was good
+        diverged, stop_requested, terminated, poll_due = any_rank_true(flags, nets.device)
+        if diverged:  # return without a checkpoint: the last one is still good
             saver.close()
-            return WorkerResult(step=step, failed=divergence_message(mean_over_ranks(measured), step))
+            return WorkerResult(step=step, failed=divergence_message(mean_over_ranks(metrics), step))
         decay = ema_decay_at(config.ema_decay, step)
         update_ema(nets.average, nets.by_name["generator"].module, decay)
-        clock.tick(began, wait_s)
+        clock.tick(step_started, wait_s)
         count_step(config, step, rank, wait_s, started_s)
         last = step == config.steps
         if step % config.log_every == 0 or last:
-            values = mean_over_ranks(measured | training_diagnostics(real, done.streams), weight)
+            values = mean_over_ranks(metrics | training_diagnostics(real, result.streams), weight)
             logged.append(values)
             if config.best_metric and config.best_metric not in values:
                 saver.close()
@@ -155,74 +168,87 @@ def training_loop(
                 report.progress(values | clock.rates(config.batch_size), step)
         if report and (step % config.sample_every == 0 or last):
             report.image(draw_sample_grid(nets.average, real, config), step)
-        warned = due and watch.new_notice()
-        now = last or asked or terminated or warned
-        if step % config.checkpoint_every == 0 or now:
-            wait = now or not safe  # for the first as well: a crash soon after it would else find none
+        preempted = poll_due and monitor.new_notice()
+        save_now = last or stop_requested or terminated or preempted
+        if step % config.checkpoint_every == 0 or save_now:
+            # Wait for the first one too: after a crash during its upload there would be no checkpoint.
+            wait = save_now or not has_saved
             going_on()
-            regular = step % config.checkpoint_every == 0 or last  # of others the mean is one of few lines
+            regular = step % config.checkpoint_every == 0 or last  # others have too few log lines for a mean
             write = partial(write_checkpoint, nets, step, job, mean_metrics(logged) if regular else {})
-            stall_s, safe, logged = saver.save(step, write, wait=wait), True, [] if regular else logged
+            stall_s, has_saved, logged = saver.save(step, write, wait=wait), True, [] if regular else logged
             if report:
                 report.metrics({"checkpoint/stall_s": stall_s}, step)
-        if warned and report:
-            report.say(f"step {step}: a node is about to be taken away; saved, and going on until it is")
-        if asked and not last:
+        if preempted and report:
+            report.say(f"step {step}: saved, because a node is about to be preempted; training continues until then")
+        if stop_requested and not last:
             return WorkerResult(step=step, stopped=True)
         if terminated and not last:
-            raise RuntimeError(f"a worker was sent SIGTERM: saved at step {step}, where the group starts again")
+            raise RuntimeError(f"a worker received SIGTERM: saved at step {step}; the group restarts from there")
     return WorkerResult(step=config.steps)
 
 
 @torch.no_grad()
 def draw_sample_grid(generator: torch.nn.Module, real: Tensor, config: TrainConfig, num: int = 8) -> np.ndarray:
-    """Film strips of up to `num` clips drawn from fixed noise, below each other: uint8 (H, W, 3).
+    """Generate up to `num` clips from fixed noise and draw them as film strips below each other.
 
-    A future model draws from the first frames of `real` (B, 3, T, H, W), an autoencoder redraws it; the strip above
-    each is then the real one.
+    A future model generates from the first frames of `real`, an autoencoder reconstructs `real`; the strip above each
+    generated one then shows the real clip.
+
+    Args:
+        generator: network; set to evaluation mode.
+        real: real clips (B, 3, T, H, W) in [-1, 1].
+        config: settings of the run.
+        num: maximum number of clips.
+
+    Returns:
+        Image (height, width, 3) uint8.
     """
     z = StepRandomness.of_step(config.seed, 0, num, config.model.z_size).z.to(real.device)
     real = real[:num]
-    given = {"future": real[:, :, 0], "autoencoder": real}.get(config.model.architecture, z)
-    rows = [film_strip(clip) for clip in denormalize_clips(generator.eval()(given).video).cpu().numpy()]
-    if given is not z:
-        truth = [film_strip(clip) for clip in denormalize_clips(real).cpu().numpy()]
-        rows = [row for pair in zip(truth, rows, strict=True) for row in pair]
+    inputs = {"future": real[:, :, 0], "autoencoder": real}.get(config.model.architecture, z)
+    rows = [film_strip(clip) for clip in denormalize_clips(generator.eval()(inputs).video).cpu().numpy()]
+    if inputs is not z:
+        real_rows = [film_strip(clip) for clip in denormalize_clips(real).cpu().numpy()]
+        rows = [row for pair in zip(real_rows, rows, strict=True) for row in pair]
     return np.concatenate(rows)
 
 
 def resume(nets: Engines, run_url: str) -> int:
-    """Restore the newest sound checkpoint, if any; the step it was taken at. Every rank must call it.
+    """Restore the newest intact checkpoint, if there is one. Every rank must call it.
+
+    Returns:
+        Step of the checkpoint; 0 if there is none.
 
     Raises:
-        InputError: there are checkpoints, and all of them are damaged.
+        InputError: all committed checkpoints are damaged.
     """
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
-        url, fault = broadcast_from_rank_zero(_newest(run_url, Path(scratch)) if is_rank_zero() else ("", ""))
-        if fault:
-            raise InputError(fault)
+        url, message = broadcast_from_rank_zero(_newest(run_url, Path(scratch)) if is_rank_zero() else ("", ""))
+        if message:
+            raise InputError(message)
         if not url:
             return 0
         folder = Path(scratch) / url.rpartition("/")[2]
         if not is_rank_zero():
             store.download_checkpoint(url, folder)
-        found = store.open_checkpoint(str(folder))
+        checkpoint = store.open_checkpoint(str(folder))
         for name, network in nets.modules.items():
-            store.load_weights(found, name, network)
+            store.load_weights(checkpoint, name, network)
         load_optimizers(nets, folder / OPTIMIZER)
-    return found.step
+    return checkpoint.step
 
 
 def _newest(run_url: str, scratch: Path) -> tuple[str, str]:
-    """Url of the checkpoint to resume from, fetched, or ""; and what is wrong, or ""."""
+    """Download the checkpoint to resume from; return (its url or "", error message or "")."""
     try:
         return store.download_latest(run_url, scratch) or "", ""
-    except InputError as fault:
-        return "", str(fault)
+    except InputError as error:
+        return "", str(error)
 
 
 def mean_metrics(logged: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each metric over lines that have the same ones."""
+    """Return the mean of each metric over log lines with equal keys; empty if there are no lines."""
     return {key: sum(line[key] for line in logged) / len(logged) for key in (logged[0] if logged else {})}
 
 
@@ -230,7 +256,11 @@ def write_checkpoint(nets: Engines, step: int, job: WorkerJob, metrics: dict[str
     """Write this rank's files of a checkpoint into a local folder. Every rank must call it.
 
     Args:
-        metrics: what was measured since the checkpoint before.
+        nets: engines to save.
+        step: training step of their state.
+        job: description of the run.
+        metrics: means since the previous checkpoint; non-finite values are dropped.
+        folder: local destination.
     """
     config = job.config
     average_buffers(list(nets.modules.values()))
@@ -240,6 +270,7 @@ def write_checkpoint(nets: Engines, step: int, job: WorkerJob, metrics: dict[str
             "step": step,
             "clips_seen": step * config.batch_size,
             "model": asdict(config.model),
+            "settings_version": SETTINGS_VERSION,
             "config": redacted_settings(config),
             "dataset_url": config.data,
             "dataset_digest": job.manifest.digest,
@@ -250,15 +281,15 @@ def write_checkpoint(nets: Engines, step: int, job: WorkerJob, metrics: dict[str
 
 
 def all_finite(metrics: dict[str, Tensor]) -> bool:
-    """Whether all scalars are finite."""
+    """Return True if all scalars are finite."""
     return bool(torch.stack([value.float().reshape(()) for value in metrics.values()]).isfinite().all())
 
 
 def divergence_message(metrics: dict[str, float], step: int) -> str:
-    """What to tell of a run that has diverged at a step."""
-    bad = ", ".join(name for name, value in metrics.items() if not math.isfinite(value)) or "gradients in fp16 are"
+    """Return the error message for a run that diverged at a step; it names the non-finite metrics."""
+    names = ", ".join(name for name, value in metrics.items() if not math.isfinite(value)) or "gradients in fp16 are"
     return (
-        f"{bad} not finite at step {step}: stopped, and the checkpoint before it is kept; "
+        f"{names} not finite at step {step}: stopped, the previous checkpoint is kept; "
         "under another name=, try a smaller objective.learning_rate, max_grad_norm=1, precision=fp32 or "
         "(fp16) loss_scale=0"
     )

@@ -14,7 +14,7 @@ from manifests import OVERLAYS, named, of_kind, pods, ray_clusters, settings
 from cluster.runtime import placement
 from cluster.training.config import TrainConfig
 from infra.rehearsal.manifests import ROOT, Manifest, walk
-from jobs.cli import load
+from jobs.cli import load_config
 from jobs.finetune import FinetuneJobConfig
 from jobs.prepare import PrepareConfig
 
@@ -34,7 +34,7 @@ def loaded(job: Manifest, overlay: str, monkeypatch: pytest.MonkeyPatch) -> tupl
     monkeypatch.chdir(ROOT)
     python, flag, module, *words = shlex.split(job["spec"]["entrypoint"])
     assert (python, flag) == ("python", "-m")
-    return module, load(KINDS[module], [w.replace("$STORE", settings(overlay)["STORE"]) for w in words])
+    return module, load_config(KINDS[module], [w.replace("$STORE", settings(overlay)["STORE"]) for w in words])
 
 
 def jobs(overlay: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Manifest, str, Any]]:
@@ -123,7 +123,7 @@ def test_workers_spill_to_a_volume_of_theirs(overlay: str) -> None:
 
 
 def test_settings_are_read_by_somebody(overlay: str) -> None:
-    code = "".join(path.read_text() for path in (ROOT / "cluster").glob("*.py"))
+    code = "".join(path.read_text() for path in (ROOT / "cluster").rglob("*.py"))
     known = {"AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_EC2_METADATA_DISABLED", "RAY_JOB_STOP_WAIT_TIME_S"}
     known |= {"AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"}
     known |= {"RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE"}

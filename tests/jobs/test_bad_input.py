@@ -252,7 +252,7 @@ def test_generate_from_an_autoencoder_needs_clips_that_fit_or_a_mixture(
     exported = f"checkpoint={tmp_path}/exported"
     assert "give data= or mixture=" in refused(generate, exported)
     assert "python -m jobs.prepare" in refused(generate, exported, f"data={tmp_path}/nowhere")
-    assert "two clips at least" in refused(generate, exported, f"data={dataset}")
+    assert "at least two clips" in refused(generate, exported, f"data={dataset}")
     assert "no mixture at" in refused(generate, exported, "mixture=gone.safetensors")
     (tmp_path / "junk.safetensors").write_bytes(b"junk")
     assert "cannot read a mixture" in refused(generate, exported, f"mixture={tmp_path}/junk.safetensors")

@@ -29,7 +29,7 @@ from vgan.models.config import ModelConfig
 from vgan.models.factory import make_networks
 from vgan.models.gaussian_mixture import LatentMixture
 from vgan.models.generator import GeneratorOutput
-from vgan.renamed_keys import upgrade
+from vgan.renamed_keys import SETTINGS_VERSION, upgrade
 from vgan.video.config import StabilizeConfig
 from vgan.video.normalize import denormalize_clips, normalize_clips
 from vgan.video.registration import IDENTITY
@@ -208,7 +208,8 @@ def save(
     write_weights(folder, networks)
     if mixture is not None:
         (folder / MIXTURE).write_bytes(gaussian_mixture.mixture_bytes(mixture))
-    (folder / MODEL).write_text(json.dumps({"model": asdict(config)}, indent=2) + "\n")
+    content = {"model": asdict(config), "settings_version": SETTINGS_VERSION}
+    (folder / MODEL).write_text(json.dumps(content, indent=2) + "\n")
 
 
 # ---- tensors -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Checkpoints are read back exactly, or refused in one line that names the tensor or the folder."""
+"""Checkpoints: exact round trip, errors that name the tensor or the folder, commits, pruning, asynchronous uploads."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Writes a checkpoint of freshly drawn networks into runs/gan/step_<step>, committed by one rank."""
+    """Function that writes a checkpoint of random networks into runs/gan/step_<step>, committed by one rank."""
 
     def write(step: int = 7, model: ModelConfig = MODEL, error: float | None = None, **networks: nn.Module) -> Path:
         folder = tmp_path / "runs" / "gan" / f"step_{step:08d}"
@@ -55,20 +55,20 @@ def write(tmp_path: Path) -> Write:
 
 
 def steps(run: Path) -> list[int]:
-    """Of the committed checkpoints."""
+    """List the steps of the committed checkpoints."""
     return [open_checkpoint(url).step for url in store.list_committed(str(run))]
 
 
-def test_weights_come_back_bit_for_bit_with_their_buffers(write: Write) -> None:
+def test_weights_and_buffers_round_trip_bit_for_bit(write: Write) -> None:
     torch.manual_seed(1)
     G = TwoStreamGenerator(MODEL)
     G(torch.randn(4, 5))  # moves the batch-norm statistics
-    found = open_checkpoint(str(write(generator=G)))
+    checkpoint = open_checkpoint(str(write(generator=G)))
     other = TwoStreamGenerator(MODEL)
-    load_weights(found, "generator", other)
+    load_weights(checkpoint, "generator", other)
     assert all(torch.equal(v, G.state_dict()[k]) for k, v in other.state_dict().items())
-    assert found == Checkpoint(
-        url=found.url, step=7, clips_seen=56, model=MODEL, dataset_url="/clips", dataset_digest="d" * 64,
+    assert checkpoint == Checkpoint(
+        url=checkpoint.url, step=7, clips_seen=56, model=MODEL, dataset_url="/clips", dataset_digest="d" * 64,
         mlflow_run_id="r" * 32,
     )  # fmt: skip
 
@@ -92,20 +92,20 @@ def test_load_weights_of_another_shape_names_tensor_and_shapes(
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 
-def test_load_weights_of_another_network_names_the_tensor_that_is_missing(write: Write) -> None:
+def test_load_weights_of_another_network_names_the_missing_tensor(write: Write) -> None:
     with pytest.raises(InputError, match=r"(head|background)\S+ is missing in the file|missing in the network"):
         load_weights(open_checkpoint(str(write())), "generator", Discriminator(MODEL))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 a zip", b"\x80\x04 a pickle", b"\xff" * 64])
-def test_load_weights_from_what_is_no_safetensors_file_is_bad_input(write: Write, content: bytes) -> None:
+def test_load_weights_of_an_invalid_safetensors_file_is_bad_input(write: Write, content: bytes) -> None:
     folder = write()
     (folder / "weights" / "generator.safetensors").write_bytes(content)
     with pytest.raises(InputError, match=r"cannot read weights from .*generator\.safetensors"):
         load_weights(open_checkpoint(str(folder)), "generator", TwoStreamGenerator(MODEL))
 
 
-def test_load_weights_that_are_missing_is_bad_input(write: Write) -> None:
+def test_load_weights_of_a_missing_file_is_bad_input(write: Write) -> None:
     with pytest.raises(InputError, match=r"generator_ema\.safetensors"):
         load_weights(open_checkpoint(str(write())), "generator_ema", TwoStreamGenerator(MODEL))
 
@@ -119,26 +119,26 @@ def test_open_checkpoint_of_a_run_takes_its_newest(write: Write) -> None:
     assert latest_checkpoint(str(run)) == str(newer)
 
 
-def test_open_checkpoint_where_there_is_none_says_what_to_give(tmp_path: Path, write: Write) -> None:
+def test_open_checkpoint_without_a_checkpoint_names_valid_urls(tmp_path: Path, write: Write) -> None:
     unfinished = write()
-    (unfinished / "files-0-of-1.json").unlink()  # its writing was cut off
+    (unfinished / "files-0-of-1.json").unlink()  # its upload was interrupted
     (tmp_path / "started").mkdir()
     for url in (tmp_path / "nowhere", tmp_path / "started", unfinished.parent):
-        with pytest.raises(InputError, match=f"no checkpoint at '{url}': give a run's folder"):
+        with pytest.raises(InputError, match=f"no checkpoint at '{url}': name a run's folder"):
             open_checkpoint(str(url))
 
 
-# ---- which one is taken ------------------------------------------------------------------------------------------
+# ---- commits, selection, pruning ---------------------------------------------------------------------------------
 
 
 def part(folder: Path, url: str, rank: int, world_size: int) -> None:
-    """Upload what one of several ranks has."""
+    """Upload the part of one of several ranks."""
     folder.mkdir(parents=True)
     (folder / f"part-{rank}").write_bytes(bytes([rank]) * 1000)
     store.upload_checkpoint(folder, url, rank, world_size)
 
 
-def test_a_checkpoint_is_committed_when_every_rank_has_put_its_list(tmp_path: Path) -> None:
+def test_a_checkpoint_is_committed_once_every_rank_has_uploaded_its_list(tmp_path: Path) -> None:
     run, url = str(tmp_path / "run"), str(tmp_path / "run" / "step_00000004_abc")
     for count, rank in enumerate((2, 0, 1), start=1):
         assert store.latest_checkpoint(run) is None
@@ -149,7 +149,7 @@ def test_a_checkpoint_is_committed_when_every_rank_has_put_its_list(tmp_path: Pa
     assert sorted(p.name for p in (tmp_path / "fetched").iterdir()) == ["part-0", "part-1", "part-2"]
 
 
-def test_lists_of_different_numbers_of_ranks_do_not_make_a_whole(tmp_path: Path) -> None:
+def test_lists_of_different_world_sizes_do_not_commit_a_checkpoint(tmp_path: Path) -> None:
     run, url = str(tmp_path / "run"), str(tmp_path / "run" / "step_00000004_abc")
     part(tmp_path / "a", url, 0, world_size=2)
     part(tmp_path / "b", url, 1, world_size=3)
@@ -171,57 +171,55 @@ def flip_a_bit(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "file", "told"),
+    ("damage", "file", "reason"),
     [
-        (truncate, "weights/generator.safetensors", "weights/generator.safetensors is not what was written"),
-        (flip_a_bit, "weights/discriminator.safetensors", "weights/discriminator.safetensors is not what was written"),
-        (flip_a_bit, "state.json", "state.json is not what was written"),
+        (truncate, "weights/generator.safetensors", "weights/generator.safetensors differs from its hash"),
+        (flip_a_bit, "weights/discriminator.safetensors", "weights/discriminator.safetensors differs from its hash"),
+        (flip_a_bit, "state.json", "state.json differs from its hash"),
         (Path.unlink, "weights/generator.safetensors", "weights/generator.safetensors is missing"),
         (halve, "files-0-of-1.json", "a list of its files cannot be read"),
     ],
 )
-def test_fetch_newest_passes_over_a_damaged_one_and_says_so(
+def test_fetch_newest_skips_a_damaged_checkpoint_with_a_warning(
     write: Write,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
-    harm: Callable[[Path], object],
+    damage: Callable[[Path], object],
     file: str,
-    told: str,
+    reason: str,
 ) -> None:
     sound, damaged = write(step=3), write(step=12)
-    harm(damaged / file)
-    found = store.download_latest(str(sound.parent), tmp_path / "fetched")
-    assert found == str(sound)
+    damage(damaged / file)
+    url = store.download_latest(str(sound.parent), tmp_path / "fetched")
+    assert url == str(sound)
     assert open_checkpoint(str(tmp_path / "fetched" / sound.name)).step == 3
-    assert f"{damaged} is DAMAGED ({told}" in caplog.text
+    assert f"{damaged} is DAMAGED ({reason}" in caplog.text
 
 
-def test_fetch_newest_passes_over_what_was_not_finished(
+def test_fetch_newest_skips_an_incomplete_checkpoint(
     write: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     sound, unfinished = write(step=3), write(step=12)
     (unfinished / "files-0-of-1.json").unlink()
     assert store.download_latest(str(sound.parent), tmp_path / "fetched") == str(sound)
-    assert f"{unfinished} was not finished" in caplog.text
+    assert f"{unfinished} is incomplete: skipped" in caplog.text
 
 
-def test_fetch_newest_of_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(
-    write: Write, tmp_path: Path
-) -> None:
+def test_fetch_newest_raises_if_all_checkpoints_are_damaged(write: Write, tmp_path: Path) -> None:
     for step in (3, 12):
         truncate(write(step=step) / "state.json")
     with pytest.raises(InputError, match=r"every checkpoint in .* is damaged \(step_00000012: .*step_00000003: "):
         store.download_latest(str(tmp_path / "runs" / "gan"), tmp_path / "fetched")
 
 
-def test_fetch_newest_before_the_first_gives_none(tmp_path: Path) -> None:
+def test_fetch_newest_returns_none_before_the_first_checkpoint(tmp_path: Path) -> None:
     assert store.download_latest(str(tmp_path / "run"), tmp_path / "fetched") is None
 
 
-def test_prune_removes_the_oldest_and_what_was_begun_before_them(write: Write) -> None:
+def test_prune_removes_the_oldest_and_older_incomplete_ones(write: Write) -> None:
     folders = {step: write(step=step) for step in (1, 2, 3, 4, 5)}
     run = folders[1].parent
-    for step in (2, 5):  # an old attempt, and one that is on its way
+    for step in (2, 5):  # an old attempt, and a pending upload
         (folders[step] / "files-0-of-1.json").unlink()
     store.prune_checkpoints(str(run), 2)
     assert steps(run) == [4, 3]
@@ -237,21 +235,19 @@ def test_prune_keeps_the_checkpoint_with_the_lowest_metric_too(write: Write) -> 
     assert store.best_checkpoint(str(run), "loss/generator") is None
 
 
-# ---- the thread that saves ---------------------------------------------------------------------------------------
+# ---- asynchronous uploads ----------------------------------------------------------------------------------------
 
 
 def put(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(name.encode())
 
 
-def test_saver_comes_back_before_the_upload_unless_told_to_wait(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    may_go, whole = threading.Event(), store.upload_checkpoint
+def test_saver_returns_before_the_upload_unless_wait_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release, original_upload = threading.Event(), store.upload_checkpoint
 
     def slow(*args: Any) -> None:
-        assert may_go.wait(30)
-        whole(*args)
+        assert release.wait(30)
+        original_upload(*args)
 
     monkeypatch.setattr("cluster.checkpoints.store.upload_checkpoint", slow)
     saver = AsyncCheckpointWriter(
@@ -259,7 +255,7 @@ def test_saver_comes_back_before_the_upload_unless_told_to_wait(
     )
     saver.save(1, put("a"), wait=False)
     assert store.list_committed(str(tmp_path)) == []
-    may_go.set()
+    release.set()
     saver.save(2, put("b"), wait=True)
     saver.save(3, put("c"), wait=True)
     names = [f"{tmp_path}/step_0000000{step}_abc" for step in (3, 2)]
@@ -267,32 +263,35 @@ def test_saver_comes_back_before_the_upload_unless_told_to_wait(
     assert (Path(names[0]) / "c").read_bytes() == b"c"
 
 
-def test_saver_whose_upload_fails_says_so_and_waits_for_the_next(
+def test_saver_warns_of_a_failed_upload_and_waits_for_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole, faults = store.upload_checkpoint, iter([OSError("the store is away"), OSError("still away"), None, None])
+    original_upload, errors = (
+        store.upload_checkpoint,
+        iter([OSError("no connection"), OSError("still none"), None, None]),
+    )
 
     def failing(*args: Any) -> None:
-        fault = next(faults)
-        if fault:
-            raise fault
-        whole(*args)
+        error = next(errors)
+        if error:
+            raise error
+        original_upload(*args)
 
     monkeypatch.setattr("cluster.checkpoints.store.upload_checkpoint", failing)
     saver = AsyncCheckpointWriter(
         str(tmp_path), "abc", rank=0, world_size=1, prune=lambda: store.prune_checkpoints(str(tmp_path), 2)
     )
     saver.save(1, put("a"), wait=False)
-    with pytest.raises(OSError, match="still away"):
+    with pytest.raises(OSError, match="still none"):
         saver.save(2, put("b"), wait=False)
-    assert "a checkpoint was LOST (the store is away)" in caplog.text
+    assert "a checkpoint was LOST (no connection)" in caplog.text
     saver.save(3, put("c"), wait=False)
     saver.close()
     assert steps_named(tmp_path) == ["step_00000003_abc"]
     assert not list(Path(tempfile.gettempdir()).glob("checkpoint-*/[abc]"))
 
 
-def test_saver_that_cannot_remove_old_checkpoints_says_so_and_loses_nothing(
+def test_saver_warns_if_pruning_fails_and_keeps_the_new_checkpoint(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def failing() -> None:
@@ -301,12 +300,12 @@ def test_saver_that_cannot_remove_old_checkpoints_says_so_and_loses_nothing(
     saver = AsyncCheckpointWriter(str(tmp_path), "abc", rank=0, world_size=1, prune=failing)
     saver.save(1, put("a"), wait=True)
     assert steps_named(tmp_path) == ["step_00000001_abc"]
-    assert "old checkpoints could not be removed (the store is busy)" in caplog.text
+    assert "cannot remove old checkpoints (the store is busy)" in caplog.text
     assert "LOST" not in caplog.text
 
 
 def steps_named(run: Path) -> list[str]:
-    """Folders of the committed checkpoints."""
+    """List the folders of the committed checkpoints."""
     return [url.rpartition("/")[2] for url in store.list_committed(str(run))]
 
 
@@ -320,34 +319,34 @@ def to_memory(folder: Path, url: str) -> str:
     return url
 
 
-def test_checkpoints_live_on_any_file_system(write: Write) -> None:
+def test_checkpoints_are_read_from_any_file_system(write: Write) -> None:
     url = to_memory(write(), "memory://ckpt")
     load_weights(open_checkpoint(url), "generator", TwoStreamGenerator(MODEL))
     assert open_model(url)[1].step == 7
 
 
-def test_open_model_draws_as_the_package_does_from_the_same_folder(write: Write, tmp_path: Path) -> None:
+def test_open_model_samples_equal_those_of_vgan_load(write: Write, tmp_path: Path) -> None:
     folder = write()
     expected = vgan.load(folder).sample(2, seed=1)
     exported = tmp_path / "exported"
     model = vgan.load(folder)
     vgan.save(exported, model.config, {"generator": model.generator})
     for url, step in ((folder.parent, 7), (folder, 7), (exported, None), (to_memory(exported, "memory://model"), None)):
-        found, source = open_model(str(url))
+        opened, source = open_model(str(url))
         assert (source.step if source else None) == step
-        assert np.array_equal(found.sample(2, seed=1).video, expected.video)
+        assert np.array_equal(opened.sample(2, seed=1).video, expected.video)
 
 
-def test_open_model_takes_the_moving_average_unless_told_not_to(write: Write) -> None:
+def test_open_model_loads_the_moving_average_unless_ema_is_false(write: Write) -> None:
     folder = str(write(generator=TwoStreamGenerator(MODEL), generator_ema=TwoStreamGenerator(MODEL)))
     for ema, name in ((True, "generator_ema"), (False, "generator")):
         expected = TwoStreamGenerator(MODEL)
         load_weights(open_checkpoint(folder), name, expected)
-        found = open_model(folder, ema=ema)[0].generator.state_dict()
-        assert all(torch.equal(v, found[k]) for k, v in expected.state_dict().items())
+        weights = open_model(folder, ema=ema)[0].generator.state_dict()
+        assert all(torch.equal(v, weights[k]) for k, v in expected.state_dict().items())
 
 
-def test_open_model_where_there_is_none_is_bad_input(tmp_path: Path) -> None:
+def test_open_model_without_a_model_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no checkpoint at"):
         open_model(str(tmp_path))
     with pytest.raises(InputError, match="No such file"):
@@ -356,7 +355,7 @@ def test_open_model_where_there_is_none_is_bad_input(tmp_path: Path) -> None:
         open_model("s3://models/golf.t7")
 
 
-def test_open_checkpoint_of_settings_this_version_does_not_know_is_bad_input(write: Write) -> None:
+def test_open_checkpoint_with_unknown_settings_is_bad_input(write: Write) -> None:
     folder = write()
     state = read_json(str(folder / "state.json"))
     state["model"]["depth"] = 9

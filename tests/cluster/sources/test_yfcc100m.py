@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.sources.config import YfccConfig
+from cluster.sources.config import FILES, YfccConfig
 from cluster.sources.licenses import license_filter
-from cluster.sources.yfcc100m import FILES, list_yfcc, video_url
+from cluster.sources.yfcc100m import list_yfcc, video_url
 from vgan.errors import InputError
 
 HASHES = {"11": "a" * 32, "12": "b" * 31, "13": "c" * 30, "14": "d" * 32}

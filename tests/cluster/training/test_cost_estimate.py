@@ -1,4 +1,4 @@
-"""What a run costs, told before it starts, against the networks themselves."""
+"""Cost estimate of a training run, compared with the networks themselves."""
 
 from __future__ import annotations
 
@@ -20,29 +20,31 @@ SMALL = ModelConfig(base_width=4, num_frames=16, size=32)
 KINDS = ("two_stream", "one_stream", "future", "autoencoder")
 
 
-def size_of(model: ModelConfig = SMALL, objective: ObjectiveConfig | None = None, **more: object) -> ResourceEstimate:
-    settings = {"batch_size": 8, "clips": 100, "zero_stage": 0, "precision": "fp32"} | more
+def size_of(
+    model: ModelConfig = SMALL, objective: ObjectiveConfig | None = None, **changes: object
+) -> ResourceEstimate:
+    settings = {"batch_size": 8, "clips": 100, "zero_stage": 0, "precision": "fp32"} | changes
     return estimate_resources(model, objective or ObjectiveConfig(), **settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sizing_counts_what_a_real_step_does(kind: str) -> None:
+def test_sizing_counts_the_flop_of_a_real_step(kind: str) -> None:
     model, objective = replace(SMALL, architecture=kind), ObjectiveConfig()
-    found = size_of(model)
+    estimate = size_of(model)
     networks = make_networks(model)
     engines = {n: LocalEngine(net, make_optimizer(n, net, objective)) for n, net in networks.items()}
     with FlopCounterMode(display=False) as counter:
         train_step(
             engines, torch.rand(4, 3, 16, 32, 32), StepRandomness.of_step(0, 1, 4, model.z_size), model, objective
         )
-    assert found.flop == counter.get_total_flops() / 4
-    assert found.parameters == {n: sum(p.numel() for p in net.parameters()) for n, net in networks.items()}
+    assert estimate.flop == counter.get_total_flops() / 4
+    assert estimate.parameters == {n: sum(p.numel() for p in net.parameters()) for n, net in networks.items()}
 
 
-def test_sizing_of_the_papers_model_is_near_what_it_is_known_to_cost() -> None:
-    found = size_of(ModelConfig())
-    assert 45e9 < found.flop < 55e9
-    assert found.parameters == {"generator": 16_245_383, "discriminator": 11_057_858}
+def test_sizing_of_the_paper_model_is_near_its_known_cost() -> None:
+    estimate = size_of(ModelConfig())
+    assert 45e9 < estimate.flop < 55e9
+    assert estimate.parameters == {"generator": 16_245_383, "discriminator": 11_057_858}
 
 
 @pytest.mark.parametrize(
@@ -53,10 +55,10 @@ def test_sizing_of_the_papers_model_is_near_what_it_is_known_to_cost() -> None:
         ObjectiveConfig(r1_weight=1.0),
     ],
 )
-def test_sizing_takes_every_objective(objective: ObjectiveConfig) -> None:
-    found = size_of(replace(SMALL, discriminator_norm="spectral", upsample="resize"), objective)
-    assert found.flop > 0
-    assert found.activation_gb > 0
+def test_sizing_supports_every_objective(objective: ObjectiveConfig) -> None:
+    estimate = size_of(replace(SMALL, discriminator_norm="spectral", upsample="resize"), objective)
+    assert estimate.flop > 0
+    assert estimate.activation_gb > 0
 
 
 def test_sizing_r1_costs_about_another_step_of_the_discriminator_on_real_clips() -> None:
@@ -70,33 +72,35 @@ def test_sizing_r1_costs_about_another_step_of_the_discriminator_on_real_clips()
 
 
 def test_sizing_memory_grows_with_the_share_of_clips_and_falls_with_sharding() -> None:
-    whole = size_of(ModelConfig(), batch_size=64)
-    assert whole.worker_gb(1) - whole.worker_gb(2) == pytest.approx(32 * whole.activation_gb)
-    assert size_of(ModelConfig(), batch_size=64, precision="bf16").activation_gb == whole.activation_gb / 2
-    sharded = replace(whole, sharded=True)
-    assert sharded.worker_gb(8) < whole.worker_gb(8)
+    single = size_of(ModelConfig(), batch_size=64)
+    assert single.worker_gb(1) - single.worker_gb(2) == pytest.approx(32 * single.activation_gb)
+    assert size_of(ModelConfig(), batch_size=64, precision="bf16").activation_gb == single.activation_gb / 2
+    sharded = replace(single, sharded=True)
+    assert sharded.worker_gb(8) < single.worker_gb(8)
 
 
 def test_sizing_pieces_need_less_memory_and_another_pass_of_the_generator() -> None:
-    whole, pieced = (size_of(batch_size=16, pieces=n) for n in (1, 4))
-    assert whole.worker_gb(2) - pieced.worker_gb(2) == pytest.approx(6 * whole.activation_gb)
-    assert whole.flop * 1.05 < pieced.flop < whole.flop * 1.3
+    single, pieced = (size_of(batch_size=16, pieces=n) for n in (1, 4))
+    assert single.worker_gb(2) - pieced.worker_gb(2) == pytest.approx(6 * single.activation_gb)
+    assert single.flop * 1.05 < pieced.flop < single.flop * 1.3
 
 
 def test_sizing_checkpoint_is_as_large_as_its_tensors() -> None:
-    found, networks = size_of(), make_networks(SMALL)
+    estimate, networks = size_of(), make_networks(SMALL)
     numels = {n: sum(p.numel() for p in net.parameters()) for n, net in networks.items()}
-    assert found.checkpoint_gb * 1e9 == 4 * (3 * sum(numels.values()) + numels["generator"])
+    assert estimate.checkpoint_gb * 1e9 == 4 * (3 * sum(numels.values()) + numels["generator"])
 
 
-def test_lines_tell_all_of_it() -> None:
+def test_lines_of_the_paper_model() -> None:
     first, *rest = size_of(ModelConfig(), batch_size=64, clips=1000).lines((1, 4), 200)
-    assert first.startswith("parameters: generator 16.2 M, discriminator 11.1 M; 46.0 GFLOP a clip and step; about 1.")
+    assert first.startswith(
+        "parameters: generator 16.2 M, discriminator 11.1 M; 46.0 GFLOP per clip and step; about 1."
+    )
     assert " to " in first
-    assert rest == ["an epoch is 15.6 steps of 64 clips", "a checkpoint is 392.6 MB, one every 200 steps"]
+    assert rest == ["epoch: 15.6 steps of 64 clips", "checkpoint: 392.6 MB, one every 200 steps"]
 
 
-def test_check_memory_refuses_what_cannot_fit_and_names_the_ways_out() -> None:
+def test_check_memory_names_the_remedies() -> None:
     size = size_of(ModelConfig(base_width=64), batch_size=4096)
     check_memory(size, 2, there_gb=1000)
     with pytest.raises(
@@ -106,6 +110,6 @@ def test_check_memory_refuses_what_cannot_fit_and_names_the_ways_out() -> None:
         check_memory(size, 2, there_gb=24)
 
 
-def test_a_step_is_estimated_from_the_speed_of_a_matrix_product() -> None:
+def test_step_time_is_estimated_from_the_speed_of_a_matrix_product() -> None:
     assert size_of().step_s(1e9) == pytest.approx(8 * size_of().flop / 0.4e9)
     assert measure_matmul_flops(64) > 1e6

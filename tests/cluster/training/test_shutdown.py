@@ -1,4 +1,4 @@
-"""An interrupt asks the work to end itself, and waits for it; a second one does not."""
+"""Graceful shutdown: the first interrupt requests a stop and waits, the second does not; watchdog against hangs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cluster.training.shutdown import run_interruptible
 
 
 def interrupt_soon(*numbers: signal.Signals) -> None:
-    """Send this process the signals, one after the other."""
+    """Send signals to this process, one after the other."""
 
     def send() -> None:
         for number in numbers:
@@ -24,19 +24,19 @@ def interrupt_soon(*numbers: signal.Signals) -> None:
     threading.Thread(target=send, daemon=True).start()
 
 
-def test_run_stoppable_gives_what_the_work_gives_or_raises() -> None:
+def test_run_stoppable_returns_the_result_or_raises_the_exception() -> None:
     def fail() -> None:
         raise ValueError("no")
 
-    asked: list[str] = []
-    assert run_interruptible(lambda: 7, asked.append) == 7
+    requests: list[str] = []
+    assert run_interruptible(lambda: 7, requests.append) == 7
     with pytest.raises(ValueError, match="no"):
-        run_interruptible(fail, asked.append)
-    assert asked == []
+        run_interruptible(fail, requests.append)
+    assert requests == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_run_stoppable_on_an_interrupt_asks_and_still_waits(number: signal.Signals) -> None:
+def test_run_stoppable_requests_a_stop_on_the_first_interrupt_and_waits(number: signal.Signals) -> None:
     stop, before = threading.Event(), signal.getsignal(number)
 
     def work() -> str:
@@ -48,12 +48,12 @@ def test_run_stoppable_on_an_interrupt_asks_and_still_waits(number: signal.Signa
     assert signal.getsignal(number) is before
 
 
-def test_run_stoppable_on_a_second_interrupt_does_not_wait_any_longer() -> None:
-    never, asked = threading.Event(), list[str]()
+def test_run_stoppable_raises_on_the_second_interrupt() -> None:
+    never, requests = threading.Event(), list[str]()
     interrupt_soon(signal.SIGINT, signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
-        run_interruptible(lambda: never.wait(30), asked.append)
-    assert asked == ["interrupted"]
+        run_interruptible(lambda: never.wait(30), requests.append)
+    assert requests == ["interrupted"]
     never.set()
 
 
@@ -72,13 +72,13 @@ print("ended", flush=True)
 """
 
 
-def test_must_go_on_ends_a_process_that_hangs_and_tells_where() -> None:
-    done = subprocess.run([sys.executable, "-c", SLOW_STEP, "hang"], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (1, "steps done\n")
-    assert "Timeout" in done.stderr
-    assert 'File "<string>", line 10' in done.stderr
+def test_must_go_on_exits_a_hanging_process_with_a_traceback() -> None:
+    result = subprocess.run([sys.executable, "-c", SLOW_STEP, "hang"], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (1, "steps done\n")
+    assert "Timeout" in result.stderr
+    assert 'File "<string>", line 10' in result.stderr
 
 
-def test_must_go_on_lets_a_process_be_that_takes_its_steps() -> None:
-    done = subprocess.run([sys.executable, "-c", SLOW_STEP, "go"], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (0, "steps done\nended\n")
+def test_must_go_on_does_not_exit_a_process_that_makes_steps() -> None:
+    result = subprocess.run([sys.executable, "-c", SLOW_STEP, "go"], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (0, "steps done\nended\n")

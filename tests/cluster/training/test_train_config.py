@@ -48,4 +48,4 @@ def test_a_loss_that_is_not_finite_is_found_and_named(value: float) -> None:
     assert all_finite({"loss/generator": torch.tensor(1.0)})
     assert not all_finite(losses)
     told = divergence_message({name: float(v) for name, v in losses.items()}, step=12)
-    assert told.startswith("loss/discriminator not finite at step 12: stopped, and the checkpoint before it is kept")
+    assert told.startswith("loss/discriminator not finite at step 12: stopped, the previous checkpoint is kept")

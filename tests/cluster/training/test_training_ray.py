@@ -1,4 +1,4 @@
-"""Training on the session's Ray: what a person is told, what stays when it fails, and other numbers of workers."""
+"""Training on the session's Ray: messages, checkpoints after a failure, and other numbers of workers."""
 
 from __future__ import annotations
 
@@ -41,35 +41,35 @@ def config(write_dataset: Callable[..., object], tmp_path: Path, tracking_uri: s
 
 def weights(checkpoint: store.Checkpoint) -> dict[str, torch.Tensor]:
     tensors = {p.stem: load_file(p) for p in Path(checkpoint.url, "weights").iterdir()}
-    return {f"{name}.{key}": v for name, found in tensors.items() for key, v in found.items()}
+    return {f"{name}.{key}": v for name, values in tensors.items() for key, v in values.items()}
 
 
-def test_training_that_diverges_stops_at_that_step_and_keeps_the_checkpoint_before_it(
+def test_diverged_training_stops_and_keeps_the_previous_checkpoint(
     config: Callable[..., TrainConfig], tmp_path: Path, tracking_uri: str
 ) -> None:
     model = ModelConfig(architecture="autoencoder", base_width=4, num_frames=16, size=32)
     wild = config(steps=9, checkpoint_every=1, model=model, objective=ObjectiveConfig(learning_rate=1e30))
     with pytest.raises(
-        InputError, match=r"loss/reconstruction.* not finite at step 2: stopped, and the checkpoint befo"
+        InputError, match=r"loss/reconstruction.* not finite at step 2: stopped, the previous checkpoint"
     ):
         fit(wild)
-    found = store.open_checkpoint(str(tmp_path / "runs" / "gan"))
-    assert found.step == 1
-    assert mlflow.MlflowClient(tracking_uri).get_run(found.mlflow_run_id).info.status == "FAILED"
+    checkpoint = store.open_checkpoint(str(tmp_path / "runs" / "gan"))
+    assert checkpoint.step == 1
+    assert mlflow.MlflowClient(tracking_uri).get_run(checkpoint.mlflow_run_id).info.status == "FAILED"
 
 
-def test_training_goes_on_at_another_number_of_workers_that_does_not_divide_the_batch(
+def test_training_continues_with_another_number_of_workers_that_does_not_divide_the_batch(
     config: Callable[..., TrainConfig], tracking_uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = fit(config(steps=2, batch_size=9, zero_stage=1, workers="2"))
-    assert "GFLOP a clip and step" in capsys.readouterr().out
+    assert "GFLOP per clip and step" in capsys.readouterr().out
     before = weights(first)
     second = fit(config(steps=3, batch_size=9, zero_stage=1, workers="1-1"))
     assert (second.step, second.clips_seen) == (3, 27)
     assert second.mlflow_run_id == first.mlflow_run_id
     after = weights(second)
     moved = {key: float((after[key].double() - before[key].double()).abs().max()) for key in before}
-    assert 0 < moved["generator.stem.0.weight"] < 1e-3  # three steps of Adam at 2e-4 from where it was
+    assert 0 < moved["generator.stem.0.weight"] < 1e-3  # three steps of Adam at 2e-4
     run = mlflow.MlflowClient(tracking_uri).get_run(first.mlflow_run_id)
     client = mlflow.MlflowClient(tracking_uri)
     assert [m.value for m in client.get_metric_history(run.info.run_id, "workers")] == [2, 2, 1]
@@ -78,13 +78,13 @@ def test_training_goes_on_at_another_number_of_workers_that_does_not_divide_the_
     assert {"settings.json", "environment.txt"} <= {f.path for f in client.list_artifacts(run.info.run_id)}
 
 
-def test_training_whose_checkpoints_are_all_damaged_is_refused_and_loses_none(
+def test_training_is_refused_if_all_checkpoints_are_damaged_and_removes_none(
     config: Callable[..., TrainConfig],
 ) -> None:
-    found = fit(config(steps=1))
-    (Path(found.url) / "state.json").write_text("{}")
+    checkpoint = fit(config(steps=1))
+    (Path(checkpoint.url) / "state.json").write_text("{}")
     with pytest.raises(
-        InputError, match=r"every checkpoint in .* is damaged \(step_00000001\S+: state.json is not what"
+        InputError, match=r"every checkpoint in .* is damaged \(step_00000001\S+: state.json differs from"
     ):
         fit(config(steps=2))
-    assert Path(found.url).is_dir()
+    assert Path(checkpoint.url).is_dir()
