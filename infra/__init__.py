@@ -1,1 +1,1 @@
-"""Set-up, images, Kubernetes manifests and their rehearsal."""
+"""Set-up, images, Kubernetes manifests and their local run without Kubernetes."""

@@ -1,0 +1,1 @@
+"""Label efficiency: fine-tuning on UCF101 from several initializations over label fractions (paper figure 4)."""

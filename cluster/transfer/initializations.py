@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 INITS = {
-    "vgan": "the trained GAN's trunk, fine-tuned",
-    "logistic": "logistic regression on the trained trunk's last features",
-    "untrained": "weights as GAN training starts with",
-    "random": "PyTorch's default weights",
-    "random_torch": "Torch7's default weights, as the original's random network had them",
+    "vgan": "trunk of the trained GAN's discriminator, fine-tuned",
+    "logistic": "logistic regression on the last features of the trained trunk",
+    "untrained": "initial weights of GAN training",
+    "random": "PyTorch's default initialization",
+    "random_torch": "Torch7's default initialization, as in the random network of the original code",
 }
 PRETRAINED = frozenset({"vgan", "logistic"})

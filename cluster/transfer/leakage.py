@@ -1,71 +1,83 @@
-"""Test videos in a pre-training dataset."""
+"""Test leakage: videos of a labeled test set in the dataset of pre-training."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 from cluster.dataset.manifest import read_manifest
 from cluster.dataset.shards import read_clips
 from cluster.transfer.labeled_clips import UNKNOWN
 from vgan.errors import InputError
-from vgan.transfer.ucf101 import read_split
+from vgan.transfer.ucf101 import Split
 
 
-def leaked_videos(root: str, splits: list[int], pretraining_url: str) -> list[str]:
-    """Videos of a pre-training set that are test videos of one of the splits, or cut from the same source as one.
+def leaked_videos(splits: Sequence[Split], pretraining_url: str) -> list[str]:
+    """List the videos of a pre-training dataset that belong to the same UCF101 group as a test video of the splits.
 
-    Known by their names, as UCF101's files are called (v_<Class>_gGG_cCC): a copy under another name is not found.
+    The clips of a group are cut from the same source video. Videos are compared by the names of UCF101's files
+    (v_<Class>_gGG_cCC): a copy under another name is not detected.
+
+    Args:
+        splits: official splits with their videos on disk.
+        pretraining_url: URL of the pre-training dataset.
+
+    Returns:
+        Sorted source ids.
 
     Raises:
-        InputError: the pre-training set cannot be read.
+        InputError: the pre-training dataset cannot be read.
     """
-    tested = {
-        _group(v.path.name) for number in splits for v in read_split(Path(root), number).videos if v.side == "test"
-    }
+    test_groups = {_group(video.path.name) for split in splits for video in split.videos if video.side == "test"}
     manifest = read_manifest(pretraining_url)
-    seen = read_clips(pretraining_url, manifest, columns=["source_id"])["source_id"].unique().to_pylist()
-    return sorted(name for name in seen if _group(PurePosixPath(name).name) in tested)
+    source_ids = read_clips(pretraining_url, manifest, columns=["source_id"])["source_id"].unique().to_pylist()
+    return sorted(name for name in source_ids if _group(PurePosixPath(name).name) in test_groups)
 
 
 def _group(name: str) -> str:
-    """Class and group of a UCF101 file's name, whatever its case and ending; the name itself of any other."""
-    found = re.match(r"(v_\w+_g\d+)_c\d+", name, re.IGNORECASE)
-    return found[1].casefold() if found else name
+    """Return class and group of a UCF101 file name, independent of case and extension; another name is unchanged."""
+    match = re.match(r"(v_\w+_g\d+)_c\d+", name, re.IGNORECASE)
+    return match[1].casefold() if match else name
 
 
-def require_no_leakage(root: str, splits: list[int], pretraining_url: str, digest: str, allowed: bool) -> str:
-    """What figures must say of the pre-training set, "" if nothing.
+def require_no_leakage(splits: Sequence[Split], pretraining_url: str, digest: str, allowed: bool) -> str:
+    """Check that a pre-training dataset contains no test video, and return a remark for figures.
 
     Args:
-        pretraining_url: the dataset; "" where the weights do not say what they were trained on.
-        digest: that it had.
+        splits: official splits with their videos on disk.
+        pretraining_url: URL of the dataset; "" if the weights do not record their training dataset.
+        digest: digest of the dataset at the time of training.
+        allowed: return a remark instead of raising.
+
+    Returns:
+        The remark, "" if the dataset is known and contains no test video.
 
     Raises:
-        InputError: it holds test videos, and that is not allowed; or nobody can tell.
+        InputError: the dataset contains test videos, or is unknown, and `allowed` is false.
     """
-    way_out = "or give allow_test_leakage=true, and every figure will say so"
+    hint = "or set allow_test_leakage=true, which adds a remark to every figure"
     if not pretraining_url:
         if allowed:
             return UNKNOWN
         raise InputError(
-            "whether the checkpoint has seen test videos cannot be told: an exported or .t7 model does not say what it "
-            f"was trained on. Give its run's folder, {way_out}"
+            "cannot check the checkpoint for test leakage: an exported or .t7 model does not say what it was trained "
+            f"on. Give the folder of its run, {hint}"
         )
     try:
         if read_manifest(pretraining_url).digest != digest:
-            raise InputError("another dataset stands there now")
-        found = leaked_videos(root, splits, pretraining_url)
-    except (InputError, FileNotFoundError) as fault:
+            raise InputError("it was replaced by another dataset")
+        leaked = leaked_videos(splits, pretraining_url)
+    except (InputError, FileNotFoundError) as error:
         if allowed:
             return UNKNOWN
         raise InputError(
-            f"whether the checkpoint has seen test videos cannot be told, because its dataset {pretraining_url!r} "
-            f"cannot be read ({fault}): put it back, {way_out}"
-        ) from fault
-    if found and not allowed:
+            f"cannot check the checkpoint for test leakage: its dataset {pretraining_url!r} cannot be read ({error}). "
+            f"Restore it, {hint}"
+        ) from error
+    if leaked and not allowed:
         raise InputError(
-            f"{len(found)} videos of the checkpoint's dataset {pretraining_url!r} are test videos or of their groups, "
-            f"{found[0]} first: train on the training list alone, {way_out}"
+            f"the checkpoint's dataset {pretraining_url!r} contains {len(leaked)} test videos, or videos of their "
+            f"groups, such as {leaked[0]}: train on the training list only, {hint}"
         )
-    return f"pre-training saw {len(found)} test videos" if found else ""
+    return f"pre-training saw {len(leaked)} test videos" if leaked else ""

@@ -1,4 +1,4 @@
-"""One child of a sweep: a network from its init, fine-tuned on a share of the labels, and what it says of the tests."""
+"""Run of a sweep: fine-tune a network from its initialization on a fraction of the labels, and score test videos."""
 
 from __future__ import annotations
 
@@ -32,25 +32,26 @@ from vgan.transfer.scores import probabilities, score_videos
 
 @dataclass(frozen=True)
 class Initialization:
-    """What an init starts with."""
+    """Initial state of a run: architecture and, if trained, the weights of the trunk."""
 
     model: ModelConfig
-    trunk: dict[str, Tensor] | None = None  # trained weights; None for random ones
-    url: str = ""  # where they are from
-    checkpoint: Checkpoint | None = None  # the same, where a training run wrote it: then its dataset is known
+    trunk: dict[str, Tensor] | None = None  # trained weights; None: random
+    url: str = ""  # source of the weights
+    checkpoint: Checkpoint | None = None  # at `url`, if a training run wrote it; it records its dataset
 
 
 @dataclass(frozen=True, order=True)
 class SweepRun:
-    """One fine-tuning."""
+    """Coordinates of one run of a sweep."""
 
     split: int
     init: str
-    fraction: float
+    fraction: float  # of the training labels, in (0, 1]
     seed: int
 
     @property
     def name(self) -> str:
+        """Name of the run, unique within a sweep."""
         return f"{self.init}-f{self.fraction:g}-seed{self.seed}-split{self.split}"
 
 
@@ -62,10 +63,18 @@ def finetune_run(
     use_gpu: bool = False,
     team: WorkerGroup = SINGLE_PROCESS,
 ) -> dict[str, Any]:
-    """Train and test one child; suitable for `ray.remote`. Returns plain values for JSON.
+    """Train and test one run; suitable for `ray.remote`.
 
     Args:
-        team: the workers that share it; all of them test.
+        child: initialization, label fraction, seed and split.
+        clips: clips of the split.
+        start: architecture and trained weights.
+        config: settings of fine-tuning and of the logistic regression.
+        use_gpu: compute on the GPU instead of the CPU.
+        team: workers that share each training batch; each of them scores all test videos.
+
+    Returns:
+        Accuracy, predictions, losses and the subset of training videos, as plain values for JSON.
     """
     device = "cuda" if use_gpu else "cpu"
     keep_freed_memory()
@@ -73,23 +82,22 @@ def finetune_run(
     network = Classifier(start.model, len(clips.classes), config.dropout)
     if start.trunk is not None:
         network.trunk.load_state_dict(start.trunk)
-    pool = np.flatnonzero(clips.train)
-    chosen = pool[label_subset(clips.labels[pool], child.fraction, child.seed)]
+    train = np.flatnonzero(clips.train)
+    train = train[label_subset(clips.labels[train], child.fraction, child.seed)]
     test = np.flatnonzero(~clips.train)
-    rows = clips.rows[test]  # (V, clips a video)
+    train_rows, test_rows = clips.rows[train, 0], clips.rows[test]  # (V,), and (V, R) with R clips per video
 
-    def frames(found: np.ndarray) -> Tensor:
-        return torch.from_numpy(clips.frames[found])  # a copy of these alone: Ray's memory is read-only
+    def frames(rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(clips.frames[rows])  # indexing copies these clips: Ray's shared memory is read-only
 
     losses: tuple[float, ...] = ()
     if child.init == "logistic":
         remove_spectral_norm(network)
         train_maps, test_maps = (
-            features(network.trunk, frames(found), config.batch_size, device)
-            for found in (clips.rows[chosen, 0], rows.ravel())
+            features(network.trunk, frames(rows), config.batch_size, device) for rows in (train_rows, test_rows.ravel())
         )
-        found = logistic_probabilities(
-            train_maps, clips.labels[chosen], test_maps, len(clips.classes), config.l2_penalty
+        predicted = logistic_probabilities(
+            train_maps, clips.labels[train], test_maps, len(clips.classes), config.l2_penalty
         )
     else:
         network.settle()
@@ -97,15 +105,16 @@ def finetune_run(
             network.trunk.apply(_RESETS[child.init])
         losses = finetune(
             network,
-            frames(clips.rows[chosen, 0]),
-            torch.tensor(clips.labels[chosen]),
+            frames(train_rows),
+            torch.tensor(clips.labels[train]),
             config,
             seed=child.seed,
             device=device,
             team=team,
         )
-        found = probabilities(network, frames(rows.ravel()), config.batch_size, device)
-    scores = score_videos(found, np.repeat(np.arange(len(test)), rows.shape[1]), clips.labels[test], clips.protocol)
+        predicted = probabilities(network, frames(test_rows.ravel()), config.batch_size, device)
+    video_of_clip = np.repeat(np.arange(len(test)), test_rows.shape[1])
+    scores = score_videos(predicted, video_of_clip, clips.labels[test], clips.protocol)
     return {
         "accuracy": scores.accuracy,
         "chance": 1 / len(clips.classes),
@@ -116,8 +125,8 @@ def finetune_run(
         "tested": clips.videos[test].tolist(),
         "labels": scores.labels.tolist(),
         "predicted": scores.predicted.tolist(),
-        "num_train": len(chosen),
-        "subset": sorted(clips.videos[chosen].tolist()),
+        "num_train": len(train),
+        "subset": sorted(clips.videos[train].tolist()),
     }
 
 
@@ -131,17 +140,24 @@ def finetune_run_distributed(
     cpus: float,
     scratch: str,
 ) -> dict[str, Any]:
-    """The same on so many Ray Train workers, which share each batch.
+    """Train and test one run on several Ray Train workers, which share each batch.
 
     Args:
-        shared: references to LabelledClips and Start in Ray's object store; in a list, so that Ray does not fetch them
-            here.
-        cpus: cores a worker.
-        scratch: url of a folder all nodes share.
+        child: initialization, label fraction, seed and split.
+        shared: references to `LabeledClips` and `Initialization` in Ray's object store; in a list, so that Ray passes
+            the references instead of fetching the objects here.
+        config: settings of fine-tuning.
+        use_gpu: give each worker a GPU.
+        workers: number of workers.
+        cpus: CPU cores per worker.
+        scratch: URL of a folder that all nodes share.
+
+    Returns:
+        The result of `finetune_run`.
     """
     fs, path = arrow_filesystem(scratch)
     trainer = TorchTrainer(
-        _on_worker,
+        _worker_loop,
         train_loop_config={"child": child, "shared": shared, "config": config, "use_gpu": use_gpu},
         scaling_config=ScalingConfig(
             num_workers=workers,
@@ -155,7 +171,8 @@ def finetune_run_distributed(
     return outcome
 
 
-def _on_worker(loop: dict[str, Any]) -> dict[str, Any]:
+def _worker_loop(loop: dict[str, Any]) -> dict[str, Any]:
+    """Train and test on one worker of the group; `loop` is the configuration from `finetune_run_distributed`."""
     context = ray.train.get_context()
     team = WorkerGroup(rank=context.get_world_rank(), size=context.get_world_size(), average=_average)
     clips, start = ray.get(loop["shared"])
@@ -171,15 +188,16 @@ def _average(tensors: Sequence[Tensor]) -> None:
 
 
 def _reset(module: nn.Module) -> None:
-    """PyTorch's default initialization."""
+    """Reinitialize a module with PyTorch's default."""
     reset = getattr(module, "reset_parameters", None)
     if callable(reset):
         reset()
 
 
 def _reset_as_torch7(module: nn.Module) -> None:
-    """Weights and biases uniform below one over the root of the fan-in, batch-norm scales uniform in 0..1.
+    """Reinitialize a module with Torch7's default.
 
+    Weights and biases of convolutions are uniform in [-b, b] with b = fan_in ** -0.5, batch norm scales in [0, 1].
     https://github.com/torch/nn/blob/master/VolumetricConvolution.lua and BatchNormalization.lua
     """
     if isinstance(module, nn.Conv3d):

@@ -1,4 +1,4 @@
-"""What `kubectl kustomize` makes of an overlay, and the parts of it that hold pods."""
+"""Manifests of an overlay as `kubectl kustomize` builds them, and their pod templates."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from infra.rehearsal.manifests import K8S, Manifest, build
+from infra.local_kubernetes.manifests import K8S, Manifest, build
 
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 
 
 @functools.cache
 def built(overlay: str) -> tuple[Manifest, ...]:
-    """Every manifest of an overlay. Needs no cluster."""
+    """Build every manifest of an overlay; no cluster is needed."""
     if shutil.which("kubectl") is None:
         if os.environ.get("CI"):
             pytest.fail("kubectl not found; in CI these tests must run")
@@ -30,17 +30,17 @@ def of_kind(overlay: str, *kinds: str) -> list[Manifest]:
 
 
 def named(overlay: str, kind: str, name: str) -> Manifest:
-    (found,) = [m for m in of_kind(overlay, kind) if m["metadata"]["name"] == name]
-    return found
+    (manifest,) = [m for m in of_kind(overlay, kind) if m["metadata"]["name"] == name]
+    return manifest
 
 
 def settings(overlay: str) -> dict[str, str]:
-    """The environment of every Ray node."""
+    """Return the environment of every Ray node."""
     return named(overlay, "ConfigMap", "settings")["data"]
 
 
 def ray_clusters(overlay: str) -> Iterator[tuple[str, Manifest]]:
-    """(name, spec) of the standing cluster and of each job's own."""
+    """Iterate over (name, spec) of the standing cluster and of each job's cluster."""
     for m in of_kind(overlay, "RayCluster"):
         yield m["metadata"]["name"], m["spec"]
     for m in of_kind(overlay, "RayJob"):
@@ -49,7 +49,7 @@ def ray_clusters(overlay: str) -> Iterator[tuple[str, Manifest]]:
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod template, and where it stands."""
+    """Pod template and the manifest that it belongs to."""
 
     where: str
     template: Manifest
@@ -62,26 +62,29 @@ class Pod:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Those it runs with; the operator adds its own."""
-        own = dict(self.template["metadata"]["labels"])
+        """Labels of the running pod, those of the operator included."""
+        labels = dict(self.template["metadata"]["labels"])
         if self.by_operator:
-            own |= {"ray.io/node-type": "head" if self.by_operator == "head" else "worker", "ray.io/is-ray-node": "yes"}
-            own |= {"ray.io/group": "headgroup" if self.by_operator == "head" else self.by_operator}
-        return own
+            labels |= {
+                "ray.io/node-type": "head" if self.by_operator == "head" else "worker",
+                "ray.io/is-ray-node": "yes",
+            }
+            labels |= {"ray.io/group": "headgroup" if self.by_operator == "head" else self.by_operator}
+        return labels
 
     def containers(self, *, init: bool = True) -> list[Manifest]:
         return [*self.spec["containers"], *(self.spec.get("initContainers", []) if init else [])]
 
 
 def pods(overlay: str) -> list[Pod]:
-    """Every pod template of an overlay."""
-    found = []
+    """List every pod template of an overlay."""
+    templates = []
     for m in of_kind(overlay, "Deployment", "StatefulSet", "Job", "DaemonSet"):
-        found.append(Pod(f"{m['kind']} {m['metadata']['name']}", m["spec"]["template"]))
+        templates.append(Pod(f"{m['kind']} {m['metadata']['name']}", m["spec"]["template"]))
     for name, spec in ray_clusters(overlay):
-        found.append(Pod(f"{name}: head", spec["headGroupSpec"]["template"], "head"))
+        templates.append(Pod(f"{name}: head", spec["headGroupSpec"]["template"], "head"))
         for group in spec["workerGroupSpecs"]:
-            found.append(Pod(f"{name}: {group['groupName']}", group["template"], group["groupName"]))
+            templates.append(Pod(f"{name}: {group['groupName']}", group["template"], group["groupName"]))
     for m in of_kind(overlay, "RayJob"):
-        found.append(Pod(f"job {m['metadata']['name']}: submitter", m["spec"]["submitterPodTemplate"]))
-    return found
+        templates.append(Pod(f"job {m['metadata']['name']}: submitter", m["spec"]["submitterPodTemplate"]))
+    return templates

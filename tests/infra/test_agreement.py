@@ -13,7 +13,7 @@ from manifests import OVERLAYS, named, of_kind, pods, ray_clusters, settings
 
 from cluster.runtime import placement
 from cluster.training.config import TrainConfig
-from infra.rehearsal.manifests import ROOT, Manifest, walk
+from infra.local_kubernetes.manifests import ROOT, Manifest, iter_values
 from jobs.cli import load_config
 from jobs.finetune import FinetuneJobConfig
 from jobs.prepare import PrepareConfig
@@ -24,13 +24,13 @@ OURS = {"scene-dynamics-cpu", "scene-dynamics-cuda", "scene-dynamics-mlflow"}
 
 
 def locked(package: str) -> str:
-    found = re.search(rf"^{re.escape(package)}==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
-    assert found, package
-    return found[1]
+    match = re.search(rf"^{re.escape(package)}==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    assert match, package
+    return match[1]
 
 
 def loaded(job: Manifest, overlay: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Any]:
-    """The module that a RayJob runs, and its settings as it reads them, in the folder where the code is."""
+    """Return the module that a RayJob runs and its settings, read in the folder of the code."""
     monkeypatch.chdir(ROOT)
     python, flag, module, *words = shlex.split(job["spec"]["entrypoint"])
     assert (python, flag) == ("python", "-m")
@@ -51,29 +51,29 @@ def test_versions_are_the_locks_and_the_projects(overlay: str) -> None:
 
 
 def test_entrypoints_load_and_follow_each_other(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = jobs(overlay, monkeypatch)
-    assert set(found) == {"prepare", "train", "sweep"}
-    prepare, train, sweep = (found[name][2] for name in ("prepare", "train", "sweep"))
+    configs = jobs(overlay, monkeypatch)
+    assert set(configs) == {"prepare", "train", "sweep"}
+    prepare, train, sweep = (configs[name][2] for name in ("prepare", "train", "sweep"))
     assert train.data == prepare.out
     assert sweep.checkpoint == f"{train.out}/{train.name}"
     for config in (prepare, train, sweep):
         assert config.out.startswith(settings(overlay)["STORE"] + "/"), "nodes share no folder but the store"
 
 
-def test_runs_have_names_so_that_a_second_start_goes_on(overlay: str) -> None:
+def test_runs_have_names_so_that_a_second_start_resumes(overlay: str) -> None:
     for job in of_kind(overlay, "RayJob"):
-        if "jobs.prepare" not in job["spec"]["entrypoint"]:  # goes on by its out=
+        if "jobs.prepare" not in job["spec"]["entrypoint"]:  # resumes by its out=
             assert re.search(r" name=\w+", job["spec"]["entrypoint"]), job["metadata"]["name"]
 
 
-def test_jobs_have_the_nodes_that_their_work_asks_for(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_have_the_nodes_that_their_work_requires(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, (job, module, config) in jobs(overlay, monkeypatch).items():
         groups = {g["groupName"]: g for g in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]}
         assert ("cpu-decode" in groups) == (module != "jobs.train"), name
         assert ("gpu-train" in groups) == (module != "jobs.prepare"), name
         if module == "jobs.train":
-            least, most = config.worker_range
-            assert least == most == groups["gpu-train"]["replicas"], "one worker a node"
+            minimum, maximum = config.worker_range
+            assert minimum == maximum == groups["gpu-train"]["replicas"], "one worker per node"
         if module != "jobs.prepare":
             limits = groups["gpu-train"]["template"]["spec"]["containers"][0]["resources"]["limits"]
             wants_gpu = config.use_gpu if module == "jobs.train" else config.gpus > 0
@@ -88,7 +88,7 @@ def test_gpu_pods_have_the_cuda_image_and_tolerate_gpu_nodes(overlay: str) -> No
             assert has_gpu == any(t["key"] == "nvidia.com/gpu" for t in pod.spec.get("tolerations", [])), pod.where
 
 
-def test_labels_that_work_asks_for_are_those_of_one_group(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_that_work_requires_are_those_of_one_group(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for key, value in settings(overlay).items():
         monkeypatch.setenv(key, value)
     decode, train = placement.decode_labels(), placement.train_labels()
@@ -112,7 +112,7 @@ def test_heads_offer_no_cpu_and_have_room_for_the_driver(overlay: str) -> None:
         assert int(limits["memory"].removesuffix("Gi")) >= 4, name
 
 
-def test_workers_spill_to_a_volume_of_theirs(overlay: str) -> None:
+def test_workers_spill_to_their_own_volume(overlay: str) -> None:
     for name, spec in ray_clusters(overlay):
         for group in spec["workerGroupSpecs"]:
             path = group["rayStartParams"]["object-spilling-directory"]
@@ -122,7 +122,7 @@ def test_workers_spill_to_a_volume_of_theirs(overlay: str) -> None:
             assert volume.get("emptyDir", {}).get("sizeLimit") or volume["ephemeral"], (name, group["groupName"])
 
 
-def test_settings_are_read_by_somebody(overlay: str) -> None:
+def test_every_setting_is_read(overlay: str) -> None:
     code = "".join(path.read_text() for path in (ROOT / "cluster").rglob("*.py"))
     known = {"AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_EC2_METADATA_DISABLED", "RAY_JOB_STOP_WAIT_TIME_S"}
     known |= {"AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"}
@@ -180,8 +180,8 @@ def test_mounts_have_volumes_and_claims(overlay: str) -> None:
             volumes |= {c["metadata"]["name"] for c in owner["spec"]["volumeClaimTemplates"]}
         for container in pod.containers():
             assert {m["name"] for m in container.get("volumeMounts", [])} <= volumes, pod.where
-        asked = {v["claimName"] for _, v in walk(pod.spec) if isinstance(v, dict) and "claimName" in v}
-        assert asked <= claims, pod.where
+        requested = {v["claimName"] for _, v in iter_values(pod.spec) if isinstance(v, dict) and "claimName" in v}
+        assert requested <= claims, pod.where
 
 
 def test_accounts_that_pods_name_exist(overlay: str) -> None:

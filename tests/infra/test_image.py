@@ -1,4 +1,4 @@
-"""The images of infra/image, where buildah has built them: who runs, what is inside, and what must not be."""
+"""Images of infra/image built with buildah: user, contents, and files that must be absent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.rehearsal.manifests import ROOT
+from infra.local_kubernetes.manifests import ROOT
 
 pytestmark = pytest.mark.image
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -26,7 +26,7 @@ def buildah(*words: str) -> str:
 
 @pytest.fixture(scope="module", params=["cpu", "mlflow"])
 def image(request: pytest.FixtureRequest) -> str:
-    """Name of an image that is there."""
+    """Name of an existing image."""
     name = f"localhost/scene-dynamics-{request.param}:{VERSION}"
     if shutil.which("buildah") is None or os.geteuid():
         pytest.skip("buildah not found, or not root")
@@ -44,14 +44,14 @@ def container(image: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def files(image: str) -> Iterator[Path]:
-    """The image's files, of a container that nothing runs in: what runs leaves caches behind."""
+    """Mounted files of the image, from a container in which nothing runs, because processes leave caches."""
     made = buildah("from", "--pull-never", image)
     yield Path(buildah("mount", made))
     buildah("rm", made)
 
 
 def run(container: str, *command: str) -> str:
-    """Output of a command as the image's own user, in its own environment."""
+    """Run a command as the image's user in the image's environment; return its output."""
     return buildah("run", "--isolation", "chroot", container, "--", *command)
 
 
@@ -67,10 +67,10 @@ def test_image_runs_as_user_1000(image: str, container: str) -> None:
 
 
 def test_nothing_of_the_code_or_environment_is_the_users_to_change(files: Path) -> None:
-    found = [p for folder in ("opt/scene", "srv/scene") for p in (files / folder).rglob("*") if not p.is_symlink()]
-    assert found
-    assert [p for p in found if p.stat().st_uid == 1000 or p.stat().st_mode & 0o002] == []
-    assert [p for p in found if not p.stat().st_mode & 0o004] == []
+    paths = [p for folder in ("opt/scene", "srv/scene") for p in (files / folder).rglob("*") if not p.is_symlink()]
+    assert paths
+    assert [p for p in paths if p.stat().st_uid == 1000 or p.stat().st_mode & 0o002] == []
+    assert [p for p in paths if not p.stat().st_mode & 0o004] == []
 
 
 def test_image_for_ray_has_what_the_operator_and_the_manifests_ask_for(image: str, container: str) -> None:
@@ -78,8 +78,8 @@ def test_image_for_ray_has_what_the_operator_and_the_manifests_ask_for(image: st
     locked = re.search(r"^ray==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
     assert locked
     assert run(container, "ray", "--version").split()[-1] == locked[1]
-    found = run(container, "sh", "-c", "for name in wget python ray; do command -v $name; done")
-    assert found.split() == ["/usr/bin/wget", "/opt/scene/bin/python", "/opt/scene/bin/ray"]
+    programs = run(container, "sh", "-c", "for name in wget python ray; do command -v $name; done")
+    assert programs.split() == ["/usr/bin/wget", "/opt/scene/bin/python", "/opt/scene/bin/ray"]
     assert run(container, "pwd") == "/srv/scene"
 
 
@@ -95,7 +95,10 @@ def test_jobs_and_decoders_import(image: str, container: str) -> None:
 
 def test_deepspeeds_op_is_installed_and_loads_without_a_compiler(image: str, container: str) -> None:
     of_cpu(image)
-    code = "from cluster.training.engines import build_ops, has_installed_op; build_ops(); print(has_installed_op())"
+    code = (
+        "from cluster.training.deepspeed_ops import build_cpu_ops, has_prebuilt_cpu_op; "
+        "build_cpu_ops(); print(has_prebuilt_cpu_op())"
+    )
     assert run(container, "python", "-c", code).splitlines()[-1] == "True"
     assert run(container, "sh", "-c", "command -v c++ g++ gcc cc make || echo none") == "none"
     assert (
@@ -125,8 +128,8 @@ def test_bill_of_materials_names_what_is_installed(container: str, files: Path) 
 
 
 def test_layers_hold_no_secret_and_no_cache(files: Path) -> None:
-    left = [p for cache in CACHES for p in (files / cache).rglob("*") if p.is_file() and p.name != "lock"]
-    assert left == []
+    cached = [p for cache in CACHES for p in (files / cache).rglob("*") if p.is_file() and p.name != "lock"]
+    assert cached == []
     assert not list(files.glob("run/secrets/*"))
     for name in ("etc/pip.conf", "root/.config/pip/pip.conf", "root/.netrc", "root/.pypirc"):
         assert not (files / name).exists() or not (files / name).read_text(), name
@@ -135,7 +138,7 @@ def test_layers_hold_no_secret_and_no_cache(files: Path) -> None:
 
 
 def layers(image: str) -> list[tuple[str, int]]:
-    """(what made it, bytes) of each layer, lowest first, as the store holds them."""
+    """Return (build command, stored bytes) of each layer, lowest first."""
     store = Path(json.loads(buildah("info"))["store"]["GraphRoot"])
     driver = json.loads(buildah("info"))["store"]["GraphDriverName"]
     known = {layer["id"]: layer for layer in json.loads((store / f"{driver}-layers/layers.json").read_text())}
@@ -154,11 +157,11 @@ def layers(image: str) -> list[tuple[str, int]]:
 
 
 def test_layers_above_the_environment_are_small(image: str) -> None:
-    """So that a change of code moves little; prints every layer's size."""
-    found = layers(image)
-    print(f"\n{image}: {sum(size for _, size in found) / 1e6:.0f} MB")
-    for step, size in found:
+    """Check that a change of code transfers few bytes; print the size of every layer."""
+    sizes = layers(image)
+    print(f"\n{image}: {sum(size for _, size in sizes) / 1e6:.0f} MB")
+    for step, size in sizes:
         print(f"  {size / 1e6:8.1f} MB  {' '.join(step.split())[:100]}")
-    (environment,) = [number for number, (step, _) in enumerate(found) if "/opt/scene" in step and "COPY" in step]
-    assert sum(size for _, size in found[environment + 1 :]) < 5e6
-    assert found[environment][1] > 1e8
+    (environment,) = [number for number, (step, _) in enumerate(sizes) if "/opt/scene" in step and "COPY" in step]
+    assert sum(size for _, size in sizes[environment + 1 :]) < 5e6
+    assert sizes[environment][1] > 1e8

@@ -1,4 +1,4 @@
-"""Dashboard and alerts ask for what nodes really export; alerts fire when they should, and are explained."""
+"""Dashboard and alerts query exported metrics; alerts fire when they should, and each has a runbook entry."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from manifests import built, pods
 from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
 from cluster.observability import prometheus
-from infra.rehearsal.manifests import K8S, ROOT
+from infra.local_kubernetes.manifests import K8S, ROOT
 
 MONITORING = K8S / "monitoring"
-# Exported by nodes with GPUs only. Ray's table of what its nodes report, which the test below asks, is their source.
+# Exported by nodes with GPUs only; a test below compares them with Ray's table of its node metrics.
 GPU = {"ray_node_gpus_utilization": {"GpuIndex"}, "ray_node_gram_used": {"GpuIndex"}}
 ADDED = {"instance", "pod", "ray_io_cluster", "ray_io_group"}  # by Prometheus and the PodMonitor's podTargetLabels
 OURS = {f"ray_{name}": set(labels) for name, (_, labels) in (prometheus.COUNTERS | prometheus.GAUGES).items()}
@@ -38,37 +38,37 @@ def rules() -> list[dict[str, Any]]:
 
 
 def queries() -> dict[str, str]:
-    """Every query, by what it is for, with Grafana's variables filled in."""
-    found = {rule["alert"]: rule["expr"] for rule in rules()}
+    """Return every query by its alert or panel, with Grafana's variables expanded."""
+    expressions = {rule["alert"]: rule["expr"] for rule in rules()}
     for panel in dashboard()["panels"]:
         for target in panel.get("targets", []):
-            found[f"{panel['title']} {target['refId']}"] = target["expr"]
-    filled = {"$__range": "6h", "$cluster": ".*", "$run": ".*"}
-    return {name: re.sub(r"\$\w+", lambda at: filled[at[0]], expr) for name, expr in found.items()}
+            expressions[f"{panel['title']} {target['refId']}"] = target["expr"]
+    variables = {"$__range": "6h", "$cluster": ".*", "$run": ".*"}
+    return {name: re.sub(r"\$\w+", lambda match: variables[match[0]], expr) for name, expr in expressions.items()}
 
 
-def asked(expr: str) -> dict[str, set[str]]:
-    """The metrics of a query, and the labels that each is filtered by."""
+def queried(expr: str) -> dict[str, set[str]]:
+    """Return the metrics of a query, with the labels that filter each."""
     names = re.findall(r"\b((?:ray_|up\b)\w*)(?:\{([^}]*)\})?", re.sub(r"\b(by|on) \([^)]*\)", "", expr))
-    found: dict[str, set[str]] = {}
+    metrics: dict[str, set[str]] = {}
     for name, selector in names:
         if name not in ADDED:
-            found.setdefault(name, set()).update(re.findall(r"(\w+)\s*[=!]", selector))
-    return found
+            metrics.setdefault(name, set()).update(re.findall(r"(\w+)\s*[=!]", selector))
+    return metrics
 
 
 def grouped(expr: str) -> set[str]:
-    """Labels that a query groups or joins by."""
+    """Return the labels that a query groups or joins by."""
     return {label for by in re.findall(r"\b(?:by|on) \(([^)]*)\)", expr) for label in re.split(r",\s*", by)}
 
 
 @pytest.fixture(scope="module")
 def exported(scrape: Callable[[], str]) -> dict[str, set[str]]:
-    """Every metric of a running node and its labels, after an actor has told all of ours."""
+    """Metrics of a running node with their labels, after an actor has set all of this project's."""
 
     @ray.remote
-    class Teller:
-        def tell(self) -> None:
+    class Exporter:
+        def export(self) -> None:
             for _ in range(15):  # gauges are forgotten
                 for name, (_, labels) in prometheus.COUNTERS.items():
                     prometheus.increment(name, 1.0, **dict.fromkeys(labels, "x"))
@@ -76,25 +76,25 @@ def exported(scrape: Callable[[], str]) -> dict[str, set[str]]:
                     prometheus.set_gauge(name, 1.0, **dict.fromkeys(labels, "x"))
                 time.sleep(2)
 
-    teller = Teller.remote()
-    found, done = dict[str, set[str]](), teller.tell.remote()
+    exporter = Exporter.remote()
+    metrics, done = dict[str, set[str]](), exporter.export.remote()
     while ray.wait([done], timeout=1)[1]:
         for name, labels in re.findall(r"^(\w+)\{(.*)\} ", scrape(), re.MULTILINE):
-            found.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))
+            metrics.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))
     ray.get(done)
-    return found
+    return metrics
 
 
 @pytest.mark.ray
-def test_every_metric_and_label_that_is_asked_for_is_exported(exported: dict[str, set[str]]) -> None:
+def test_every_queried_metric_and_label_is_exported(exported: dict[str, set[str]]) -> None:
     known = exported | GPU | {"up": {"job"}}
     unknown = []
     for name, expr in queries().items():
-        metrics = asked(expr)
+        metrics = queried(expr)
         assert metrics, name
-        there = set.union(ADDED, *(known.get(metric, set()) for metric in metrics))
+        labels = set.union(ADDED, *(known.get(metric, set()) for metric in metrics))
         unknown += [(name, metric) for metric in metrics if metric not in known]
-        unknown += [(name, label) for label in set.union(grouped(expr), *metrics.values()) - there]
+        unknown += [(name, label) for label in set.union(grouped(expr), *metrics.values()) - labels]
     assert unknown == []
 
 
@@ -102,41 +102,41 @@ def test_every_metric_and_label_that_is_asked_for_is_exported(exported: dict[str
 def test_every_metric_of_ours_is_exported_with_its_labels_and_shown(exported: dict[str, set[str]]) -> None:
     for name, labels in OURS.items():
         assert labels <= exported[name], name
-    assert set(OURS) <= {metric for expr in queries().values() for metric in asked(expr)}
+    assert set(OURS) <= {metric for expr in queries().values() for metric in queried(expr)}
 
 
 def test_gpu_metrics_are_rays() -> None:
     assert {name.removeprefix("ray_") for name in GPU} <= set(METRICS_GAUGES)
 
 
-def test_metrics_of_ours_are_told_by_the_code() -> None:
+def test_every_metric_of_ours_is_set_by_the_code() -> None:
     code = "".join(p.read_text() for p in (ROOT / "cluster").rglob("*.py") if p.name != "prometheus.py")
     assert [name for name in (*prometheus.COUNTERS, *prometheus.GAUGES) if f'"{name}"' not in code] == []
 
 
 @pytest.mark.k8s
-def test_prometheus_is_led_to_the_port_that_ray_pods_open() -> None:
+def test_prometheus_scrapes_the_metrics_port_of_ray_pods() -> None:
     monitor = yaml.safe_load((MONITORING / "scrape.yaml").read_text())["spec"]
     (endpoint,) = monitor["podMetricsEndpoints"]
     ray_pods = [pod for pod in pods("cloud") if pod.by_operator]
     assert ray_pods
     for pod in pods("cloud"):
-        chosen = monitor["selector"]["matchLabels"].items() <= pod.labels.items()
-        assert chosen == (pod in ray_pods), pod.where
+        selected = monitor["selector"]["matchLabels"].items() <= pod.labels.items()
+        assert selected == (pod in ray_pods), pod.where
         ports = {p["name"]: p["containerPort"] for p in pod.spec["containers"][0].get("ports", [])}
-        assert not chosen or ports[endpoint["port"]] == 8080, pod.where
+        assert not selected or ports[endpoint["port"]] == 8080, pod.where
     dropped = endpoint["metricRelabelings"][0]["regex"]
-    wanted = {metric for expr in queries().values() for metric in asked(expr)}
-    assert [metric for metric in wanted if re.fullmatch(dropped, metric)] == []
+    queried_metrics = {metric for expr in queries().values() for metric in queried(expr)}
+    assert [metric for metric in queried_metrics if re.fullmatch(dropped, metric)] == []
 
 
 @pytest.mark.k8s
 def test_monitoring_builds_beside_the_overlays() -> None:
-    found = {m["kind"]: m for m in built("../monitoring")}
-    assert set(found) == {"ConfigMap", "PodMonitor", "PrometheusRule"}
-    assert {m["metadata"]["namespace"] for m in found.values()} == {"scene"}
-    assert json.loads(found["ConfigMap"]["data"]["dashboard.json"]) == dashboard()
-    assert found["ConfigMap"]["metadata"]["labels"]["grafana_dashboard"] == "1"
+    manifests = {m["kind"]: m for m in built("../monitoring")}
+    assert set(manifests) == {"ConfigMap", "PodMonitor", "PrometheusRule"}
+    assert {m["metadata"]["namespace"] for m in manifests.values()} == {"scene"}
+    assert json.loads(manifests["ConfigMap"]["data"]["dashboard.json"]) == dashboard()
+    assert manifests["ConfigMap"]["metadata"]["labels"]["grafana_dashboard"] == "1"
 
 
 def test_alerts_are_explained_in_the_runbook() -> None:
@@ -152,15 +152,15 @@ def test_alerts_are_explained_in_the_runbook() -> None:
 
 @functools.cache
 def promtool() -> str:
-    found = shutil.which("promtool")
-    if found is None:
+    program = shutil.which("promtool")
+    if program is None:
         pytest.skip("promtool not found, which checks queries and alerts: it comes with Prometheus")
-    return found
+    return program
 
 
-def run_promtool(*words: str) -> None:
-    done = subprocess.run([promtool(), *words], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+def run_promtool(*args: str) -> None:
+    result = subprocess.run([promtool(), *args], capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_promtool_accepts_every_query(tmp_path: Path) -> None:
@@ -175,10 +175,10 @@ def test_promtool_accepts_every_query(tmp_path: Path) -> None:
 
 POD = 'ray_io_cluster="scene"'
 UNITS = "ray_scene_prepare_units_total"
-RUNNING = f'ray_tasks{{{POD}, Name="Map(commit_or_tell)", State="RUNNING"}}'
+RUNNING = f'ray_tasks{{{POD}, Name="Map(process_unit_or_error)", State="RUNNING"}}'
 WORKERS = f'ray_actors{{{POD}, Name="RayTrainWorker", State="ALIVE"}}'
 NODE = f'{POD}, instance="10.0.0.1:8080"'
-# (alert, series in which it fires, series in which it does not): two hours, a value a minute
+# (alert, series in which it fires, series in which it does not): two hours, one value per minute
 CASES: list[tuple[str, dict[str, str], dict[str, str]]] = [
     (
         "SceneTrainingStalled",
@@ -257,9 +257,9 @@ def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path) -> None:
 
     def case(alert: str, series: dict[str, str], samples: list[dict[str, Any]]) -> dict[str, Any]:
         fires = f'count(ALERTS{{alertname="{alert}", alertstate="firing"}})'
-        found = [{"series": name, "values": values} for name, values in series.items()]
-        asks = [{"expr": fires, "eval_time": "119m", "exp_samples": samples}]
-        return {"interval": "1m", "input_series": found, "promql_expr_test": asks}
+        inputs = [{"series": name, "values": values} for name, values in series.items()]
+        tests = [{"expr": fires, "eval_time": "119m", "exp_samples": samples}]
+        return {"interval": "1m", "input_series": inputs, "promql_expr_test": tests}
 
     tests = [case(alert, bad, [{"labels": "{}", "value": 1}]) for alert, bad, _ in CASES]
     tests += [case(alert, good, []) for alert, _, good in CASES]

@@ -1,4 +1,4 @@
-"""Rules that every manifest keeps: who pods run as, what they may use, whom they reach, and no secret in any file."""
+"""Rules for every manifest: users, capabilities, resources, allowed connections, and no secret in any file."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from pathlib import Path
 import pytest
 from manifests import OVERLAYS, Pod, built, of_kind, pods, ray_clusters
 
-from infra.rehearsal import policies
-from infra.rehearsal.api import Reply, run, secret_reply, without_namespace
-from infra.rehearsal.manifests import K8S, ROOT, Manifest, walk
+from infra.local_kubernetes import policies
+from infra.local_kubernetes.kubectl_server import Reply, run, secret_reply, without_namespace
+from infra.local_kubernetes.manifests import K8S, ROOT, Manifest, iter_values
 
 pytestmark = pytest.mark.k8s
 per_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
 
 
 @per_overlay
-def test_pods_run_as_nobody_special(overlay: str) -> None:
-    """What the namespace's `restricted` level asks; the operator's init containers copy their pod's settings."""
+def test_pods_run_unprivileged(overlay: str) -> None:
+    """Check the requirements of the level `restricted`; the operator's init containers copy their pod's settings."""
     for pod in pods(overlay):
-        context = pod.spec["securityContext"]
-        assert context["runAsNonRoot"] is True, pod.where
-        assert context["runAsUser"] > 0, pod.where
-        assert context["seccompProfile"] == {"type": "RuntimeDefault"}, pod.where
+        pod_context = pod.spec["securityContext"]
+        assert pod_context["runAsNonRoot"] is True, pod.where
+        assert pod_context["runAsUser"] > 0, pod.where
+        assert pod_context["seccompProfile"] == {"type": "RuntimeDefault"}, pod.where
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod.spec), pod.where
         assert not [v for v in pod.spec.get("volumes", []) if "hostPath" in v], pod.where
         for container in pod.containers():
-            own = container["securityContext"]
-            assert own["allowPrivilegeEscalation"] is False, pod.where
-            assert own["capabilities"] == {"drop": ["ALL"]}, pod.where
-            assert not own.get("privileged"), pod.where
-            assert own.get("runAsUser", 1) > 0, pod.where
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False, pod.where
+            assert context["capabilities"] == {"drop": ["ALL"]}, pod.where
+            assert not context.get("privileged"), pod.where
+            assert context.get("runAsUser", 1) > 0, pod.where
 
 
 @per_overlay
-def test_autoscaler_runs_as_nobody_special(overlay: str) -> None:
+def test_autoscaler_runs_unprivileged(overlay: str) -> None:
     for name, spec in ray_clusters(overlay):
         if spec.get("enableInTreeAutoscaling"):
-            own = spec["autoscalerOptions"]["securityContext"]
-            assert own == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}, name
+            context = spec["autoscalerOptions"]["securityContext"]
+            assert context == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}, name
 
 
 @per_overlay
-def test_namespace_enforces_it(overlay: str) -> None:
+def test_namespace_enforces_the_restricted_level(overlay: str) -> None:
     (namespace,) = of_kind(overlay, "Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     for m in built(overlay):
@@ -60,7 +60,7 @@ def test_only_the_heads_account_has_a_token(overlay: str) -> None:
 
 
 @per_overlay
-def test_containers_state_what_they_use(overlay: str) -> None:
+def test_containers_state_requests_and_limits(overlay: str) -> None:
     for pod in pods(overlay):
         for container in pod.containers():
             requests, limits = container["resources"]["requests"], container["resources"]["limits"]
@@ -71,7 +71,7 @@ def test_containers_state_what_they_use(overlay: str) -> None:
 
 @per_overlay
 def test_servers_are_probed(overlay: str) -> None:
-    """The operator probes Ray's containers itself, as it does only while they name no probe of their own."""
+    """Check for probes; the operator adds them to Ray's containers, if these have none."""
     for pod in pods(overlay):
         for container in pod.containers(init=False):
             probes = {"readinessProbe", "livenessProbe"} & set(container)
@@ -107,19 +107,19 @@ def test_quota_has_room_for_the_standing_cluster_and_each_job(overlay: str) -> N
 
 
 def _demand(spec: Manifest) -> dict[str, float]:
-    """Of a cluster with its groups at their fewest nodes, or one of each."""
+    """Sum the demand of a cluster with each group at its minimum size, at least one node."""
     groups = [(1, spec["headGroupSpec"])] + [(max(1, g["minReplicas"]), g) for g in spec["workerGroupSpecs"]]
     each = [(n, _pod_demand(Pod("", g["template"]))) for n, g in groups]
     return {key: sum(n * demand[key] for n, demand in each) for key in each[0][1]}
 
 
 def _pod_demand(pod: Pod) -> dict[str, float]:
-    found = {"requests.cpu": 0.0, "limits.memory": 0.0, "requests.nvidia.com/gpu": 0.0}
+    demand = {"requests.cpu": 0.0, "limits.memory": 0.0, "requests.nvidia.com/gpu": 0.0}
     for container in pod.containers(init=False):
-        for key in found:
-            where, _, kind = key.partition(".")
-            found[key] += _number(container["resources"][where].get(kind, "0"))
-    return found
+        for key in demand:
+            section, _, resource = key.partition(".")
+            demand[key] += _number(container["resources"][section].get(resource, "0"))
+    return demand
 
 
 def _number(text: str) -> float:
@@ -128,13 +128,13 @@ def _number(text: str) -> float:
     return float(value) * units[unit]
 
 
-# ---- who reaches whom ------------------------------------------------------------------------------------------------
+# ---- allowed connections ---------------------------------------------------------------------------------------------
 
 
-def reaches(overlay: str, source: Pod, target: Pod, port: int) -> bool:
-    """Whether the policies let one pod open a connection to another's port; those of other namespaces are not ours."""
-    found = of_kind(overlay, "NetworkPolicy")
-    return policies.reaches(found, source.labels, target.labels, port, namespace=source.namespace)
+def is_reachable(overlay: str, source: Pod, target: Pod, port: int) -> bool:
+    """Return True if the policies let one pod connect to another's port."""
+    manifests = of_kind(overlay, "NetworkPolicy")
+    return policies.is_reachable(manifests, source.labels, target.labels, port, namespace=source.namespace)
 
 
 def _roles(overlay: str) -> dict[str, Pod]:
@@ -154,8 +154,8 @@ def test_pods_reach_what_they_need_and_nothing_else(overlay: str) -> None:
     assert len(roles) >= 6
     allowed = {(a, b, port) for a, b, port in allowed if a in roles and b in roles}
     ports = (5000, 5432, 6379, 8080, 8265, 9000, 10001)
-    found = {(a, b, p) for a in roles for b in roles for p in ports if reaches(overlay, roles[a], roles[b], p)}
-    assert found == allowed
+    reachable = {(a, b, p) for a in roles for b in roles for p in ports if is_reachable(overlay, roles[a], roles[b], p)}
+    assert reachable == allowed
 
 
 def _outsider(namespace: str, name: str) -> Pod:
@@ -168,9 +168,11 @@ def test_pods_of_other_namespaces_reach_the_jobs_api_or_the_metrics_and_nothing_
     outside = [_outsider("prometheus-system", "prometheus"), _outsider("prometheus-system", "grafana")]
     outside += [_outsider("elsewhere", "prometheus"), _outsider("kuberay-operator", "kuberay-operator")]
     roles, ports = _roles(overlay), (5000, 5432, 6379, 8080, 8265, 9000, 10001)
-    found = {(a.where, b, p) for a in outside for b in roles for p in ports if reaches(overlay, a, roles[b], p)}
+    reachable = {
+        (a.where, b, p) for a in outside for b in roles for p in ports if is_reachable(overlay, a, roles[b], p)
+    }
     allowed = {("prometheus-system: prometheus", b, 8080) for b in ("head", "decode", "train")}
-    assert found == allowed | {("kuberay-operator: kuberay-operator", "head", 8265)}
+    assert reachable == allowed | {("kuberay-operator: kuberay-operator", "head", 8265)}
 
 
 @per_overlay
@@ -185,7 +187,7 @@ def test_everything_else_is_refused_both_ways(overlay: str) -> None:
 
 
 @per_overlay
-def test_no_rule_lets_everybody_in(overlay: str) -> None:
+def test_every_ingress_rule_names_its_peers(overlay: str) -> None:
     for m in of_kind(overlay, "NetworkPolicy"):
         for rule in m["spec"].get("ingress", []):
             assert rule["from"], m["metadata"]["name"]
@@ -193,7 +195,7 @@ def test_no_rule_lets_everybody_in(overlay: str) -> None:
 
 
 @per_overlay
-def test_budgets_select_pods_that_there_are(overlay: str) -> None:
+def test_budgets_select_existing_pods(overlay: str) -> None:
     for m in of_kind(overlay, "PodDisruptionBudget"):
         assert [p for p in pods(overlay) if policies.matches(m["spec"]["selector"], p.labels)], m["metadata"]["name"]
 
@@ -229,31 +231,31 @@ def test_no_file_holds_a_secret(path: Path) -> None:
 
 
 @per_overlay
-def test_secrets_are_named_and_never_spelled(overlay: str) -> None:
+def test_secrets_are_referenced_without_values(overlay: str) -> None:
     assert of_kind(overlay, "Secret") == []
     for m in built(overlay):
-        for path, value in walk(m):
+        for path, value in iter_values(m):
             if isinstance(value, dict) and re.search(
                 r"(?i)password|secret|token|key_id|auth_key", str(value.get("name"))
             ):
-                stated = str(value.get("value", ""))
-                assert re.fullmatch(r'"?(\$\(\w+\),?)*"?', stated), f"{m['kind']} {m['metadata']['name']}{path}"
+                text = str(value.get("value", ""))
+                assert re.fullmatch(r'"?(\$\(\w+\),?)*"?', text), f"{m['kind']} {m['metadata']['name']}{path}"
 
 
 def references(overlay: str) -> set[tuple[str, str]]:
-    """(secret, key) that the manifests ask for."""
-    found = set()
+    """Return (secret, key) of the secrets that the manifests refer to."""
+    keys = set()
     for m in built(overlay):
-        for _, value in walk(m):
+        for _, value in iter_values(m):
             if isinstance(value, dict) and "secretKeyRef" in value:
-                found.add((value["secretKeyRef"]["name"], value["secretKeyRef"]["key"]))
+                keys.add((value["secretKeyRef"]["name"], value["secretKeyRef"]["key"]))
             elif isinstance(value, dict) and "items" in value and "secretName" in value:
-                found |= {(value["secretName"], item["key"]) for item in value["items"]}
-    return found | {(spec["authOptions"]["secretName"], "auth_token") for _, spec in ray_clusters(overlay)}
+                keys |= {(value["secretName"], item["key"]) for item in value["items"]}
+    return keys | {(spec["authOptions"]["secretName"], "auth_token") for _, spec in ray_clusters(overlay)}
 
 
 def run_secrets(secrets: dict[str, dict[str, str]], log: Path, *, down: bool = False) -> int:
-    """Exit code of secrets.sh, on a cluster that holds `secrets`."""
+    """Run secrets.sh on a cluster that holds `secrets`; return its exit code."""
 
     def answer(words: list[str], text: str) -> Reply:
         reply = Reply(code=1) if down else secret_reply(secrets, without_namespace(words), text)
@@ -263,13 +265,13 @@ def run_secrets(secrets: dict[str, dict[str, str]], log: Path, *, down: bool = F
     return run(["bash", str(K8S / "secrets.sh")], answer, log)
 
 
-def test_secrets_script_makes_every_secret_that_is_asked_for_and_shows_none(tmp_path: Path) -> None:
+def test_secrets_script_creates_every_referenced_secret_and_prints_none(tmp_path: Path) -> None:
     made: dict[str, dict[str, str]] = {}
     log = tmp_path / "log"
     assert run_secrets(made, log) == 0, log.read_text()
-    there = {(name, key) for name, data in made.items() for key in data}
-    asked = {reference for overlay in OVERLAYS for reference in references(overlay)}
-    assert asked == there
+    created = {(name, key) for name, data in made.items() for key in data}
+    referenced = {reference for overlay in OVERLAYS for reference in references(overlay)}
+    assert referenced == created
     values = [value for data in made.values() for value in data.values() if value != "admin"]
     assert len(set(values)) == len(values)
     assert min(map(len, values)) >= 64
@@ -280,7 +282,7 @@ def test_secrets_script_makes_every_secret_that_is_asked_for_and_shows_none(tmp_
     assert f"database_uri = {database}\n" in made["mlflow-server"]["basic_auth.ini"]
 
 
-def test_secrets_script_leaves_what_is_there(tmp_path: Path) -> None:
+def test_secrets_script_keeps_existing_secrets(tmp_path: Path) -> None:
     made: dict[str, dict[str, str]] = {}
     run_secrets(made, tmp_path / "log")
     before = dict(made)

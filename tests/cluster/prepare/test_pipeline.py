@@ -371,7 +371,7 @@ def test_prepare_counts_for_prometheus_on_the_nodes_metrics_port(dataset: Path, 
         f"prepare_{pattern}" for pattern in (*patterns, rf"clips_total\{{.*{run}", rf"source_seconds_total\{{.*{run}")
     ]
     patterns = [rf"ray_scene_{pattern}.*\}} [1-9]" for pattern in (*patterns, rf"pack_clips_total\{{.*{run}")]
-    patterns.append(r'ray_tasks\{.*Name="Map\(commit_or_tell\)"')  # used by an alert
+    patterns.append(r'ray_tasks\{.*Name="Map\(process_unit_or_error\)"')  # used by an alert
     deadline, text = time.monotonic() + 60, ""  # Ray gathers its workers' counters every few seconds
     while time.monotonic() < deadline and not all(re.search(pattern, text) for pattern in patterns):
         text = scrape()

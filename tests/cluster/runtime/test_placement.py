@@ -87,7 +87,7 @@ video = VideoConfig(
 with ray_session(address):
     prepare(list_folder(videos)[0], out, video, Packing(shard_mb=1))
     assert verify(out) == []
-    work = ("commit_or_tell", "write_shard", "check_shard")
+    work = ("process_unit_or_error", "write_shard", "check_shard")
     for _ in range(60):  # nodes report their tasks about every second
         tasks = {(name, t.node_id) for t in list_tasks(limit=1000, detail=True) for name in work if name in t.name}
         if {name for name, _ in tasks} == set(work):
@@ -104,7 +104,7 @@ def test_prepare_runs_on_decode_nodes_only(nodes: dict[str, str], tmp_path: Path
         write_mp4(draw_clip(kind, num_frames=56, size=(96, 128)).frames, tmp_path / "videos" / f"{kind}.mp4", 25.0)
     tasks = run_script(PREPARE, nodes["address"], str(tmp_path / "videos"), str(tmp_path / "clips"))
     assert {tuple(row) for row in tasks} == {
-        (name, nodes["decode"]) for name in ("check_shard", "commit_or_tell", "write_shard")
+        (name, nodes["decode"]) for name in ("check_shard", "process_unit_or_error", "write_shard")
     }
 
 

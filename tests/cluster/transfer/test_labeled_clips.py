@@ -1,8 +1,9 @@
-"""Which clips stand for a labelled video, and what a checkpoint must not have seen."""
+"""Selection of the clips of labeled videos, and detection of test videos in a pre-training dataset."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,10 +12,11 @@ import pytest
 from cluster.dataset.manifest import Manifest, Shard, write_manifest
 from cluster.dataset.shards import clip_row, clip_schema, shard_bytes
 from cluster.storage.files import write_bytes
-from cluster.transfer.labeled_clips import config_for_test_clips, load_labeled_split
+from cluster.transfer.labeled_clips import LabeledClips, config_for_test_clips, load_labeled_split
 from cluster.transfer.leakage import leaked_videos, require_no_leakage
 from vgan.errors import InputError
 from vgan.records import Clip, ClipScores
+from vgan.transfer.ucf101 import Split, read_split
 from vgan.video.config import ClipSpec, VideoConfig
 
 SPEC = ClipSpec(num_frames=16, size=32)
@@ -24,7 +26,7 @@ CLASSES = ("Spin", "HandstandPushups")
 
 @pytest.fixture
 def ucf101(tmp_path: Path) -> Path:
-    """Two classes of the official layout, two videos a group, empty files."""
+    """Folder in the official layout: two classes, two videos per group, empty files."""
     root = tmp_path / "ucf"
     (root / "ucfTrainTestlist").mkdir(parents=True)
     lists = root / "ucfTrainTestlist"
@@ -43,7 +45,7 @@ def ucf101(tmp_path: Path) -> Path:
 
 
 def write(url: Path, clips: list[tuple[str, float]]) -> Manifest:
-    """A dataset of clips (source_id, start_s), the n-th of which shows the value n."""
+    """Write a dataset of clips (source_id, start_s); all pixels of clip n have the value n."""
     rows = []
     for number, (source, start_s) in enumerate(clips):
         frames = np.full((16, 32, 32, 3), number, np.uint8)
@@ -59,59 +61,69 @@ def write(url: Path, clips: list[tuple[str, float]]) -> Manifest:
 
 
 def every_video(*starts: float) -> list[tuple[str, float]]:
+    """List (source_id, start_s) of clips of every video, latest start first."""
     names = [f"{name}/v_{name}_g{g:02d}_c{c:02d}.avi" for name in CLASSES for g in (*TRAIN, *TEST) for c in (1, 2)]
-    return [(name, start) for start in reversed(starts) for name in names]  # not in order of time
+    return [(name, start) for start in reversed(starts) for name in names]
 
 
-def load(ucf101: Path, url: Path, clips: list[tuple[str, float]], **tests: object) -> object:
-    return load_labeled_split(str(ucf101), 1, str(url), write(url, clips), "ucf101", **tests)  # type: ignore[arg-type]
+def load(ucf101: Path, url: Path, clips: list[tuple[str, float]], **settings: Any) -> LabeledClips:
+    return load_labeled_split(read_split(ucf101, 1), str(url), write(url, clips), "ucf101", **settings)
 
 
-def shown(clips: list[tuple[str, float]], found: object, video: int) -> list[float]:
-    """Start of each clip that stands for a video."""
-    return [clips[found.frames[row, 0, 0, 0, 0]][1] for row in found.rows[video]]  # type: ignore[attr-defined]
+def starts_of(clips: list[tuple[str, float]], labeled: LabeledClips, video: int) -> list[float]:
+    """Return the start of each selected clip of a video."""
+    return [clips[labeled.frames[row, 0, 0, 0, 0]][1] for row in labeled.rows[video]]
+
+
+@pytest.fixture
+def splits(ucf101: Path) -> list[Split]:
+    """Official split 1."""
+    return [read_split(ucf101, 1)]
 
 
 def test_load_split_takes_the_first_clip_of_each_video_in_the_lists_order(ucf101: Path, tmp_path: Path) -> None:
     clips = every_video(0.0, 1.0, 2.0)[:-1]  # a video lacks its first clip
-    found = load(ucf101, tmp_path / "clips", clips)
-    assert found.protocol == "ucf101-split1_1clip"
-    assert found.classes == CLASSES
-    assert found.train.sum() == 20
-    assert (~found.train).sum() == 8
-    assert found.videos[0] == "Spin/v_Spin_g08_c01.avi"
-    assert found.rows.shape == (28, 1)
-    assert [shown(clips, found, v)[0] for v in range(28)] == [0.0] * 27 + [1.0]
-    assert found.labels.tolist() == [0] * 10 + [1] * 10 + [0] * 4 + [1] * 4
+    labeled = load(ucf101, tmp_path / "clips", clips)
+    assert labeled.protocol == "ucf101-split1_1clip"
+    assert labeled.classes == CLASSES
+    assert labeled.train.sum() == 20
+    assert (~labeled.train).sum() == 8
+    assert labeled.videos[0] == "Spin/v_Spin_g08_c01.avi"
+    assert labeled.rows.shape == (28, 1)
+    assert [starts_of(clips, labeled, v)[0] for v in range(28)] == [0.0] * 27 + [1.0]
+    assert labeled.labels.tolist() == [0] * 10 + [1] * 10 + [0] * 4 + [1] * 4
 
 
 def test_load_split_spreads_test_clips_over_the_video_and_repeats_where_there_are_few(
     ucf101: Path, tmp_path: Path
 ) -> None:
     clips = every_video(*(0.25 * n for n in range(9)))
-    found = load(ucf101, tmp_path / "clips", clips, test_clips=5)
-    assert found.protocol == "ucf101-split1_5clip"
-    tested = int(np.flatnonzero(~found.train)[0])
-    assert shown(clips, found, tested) == [0.0, 0.5, 1.0, 1.5, 2.0]
-    assert shown(clips, found, 0) == [0.0] * 5  # of a training video the first alone
-    few = load(ucf101, tmp_path / "few", every_video(0.0, 0.25), test_clips=5)
-    assert shown(every_video(0.0, 0.25), few, tested) == [0.0, 0.0, 0.0, 0.25, 0.25]
+    labeled = load(ucf101, tmp_path / "clips", clips, clips_per_test_video=5)
+    assert labeled.protocol == "ucf101-split1_5clip"
+    tested = int(np.flatnonzero(~labeled.train)[0])
+    assert starts_of(clips, labeled, tested) == [0.0, 0.5, 1.0, 1.5, 2.0]
+    assert starts_of(clips, labeled, 0) == [0.0] * 5  # a training video: its first clip only
+    few = load(ucf101, tmp_path / "few", every_video(0.0, 0.25), clips_per_test_video=5)
+    assert starts_of(every_video(0.0, 0.25), few, tested) == [0.0, 0.0, 0.0, 0.25, 0.25]
 
 
-def test_load_split_choosing_leaves_the_test_list_alone_and_holds_whole_groups_out(
+def test_load_split_for_validation_ignores_the_test_list_and_holds_out_entire_groups(
     ucf101: Path, tmp_path: Path
 ) -> None:
-    found = load(ucf101, tmp_path / "clips", every_video(0.0), choose=True)
-    assert found.protocol == "ucf101-split1-heldout0_1clip"
-    assert not any("_g01_" in name or "_g02_" in name for name in found.videos)
-    groups = [{name.partition("_c")[0] for name in found.videos[side]} for side in (found.train, ~found.train)]
+    labeled = load(ucf101, tmp_path / "clips", every_video(0.0), validation=True)
+    assert labeled.protocol == "ucf101-split1-heldout0_1clip"
+    assert not any("_g01_" in name or "_g02_" in name for name in labeled.videos)
+    groups = [{name.partition("_c")[0] for name in labeled.videos[side]} for side in (labeled.train, ~labeled.train)]
     assert len(groups[1]) == 2  # a fifth of five groups of each class
     assert not groups[0] & groups[1]
-    others = [load(ucf101, tmp_path / f"clips{fold}", every_video(0.0), choose=True, fold=fold) for fold in (1, 2, 3)]
-    assert any(not np.array_equal(found.train, other.train) for other in others)
+    others = [
+        load(ucf101, tmp_path / f"clips{fold}", every_video(0.0), validation=True, validation_fold=fold)
+        for fold in (1, 2, 3)
+    ]
+    assert any(not np.array_equal(labeled.train, other.train) for other in others)
 
 
-def test_windows_of_one_clip_are_what_was_set() -> None:
+def test_video_settings_are_unchanged_for_one_clip_and_quarter_strides_for_more() -> None:
     config = VideoConfig(clip=ClipSpec(max_per_video=1))
     assert config_for_test_clips(config, 1) == config
     assert (config_for_test_clips(config, 10).clip.stride, config_for_test_clips(config, 10).clip.max_per_video) == (
@@ -120,43 +132,43 @@ def test_windows_of_one_clip_are_what_was_set() -> None:
     )
 
 
-# ---- leaks -------------------------------------------------------------------------------------------------------
+# ---- leakage -----------------------------------------------------------------------------------------------------
 
 
-def test_leaked_finds_test_videos_and_their_groups_whatever_folder_case_or_ending(ucf101: Path, tmp_path: Path) -> None:
+def test_leaked_videos_ignores_folder_case_and_extension_and_includes_test_groups(
+    splits: list[Split], tmp_path: Path
+) -> None:
     names = ["a/v_Spin_g08_c01.avi", "b/v_spin_G01_c07.mp4", "v_HandStandPushups_g02_c01.avi", "other/golf.mp4"]
-    write(tmp_path / "seen", [(name, 0.0) for name in names])
-    assert leaked_videos(str(ucf101), [1], str(tmp_path / "seen")) == sorted(names[1:3])
+    write(tmp_path / "pretraining", [(name, 0.0) for name in names])
+    assert leaked_videos(splits, str(tmp_path / "pretraining")) == sorted(names[1:3])
 
 
-def test_a_checkpoint_that_has_seen_test_videos_is_refused_unless_allowed(ucf101: Path, tmp_path: Path) -> None:
-    seen = str(tmp_path / "seen")
-    write(tmp_path / "seen", [("v_Spin_g01_c01.avi", 0.0), ("v_Spin_g09_c01.avi", 0.0)])
-    with pytest.raises(InputError, match=r"1 videos of .* v_Spin_g01_c01.avi first.*allow_test_leakage=true"):
-        require_no_leakage(str(ucf101), [1], seen, "d", allowed=False)
-    assert require_no_leakage(str(ucf101), [1], seen, "d", allowed=True) == "pre-training saw 1 test videos"
+def test_checkpoint_trained_on_test_videos_is_refused_unless_allowed(splits: list[Split], tmp_path: Path) -> None:
+    url = str(tmp_path / "pretraining")
+    write(tmp_path / "pretraining", [("v_Spin_g01_c01.avi", 0.0), ("v_Spin_g09_c01.avi", 0.0)])
+    with pytest.raises(InputError, match=r"contains 1 test videos.* v_Spin_g01_c01.avi.*allow_test_leakage=true"):
+        require_no_leakage(splits, url, "d", allowed=False)
+    assert require_no_leakage(splits, url, "d", allowed=True) == "pre-training saw 1 test videos"
 
 
-def test_a_checkpoint_whose_dataset_is_gone_is_refused_unless_allowed(ucf101: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be told"):
-        require_no_leakage(str(ucf101), [1], str(tmp_path / "gone"), "d", allowed=False)
-    assert (
-        require_no_leakage(str(ucf101), [1], str(tmp_path / "gone"), "d", allowed=True) == "pre-training set not known"
-    )
+def test_checkpoint_whose_dataset_is_missing_is_refused_unless_allowed(splits: list[Split], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        require_no_leakage(splits, str(tmp_path / "missing"), "d", allowed=False)
+    assert require_no_leakage(splits, str(tmp_path / "missing"), "d", allowed=True) == "pre-training set not known"
 
 
-def test_weights_that_do_not_say_what_they_saw_are_refused_unless_allowed(ucf101: Path) -> None:
+def test_weights_without_a_recorded_dataset_are_refused_unless_allowed(splits: list[Split]) -> None:
     with pytest.raises(InputError, match=r"does not say what it was trained on.*allow_test_leakage=true"):
-        require_no_leakage(str(ucf101), [1], "", "", allowed=False)
-    assert require_no_leakage(str(ucf101), [1], "", "", allowed=True) == "pre-training set not known"
+        require_no_leakage(splits, "", "", allowed=False)
+    assert require_no_leakage(splits, "", "", allowed=True) == "pre-training set not known"
 
 
-def test_a_checkpoint_whose_dataset_was_made_anew_is_refused_unless_allowed(ucf101: Path, tmp_path: Path) -> None:
-    write(tmp_path / "seen", [("golf.mp4", 0.0)])
-    with pytest.raises(InputError, match="another dataset stands there now"):
-        require_no_leakage(str(ucf101), [1], str(tmp_path / "seen"), "e", allowed=False)
+def test_checkpoint_whose_dataset_was_replaced_is_refused(splits: list[Split], tmp_path: Path) -> None:
+    write(tmp_path / "pretraining", [("golf.mp4", 0.0)])
+    with pytest.raises(InputError, match="replaced by another dataset"):
+        require_no_leakage(splits, str(tmp_path / "pretraining"), "e", allowed=False)
 
 
-def test_a_checkpoint_of_the_training_list_is_taken_without_a_word(ucf101: Path, tmp_path: Path) -> None:
-    write(tmp_path / "seen", [("Spin/v_Spin_g08_c01.avi", 0.0), ("golf.mp4", 0.0)])
-    assert require_no_leakage(str(ucf101), [1], str(tmp_path / "seen"), "d", allowed=False) == ""
+def test_checkpoint_trained_on_the_training_list_has_no_remark(splits: list[Split], tmp_path: Path) -> None:
+    write(tmp_path / "pretraining", [("Spin/v_Spin_g08_c01.avi", 0.0), ("golf.mp4", 0.0)])
+    assert require_no_leakage(splits, str(tmp_path / "pretraining"), "d", allowed=False) == ""

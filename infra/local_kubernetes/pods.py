@@ -1,8 +1,8 @@
-"""Pods as processes: their own network, process ids, file system and user, as the manifests say.
+"""Pods as sandboxed processes with their own network, process ids, file system and user, as the manifests specify.
 
-bubblewrap makes each: nothing of the machine is seen but its programs (or an image's), the environment, the code and
-the pod's volumes. The container's command is its process 1, runs as its `runAsUser` without any capability, and takes
-everything it started with it when it ends.
+bubblewrap creates each sandbox. Of the machine only its programs (or an image's), the Python environment, the code and
+the pod's volumes are visible. The container's command is process 1 and runs as its `runAsUser` without capabilities;
+when it ends, all processes that it started end too.
 """
 
 from __future__ import annotations
@@ -19,35 +19,36 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from infra.rehearsal.manifests import ROOT, Manifest, Namespace, expand, number
-from infra.rehearsal.network import Address, Network
+from infra.local_kubernetes.manifests import ROOT, Manifest, Namespace, expand, number
+from infra.local_kubernetes.network import Address, Network
 
 HOME, CODE = "/home/scene", "/srv/scene"
 USERS = "root:x:0:0::/root:/bin/sh\nscene:x:1000:1000::/home/scene:/bin/bash\npostgres:x:999:999::/tmp:/bin/sh\n"
-TMP = ("--perms", "1777", "--tmpfs", "/tmp")  # noqa: S108 - the pod's own
+TMP = ("--perms", "1777", "--tmpfs", "/tmp")  # noqa: S108 - private to the pod
 OVERLAY = 'mount -t overlay overlay -o "lowerdir=$1,upperdir=$2,workdir=$3" "$4"; shift 4; exec "$@"'
 DOMAINS = ("", ".scene", ".scene.svc.cluster.local")
 
 
 class PodFailedError(Exception):
-    """Something did not go as the manifests promise."""
+    """Failure of a pod or command, or a result that differs from what the manifests specify."""
 
 
 @dataclass(frozen=True)
 class Disk:
-    """What an image holds, for bubblewrap, and the environment that it sets."""
+    """File system of an image as arguments for bubblewrap, and the environment variables that the image sets."""
 
     arguments: tuple[str, ...]
     environment: Mapping[str, str]
     over: tuple[str, ...] = ()  # mounted after the pod's volumes: an environment may lie below /tmp
-    image: Path | None = None  # an image's files, to which each pod adds a layer of its own
+    image: Path | None = None  # folder of an image's files; each pod has a writable layer above it
 
 
-def machine_disk(prefix: Path, base: Path) -> Disk:
-    """A disk of this machine's own programs, the Python environment at `prefix` and the code.
+def host_filesystem(prefix: Path, base: Path) -> Disk:
+    """Return a disk with this machine's programs, a Python environment and the code.
 
     Args:
-        base: where that environment's interpreter is installed.
+        prefix: Folder of the Python environment.
+        base: Folder where that environment's interpreter is installed.
     """
     arguments = [*TMP, "--ro-bind", "/usr", "/usr", "--dir", "/etc"]
     for name in ("alternatives", "fonts", "ld.so.cache", "localtime", "nsswitch.conf", "protocols", "services", "ssl"):
@@ -67,14 +68,17 @@ def machine_disk(prefix: Path, base: Path) -> Disk:
 
 
 def image_disk(files: Path, environment: Mapping[str, str]) -> Disk:
-    """A disk of an image's files, where they are mounted, and of nothing else."""
+    """Return a disk with only the files of an image, mounted at `files`."""
     return Disk(TMP, environment, image=files)
 
 
-def _bind(how: str, folder: Path, place: str) -> list[str]:
-    """A folder at its place, whose parents everybody may pass: bubblewrap makes them for root alone."""
-    parents = [str(parent) for parent in reversed(Path(place).parents)][1:]
-    return [*(word for parent in parents for word in ("--dir", parent)), how, str(folder), place]
+def _bind(option: str, folder: Path, target: str) -> list[str]:
+    """Return bubblewrap's arguments that mount a folder at `target`.
+
+    The parents of `target` are created first with `--dir`: parents that a mount creates are accessible to root only.
+    """
+    parents = [str(parent) for parent in reversed(Path(target).parents)][1:]
+    return [*(arg for parent in parents for arg in ("--dir", parent)), option, str(folder), target]
 
 
 @dataclass
@@ -84,20 +88,22 @@ class Pod:
     name: str
     address: Address
     process: subprocess.Popen[bytes]
-    main: int  # process 1 of the pod, as it is called outside
+    main: int  # process id, outside the pod, of the pod's process 1
     user: int
     log: Path
     environment: dict[str, str]
     grace_s: float = 30.0
 
     def alive(self) -> bool:
+        """Return True while the pod's main process runs."""
         return self.process.poll() is None
 
     def text(self) -> str:
+        """Return the output of the pod so far."""
         return self.log.read_text(errors="replace")
 
     def stop(self) -> float:
-        """End it as Kubernetes does: SIGTERM, and SIGKILL after its grace period. Gives the seconds it took."""
+        """End the pod with SIGTERM, and SIGKILL after its grace period, as Kubernetes does; return its seconds."""
         started = time.monotonic()
         self._signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
@@ -106,29 +112,32 @@ class Pod:
         return time.monotonic() - started
 
     def kill(self) -> None:
-        """End it as a lost machine does; the kernel ends all of its processes with the first."""
+        """End the pod at once, as when its machine fails; the kernel ends all of its processes with process 1."""
         self._signal(signal.SIGKILL)
         self.process.kill()
         self.process.wait()
 
-    def _signal(self, which: signal.Signals) -> None:
-        if self.alive():  # its number may be another's afterwards
+    def _signal(self, signum: signal.Signals) -> None:
+        """Send a signal to process 1."""
+        if self.alive():  # afterwards another process may have its id
             with suppress(ProcessLookupError):
-                os.kill(self.main, which)
+                os.kill(self.main, signum)
 
     def run(
         self,
         command: Sequence[str],
         *,
         env: Mapping[str, str] | None = None,
-        given: bytes = b"",
+        stdin: bytes = b"",
         timeout_s: float = 600,
     ) -> tuple[int, str]:
-        """Exit code and output of a command inside the pod, as `kubectl exec` runs it.
+        """Run a command inside the pod, as `kubectl exec` does; return its exit code and output.
 
         Args:
-            env: instead of the pod's own.
-            given: its standard input.
+            command: Program and arguments.
+            env: Environment to use instead of the pod's.
+            stdin: Standard input of the command.
+            timeout_s: Seconds after which subprocess.TimeoutExpired is raised.
         """
         if not self.alive():
             return 1, f"{self.name} has ended"
@@ -136,13 +145,15 @@ class Pod:
         inside += ["setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups", "--no-new-privs"]
         inside += command
         environment = self.environment if env is None else env
-        done = subprocess.run(inside, env=environment, input=given, capture_output=True, timeout=timeout_s, check=False)
-        return done.returncode, (done.stdout + done.stderr).decode(errors="replace")
+        result = subprocess.run(
+            inside, env=environment, input=stdin, capture_output=True, timeout=timeout_s, check=False
+        )
+        return result.returncode, (result.stdout + result.stderr).decode(errors="replace")
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a pod's containers run."""
+class _PodContext:
+    """Specification, address and folder shared by the containers of a pod."""
 
     spec: Manifest
     address: Address
@@ -150,12 +161,13 @@ class _Place:
 
     @property
     def user(self) -> int:
+        """User id of the pod's processes."""
         return int(self.spec["securityContext"]["runAsUser"])
 
 
 @dataclass
 class Kubelet:
-    """Starts pods and ends them all when its block ends."""
+    """Starter of pods; created by `kubelet`, which ends all pods that still run."""
 
     namespace: Namespace
     network: Network
@@ -175,58 +187,65 @@ class Kubelet:
         extra: Mapping[str, str] | None = None,
         services: Sequence[str] = (),
     ) -> Iterator[Pod]:
-        """A pod of `template` for the length of the block; its init containers have run.
+        """Run the init containers of a pod, then its container for the duration of the block.
 
         Args:
-            labels: those that its template names and the operator's.
-            command: for its container, where the operator makes one up.
-            extra: more environment, likewise.
-            services: names by which other pods find it.
+            name: Name of the pod, which is its host name too.
+            template: Pod template with a `spec`.
+            labels: Labels of the template and of the operator.
+            command: Command of the container if the operator generates one; otherwise the manifest's.
+            extra: Environment variables that the operator adds.
+            services: Host names under which other pods reach it.
+
+        Raises:
+            PodFailedError: An init container failed.
         """
         spec = template["spec"]
         with self.network.address(name, dict(labels)) as address:
             self._write_hosts(address, services)
-            place = _Place(spec, address, self.folder / "pods" / name)
+            context = _PodContext(spec, address, self.folder / "pods" / name)
             for container in spec.get("initContainers", []):
-                process, _ = self._start(container, place, log=container["name"])
+                process, _ = self._start(container, context, log=container["name"])
                 if process.wait():
-                    log = place.folder / container["name"]
+                    log = context.folder / container["name"]
                     raise PodFailedError(f"init container {container['name']} of {name} failed: {log}")
             (container,) = spec["containers"]
-            process, main = self._start(container, place, command=command, extra=extra)
+            process, main = self._start(container, context, command=command, extra=extra)
             pod = Pod(
                 name=name,
                 address=address,
                 process=process,
                 main=main,
-                user=place.user,
-                log=place.folder / "log",
-                environment=self._environment(container, place, extra),
+                user=context.user,
+                log=context.folder / "log",
+                environment=self._environment(container, context, extra),
                 grace_s=spec.get("terminationGracePeriodSeconds", 30),
             )
             self.running.append(pod)
             try:
                 yield pod
             finally:
-                impatient = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave the rest
+                # A second Ctrl-C must not interrupt the clean-up.
+                handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
                 pod.kill()
                 self.running.remove(pod)
-                signal.signal(signal.SIGINT, impatient)
+                signal.signal(signal.SIGINT, handler)
 
     def _start(
         self,
         container: Manifest,
-        place: _Place,
+        context: _PodContext,
         *,
         command: Sequence[str] = (),
         extra: Mapping[str, str] | None = None,
         log: str = "log",
     ) -> tuple[subprocess.Popen[bytes], int]:
-        """The process of a container, and which one is its first inside."""
-        stated = self.namespace.environment(container)
-        own = [expand(word, stated) for word in [*container.get("command", []), *container.get("args", [])]]
-        address, folder, user = place.address, place.folder, place.user
-        info, told = os.pipe()
+        """Start a container; return bubblewrap's process, and the id, outside the pod, of the pod's process 1."""
+        environment = self.namespace.environment(container)
+        words = [*container.get("command", []), *container.get("args", [])]
+        manifest_command = [expand(word, environment) for word in words]
+        address, folder, user = context.address, context.folder, context.user
+        info_read, info_write = os.pipe()
         shm = number(container["resources"]["limits"]["memory"])
         disk = self._disk(container)
         bubblewrap = [
@@ -234,98 +253,110 @@ class Kubelet:
             *([] if disk.image else ["--ro-bind", str(self.folder / "passwd"), "/etc/passwd"]),
             *("--proc", "/proc", "--dev", "/dev"),
             *("--size", str(shm), "--perms", "1777", "--tmpfs", "/dev/shm"),  # noqa: S108
-            *_bind("--bind", self._own(folder / "home", user), HOME),
+            *_bind("--bind", self._owned_folder(folder / "home", user), HOME),
             *("--ro-bind", str(self.folder / "hosts"), "/etc/hosts"),
             *("--ro-bind", str(self.folder / "resolv.conf"), "/etc/resolv.conf"),
-            *(*self._mounts(container, place), *disk.over),
+            *(*self._mounts(container, context), *disk.over),
             *("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--hostname", address.name, "--as-pid-1"),
-            *("--die-with-parent", "--chdir", container.get("workingDir", "/"), "--info-fd", str(told)),
+            *("--die-with-parent", "--chdir", container.get("workingDir", "/"), "--info-fd", str(info_write)),
             *("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_SETPCAP", "--"),
             *("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--inh-caps=-all"),
-            *("--bounding-set=-all", "--no-new-privs", "--", *(command or own)),
+            *("--bounding-set=-all", "--no-new-privs", "--", *(command or manifest_command)),
         ]
         with open(folder / log, "ab") as out:
             process = subprocess.Popen(
                 bubblewrap,
-                env=self._environment(container, place, extra),
+                env=self._environment(container, context, extra),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                pass_fds=[told],
-                start_new_session=True,  # Ctrl-C is for us to handle, once
+                pass_fds=[info_write],
+                start_new_session=True,  # Ctrl-C is handled by this process only
             )
-        os.close(told)
-        return process, _child_pid(info) or process.pid
+        os.close(info_write)
+        return process, _child_pid(info_read) or process.pid
 
     def _layer(self, disk: Disk, folder: Path) -> list[str]:
-        """bubblewrap with the pod's root: the image's files under a layer of its own, gone with it; or nothing yet."""
+        """Return the start of bubblewrap's command, with an overlay of the image's files as root if there is an image.
+
+        The overlay's writable layer is the pod's own, and its mount ends with the pod.
+        """
         if disk.image is None:
             return ["bwrap"]
-        places = [folder / "layer" / name for name in ("upper", "work", "root")]
-        for place in places:
-            place.mkdir(parents=True, exist_ok=True)
-        own = ["unshare", "--mount", "sh", "-euc", OVERLAY, "sh", str(disk.image), *map(str, places)]
-        return [*own, "bwrap", "--bind", str(places[-1]), "/"]
+        layers = [folder / "layer" / name for name in ("upper", "work", "root")]
+        for layer in layers:
+            layer.mkdir(parents=True, exist_ok=True)
+        mount = ["unshare", "--mount", "sh", "-euc", OVERLAY, "sh", str(disk.image), *map(str, layers)]
+        return [*mount, "bwrap", "--bind", str(layers[-1]), "/"]
 
-    def _environment(self, container: Manifest, place: _Place, extra: Mapping[str, str] | None) -> dict[str, str]:
-        stated = {**self.namespace.environment(container), **(extra or {})}
-        return {**self._disk(container).environment, "HOME": HOME, "HOSTNAME": place.address.name, **stated}
+    def _environment(
+        self, container: Manifest, context: _PodContext, extra: Mapping[str, str] | None
+    ) -> dict[str, str]:
+        """Return the environment of a container: the image's, the manifest's, then `extra`."""
+        variables = {**self.namespace.environment(container), **(extra or {})}
+        return {**self._disk(container).environment, "HOME": HOME, "HOSTNAME": context.address.name, **variables}
 
     def _disk(self, container: Manifest) -> Disk:
+        """Return the disk of a container's image."""
         return self.disks[container["image"].rsplit(":", 1)[0]]
 
-    def _mounts(self, container: Manifest, place: _Place) -> list[str]:
-        """Its volumes: claims are shared by all pods, others are its own."""
-        volumes = {v["name"]: v for v in place.spec.get("volumes", [])}
-        found = []
+    def _mounts(self, container: Manifest, context: _PodContext) -> list[str]:
+        """Return bubblewrap's arguments for a container's volumes; only claims are shared between pods."""
+        volumes = {v["name"]: v for v in context.spec.get("volumes", [])}
+        arguments = []
         for mount in container.get("volumeMounts", []):
             volume = volumes.get(mount["name"], {})
             if "persistentVolumeClaim" in volume:
                 folder = self.claims / volume["persistentVolumeClaim"]["claimName"]
             elif "secret" in volume or "emptyDir" in volume:
-                folder = self._own(place.folder / mount["name"], place.user)
+                folder = self._owned_folder(context.folder / mount["name"], context.user)
             else:  # a StatefulSet's claim
-                folder = self._own(self.claims / f"{place.folder.name}-{mount['name']}", place.user)
+                folder = self._owned_folder(self.claims / f"{context.folder.name}-{mount['name']}", context.user)
             for item in volume.get("secret", {}).get("items", []):
                 file = folder / item["path"]
                 file.write_text(self.namespace.secrets[volume["secret"]["secretName"]][item["key"]])
                 file.chmod(0o400)
-                os.chown(file, place.user, place.user)
-            found += _bind("--ro-bind" if mount.get("readOnly") else "--bind", folder, mount["mountPath"])
-        return found
+                os.chown(file, context.user, context.user)
+            arguments += _bind("--ro-bind" if mount.get("readOnly") else "--bind", folder, mount["mountPath"])
+        return arguments
 
-    def _own(self, folder: Path, user: int) -> Path:
-        """The folder, made if need be, as `fsGroup` leaves it to a pod's user."""
+    def _owned_folder(self, folder: Path, user: int) -> Path:
+        """Create a folder if needed and make the pod's user its owner, in place of `fsGroup`."""
         folder.mkdir(parents=True, exist_ok=True)
         os.chown(folder, user, user)
         return folder
 
     def _write_hosts(self, new: Address, services: Sequence[str]) -> None:
-        """Names instead of the cluster's DNS. The file is written in place: pods that run see the change."""
+        """Add a pod and its services to the hosts file, which replaces the cluster's DNS.
+
+        The file is written in context, so running pods see the change.
+        """
         path = self.folder / "hosts"
         lines = path.read_text().splitlines() if path.exists() else ["127.0.0.1 localhost"]
         names = [f"{name}{domain}" for name in services for domain in DOMAINS]
-        kept = [line for line in lines if not set(line.split()[1:]) & {*names, new.name}]
-        path.write_text("\n".join([*kept, f"{new.ip} {' '.join([new.name, *names])}"]) + "\n")
+        other_lines = [line for line in lines if not set(line.split()[1:]) & {*names, new.name}]
+        path.write_text("\n".join([*other_lines, f"{new.ip} {' '.join([new.name, *names])}"]) + "\n")
 
 
 @contextmanager
 def kubelet(namespace: Namespace, network: Network, disks: Mapping[str, Disk], folder: Path) -> Iterator[Kubelet]:
-    """Something that runs pods in `folder`, for the length of the block."""
+    """Create a kubelet that keeps pods' files in `folder`, and kill the remaining pods at the end of the block."""
     (folder / "pods").mkdir(parents=True)
     (folder / "passwd").write_text(USERS)
     (folder / "hosts").write_text("127.0.0.1 localhost\n")
-    (folder / "resolv.conf").write_text("nameserver 127.0.0.1\n")  # refuses at once; one that is silent holds gRPC up
-    made = Kubelet(namespace, network, disks, folder, folder / "claims")
+    (folder / "resolv.conf").write_text(
+        "nameserver 127.0.0.1\n"
+    )  # refuses at once; a silent name server would delay gRPC
+    result = Kubelet(namespace, network, disks, folder, folder / "claims")
     try:
-        yield made
+        yield result
     finally:
-        for pod in made.running:
+        for pod in result.running:
             pod.kill()
 
 
 def _child_pid(info: int) -> int:
-    """The process that bubblewrap tells of on this descriptor, which is closed; 0 if it ended before."""
+    """Read the child's process id that bubblewrap writes to a descriptor, and close it; return 0 if there is none."""
     with os.fdopen(info, "rb", buffering=0) as file:
         text = b""
         while not text.rstrip().endswith(b"}") and (more := file.read(1000)):
@@ -333,11 +364,11 @@ def _child_pid(info: int) -> int:
     return int(json.loads(text)["child-pid"]) if text else 0
 
 
-def own_prefix() -> tuple[Path, Path]:
-    """This interpreter's environment, and where the interpreter itself is installed."""
+def env_prefix() -> tuple[Path, Path]:
+    """Return the folders of this Python environment and of the installed interpreter."""
     return Path(sys.prefix), Path(sys.base_prefix)
 
 
 def missing_programs() -> list[str]:
-    """Programs that pods need and this machine lacks."""
+    """List the programs that pods need and this machine lacks."""
     return [p for p in ("ip", "nft", "nsenter", "bwrap", "setpriv") if shutil.which(p) is None]

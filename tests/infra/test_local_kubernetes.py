@@ -1,4 +1,4 @@
-"""What the rehearsal makes of manifests, as Kubernetes and KubeRay would; and its network, where root may make one."""
+"""Local run of the manifests: what Kubernetes and KubeRay derive from them, kubectl's stand-in, network and pods."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from types import SimpleNamespace
 import pytest
 from manifests import built, named, of_kind
 
-from infra.rehearsal.api import Reply, run, secret_reply, without_namespace
-from infra.rehearsal.control import Control, copy
-from infra.rehearsal.guide import LOOK, RESULTS, STEPS, script
-from infra.rehearsal.manifests import ROOT, Namespace, expand, number
-from infra.rehearsal.network import Address, network
-from infra.rehearsal.operator import ray_start, wait_until
-from infra.rehearsal.pods import Pod, PodFailedError, kubelet, machine_disk, missing_programs
-from infra.rehearsal.policies import open_ports
-from infra.rehearsal.rayjobs import RUN
-from infra.rehearsal.steps import Steps
+from infra.local_kubernetes.control_plane import ControlPlane, copy
+from infra.local_kubernetes.guide_runner import RESULTS, STEPS, TRIAL, script
+from infra.local_kubernetes.kubectl_server import Reply, run, secret_reply, without_namespace
+from infra.local_kubernetes.kuberay_operator import ray_start, wait_until
+from infra.local_kubernetes.manifests import ROOT, Namespace, expand, number
+from infra.local_kubernetes.network import Address, network
+from infra.local_kubernetes.pods import Pod, PodFailedError, host_filesystem, kubelet, missing_programs
+from infra.local_kubernetes.policies import open_ports
+from infra.local_kubernetes.rayjobs import RUN
+from infra.local_kubernetes.step_log import StepLog
 
 pytestmark = pytest.mark.k8s
 RAY, POSTGRES, MLFLOW = ({"app.kubernetes.io/component": name} for name in ("ray", "postgres", "mlflow"))
@@ -35,19 +35,19 @@ RAY, POSTGRES, MLFLOW = ({"app.kubernetes.io/component": name} for name in ("ray
 @pytest.mark.parametrize(
     ("text", "value"), [("3Gi", 3 * 2**30), ("500m", 1), ("1500m", 2), ("2", 2), ("1.5k", 1500), ("32Mi", 2**25)]
 )
-def test_quantities_are_read_as_kuberay_reads_them(text: str, value: int) -> None:
+def test_quantities_are_parsed_as_by_kuberay(text: str, value: int) -> None:
     assert number(text) == value
 
 
-def test_variables_are_filled_in_as_kubernetes_does() -> None:
+def test_variables_are_expanded_as_in_kubernetes() -> None:
     assert expand('"$(A),$(B)" $A $(C)', {"A": "1", "B": "2"}) == '"1,2" $A $(C)'
 
 
-def test_environment_takes_settings_then_secrets_then_what_names_them() -> None:
+def test_environment_expands_settings_and_secrets_in_order() -> None:
     secrets = {"s3": {"access-key-id": "the key", "secret-access-key": "the secret"}}
     container = named("local", "StatefulSet", "s3")["spec"]["template"]["spec"]["containers"][0]
-    found = Namespace(of_kind("local", "ConfigMap"), secrets).environment(container)
-    assert found["RCLONE_AUTH_KEY"] == '"the key,the secret"'
+    environment = Namespace(of_kind("local", "ConfigMap"), secrets).environment(container)
+    assert environment["RCLONE_AUTH_KEY"] == '"the key,the secret"'
 
 
 def test_ray_start_has_the_groups_limits_labels_and_own_parameters() -> None:
@@ -72,42 +72,42 @@ def test_guides_commands_become_one_script() -> None:
     text = script(RESULTS)
     assert re.findall(r"^kubectl step (\d)$", text, re.MULTILINE) == [str(step) for step in STEPS]
     assert "mlflow-client" in text
-    assert "shows the password" not in text
-    assert "jobs.submit" not in script(LOOK - 1)
+    assert "prints the password" not in text
+    assert "jobs.submit" not in script(TRIAL - 1)
     subprocess.run(["bash", "-n", "-c", text], check=True)
 
 
-def test_guides_second_step_runs_as_it_is_written(tmp_path: Path) -> None:
-    heard: list[list[str]] = []
+def test_guides_second_step_runs_unchanged(tmp_path: Path) -> None:
+    calls: list[list[str]] = []
     secrets: dict[str, dict[str, str]] = {}
 
     def answer(words: list[str], text: str) -> Reply:
-        heard.append(without_namespace(words)[:2])
+        calls.append(without_namespace(words)[:2])
         return secret_reply(secrets, without_namespace(words), text) or Reply()
 
     log = tmp_path / "log"
     assert run(["bash", "-c", script(2)], answer, log, folder=ROOT) == 0, log.read_text()
-    assert heard[:2] == [["step", "2"], ["create", "namespace"]]
-    assert heard[-4:] == [["apply", "-k"], ["rollout", "status"], ["rollout", "status"], ["get", "raycluster"]]
+    assert calls[:2] == [["step", "2"], ["create", "namespace"]]
+    assert calls[-4:] == [["apply", "-k"], ["rollout", "status"], ["rollout", "status"], ["get", "raycluster"]]
     assert "ray-token" in secrets
 
 
-def test_every_kubectl_call_of_the_guide_is_rehearsed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What needs pods is left out; a call that is not known raises."""
+def test_every_kubectl_call_of_the_guide_is_implemented(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Run the guide's calls without pods; an unknown call raises an error."""
     done: list[str] = []
     for name in ("prepare", "train", "sweep"):
         monkeypatch.setitem(RUN, name, lambda *_, name=name: done.append(name))
     for name in ("start", "start_pod", "network_of"):
-        monkeypatch.setattr(Control, name, lambda *_, name=name: done.append(name) or name)
-    monkeypatch.setattr("infra.rehearsal.control.copy", lambda *_: done.append("copy"))
+        monkeypatch.setattr(ControlPlane, name, lambda *_, name=name: done.append(name) or name)
+    monkeypatch.setattr("infra.local_kubernetes.control_plane.copy", lambda *_: done.append("copy"))
     secrets = {
         "ray-token": {"auth_token": "a"},
         "s3": {"access-key-id": "b", "secret-access-key": "c"},
         "mlflow-client": {"password": "d"},
     }
     kube = SimpleNamespace(namespace=Namespace(deepcopy(list(built("local"))), secrets))
-    control = Control(kube, tmp_path, Steps(), ExitStack())  # type: ignore[arg-type]
-    control.pods["fill"] = SimpleNamespace(alive=lambda: True, stop=lambda: 0.0)  # type: ignore[assignment]
+    control = ControlPlane(kube, tmp_path, StepLog(), ExitStack())  # type: ignore[arg-type]
+    control.pods["dataset-loader"] = SimpleNamespace(alive=lambda: True, stop=lambda: 0.0)  # type: ignore[assignment]
     control.nodes = SimpleNamespace()  # type: ignore[assignment]
     for part in re.findall(r"kubectl ((?:'[^']*'|[^'|;&\n)])*)", script(RESULTS)):
         words = shlex.split(part, comments=True)
@@ -115,32 +115,32 @@ def test_every_kubectl_call_of_the_guide_is_rehearsed(monkeypatch: pytest.Monkey
             control.answer(words, "")
     forwarded = ["network_of"] * 2
     assert done == ["start", *forwarded, "start_pod", "copy", "prepare", "train", "sweep", "network_of"]
-    with pytest.raises(PodFailedError, match="not rehearsed: kubectl get nodes"):
+    with pytest.raises(PodFailedError, match="not implemented: kubectl get nodes"):
         control.answer(["get", "nodes"], "")
 
 
-def test_rayjob_that_is_still_suspended_is_not_waited_for(tmp_path: Path) -> None:
+def test_waiting_for_a_suspended_rayjob_fails(tmp_path: Path) -> None:
     kube = SimpleNamespace(namespace=Namespace(deepcopy(list(built("local"))), {}))
-    control = Control(kube, tmp_path, Steps(), ExitStack())  # type: ignore[arg-type]
+    control = ControlPlane(kube, tmp_path, StepLog(), ExitStack())  # type: ignore[arg-type]
     wait = ["wait", "--for=jsonpath={.status.jobStatus}=SUCCEEDED", "rayjob/train", "--timeout=1h"]
-    with pytest.raises(PodFailedError, match="rayjob/train is waited for while it is suspended"):
+    with pytest.raises(PodFailedError, match="kubectl waits for rayjob/train, which is suspended"):
         control.answer(wait, "")
 
 
 def test_stand_in_prints_the_reply_and_ends_with_its_code(tmp_path: Path) -> None:
-    heard = []
+    calls = []
 
     def answer(words: list[str], text: str) -> Reply:
-        heard.append((words, text))
+        calls.append((words, text))
         return Reply("yes\n", code=3)
 
     log = tmp_path / "log"
     assert run(["bash", "-c", "echo given | kubectl create -f -; kubectl get x || exit 4"], answer, log) == 4
-    assert heard == [(["create", "-f", "-"], "given\n"), (["get", "x"], "")]
+    assert calls == [(["create", "-f", "-"], "given\n"), (["get", "x"], "")]
     assert log.read_text() == "yes\nyes\n"
 
 
-def test_stand_ins_may_stand_on_both_sides_of_a_pipe(tmp_path: Path) -> None:
+def test_stand_ins_work_on_both_sides_of_a_pipe(tmp_path: Path) -> None:
     def answer(words: list[str], text: str) -> Reply:
         return Reply("made\n") if words[0] == "get" else Reply(f"took {text}")
 
@@ -149,31 +149,31 @@ def test_stand_ins_may_stand_on_both_sides_of_a_pipe(tmp_path: Path) -> None:
     assert log.read_text() == "took made\n"
 
 
-def test_stand_in_that_dies_asking_leaves_the_command_to_go_on(tmp_path: Path) -> None:
-    call = "import os, socket; s = socket.socket(socket.AF_UNIX); s.connect(os.environ['REHEARSAL'])"
+def test_command_continues_after_a_stand_in_that_dies_during_a_call(tmp_path: Path) -> None:
+    call = "import os, socket; s = socket.socket(socket.AF_UNIX); s.connect(os.environ['KUBECTL_SERVER'])"
     command = [sys.executable, "-c", f"{call}; s.close(); raise SystemExit(5)"]
     assert run(command, lambda *_: Reply(), tmp_path / "log") == 5
 
 
-def test_command_that_does_nothing_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infra.rehearsal.api.PATIENCE_S", 0.3)
-    with pytest.raises(PodFailedError, match="nothing has happened"):
+def test_idle_command_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra.local_kubernetes.kubectl_server.IDLE_TIMEOUT_S", 0.3)
+    with pytest.raises(PodFailedError, match="no call of kubectl"):
         run(["sleep", "1000"], lambda *_: Reply(), tmp_path / "log")
 
 
-def test_stand_ins_command_ends_with_what_the_answer_raises(tmp_path: Path) -> None:
+def test_exception_of_the_handler_ends_the_command(tmp_path: Path) -> None:
     def answer(_words: list[str], _text: str) -> Reply:
         raise PodFailedError("no")
 
-    left = tmp_path / "left"
+    later = tmp_path / "later"
     with pytest.raises(PodFailedError, match="no"):
-        run(["bash", "-c", f"kubectl get x; touch {left}"], answer, tmp_path / "log")
+        run(["bash", "-c", f"kubectl get x; touch {later}"], answer, tmp_path / "log")
     time.sleep(0.5)
-    assert not left.exists()
+    assert not later.exists()
 
 
-def test_steps_count_what_is_inside_them_once() -> None:
-    steps = Steps()
+def test_inner_steps_are_counted_once() -> None:
+    steps = StepLog()
     with steps.step("outer"), steps.step("inner"):
         time.sleep(0.05)
     (inner, inner_s, _), (outer, outer_s, _) = steps.rows
@@ -182,9 +182,9 @@ def test_steps_count_what_is_inside_them_once() -> None:
     assert outer_s < inner_s
 
 
-def inside(place: Address, *words: str) -> list[str]:
-    """The command that runs another in a pod's network."""
-    return ["nsenter", f"--net=/run/netns/{place.namespace}", *words]
+def inside(address: Address, *command: str) -> list[str]:
+    """Return the command that runs another in a pod's network."""
+    return ["nsenter", f"--net=/run/netns/{address.namespace}", *command]
 
 
 LISTEN = """
@@ -197,7 +197,7 @@ while True:
 CALL = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5)"
 
 
-def test_router_passes_what_policies_allow_and_remembers_what_they_refuse() -> None:
+def test_router_passes_allowed_connections_and_records_refused_ones() -> None:
     if os.geteuid() or missing_programs():
         pytest.skip("network namespaces need root, iproute2 and nftables")
     with (
@@ -246,7 +246,7 @@ print(client.recv(100).decode())
 """
 
 
-def test_forwarded_port_leads_into_the_pod_where_no_policy_would(tmp_path: Path) -> None:
+def test_forwarded_port_reaches_the_pod_without_a_policy(tmp_path: Path) -> None:
     if os.geteuid() or missing_programs():
         pytest.skip("network namespaces need root, iproute2 and nftables")
     with (
@@ -269,7 +269,7 @@ def test_forwarded_port_leads_into_the_pod_where_no_policy_would(tmp_path: Path)
 
 
 SCRIPT = """
-trap 'echo asked to end; exit 3' TERM
+trap 'echo got SIGTERM; exit 3' TERM
 id -u; id -G; hostname; pwd; echo "$GREETING"; grep CapEff /proc/self/status
 touch /data/mine && echo wrote; touch /srv/scene/x /usr/x 2>/dev/null || echo refused; [ -e /etc/shadow ] || echo hidden
 sleep 1000 & echo ready; wait
@@ -294,13 +294,13 @@ def a_pod(tmp_path: Path) -> Iterator[Pod]:
         "containers": [container],
         "volumes": [{"name": "data", "emptyDir": {}}],
     }
-    disks = {"some-image": machine_disk(Path(sys.prefix), Path(sys.base_prefix))}
+    disks = {"some-image": host_filesystem(Path(sys.prefix), Path(sys.base_prefix))}
     with (
         network([]) as net,
         kubelet(Namespace([], {}), net, disks, tmp_path) as machine,
         machine.pod("one", {"spec": spec}, {}, services=["a-service"]) as pod,
     ):
-        wait_until("it is ready", lambda: "ready" in pod.text(), alive=[pod], patience_s=60)
+        wait_until("it is ready", lambda: "ready" in pod.text(), alive=[pod], timeout_s=60)
         yield pod
     assert not pod.alive()
 
@@ -324,11 +324,11 @@ def test_pod_has_its_user_volumes_and_names_and_nothing_of_the_machine(a_pod: Po
     assert a_pod.run(["sh", "-c", "ls /data; id -u; ps -A -o pid= | sort -n | head -1"]) == (0, "mine\n1000\n      1\n")
 
 
-def test_pod_is_asked_to_end_and_takes_its_processes_with_it(a_pod: Pod) -> None:
+def test_stopped_pod_gets_sigterm_and_its_processes_end(a_pod: Pod) -> None:
     children = [int(n) for n in Path(f"/proc/{a_pod.main}/task/{a_pod.main}/children").read_text().split()]
     assert len(children) == 1
     assert a_pod.stop() < 10
-    assert a_pod.text().endswith("asked to end\n")
+    assert a_pod.text().endswith("got SIGTERM\n")
     assert not Path(f"/proc/{children[0]}").exists()
     assert a_pod.run(["true"]) == (1, "one has ended")
 

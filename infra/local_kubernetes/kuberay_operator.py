@@ -1,7 +1,7 @@
-"""What KubeRay's operator (1.7) makes of a RayCluster and a RayJob: commands, environment, services, another try.
+"""Behavior of KubeRay's operator (1.7) for a RayCluster and a RayJob: commands, environment, services, restarts.
 
-Left out: its autoscaler, its init container that waits for the head (workers are started when the head is ready), and
-its probes' timing (their requests are the ones made here).
+Not included: its autoscaler, its init container that waits for the head (workers are started when the head is ready),
+and the timing of its probes (the requests made here are the probes').
 """
 
 from __future__ import annotations
@@ -12,42 +12,49 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-from infra.rehearsal.checks import http, page
-from infra.rehearsal.manifests import Manifest, number
-from infra.rehearsal.pods import Kubelet, Pod, PodFailedError
+from infra.local_kubernetes.http_probe import http, page
+from infra.local_kubernetes.manifests import Manifest, number
+from infra.local_kubernetes.pods import Kubelet, Pod, PodFailedError
 
 GCS, DASHBOARD, AGENT, METRICS = 6379, 8265, 52365, 8080
-# Scaled to one machine: Ray would take a third of all its memory for each node's objects.
+# Scaled to one machine: by default Ray would reserve a third of the machine's memory for the objects of every node.
 OBJECT_STORE_BYTES = 300_000_000
 MAX_REPLACED = 5
-PATIENCE_S, POLL_S = 1200.0, 2.0  # a busy machine takes its time
+TIMEOUT_S, POLL_S = 1200.0, 2.0  # long, because the machine may be busy
 
 
 def wait_until(
-    what: str, done: Callable[[], object], *, alive: Sequence[Pod] = (), patience_s: float = PATIENCE_S
+    condition: str, done: Callable[[], object], *, alive: Sequence[Pod] = (), timeout_s: float = TIMEOUT_S
 ) -> None:
-    """Wait until `done()` holds.
+    """Wait until `done()` is true.
+
+    Args:
+        condition: Description of what is waited for, for error messages.
+        done: Called every two seconds.
+        alive: Pods that must keep running.
+        timeout_s: Seconds to wait.
 
     Raises:
-        PodFailedError: it took too long, or one of the pods `alive` ended before.
+        PodFailedError: The time ran out, or one of the pods `alive` ended.
     """
-    for _ in range(int(patience_s / POLL_S)):  # not by the clock: a machine may have been asleep
+    for _ in range(int(timeout_s / POLL_S)):  # not by the clock: the machine may have been suspended
         if done():
             return
         for pod in alive:
             if not pod.alive():
-                raise PodFailedError(f"{pod.name} ended while waiting until {what}: {last_lines(pod)}")
+                raise PodFailedError(f"{pod.name} ended while waiting until {condition}: {last_lines(pod)}")
         time.sleep(POLL_S)
-    raise PodFailedError(f"waited {patience_s:.0f} s until {what}")
+    raise PodFailedError(f"waited {timeout_s:.0f} s until {condition}")
 
 
 def last_lines(pod: Pod, count: int = 5) -> str:
+    """Return the last lines of a pod's log on one line, with the path of the log."""
     return " | ".join(line for line in pod.text().splitlines()[-count:] if line.strip()) + f" ({pod.log})"
 
 
 @dataclass
 class RayNodes:
-    """A RayCluster's pods, head first."""
+    """Pods of a RayCluster: the head and its workers."""
 
     name: str
     spec: Manifest
@@ -60,12 +67,13 @@ class RayNodes:
 
     @property
     def service(self) -> str:
-        """The name that leads to the head."""
+        """DNS name of the head's service."""
         return f"{self.name}-head-svc.scene.svc.cluster.local"
 
     def group(self, name: str) -> Manifest:
-        (found,) = [g for g in self.spec["workerGroupSpecs"] if g["groupName"] == name]
-        return found
+        """Return the specification of a worker group."""
+        (group,) = [g for g in self.spec["workerGroupSpecs"] if g["groupName"] == name]
+        return group
 
     def add(self, group_name: str) -> Pod:
         """Start one more worker of a group."""
@@ -73,6 +81,7 @@ class RayNodes:
         return self.workers[-1]
 
     def _start(self, group_name: str) -> Pod:
+        """Start a worker pod."""
         group, self.started = self.group(group_name), self.started + 1
         name = f"{self.name}-{group_name}-{self.started}"
         labels = group["template"]["metadata"]["labels"] | {
@@ -91,42 +100,45 @@ class RayNodes:
         )
 
     def _environment(self, address: str, group: str) -> dict[str, str]:
+        """Return the variables that the operator adds to a worker's environment."""
         return ray_environment(self.kubelet, self.spec, self.name, address) | {"RAY_NODE_TYPE_NAME": group}
 
     def wait_for_workers(self) -> None:
-        """Until each worker answers its probe. One that ends is replaced: Ray gives a node 30 s to start.
+        """Wait until each worker's readiness probe succeeds, and replace workers that end.
+
+        A worker may end because Ray gives a node only 30 s to start.
 
         Raises:
-            PodFailedError: it takes too long, or workers keep ending.
+            PodFailedError: The time ran out, or more than `MAX_REPLACED` workers ended.
         """
 
         def ready() -> bool:
-            for place, pod in enumerate(self.workers):
+            for index, pod in enumerate(self.workers):
                 if not pod.alive():
                     if self.replaced == MAX_REPLACED:
                         raise PodFailedError(
                             f"{pod.name} ended, and {MAX_REPLACED} workers before it: {last_lines(pod)}"
                         )
                     self.replaced += 1
-                    self.workers[place] = self._start(pod.address.labels["ray.io/group"])
+                    self.workers[index] = self._start(pod.address.labels["ray.io/group"])
             return all(map(worker_ready, self.workers))
 
         wait_until("workers are ready", ready, alive=[self.head])
 
 
 def head_ready(pod: Pod) -> bool:
-    """The operator's readiness probe of a head."""
+    """Run the operator's readiness probe of a head."""
     return worker_ready(pod) and "success" in page(pod, f"http://localhost:{DASHBOARD}/api/gcs_healthz")
 
 
 def worker_ready(pod: Pod) -> bool:
-    """The operator's readiness probe of a worker."""
+    """Run the operator's readiness probe of a worker."""
     return "success" in page(pod, f"http://localhost:{AGENT}/api/local_raylet_healthz")
 
 
 @contextmanager
 def ray_nodes(kubelet: Kubelet, name: str, spec: Manifest) -> Iterator[RayNodes]:
-    """A RayCluster's head and as many workers as it names, ready, for the length of the block."""
+    """Run a RayCluster's head and the workers of its `replicas` for the duration of the block, ready at its start."""
     head = spec["headGroupSpec"]
     labels = {"ray.io/node-type": "head", "ray.io/group": "headgroup", "ray.io/cluster": name}
     with (
@@ -140,20 +152,21 @@ def ray_nodes(kubelet: Kubelet, name: str, spec: Manifest) -> Iterator[RayNodes]
         ) as pod,
         ExitStack() as stack,
     ):
-        made = RayNodes(name, spec, kubelet, pod, _stack=stack)
+        nodes = RayNodes(name, spec, kubelet, pod, _stack=stack)
         wait_until("the head is ready", lambda: head_ready(pod), alive=[pod])
         for group in spec["workerGroupSpecs"]:
             for _ in range(group["replicas"]):
-                made.add(group["groupName"])
-        made.wait_for_workers()
-        yield made
+                nodes.add(group["groupName"])
+        nodes.wait_for_workers()
+        yield nodes
 
 
 def ray_start(group: Manifest, address: str) -> list[str]:
-    """The command of a Ray pod: `ray start` with the group's parameters, labels and what its limits make of them.
+    """Return the command of a Ray pod: `ray start` with the group's parameters, labels and resource limits.
 
     Args:
-        address: of the head; empty for the head itself.
+        group: Specification of the head group or a worker group.
+        address: Address of the head (host:port); empty for the head itself.
     """
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     params = {
@@ -176,7 +189,7 @@ def ray_start(group: Manifest, address: str) -> list[str]:
 
 
 def ray_environment(kubelet: Kubelet, spec: Manifest, cluster: str, address: str) -> dict[str, str]:
-    """What the operator adds to a Ray container's environment."""
+    """Return the variables that the operator adds to the environment of a Ray container."""
     host = address.rpartition(":")[0]
     return {
         "FQ_RAY_IP": host,
@@ -191,7 +204,7 @@ def ray_environment(kubelet: Kubelet, spec: Manifest, cluster: str, address: str
 
 
 def auth_environment(kubelet: Kubelet, spec: Manifest) -> dict[str, str]:
-    """The token that `authOptions` names."""
+    """Return the variables of token authentication, with the token of the secret that `authOptions` names."""
     options = spec["authOptions"]
     return {
         "RAY_AUTH_MODE": options["mode"],
@@ -200,33 +213,36 @@ def auth_environment(kubelet: Kubelet, spec: Manifest) -> dict[str, str]:
 
 
 @contextmanager
-def submitter(nodes: RayNodes, job: Manifest, identity: str, smoke: Sequence[str]) -> Iterator[Pod]:
-    """A RayJob's submitter pod, which submits the entrypoint and follows its output, for the length of the block.
+def submitter(nodes: RayNodes, job: Manifest, submission_id: str, overrides: Sequence[str]) -> Iterator[Pod]:
+    """Run a RayJob's submitter pod, which submits the entrypoint and follows its output, for the duration of the block.
 
     Args:
-        smoke: words after the entrypoint's own, which make the job small.
+        nodes: Cluster of the job.
+        job: Manifest of the RayJob.
+        submission_id: Id of the job in Ray's jobs API.
+        overrides: Settings appended to the entrypoint, which reduce the size of the job.
     """
     spec = job["spec"]
     address = f"http://{nodes.service}:{DASHBOARD}"
     runtime_env = ["--runtime-env-json", shlex.quote(spec["runtimeEnvYAML"])] if "runtimeEnvYAML" in spec else []
     health = f"python -c \"import urllib.request as r; r.urlopen('{address}/api/gcs_healthz', timeout=5)\""
-    submit = ["ray job submit --address", address, "--no-wait", *runtime_env, "--submission-id", identity, "--"]
+    submit = ["ray job submit --address", address, "--no-wait", *runtime_env, "--submission-id", submission_id, "--"]
     script = (
         f"until {health} >/dev/null 2>&1 ; do echo waiting for {address} ; sleep 2 ; done ; "
-        f"if ! ray job status --address {address} {identity} >/dev/null 2>&1 ; "
-        f"then {' '.join(submit)} {spec['entrypoint'].strip()} {' '.join(smoke)} ; fi ; "
-        f"ray job logs --address {address} --follow {identity}"
+        f"if ! ray job status --address {address} {submission_id} >/dev/null 2>&1 ; "
+        f"then {' '.join(submit)} {spec['entrypoint'].strip()} {' '.join(overrides)} ; fi ; "
+        f"ray job logs --address {address} --follow {submission_id}"
     )
     template = spec["submitterPodTemplate"]
     extra = {
         "PYTHONUNBUFFERED": "1",
         "RAY_DASHBOARD_ADDRESS": address,
-        "RAY_JOB_SUBMISSION_ID": identity,
+        "RAY_JOB_SUBMISSION_ID": submission_id,
         "RAY_USAGE_STATS_ENABLED": "0",
         **auth_environment(nodes.kubelet, spec["rayClusterSpec"]),
     }
     with nodes.kubelet.pod(
-        f"{identity}-submitter",
+        f"{submission_id}-submitter",
         template,
         template["metadata"]["labels"],
         command=["/bin/bash", "-ce", "--", script],
@@ -235,8 +251,8 @@ def submitter(nodes: RayNodes, job: Manifest, identity: str, smoke: Sequence[str
         yield pod
 
 
-def job_status(nodes: RayNodes, client: Pod, identity: str) -> str:
-    """What the jobs API says of a job, which the operator asks for too; "" if it does not answer."""
+def job_status(nodes: RayNodes, client: Pod, submission_id: str) -> str:
+    """Query a job's status from the jobs API, as the operator does; return "" if it does not answer."""
     token = auth_environment(nodes.kubelet, nodes.spec)["RAY_AUTH_TOKEN"]
-    found = http(client, f"http://{nodes.service}:{DASHBOARD}/api/jobs/{identity}", token=token)
-    return str(found.json().get("status", "")) if found.status == 200 else ""
+    response = http(client, f"http://{nodes.service}:{DASHBOARD}/api/jobs/{submission_id}", token=token)
+    return str(response.json().get("status", "")) if response.status == 200 else ""

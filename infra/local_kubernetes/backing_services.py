@@ -1,15 +1,15 @@
-"""PostgreSQL, the S3 store and MLflow, from their own manifests."""
+"""PostgreSQL, the S3 store and MLflow, started from their manifests."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from infra.rehearsal.checks import page
-from infra.rehearsal.operator import wait_until
-from infra.rehearsal.pods import Kubelet, Pod
+from infra.local_kubernetes.http_probe import page
+from infra.local_kubernetes.kuberay_operator import wait_until
+from infra.local_kubernetes.pods import Kubelet, Pod
 
-# What the image postgres:17 does when its data folder is empty, as its documentation tells.
+# What the image postgres:17 does when its data folder is empty, according to its documentation.
 POSTGRES = """
 set -eu
 if [ ! -e "$PGDATA/PG_VERSION" ]; then
@@ -25,7 +25,7 @@ exec postgres -D "$PGDATA" -h '*'
 
 @contextmanager
 def postgres(kubelet: Kubelet) -> Iterator[Pod]:
-    """The database, ready, for the length of the block."""
+    """Run the database for the duration of the block; it is ready when the block begins."""
     template = kubelet.namespace.named("StatefulSet", "postgres")["spec"]["template"]
     command = ["/bin/sh", "-c", POSTGRES]
     with kubelet.pod(
@@ -38,7 +38,7 @@ def postgres(kubelet: Kubelet) -> Iterator[Pod]:
 
 @contextmanager
 def s3(kubelet: Kubelet) -> Iterator[Pod]:
-    """The S3 store, ready, for the length of the block."""
+    """Run the S3 store for the duration of the block; it is ready when the block begins."""
     template = kubelet.namespace.named("StatefulSet", "s3")["spec"]["template"]
     with kubelet.pod("s3-0", template, template["metadata"]["labels"], services=["s3"]) as pod:
         wait_until("the S3 store listens", lambda: "Starting s3 server" in pod.text(), alive=[pod])
@@ -47,7 +47,7 @@ def s3(kubelet: Kubelet) -> Iterator[Pod]:
 
 @contextmanager
 def mlflow(kubelet: Kubelet) -> Iterator[Pod]:
-    """MLflow with its tables made, ready, for the length of the block."""
+    """Create MLflow's tables and run its server for the duration of the block; it is ready when the block begins."""
     template = kubelet.namespace.named("Deployment", "mlflow")["spec"]["template"]
     with kubelet.pod("mlflow-1", template, template["metadata"]["labels"], services=["mlflow"]) as pod:
         probe = "http://localhost:5000/health"

@@ -1,1 +1,0 @@
-"""The manifests of infra/k8s run on one machine, without Kubernetes."""
