@@ -471,11 +471,11 @@ def test_finetune_report_redraws_sweeps_from_mlflow_alone(
 
 
 @pytest.mark.usefixtures("swept")
-def test_plot_script_of_the_readme_draws_the_sweep(
+def test_finetune_is_drawn_by_the_script_of_the_jobs_page(
     tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    (script,) = (s for s in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "figure_4b" in s)
+    page = (Path(__file__).resolve().parents[2] / "jobs/README.md").read_text()
+    (script,) = (s for s in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "figure_4b" in s)
     script = script.replace("sqlite:///mlflow.db", tracking.partition("=")[2]).replace("'figure4'", "'sweep'")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plt, "legend", lambda: labels.extend(plt.gca().get_legend_handles_labels()[1]))
