@@ -93,6 +93,7 @@ def upgrade(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested settings with present names, whatever version they were stored with.
 
     Args:
+        settings: nested settings of any version.
         prefix: "model." for the settings of that section alone.
     """
     return {

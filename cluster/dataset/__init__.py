@@ -1,0 +1,1 @@
+"""The sharded clip dataset: manifest, shards, order of an epoch, loader, verification."""

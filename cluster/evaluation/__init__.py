@@ -1,0 +1,1 @@
+"""Evaluation of models against real clips, and inspection of hidden units."""

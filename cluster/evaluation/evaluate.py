@@ -122,7 +122,7 @@ class Evaluator:
             "resolution": extractor and extractor.resolution,
             "resize": "bilinear, pixel centres at halves, no antialiasing",
             "covariance": "unbiased",
-            "num_keypoints": self.real.features.shape[1],
+            "num_features": self.real.features.shape[1],
         }
 
     def of_reference(self) -> EvaluationRow:

@@ -96,4 +96,5 @@ def with_distinct_names(subjects: Sequence[EvaluatedModel]) -> tuple[EvaluatedMo
 
 
 def model_lineage(chosen: ReferenceSet) -> dict[str, str]:
+    """Return the MLflow tags that name a set of real clips: its dataset and digests."""
     return {"dataset_uri": chosen.url, "dataset_hash": chosen.manifest.digest, "set_digest": chosen.digest}

@@ -68,9 +68,9 @@ def footnotes(found: Evaluation) -> list[str]:
     lines = [f"{protocol['num']} clips per row, against {protocol['reference']}: {videos}, {digests}"]
     if protocol["extractor"] is None:
         lines.append("no distances: extractor= is empty (vgan/metrics/extractors.py lists the accepted files)")
-    elif protocol["num_keypoints"] >= protocol["num"]:
+    elif protocol["num_features"] >= protocol["num"]:
         lines.append(
-            f"{protocol['num']} clips for {protocol['num_keypoints']} features: the Fréchet distance has a larger "
+            f"{protocol['num']} clips for {protocol['num_features']} features: the Fréchet distance has a larger "
             "upward bias than stated and is comparable only with others of the same name"
         )
     return lines + [f"{row.name}: {row.remark}" for row in found.rows if row.remark]

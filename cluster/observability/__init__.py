@@ -1,0 +1,1 @@
+"""MLflow runs, Prometheus metrics, log format and progress bars."""

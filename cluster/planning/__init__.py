@@ -1,0 +1,1 @@
+"""Estimates of hours, bytes and money for a corpus and a training run."""

@@ -1,0 +1,1 @@
+"""From sources to a dataset: work units, commit records, selection, packing."""

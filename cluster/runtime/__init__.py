@@ -1,0 +1,1 @@
+"""Ray sessions, job submission, placement, and the identity of runs."""

@@ -1,0 +1,1 @@
+"""Lists of videos: folders, urls, Flickr, YFCC100M; licenses; downloads."""

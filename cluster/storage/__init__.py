@@ -1,0 +1,1 @@
+"""Files by url on any fsspec store: retries, errors, exclusive writes."""

@@ -1,6 +1,7 @@
 """Urls and the fsspec file systems behind them.
 
-The environment says where an S3 store is and holds its credentials; a url never does."""
+The environment says where an S3 store is and holds its credentials; a url never does.
+"""
 
 from __future__ import annotations
 

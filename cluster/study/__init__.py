@@ -1,0 +1,1 @@
+"""Preference studies: trials on storage, rating server, votes, report."""

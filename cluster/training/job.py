@@ -1,4 +1,4 @@
-"""What the driver gives every worker, and what it gets back."""
+"""Data exchanged between the driver and its training workers."""
 
 from __future__ import annotations
 

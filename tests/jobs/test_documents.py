@@ -80,7 +80,7 @@ def test_commands_were_found_in_every_kind_of_document() -> None:
     assert found["jobs/README.md"] >= 25
     assert found["infra/k8s/README.md"] >= 1
     assert found["jobs/train.py"] >= 3
-    assert {verb for verb, *_ in COMMANDS} == set(VERBS) - {"demo"}
+    assert {verb for verb, *_ in COMMANDS} >= set(VERBS) - {"demo"}
 
 
 def test_unknown_keys_of_commands_are_found() -> None:

@@ -1,0 +1,1 @@
+"""Losses, training step, optimizer engines and diagnostics of the GAN."""
