@@ -49,6 +49,9 @@ KEYS = {
     "scene.stretch_s": "scene.group_duration_s",
     "scene.keep": "scene.keep_categories",
     "scene.threshold": "scene.min_probability",
+    # studies
+    "plan.per_cell": "plan.trials_per_cell",
+    "plan.per_rater": "plan.trials_per_rater",
     # fine-tuning
     "inits": "initializations",
     "others": "extra_checkpoints",

@@ -24,6 +24,7 @@ from cluster.sources.manifest import VIDEO_SUFFIXES, Source
 from cluster.storage.files import exists, list_files, read_bytes, write_bytes, write_json
 from cluster.storage.urls import join_url
 from vgan.errors import InputError, VideoError
+from vgan.renamed_keys import upgrade
 from vgan.study.trials import (
     SCRAMBLED,
     STATIC,
@@ -121,7 +122,7 @@ def read_study(url: str) -> StoredStudy:
     study = Study(
         methods=tuple(value["methods"]),
         categories=tuple(value["categories"]),
-        plan=StudyDesign(**value["plan"]),
+        plan=StudyDesign(**upgrade(value["plan"], "plan.")),
         trials=tuple(_trial(trial) for trial in value["trials"]),
     )
     return StoredStudy(study=study, digest=hashlib.sha256(data).hexdigest())

@@ -121,5 +121,5 @@ def test_database_file_is_its_owners_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["mysql://h/n", "nonsense", "sqlite:////proc/none/votes.db"])
 def test_database_that_cannot_be_used_is_named(url: str) -> None:
-    with pytest.raises(InputError, match="db="):
+    with pytest.raises(InputError, match="database_url="):
         VoteStore(url, "s")
