@@ -73,7 +73,13 @@ def report(config: FinetuneJobConfig) -> None:
     """Redraw sweeps from MLflow into out=; log the figures of a single sweep to its parent run too."""
     from cluster.observability.mlflow_tracker import Tracker  # heavy, after the arguments are checked
     from cluster.storage.urls import absolute_url
-    from cluster.transfer.sweep_results import format_table, load_sweep, log_final_figures, log_results, write_figures
+    from cluster.transfer.sweep_results import (
+        format_table,
+        load_sweep,
+        log_pages_and_curves,
+        log_results,
+        write_figures,
+    )
 
     require_options(config, "sweep", "out")
     if "://" in config.out:
@@ -83,7 +89,7 @@ def report(config: FinetuneJobConfig) -> None:
     parent, rows = load_sweep(tracker, config.sweep)
     if len(config.sweep) == 1:
         log_results(parent, rows)
-        log_final_figures(parent, rows)
+        log_pages_and_curves(parent, rows)
     for path in write_figures(rows, out):
         print(path)
     print(format_table(rows))

@@ -145,7 +145,7 @@ def log_run(tracker: Tracker, config: PrepareConfig, manifest: Manifest, out: st
     )
     counts = {f"counts/{k}": v for k, v in manifest.counts.items() if not isinstance(v, dict)}
     rejects = flatten(manifest.counts["segments_rejected_by_reason"])
-    with run.ending():
+    with run.run_context():
         run.dataset(name="clips", digest=manifest.digest, url=out, context="prepare")
         run.metrics(counts | {f"rejects/{k.replace('.', '/')}": v for k, v in rejects.items()})
         run.text(json_bytes(asdict(manifest)).decode(), "manifest.json")

@@ -105,14 +105,14 @@ def log_evaluation(found: Evaluation, config: EvaluateConfig, page: str = "") ->
         run = tracker.start(
             key, name=row.name, params=found.protocol, tags={key: value for key, value in tags.items() if value}
         )
-        with run.ending():
+        with run.run_context():
             source = {"digest": found.protocol["dataset_digest"], "url": found.protocol["dataset_uri"]}
             run.dataset(name=found.protocol["reference"], context="evaluation", **source)
             run.metrics(dict(_scalars(row.metrics)))
             spectrum = statistic_name(
                 "spectrum", num=row.num, resolution=found.protocol["size"], num_frames=found.protocol["num_frames"]
             )
-            run.curve(spectrum, row.spectrum)  # steps are cycles per clip
+            run.log_series(spectrum, row.spectrum)  # steps are cycles per clip
             run.text(json_bytes({"protocol": found.protocol, **_plain(row)}).decode(), "result.json")
             run.text(text + "\n", "table.txt")
             if page:

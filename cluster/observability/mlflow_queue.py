@@ -60,9 +60,9 @@ class MlflowQueue:
         """Queue an RGB image (H, W, 3), uint8."""
         self._put(partial(self.run.image, pixels, key, step))
 
-    def tag(self, **tags: str) -> None:
+    def set_tags(self, **tags: str) -> None:
         """Queue tags of the run."""
-        self._put(partial(self.run.tag, **tags))
+        self._put(partial(self.run.set_tags, **tags))
 
     def close(self, patience_s: float = 30.0) -> None:
         """Send the remaining entries; drop them with a warning once none was sent for `patience_s` seconds."""

@@ -112,7 +112,7 @@ class Tracker:
             self.client.log_batch(run_id, params=[Param(k, str(v)[:6000]) for k, v in params.items()])
         return Run(self, run_id)
 
-    def newest(self, *, kind: str, name: str) -> Run | None:
+    def latest_run(self, *, kind: str, name: str) -> Run | None:
         """Return the latest run with the tag `kind` and this name, or None. Both must be free of quotes."""
         query = f"tags.kind = '{kind}' and tags.`mlflow.runName` = '{name}'"
         runs = self.client.search_runs([self.experiment_id()], query, max_results=1)
@@ -133,7 +133,7 @@ class Tracker:
         with tempfile.TemporaryDirectory(prefix="artifact-") as scratch:
             return Path(self.client.download_artifacts(run_id, path, scratch)).read_text(encoding="utf-8")
 
-    def finished(self, key: str) -> bool:
+    def is_finished(self, key: str) -> bool:
         """Return True if the run with the tag `key` exists and has the status FINISHED."""
         run = self._find(key)
         return run is not None and run.info.status == "FINISHED"
@@ -170,12 +170,12 @@ class Run:
         for start in range(0, len(found), 1000):  # a server accepts at most 1,000 per request
             self.client.log_batch(self.id, metrics=found[start : start + 1000])
 
-    def curve(self, name: str, values: Sequence[float]) -> None:
+    def log_series(self, name: str, values: Sequence[float]) -> None:
         """Log a series of scalars as one metric with steps 1, 2, ..."""
         now = get_current_time_millis()
         self.points([Metric(name, float(v), now, step) for step, v in enumerate(values, start=1)])
 
-    def tag(self, **tags: str) -> None:
+    def set_tags(self, **tags: str) -> None:
         """Set tags of the run."""
         for name, value in tags.items():
             self.client.set_tag(self.id, name, value)
@@ -207,7 +207,7 @@ class Run:
         self.client.log_text(self.id, text, path)
 
     @contextmanager
-    def ending(self) -> Iterator[None]:
+    def run_context(self) -> Iterator[None]:
         """End the run with the block: KILLED after KeyboardInterrupt, FAILED after another exception, else FINISHED."""
         status = "FAILED"
         try:

@@ -76,7 +76,7 @@ class Ledger:
         return self.generations.get(video, 0)
 
     @cached_property
-    def counting(self) -> pa.Table:
+    def current_units(self) -> pa.Table:
         """Committed units of the current generations."""
         return self.units.filter(pc.equal(self.units["generation"], self._current_generations(self.units["video"])))
 
@@ -88,7 +88,7 @@ class Ledger:
     @cached_property
     def _started_videos(self) -> pa.Table:
         """One row per video with a current record: video, segment_count, segments_max."""
-        return self.counting.group_by("video").aggregate([("segment", "count"), ("segments", "max")])
+        return self.current_units.group_by("video").aggregate([("segment", "count"), ("segments", "max")])
 
     def progress(self, videos: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return committed and total segments of each video, two int32 (N,); total 0 if not started."""
@@ -103,7 +103,7 @@ class Ledger:
         (done,), (segments,) = self.progress([video])
         return bool(segments and done == segments)
 
-    def open_units(self, videos: Mapping[str, Source]) -> WorkUnitTable:
+    def pending_units(self, videos: Mapping[str, Source]) -> WorkUnitTable:
         """List the units to do for these videos (by name): missing segments of started ones, the first of others."""
         requested = VideoTable.of(videos)
         done, segments = self.progress(requested)
@@ -120,7 +120,7 @@ class Ledger:
 
     def _segments_of(self, videos: pa.Array) -> dict[str, list[int]]:
         """Return the committed segments of each of these videos."""
-        rows = self.counting.filter(pc.is_in(self.counting["video"], value_set=videos))
+        rows = self.current_units.filter(pc.is_in(self.current_units["video"], value_set=videos))
         segments: dict[str, list[int]] = {}
         for video, segment in zip(rows["video"].to_pylist(), rows["segment"].to_pylist(), strict=True):
             segments.setdefault(video, []).append(segment)
@@ -128,8 +128,8 @@ class Ledger:
 
     def records_of(self, videos: Iterable[str]) -> pa.Table:
         """Return these videos' committed units of the current generation (UNITS), ordered as given, then by segment."""
-        position = pc.index_in(self.counting["video"], value_set=video_name_column(videos))
-        rows = self.counting.append_column("place", position).filter(position.is_valid())
+        position = pc.index_in(self.current_units["video"], value_set=video_name_column(videos))
+        rows = self.current_units.append_column("place", position).filter(position.is_valid())
         return rows.sort_by([("place", "ascending"), ("segment", "ascending")]).select(UNITS.names)
 
     def commit_urls(self, videos: Iterable[str]) -> list[str]:

@@ -76,7 +76,7 @@ def pack_shards(
             f"none of the {counts['sources']} videos yields a clip ({reasons}): nothing to write to {out!r}"
         )
     _check_pixels_exist(accepted, out)
-    for reason, num in chosen.refused.items():
+    for reason, num in chosen.num_by_reason.items():
         labels = {"run": prometheus.run_label(out), "stage": "gates", "reason": reason}
         prometheus.increment("scene_prepare_rejects_total", num, **labels)
     remove_tree(join_url(out, MANIFEST))  # from here on the old dataset no longer exists

@@ -130,7 +130,7 @@ def prepare_dataset(plan: PreparePlan) -> Manifest:
     """
     out, videos = plan.out, plan.remaining
     ledger = Ledger.read(out)
-    units = ledger.open_units(videos)
+    units = ledger.pending_units(videos)
     if not supports_put_if_absent(out):
         print(f"{out}: this store has no put-if-absent; duplicate work is harmless, its results are equal", flush=True)
     _report_resumed(units, videos)
@@ -140,13 +140,13 @@ def prepare_dataset(plan: PreparePlan) -> Manifest:
                 _run_units(units[start : start + WINDOW], out, plan.config, progress)
                 compact_records(out)
             ledger = Ledger.read(out)
-            units, processed = ledger.open_units(videos), units
+            units, processed = ledger.pending_units(videos), units
             if units == processed:
                 raise InputError(
                     f"the workers' files do not appear at {out!r}: out= must be a folder that all nodes share"
                 )
     inputs = inputs_digest(plan, ledger)  # of the last ledger: videos may have been requeued in the meantime
-    deleted_sources = plan.sources.split_by(plan.deleted)[1] if plan.deleted else ()
+    deleted_sources = plan.sources.partition_by_name(plan.deleted)[1] if plan.deleted else ()
     records = chain(
         iter_record_tables(ledger, videos, required_columns(plan.config)),
         [to_table([_deleted_record(source) for source in deleted_sources])],

@@ -34,7 +34,7 @@ class Selection:
 
     accepted: pa.Table  # rows of `candidate_table`
     rejects: pa.Table  # of REJECTS_SCHEMA
-    refused: Counter[str]  # number of clips by the gate that rejects them
+    num_by_reason: Counter[str]  # number of clips by the filter that rejects them
     counts: dict[str, Any]
 
 
@@ -42,12 +42,12 @@ def select_clips(parts: Iterable[pa.Table], sources: Sources, config: VideoConfi
     """Select the clips to pack by their scores, and count accepted and rejected ones.
 
     A copy of millions of clips takes gigabytes. The clips are therefore sorted while they are extracted from the
-    records, the records' clip columns are freed, and the gates are applied without another copy.
+    records, the records' clip columns are freed, and the filters are applied without another copy.
 
     Args:
         parts: parts of the sources' commit records, in any order, as for `packing.pack_shards`.
         sources: the videos.
-        config: video settings with gates and scene filter.
+        config: video settings with filters and scenes.
 
     Raises:
         AssertionError: the totals do not add up to the number of sources.
@@ -57,9 +57,9 @@ def select_clips(parts: Iterable[pa.Table], sources: Sources, config: VideoConfi
     order = pc.sort_indices(keys, [("source_id", "ascending"), ("segment", "ascending")])
     clips = candidate_table(records, sources, config, order.to_numpy())
     records = records.drop_columns(["clips"]).take(order)
-    verdicts = apply_filters(clips, config.filters, config.scene)
-    rejects = _rejects(records, clips, verdicts)
-    passing = _passed(verdicts)
+    rejections = apply_filters(clips, config.filters, config.scene)
+    rejects = _rejects(records, clips, rejections)
+    passing = _passed(rejections)
     ids = clips["clip_id"].take(pa.array(passing))
     accepted = clips.take(pa.array(passing[pc.sort_indices(ids).to_numpy()]))
     del clips
@@ -67,7 +67,7 @@ def select_clips(parts: Iterable[pa.Table], sources: Sources, config: VideoConfi
     if config.scene.sha256:
         counts["scenes"] = count_scenes(accepted, config.scene.categories, config.scene.min_probability)
     assert counts["sources"] == len(sources), counts
-    return Selection(accepted, rejects, Counter(v[0] for v in verdicts if v), counts)
+    return Selection(accepted, rejects, Counter(v[0] for v in rejections if v), counts)
 
 
 def candidate_table(
@@ -97,7 +97,7 @@ def candidate_table(
     clip_index = pa.array((np.cumsum(lengths) - lengths)[record] + row)  # index among all clips in the records' order
     source = pc.index_in(_source_ids(table), value_set=listed.table["source_id"]).to_numpy()[record]
     location_fields = [("data", pa.string()), ("row", pa.int64()), ("crc32", pa.int64())]
-    schema = clip_schema(config.clip, credited=listed.credited, scenes=config.scene.scored_categories)
+    schema = clip_schema(config.clip, credited=listed.has_attribution, scenes=config.scene.scored_categories)
     schema_fields = [field for field in schema if field.name != "frames"] + [
         pa.field(*each, nullable=False) for each in location_fields
     ]
@@ -129,23 +129,23 @@ def required_columns(config: VideoConfig) -> list[str]:
 def apply_filters(
     clips: pa.Table, config: FilterConfig, scene: SceneConfig | None = None
 ) -> list[tuple[str, str] | None]:
-    """Return for each candidate (reason, detail) of the gate that rejects it, or None.
+    """Return for each candidate (reason, detail) of the filter that rejects it, or None.
 
     Filters are applied in this order, each to the clips that passed those before it: bounds on scores, scene category,
     near-duplicates of other sources' clips, cap of clips per source.
     """
-    verdicts: list[tuple[str, str] | None] = [None] * clips.num_rows
+    rejections: list[tuple[str, str] | None] = [None] * clips.num_rows
     for start in range(0, clips.num_rows, BLOCK):
         scores = clips.select(SCORES).slice(start, BLOCK)
         failing = np.flatnonzero(
             violation_mask(ClipScores(**{name: scores[name].to_numpy() for name in SCORES}), config)
         )
         for i, row in zip(failing.tolist(), scores.take(pa.array(failing)).to_pylist(), strict=True):
-            verdicts[start + i] = first_violation(ClipScores(**row), config)
+            rejections[start + i] = first_violation(ClipScores(**row), config)
     for i, refusal in enumerate(scene_mismatches(clips, scene) if scene else []):
-        if refusal and verdicts[i] is None:
-            verdicts[i] = "other_scene", refusal
-    sources, passing = combine_chunks(clips["source_id"]), _passed(verdicts)
+        if refusal and rejections[i] is None:
+            rejections[i] = "other_scene", refusal
+    sources, passing = combine_chunks(clips["source_id"]), _passed(rejections)
     owner = sources.indices.to_numpy()
     if "near_duplicate" not in config.disabled:
         blocks = (clips["fingerprint"].take(pa.array(passing[i : i + BLOCK])) for i in range(0, len(passing), BLOCK))
@@ -155,26 +155,26 @@ def apply_filters(
         repeats = near_duplicates(fingerprints, owner[passing], config.max_duplicate_distance_bits)
         for duplicate in np.flatnonzero(repeats >= 0):
             original = passing[repeats[duplicate]]
-            verdicts[passing[duplicate]] = (
+            rejections[passing[duplicate]] = (
                 "near_duplicate",
                 f"of clip {clips['clip_id'][original]} of {sources[original]}",
             )
-        passing = _passed(verdicts)
+        passing = _passed(rejections)
     if "source_cap" not in config.disabled:
         number = _number_within(owner[passing])
         exceeding = number > config.max_clips_per_video
         for i, ordinal in zip(passing[exceeding], number[exceeding], strict=True):
-            verdicts[i] = "source_cap", f"clip {ordinal}; at most {config.max_clips_per_video}"
-    return verdicts
+            rejections[i] = "source_cap", f"clip {ordinal}; at most {config.max_clips_per_video}"
+    return rejections
 
 
-def _passed(verdicts: list[tuple[str, str] | None]) -> np.ndarray:
+def _passed(rejections: list[tuple[str, str] | None]) -> np.ndarray:
     """Return the indices of clips not rejected so far, int64."""
-    return np.flatnonzero(np.fromiter((v is None for v in verdicts), bool, len(verdicts)))
+    return np.flatnonzero(np.fromiter((v is None for v in rejections), bool, len(rejections)))
 
 
 def _number_within(owner: np.ndarray) -> np.ndarray:
-    """Number the items of each owner from 1 in order of occurrence; int64 (N,)."""
+    """Return the position of each item among those of its owner, counted from 1; int64 (N,)."""
     order = np.argsort(owner, kind="stable")
     first = np.flatnonzero(np.diff(owner[order], prepend=-1))
     lengths = np.diff(first, append=len(owner))
@@ -194,16 +194,15 @@ def summarize_counts(
         AssertionError: a source is neither accepted nor rejected with a reason.
     """
     table = to_table(records)
-    refused = rejects if isinstance(rejects, pa.Table) else pa.Table.from_pylist(rejects, REJECTS_SCHEMA)
+    reject_table = rejects if isinstance(rejects, pa.Table) else pa.Table.from_pylist(rejects, REJECTS_SCHEMA)
     all_sources = pc.unique(_source_ids(table))
     accepted_sources = pc.unique(accepted["source_id"]).cast(pa.string())
     rejected_sources = all_sources.filter(pc.invert(pc.is_in(all_sources, value_set=accepted_sources)))
-    rejected = Counter(_main_reasons(refused.filter(pc.is_in(refused["source_id"], value_set=rejected_sources))))
-    funnel = {
-        (row["stage"], row["reason"]): row["count_all"]
-        for row in refused.group_by(["stage", "reason"]).aggregate([([], "count_all")]).to_pylist()
-    }
-    windows = pc.and_(refused["start_s"].is_valid(), pc.not_equal(refused["stage"], "shots"))
+    of_rejected_sources = pc.is_in(reject_table["source_id"], value_set=rejected_sources)
+    rejected = Counter(_main_reasons(reject_table.filter(of_rejected_sources)))
+    reject_groups = reject_table.group_by(["stage", "reason"]).aggregate([([], "count_all")])
+    funnel = {(row["stage"], row["reason"]): row["count_all"] for row in reject_groups.to_pylist()}
+    windows = pc.and_(reject_table["start_s"].is_valid(), pc.not_equal(reject_table["stage"], "shots"))
     counts = {
         "sources": len(all_sources),
         "accepted": len(accepted_sources),
@@ -213,7 +212,7 @@ def summarize_counts(
         "source_hours": round(sum(table["source_s"].to_pylist()) / 3600, 6),
         "windows": accepted.num_rows + (pc.sum(windows).as_py() or 0),
         "clips": accepted.num_rows,
-        "segments_rejected": refused.num_rows,
+        "segments_rejected": reject_table.num_rows,
         "segments_rejected_by_reason": {
             stage: {reason: n for (at_stage, reason), n in sorted(funnel.items()) if at_stage == stage}
             for stage in sorted({at_stage for at_stage, _ in funnel}, key=STAGES.index)
@@ -232,7 +231,7 @@ def _main_reasons(rejects: pa.Table) -> list[str]:
     return ranked["reason"].take(pa.array(np.flatnonzero(np.diff(sources, prepend=-1)))).to_pylist()
 
 
-def _rejects(records: pa.Table, clips: pa.Table, verdicts: list[tuple[str, str] | None]) -> pa.Table:
+def _rejects(records: pa.Table, clips: pa.Table, rejections: list[tuple[str, str] | None]) -> pa.Table:
     """Build the table of all rejects (REJECTS_SCHEMA), ordered by source and start time."""
     lengths = pc.fill_null(pc.list_value_length(records["rejects"]), 0).to_numpy()
     record = pa.array(np.repeat(np.arange(len(lengths)), lengths))
@@ -240,7 +239,7 @@ def _rejects(records: pa.Table, clips: pa.Table, verdicts: list[tuple[str, str] 
     sources = {"source_id": _source_ids(records), "source_uri": pc.struct_field(records["source"], "uri")}
     stage_columns = {name: column.take(record) for name, column in sources.items()}
     stage_columns |= {name: pc.struct_field(stage_rejects, name) for name in ("start_s", "stage", "reason", "detail")}
-    gate_rejects = [(i, *v) for i, v in enumerate(verdicts) if v]
+    gate_rejects = [(i, *v) for i, v in enumerate(rejections) if v]
     refused = clips.select(["source_id", "source_uri", "start_s"]).take(
         pa.array([i for i, *_ in gate_rejects], pa.int64())
     )

@@ -60,7 +60,7 @@ def model_card(found: Evaluation, config: EvaluateConfig) -> str:
 
 def _model(subject: EvaluatedModel, row: EvaluationRow, config: EvaluateConfig, fps: float) -> CardModel:
     model = subject.model
-    codes = model.codes(config.num_clips, config.seed)  # the same codes as in the evaluation
+    codes = model.sample_latents(config.num_clips, config.seed)  # the same codes as in the evaluation
     clips = model.decode(codes[:SAMPLES])
     assert model.generator is not None
     network, parameters = model.config, sum(p.numel() for p in model.generator.parameters())

@@ -236,9 +236,10 @@ def _crawl(
     allowed = license_filter(licenses)
     ids = [license_id for license_id, name_and_url in flickr_licenses.items() if allowed(*name_and_url)]
     query = {"license": ",".join(ids)} if len(ids) < len(flickr_licenses) else {}
-    until = (
-        unix_time_of_day("until", config.until) if config.until else journal.remember("until", lambda: int(time.time()))
-    )
+    if config.until:
+        until = unix_time_of_day("until", config.until)
+    else:
+        until = journal.get_or_fetch("until", lambda: int(time.time()))
     since = unix_time_of_day("since", config.since)
     sources: list[Source] = []
     left_out: dict[str, int] = {}
@@ -252,7 +253,7 @@ def _crawl(
                 if row["id"] in visited or not allowed(*name_and_url):
                     continue
                 visited.add(row["id"])
-                sizes = journal.remember(f"sizes {row['id']}", functools.partial(client.sizes, row["id"]))
+                sizes = journal.get_or_fetch(f"sizes {row['id']}", functools.partial(client.sizes, row["id"]))
                 if "why" in sizes:
                     left_out[sizes["why"]] = left_out.get(sizes["why"], 0) + 1
                     continue
@@ -284,7 +285,7 @@ def _pages(
     def request_page(number: int) -> dict[str, Any]:
         key = f"search {json.dumps(query, sort_keys=True)} {span[0]} {span[1]} {number}"
         dates = {"min_upload_date": span[0], "max_upload_date": span[1]}
-        return journal.remember(key, lambda: client.search(**query, **dates, page=number))
+        return journal.get_or_fetch(key, lambda: client.search(**query, **dates, page=number))
 
     first = request_page(1)
     total, (start, end) = first["total"], span

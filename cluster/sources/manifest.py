@@ -105,11 +105,11 @@ class Sources(LazyRows[Source]):
         return [Source(**row) for row in self.table.slice(start, end - start).to_pylist()]
 
     @property
-    def credited(self) -> bool:
+    def has_attribution(self) -> bool:
         """True if any source has a value in one of the columns in CREDITS."""
         return any(pc.any(pc.not_equal(self.table[name], "")).as_py() for name in ATTRIBUTION_COLUMNS)
 
-    def split_by(self, names: Collection[str]) -> tuple[Sources, Sources]:
+    def partition_by_name(self, names: Collection[str]) -> tuple[Sources, Sources]:
         """Split into sources that no name (source_id, URI or page) in `names` matches, and sources that one matches."""
         mask = matches_any_name(names, self.table)
         return Sources(self.table.filter(pc.invert(mask))), Sources(self.table.filter(mask))

@@ -46,7 +46,7 @@ class ResponseCache:
             raise InputError(f"{part!r} is not a journal of this job: remove it and run the command again") from error
         self._responses[key] = json.dumps(value).encode()
 
-    def remember(self, key: str, ask: Callable[[], Any]) -> Any:
+    def get_or_fetch(self, key: str, ask: Callable[[], Any]) -> Any:
         """Return the cached value of a key; if there is none, call `ask`, store its value and return it.
 
         Args:

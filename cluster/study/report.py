@@ -127,7 +127,7 @@ def log_report(
     params = {"methods": stored.study.methods, "categories": stored.study.categories, **vars(plan)}
     tags = {"kind": "study", "study_hash": stored.digest, "git_commit": git_commit()}
     run = tracker.start(f"{name}-{stored.digest[:32]}", name=name, params=params, tags=tags)
-    with run.ending():
+    with run.run_context():
         run.metrics(metrics)
         for path, text in texts.items():
             run.text(text, path)

@@ -110,7 +110,7 @@ class ProgressReporter:
         for name in messages:
             if self._num_lines[name] == LASTING_LINES:
                 self.say(f"warning: since step {step - (LASTING_LINES - 1) * self.config.log_every}: {messages[name]}")
-                self._out.tag(**{f"warning.{name}": messages[name]})
+                self._out.set_tags(**{f"warning.{name}": messages[name]})
 
     def close(self) -> None:
         """Send the queued entries and close."""

@@ -95,18 +95,18 @@ class StopMonitor:
         except ray.exceptions.RayError:  # the driver has died, and Ray ends this worker
             return
 
-    def terminated(self) -> bool:
+    def received_sigterm(self) -> bool:
         """Return True once this worker has received SIGTERM."""
         return _TERMINATED.is_set()
 
-    def due(self) -> bool:
+    def should_poll(self) -> bool:
         """Return True on rank 0 every NOTICE_EVERY_S: `new_notice` is a barrier over all workers, too slow per step."""
         if not self._leads or time.monotonic() - self._polled_at < NOTICE_EVERY_S:
             return False
         self._polled_at = time.monotonic()
         return True
 
-    def new_notice(self) -> bool:
+    def new_preemption_notice(self) -> bool:
         """Return True if Ray announces the preemption of a node for the first time. Every rank must call it."""
         info = ray.train.get_preemption_info()
         nodes = set(info.preempted_node_ids) if info else set()

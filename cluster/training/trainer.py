@@ -88,7 +88,7 @@ def fit(config: TrainConfig) -> store.Checkpoint:
             params=flatten(settings),
             tags={"dataset_hash": manifest.digest, "run_url": run_url, "git_commit": git_commit()},
         )
-        with run.ending():
+        with run.run_context():
             run.dataset(name="clips", digest=manifest.digest, url=config.data, context="training")
             run.text(json_bytes(settings).decode(), "settings.json")
             run.text(installed_packages(), "environment.txt")
@@ -97,9 +97,9 @@ def fit(config: TrainConfig) -> store.Checkpoint:
                 raise InputError(outcome.failed)
             store.prune_checkpoints(run_url, config.keep_latest_k, config.best_metric)  # the last save added one
             result = store.open_checkpoint(run_url)
-            run.tag(checkpoint_uri=result.url)
+            run.set_tags(checkpoint_uri=result.url)
             if config.best_metric:
-                run.tag(best_checkpoint_uri=store.best_checkpoint(run_url, config.best_metric) or "none")
+                run.set_tags(best_checkpoint_uri=store.best_checkpoint(run_url, config.best_metric) or "none")
             if outcome.stopped:
                 log.warning("stopped and saved at step %d: the same command continues from there", outcome.step)
                 raise KeyboardInterrupt

@@ -144,8 +144,8 @@ def training_loop(
         flags = [
             not all_finite(metrics) or any(s.exhausted for s in nets.scales.values()),
             bool(monitor.reason),
-            monitor.terminated(),
-            monitor.due(),
+            monitor.received_sigterm(),
+            monitor.should_poll(),
         ]
         diverged, stop_requested, terminated, poll_due = any_rank_true(flags, nets.device)
         if diverged:  # return without a checkpoint: the last one is still good
@@ -168,7 +168,7 @@ def training_loop(
                 report.progress(values | clock.rates(config.batch_size), step)
         if report and (step % config.sample_every == 0 or last):
             report.image(draw_sample_grid(nets.average, real, config), step)
-        preempted = poll_due and monitor.new_notice()
+        preempted = poll_due and monitor.new_preemption_notice()
         save_now = last or stop_requested or terminated or preempted
         if step % config.checkpoint_every == 0 or save_now:
             # Wait for the first one too: after a crash during its upload there would be no checkpoint.

@@ -36,7 +36,7 @@ from cluster.transfer.leakage import require_no_leakage
 from cluster.transfer.sweep_results import (
     format_table,
     log_figures,
-    log_final_figures,
+    log_pages_and_curves,
     log_results,
     log_run,
     log_table,
@@ -134,7 +134,7 @@ def _run_children(
         "git_commit": git_commit(),
         "remark": remark,
     }
-    complete = tracker.finished(key)  # an earlier start has logged all results that are not new
+    complete = tracker.is_finished(key)  # an earlier start has logged all results that are not new
     parent = tracker.start(
         key, name=config.name, params=flatten(redacted_settings(config)), tags={"kind": "sweep", **lineage}
     )
@@ -144,7 +144,7 @@ def _run_children(
     failed = []
     remaining = Counter((child.split, child.fraction) for child in _children(config))
     figures = Throttle(FIGURE_INTERVAL_S)
-    with parent.ending():
+    with parent.run_context():
         for child, outcome, is_new in _outcomes(config, starts, data, results_url):
             if isinstance(outcome, BaseException):
                 failed.append(f"{child.name}: {outcome}")
@@ -164,7 +164,7 @@ def _run_children(
         if failed:
             raise RuntimeError(f"{len(failed)} of {len(_children(config))} child runs failed:\n" + "\n".join(failed))
         if not complete:
-            log_final_figures(parent, rows)
+            log_pages_and_curves(parent, rows)
     return sorted(rows, key=lambda r: (r["split"], r["init"], r["fraction"], r["seed"]))
 
 

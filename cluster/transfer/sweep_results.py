@@ -91,7 +91,7 @@ def log_run(
         key: key of the sweep.
         lineage: tags with the origin of data, code and weights.
     """
-    if tracker.finished(f"{key}-{child.name}"):
+    if tracker.is_finished(f"{key}-{child.name}"):
         return
     tags = {name: str(value) for name, value in asdict(child).items()}
     test_tags = {"protocol": outcome["protocol"], "chance": str(outcome["chance"])}
@@ -110,7 +110,7 @@ def log_run(
     run.text(_csv(("video", "class", "predicted"), [(v, names[a], names[b]) for v, a, b in predictions]), PREDICTIONS)
     run.text(_csv(("class", *names), _confusion(outcome)), "confusion.csv")
     if outcome["losses"]:
-        run.curve("loss/finetune", outcome["losses"])
+        run.log_series("loss/finetune", outcome["losses"])
     counts = {"data/label_fraction": child.fraction, "data/num_labelled_clips": outcome["num_train"]}
     by_class = {f"class_accuracy/{name}": value for name, value in _class_accuracy(outcome).items()}
     run.metrics(outcome["metrics"] | counts | by_class)
@@ -118,23 +118,23 @@ def log_run(
 
 
 def log_results(parent: Run, rows: list[dict[str, Any]]) -> None:
-    """Log the table and the figures of the results so far on the sweep's run, in place of earlier ones."""
+    """Log the table and the figures of the results so far on the sweep's run, replacing earlier ones."""
     log_table(parent, rows)
     log_figures(parent, rows)
 
 
 def log_table(parent: Run, rows: list[dict[str, Any]]) -> None:
-    """Log the table of the results so far on the sweep's run, in place of an earlier one."""
+    """Log the table of the results so far on the sweep's run, replacing an earlier one."""
     parent.text(_table(rows), "label_fractions.csv")
 
 
 def log_figures(parent: Run, rows: list[dict[str, Any]]) -> None:
-    """Draw the figures of the results so far and log them on the sweep's run, in place of earlier ones."""
+    """Draw the figures of the results so far and log them on the sweep's run, replacing earlier ones."""
     for name, (figure, _) in _figures(rows).items():
         parent.figure(figure(), f"figures/{name}.png")
 
 
-def log_final_figures(parent: Run, rows: list[dict[str, Any]]) -> None:
+def log_pages_and_curves(parent: Run, rows: list[dict[str, Any]]) -> None:
     """Log the interactive pages, and the mean accuracy of each initialization as a metric, at the end of a sweep.
 
     The step of the metric is the percentage of labels, so that MLflow's charts show accuracy against labels.
@@ -250,7 +250,7 @@ def load_sweep(tracker: Tracker, names: Sequence[str]) -> tuple[Run, list[dict[s
     """
     parents, rows = [], list[dict[str, Any]]()
     for name in names:
-        parent = tracker.newest(kind="sweep", name=name)
+        parent = tracker.latest_run(kind="sweep", name=name)
         if parent is None:
             raise InputError(
                 f"no sweep {name!r} in MLflow's experiment {tracker.experiment!r}: check sweep= and tracking.*"

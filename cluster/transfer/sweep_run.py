@@ -99,7 +99,7 @@ def finetune_run(
             train_maps, clips.labels[train], test_maps, len(clips.classes), config.l2_penalty
         )
     else:
-        network.settle()
+        network.prepare_for_finetuning()
         if child.init in _RESETS:
             network.trunk.apply(_RESETS[child.init])
         losses = finetune(

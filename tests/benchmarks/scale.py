@@ -146,7 +146,7 @@ class Clock:
 
 def left_to_do(found: Sources, out: str) -> WorkUnitTable:
     """What prepare finds to do in the folder `out`, told to its progress bar."""
-    units = Ledger.read(out).open_units(name_videos(found, VIDEO))
+    units = Ledger.read(out).pending_units(name_videos(found, VIDEO))
     SourceHours(units)
     return units
 
@@ -237,7 +237,7 @@ def pack_without_pixels(size: int, out: str, clock: Clock) -> int:
         write_bytes(f"{out}/{REJECTS}", shard_bytes(chosen.rejects))
         num_clips = sum(table.num_rows for table in iter_shard_tables(chosen.accepted, VIDEO, PACKING))
     assert num_clips == chosen.counts["clips"]
-    return num_clips + chosen.refused.total()
+    return num_clips + chosen.num_by_reason.total()
 
 
 def duplicates(size: int, _: str, clock: Clock) -> int:

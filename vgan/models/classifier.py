@@ -28,7 +28,7 @@ class Classifier(nn.Module):
         """Compute the logits (B, K) of clips (B, 3, T, H, W) in [-1, 1]."""
         return self.head(self.dropout(self.trunk(video))).flatten(1)
 
-    def settle(self) -> None:
+    def prepare_for_finetuning(self) -> None:
         """Replace spectral normalization of the trunk by batch normalization, after its weights are loaded.
 
         Spectral normalization constrains the weights, and such a trunk has no batch norm, both for adversarial

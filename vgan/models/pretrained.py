@@ -64,9 +64,9 @@ class Model:
             InputError: the model is a future model, is an autoencoder without a mixture or has no generator, or num
                 is below 1.
         """
-        return self.decode(self.codes(num, seed))
+        return self.decode(self.sample_latents(num, seed))
 
-    def codes(self, num: int, seed: int = 0) -> np.ndarray:
+    def sample_latents(self, num: int, seed: int = 0) -> np.ndarray:
         """Sample the codes (num, Z) float32 that `sample` decodes: normal noise, or from an autoencoder's mixture.
 
         Raises:

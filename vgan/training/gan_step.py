@@ -195,7 +195,7 @@ def update_generator(
     G: Engine,
     D: Engine,
     streams: GeneratorOutput,
-    seen: Tensor,
+    augmented_fake: Tensor,
     objective: ObjectiveConfig,
     *,
     mask_weight: float,
@@ -208,7 +208,7 @@ def update_generator(
         G: engine of the generator.
         D: engine of the discriminator, whose parameters get no gradient.
         streams: output of G, with its graph.
-        seen: the clips of `streams` as D gets them, (B, 3, T, H, W), augmented, with their graph.
+        augmented_fake: the clips of `streams` as D gets them, (B, 3, T, H, W), augmented, with their graph.
         objective: settings of the losses.
         mask_weight: weight of the mask prior (paper section 2.2); 0 disables it.
         image: first frames (B, 3, H, W) in [-1, 1] for the first-frame loss (equation 3); None disables it.
@@ -219,7 +219,7 @@ def update_generator(
     """
     metrics: dict[str, Tensor] = {}
     with freeze_parameters(D.module):
-        loss = generator_loss(D.module(seen), objective.loss)
+        loss = generator_loss(D.module(augmented_fake), objective.loss)
         metrics["loss/generator"] = loss.detach()
         if streams.mask is not None and mask_weight:
             loss = loss + mask_weight * mask_prior(streams.mask, objective.mask_target)

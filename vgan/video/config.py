@@ -139,7 +139,7 @@ class StabilizeConfig:
         "paper", "algorithm: paper (4-DoF similarity), reference (that of the original script, slow) or off (crop only)"
     )
     keep_failed: bool = option(
-        False, "keep clips that fail registration or gates, cropped only (as the original does for UCF101)"
+        False, "keep clips that fail registration or filters, cropped only (as the original does for UCF101)"
     )
     size: int = option(
         128, "maximum short side of the frames in which matches are refined, pixels; smaller frames are not enlarged"

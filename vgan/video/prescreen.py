@@ -47,13 +47,15 @@ def measure_window(frames: np.ndarray) -> WindowStatistics:
     )
 
 
-def reject_window(look: WindowStatistics, config: PrescreenConfig) -> None:
+def reject_window(statistics: WindowStatistics, config: PrescreenConfig) -> None:
     """Raise VideoError if a bound is violated: stage "screen", reason black, static or frozen; 0 disables a bound."""
-    if look.contrast < config.min_contrast:
-        raise VideoError("screen", "black", f"contrast {look.contrast:.2f}; at least {config.min_contrast:g}")
-    if look.activity < config.min_activity:
-        raise VideoError("screen", "static", f"activity {look.activity:.3f}; at least {config.min_activity:g}")
-    if config.max_frozen_fraction and look.frozen_fraction > config.max_frozen_fraction:
+    if statistics.contrast < config.min_contrast:
+        raise VideoError("screen", "black", f"contrast {statistics.contrast:.2f}; at least {config.min_contrast:g}")
+    if statistics.activity < config.min_activity:
+        raise VideoError("screen", "static", f"activity {statistics.activity:.3f}; at least {config.min_activity:g}")
+    if config.max_frozen_fraction and statistics.frozen_fraction > config.max_frozen_fraction:
         raise VideoError(
-            "screen", "frozen", f"{look.frozen_fraction:.2f} of the frames; at most {config.max_frozen_fraction:g}"
+            "screen",
+            "frozen",
+            f"{statistics.frozen_fraction:.2f} of the frames; at most {config.max_frozen_fraction:g}",
         )

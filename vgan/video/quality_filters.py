@@ -12,13 +12,13 @@ from vgan.video.config import FilterConfig
 Bound = tuple[str, float, float, bool]  # reason, value, bound, True for an upper bound
 
 
-def first_violation(evidence: ClipScores, config: FilterConfig) -> tuple[str, str] | None:
+def first_violation(scores: ClipScores, config: FilterConfig) -> tuple[str, str] | None:
     """Return (reason, detail) of the first bound that a clip's scores violate, None if they satisfy all.
 
-    A clip that was not stabilized (`evidence.stabilized` is False) has default registration scores, which satisfy the
+    A clip that was not stabilized (`scores.stabilized` is False) has default registration scores, which satisfy the
     bounds; its other scores are tested.
     """
-    for reason, value, bound, upper in _bounds(evidence, config):
+    for reason, value, bound, upper in _bounds(scores, config):
         if not (value <= bound if upper else value >= bound):  # NaN violates every bound
             return reason, f"{value:.3g}; at {'most' if upper else 'least'} {bound:g}"
     return None
@@ -32,10 +32,10 @@ def violation_mask(scores: ClipScores, config: FilterConfig) -> np.ndarray:
     return ~accepted
 
 
-def bound_utilization(evidence: ClipScores, config: FilterConfig) -> float:
+def bound_utilization(scores: ClipScores, config: FilterConfig) -> float:
     """Return the largest utilization of any bound by a clip's scores: 0 far from all bounds, above 1 if rejected."""
     ratios = [0.0]
-    for reason, value, bound, upper in _bounds(evidence, config):
+    for reason, value, bound, upper in _bounds(scores, config):
         offset = 1.0 if reason in ("scale_jump", "large_zoom") else 0.0  # a zoom of 1 is no zoom
         numerator, denominator = (value - offset, bound - offset) if upper else (bound, value)
         ratios.append(numerator / denominator if denominator > 0 else math.inf if numerator > 0 else 0.0)

@@ -84,11 +84,11 @@ def test_dataset_is_logged_as_input_with_its_full_digest(tracker: Tracker, url: 
 
 def test_ending_sets_the_status_by_the_end_of_the_block(tracker: Tracker) -> None:
     def fail(run: Run, error: BaseException) -> None:
-        with run.ending():
+        with run.run_context():
             raise error
 
     run = start(tracker, key="fine")
-    with run.ending():
+    with run.run_context():
         assert stored(run).info.status == "RUNNING"
     assert stored(run).info.status == "FINISHED"
     for error, status in ((RuntimeError("x"), "FAILED"), (KeyboardInterrupt(), "KILLED")):
@@ -100,16 +100,16 @@ def test_ending_sets_the_status_by_the_end_of_the_block(tracker: Tracker) -> Non
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
 def test_finished_is_true_only_for_the_status_finished(tracker: Tracker, status: str) -> None:
-    assert not tracker.finished("gan-1")
+    assert not tracker.is_finished("gan-1")
     run = start(tracker)
-    assert not tracker.finished("gan-1")
+    assert not tracker.is_finished("gan-1")
     run.finish(status)
-    assert tracker.finished("gan-1") == (status == "FINISHED")
+    assert tracker.is_finished("gan-1") == (status == "FINISHED")
 
 
 def test_curve_longer_than_one_request_keeps_every_point(tracker: Tracker) -> None:
     run = start(tracker)
-    run.curve("loss/finetune", [1 / n for n in range(1, 1203)])
+    run.log_series("loss/finetune", [1 / n for n in range(1, 1203)])
     history = tracker.client.get_metric_history(run.id, "loss/finetune")
     assert [(m.step, m.value) for m in sorted(history, key=lambda m: m.step)] == [(n, 1 / n) for n in range(1, 1203)]
 
@@ -181,7 +181,7 @@ def test_outbox_queues_entries_of_an_unreachable_server_and_sends_them_in_order(
     outbox = MlflowQueue(run)
     for step in (1, 2, 3):
         outbox.metrics({"loss": 1 / step}, step)
-    outbox.tag(warned="yes")
+    outbox.set_tags(warned="yes")
     outbox.close()
     assert not remaining
     history = tracker.client.get_metric_history(run.id, "loss")
@@ -209,7 +209,7 @@ def test_outbox_batches_metrics_and_logs_dropped_entries(
         outbox.metrics({"loss": 1 / step}, step)
         assert started.wait(30)
         if step in (10, 600):
-            outbox.tag(**{f"step{step}": "set"})  # a tag in between does not end a batch of metrics
+            outbox.set_tags(**{f"step{step}": "set"})  # a tag in between does not end a batch of metrics
     assert "the oldest entries of the run are lost" in caplog.text
     may_continue.set()
     outbox.close()
@@ -274,7 +274,7 @@ def test_finish_without_a_server_logs_a_warning_and_does_not_raise(
         raise mlflow.MlflowException("no connection")
 
     monkeypatch.setattr(run.client, "set_terminated", fail)
-    with run.ending():
+    with run.run_context():
         pass
     assert "MLflow did not record the status FINISHED of the ended run: no connection" in caplog.text
 

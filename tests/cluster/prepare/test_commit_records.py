@@ -81,7 +81,7 @@ def test_compact_moves_every_record_and_changes_none(out: str) -> None:
     assert individual(out) == []
     assert len(list_names(join_url(out, "work", "records"))) == 3
     assert all_records(out) == before
-    assert len(Ledger.read(out).open_units(VIDEOS)) == 0
+    assert len(Ledger.read(out).pending_units(VIDEOS)) == 0
 
 
 def test_compact_does_not_move_few_records(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def test_compacted_record_of_a_requeued_video_is_ignored(out: str) -> None:
     first = next(iter(VIDEOS))
     requeue_videos(out, Ledger.read(out), [first])
     ledger = Ledger.read(out)
-    assert ledger.open_units(VIDEOS) == [WorkUnit(first, VIDEOS[first], generation=1)]
+    assert ledger.pending_units(VIDEOS) == [WorkUnit(first, VIDEOS[first], generation=1)]
     assert first not in {r["video"] for r in read_records(ledger.commit_urls(VIDEOS))}
 
 
@@ -168,7 +168,7 @@ def test_forget_removes_compacted_and_individual_records_of_a_video(out: str) ->
     compact_records(out)
     remove_records(out, removed[1:])
     assert all_records(out) == remaining
-    assert len(Ledger.read(out).open_units(VIDEOS)) == 2
+    assert len(Ledger.read(out).pending_units(VIDEOS)) == 2
 
 
 def test_choose_is_the_same_before_and_after_compaction(out: str) -> None:
@@ -216,4 +216,4 @@ def test_open_units_of_thousands_of_videos(tmp_path: Path) -> None:
         expected += (
             [WorkUnit(video, source, 0, s, segments) for s in missing] if committed else [WorkUnit(video, source)]
         )
-    assert Ledger.read(str(tmp_path)).open_units(videos) == expected
+    assert Ledger.read(str(tmp_path)).pending_units(videos) == expected

@@ -163,7 +163,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     count(pipeline, "name_videos", pipeline.name_videos)
     count(pipeline, "inputs_digest", pipeline.inputs_digest)
     count(Ledger, "read", Ledger.read)
-    count(Ledger, "open_units", Ledger.open_units)
+    count(Ledger, "open_units", Ledger.pending_units)
     return counts
 
 

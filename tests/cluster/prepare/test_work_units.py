@@ -30,7 +30,7 @@ def commit(out: Path, unit: WorkUnit, segments: int) -> None:
 
 
 def test_ledger_of_an_empty_folder_opens_the_first_segment_of_every_video(tmp_path):
-    units = Ledger.read(str(tmp_path)).open_units(VIDEOS)
+    units = Ledger.read(str(tmp_path)).pending_units(VIDEOS)
     assert units == [WorkUnit(NAME_A, A), WorkUnit(NAME_B, B)]
 
 
@@ -38,11 +38,11 @@ def test_ledger_first_segment_of_a_long_video_opens_the_others(tmp_path):
     commit(tmp_path, WorkUnit(NAME_A, A), segments=3)
     commit(tmp_path, WorkUnit(NAME_B, B), segments=1)
     ledger = Ledger.read(str(tmp_path))
-    assert [(u.video, u.segment, u.segments) for u in ledger.open_units(VIDEOS)] == [(NAME_A, 1, 3), (NAME_A, 2, 3)]
-    for unit in ledger.open_units(VIDEOS):
+    assert [(u.video, u.segment, u.segments) for u in ledger.pending_units(VIDEOS)] == [(NAME_A, 1, 3), (NAME_A, 2, 3)]
+    for unit in ledger.pending_units(VIDEOS):
         commit(tmp_path, unit, unit.segments)
     ledger = Ledger.read(str(tmp_path))
-    assert ledger.open_units(VIDEOS) == []
+    assert ledger.pending_units(VIDEOS) == []
     records = read_records(ledger.commit_urls([NAME_B, NAME_A]))
     assert [r["name"] for r in records] == [f"{NAME_B}.g0.0", *(f"{NAME_A}.g0.{n}" for n in range(3))]
 
@@ -52,11 +52,11 @@ def test_ledger_requeued_video_starts_a_new_generation_and_ignores_the_old_recor
         commit(tmp_path, WorkUnit(name, source), segments=1)
     requeue_videos(str(tmp_path), Ledger.read(str(tmp_path)), [NAME_A])
     ledger = Ledger.read(str(tmp_path))
-    assert ledger.open_units(VIDEOS) == [WorkUnit(NAME_A, A, generation=1)]
+    assert ledger.pending_units(VIDEOS) == [WorkUnit(NAME_A, A, generation=1)]
     assert len(ledger.commit_urls(VIDEOS)) == 1
     commit(tmp_path, WorkUnit(NAME_A, A, generation=1), segments=1)
     ledger = Ledger.read(str(tmp_path))
-    assert ledger.open_units(VIDEOS) == []
+    assert ledger.pending_units(VIDEOS) == []
     assert [r["name"] for r in read_records(ledger.commit_urls([NAME_A]))] == [f"{NAME_A}.g1.0"]
 
 
@@ -75,7 +75,7 @@ def test_ledger_ignores_other_files(tmp_path):
     commit(tmp_path, WorkUnit(NAME_A, A), segments=1)
     (tmp_path / "work" / "commits" / "notes.json").write_text("{}")
     (tmp_path / "work" / "commits" / f"{NAME_B}.g0.0of1.json.123.tmp").write_text("half")
-    assert [u.video for u in Ledger.read(str(tmp_path)).open_units(VIDEOS)] == [NAME_B]
+    assert [u.video for u in Ledger.read(str(tmp_path)).pending_units(VIDEOS)] == [NAME_B]
 
 
 @pytest.mark.parametrize("change", [{"bytes": 11}, {"version": "2"}, {"uri": "/elsewhere/a.mp4"}, {"source_id": "c"}])

@@ -209,7 +209,7 @@ def test_journal_of_many_parts_returns_every_response(tmp_path: Path, monkeypatc
     for _ in range(2):
         journal = ResponseCache(str(tmp_path))
         for key in "abcdefgh":
-            assert journal.remember(key, lambda: next(count)) == "abcdefgh".index(key)
+            assert journal.get_or_fetch(key, lambda: next(count)) == "abcdefgh".index(key)
     assert len(list(tmp_path.iterdir())) == 3
     (tmp_path / "part-000009.jsonl").write_text("half a li")
     with pytest.raises(InputError, match="is not a journal"):

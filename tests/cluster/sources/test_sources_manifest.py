@@ -160,7 +160,7 @@ def test_read_sources_of_a_bad_manifest_names_the_problem(
 
 def test_sources_are_split_by_any_name_that_a_deletion_list_may_use() -> None:
     listed = [Source(uri=f"/{n}", source_id=f"id{n}", page=f"https://p/{n}") for n in range(5)]
-    others, matches = Sources.of(listed).split_by({"id0", "/2", "https://p/3", "5"})
+    others, matches = Sources.of(listed).partition_by_name({"id0", "/2", "https://p/3", "5"})
     assert (others, matches) == ([listed[1], listed[4]], [listed[0], listed[2], listed[3]])
     assert listed[:3] == Sources.of(listed)[:3]
     assert Sources.of(listed)[::-2] == listed[::-2]

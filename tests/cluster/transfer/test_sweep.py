@@ -118,7 +118,7 @@ class RecordingRun:
         pass
 
     @contextmanager
-    def ending(self) -> Iterator[None]:
+    def run_context(self) -> Iterator[None]:
         yield
 
 
@@ -149,7 +149,7 @@ def run_children(
     monkeypatch.setattr(sweep_module, "_outcomes", outcomes)
     monkeypatch.setattr(sweep_module, "log_run", lambda *_: parent.paths.append("child"))
     monkeypatch.setattr(sweep_module, "Throttle", lambda interval_s: Throttle(interval_s, clock))
-    tracker = SimpleNamespace(finished=lambda _: finished, start=lambda *_, **__: parent)
+    tracker = SimpleNamespace(is_finished=lambda _: finished, start=lambda *_, **__: parent)
     settings = config(tmp_path, fractions=[1.0], seeds=list(range(SEEDS)))
     try:
         sweep_module._run_children(settings, tracker, RANDOM, SimpleNamespace(digest="d"), {}, "")  # type: ignore[arg-type]

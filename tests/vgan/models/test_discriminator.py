@@ -98,7 +98,7 @@ def test_settle_gives_a_spectral_trunk_the_layers_of_the_papers() -> None:
     torch.manual_seed(0)
     spectral, plain = Classifier(SPECTRAL, 4, 0.5), Classifier(TINY, 4, 0.5)
     acting = [layer.weight.detach().clone() for layer in spectral.eval().modules() if isinstance(layer, nn.Conv3d)]
-    spectral.settle()
+    spectral.prepare_for_finetuning()
     assert {k: v.shape for k, v in spectral.state_dict().items()} == {k: v.shape for k, v in plain.state_dict().items()}
     fixed = [layer.weight for layer in spectral.modules() if isinstance(layer, nn.Conv3d)]
     assert all(torch.equal(a, b) for a, b in zip(acting, fixed, strict=True))
@@ -108,5 +108,5 @@ def test_settle_gives_a_spectral_trunk_the_layers_of_the_papers() -> None:
 def test_settle_leaves_a_trunk_with_batch_norm_alone() -> None:
     network = Classifier(TINY, 4, 0.5)
     before = {k: v.clone() for k, v in network.state_dict().items()}
-    network.settle()
+    network.prepare_for_finetuning()
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
