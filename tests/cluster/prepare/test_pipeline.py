@@ -163,7 +163,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     count(pipeline, "name_videos", pipeline.name_videos)
     count(pipeline, "inputs_digest", pipeline.inputs_digest)
     count(Ledger, "read", Ledger.read)
-    count(Ledger, "open_units", Ledger.pending_units)
+    count(Ledger, "pending_units", Ledger.pending_units)
     return counts
 
 
@@ -174,12 +174,12 @@ def test_prepare_computes_the_inputs_digest_once_and_a_ledger_per_round(
     assert computed == {"name_videos": 1, "inputs_digest": 1, "read": 1}  # a finished dataset: compared only
     computed.clear()
     run(sources, copy, overwrite=True)
-    assert computed == {"name_videos": 1, "inputs_digest": 1, "read": 1, "open_units": 1}  # packed again only
+    assert computed == {"name_videos": 1, "inputs_digest": 1, "read": 1, "pending_units": 1}  # packed again only
     computed.clear()
     (copy / "manifest.json").unlink()
     next((copy / "work" / "commits").iterdir()).unlink()
     run(sources, copy)  # one round of units: the ledger is read before and after it
-    assert computed == {"name_videos": 1, "inputs_digest": 1, "read": 2, "open_units": 2}
+    assert computed == {"name_videos": 1, "inputs_digest": 1, "read": 2, "pending_units": 2}
 
 
 def test_prepare_dataset_digests_the_generations_after_a_requeue(copy: Path, sources: list[Source]) -> None:
