@@ -153,30 +153,9 @@ def estimate_cost(
     work_gb, shard_gb = clips * RAW_CLIP / GB, clips * clip_bytes / GB
     stages = _acquiring(corpus, config) + _preparing(corpus, config, rates, cpu, work_gb, prepare_s)
     stages += _packing(clips, rates, cpu, work_gb + shard_gb)
-    remarks = [f"rates of {rates.date}: {rates.machine}", f"yield {rates.clip_yield:.0%} of the windows"]
     if steps:
         stages.append(_training(steps, batch_size, rates, gpu, codec, clip_bytes))
-        if not rates.gpu_clips_per_s:
-            remarks.append(f"no GPU was measured: {rates.gpu_share_of_peak:.0%} of {gpu.tflops:g} TFLOP/s assumed")
-    if prepare_s:
-        remarks.append(f"prepare takes {prepare_s:.3f} core-seconds per second of video, as measured in full runs")
-    shards = math.ceil(work_gb * 1000 / 400)
-    pages = math.ceil(corpus.videos / PER_PAGE) if config.origin == "flickr" else 0
-    requests = {
-        "Flickr API": corpus.videos + pages if config.origin == "flickr" else 0,
-        "reading": 2 * corpus.videos + clips + math.ceil(steps * batch_size / 64),
-        "writing": 2 * corpus.videos + shards,
-    }
-    by_name = {stage.name: stage for stage in stages}
-    busy = sum(by_name[name].wall_hours for name in ("decode", "stabilize", "pack") if name in by_name)
-    stored_gb = work_gb + shard_gb
-    money = {
-        "preparing nodes": busy * cpu.count * cpu.price,
-        "training nodes": by_name["train"].wall_hours * gpu.count * gpu.price if steps else 0.0,
-        "fetching": corpus.bytes / GB * prices.gb_in,
-        "storage": stored_gb * prices.gb_month * prices.months,
-        "requests": (requests["reading"] * prices.gets + requests["writing"] * prices.puts) / 1000,
-    }
+    requests = _requests(corpus, config, clips, work_gb, steps * batch_size)
     longest = max(stages, key=lambda stage: stage.wall_hours)
     return CostPlan(
         corpus=corpus,
@@ -189,12 +168,53 @@ def estimate_cost(
             "records": clips * RECORD_KB_PER_CLIP / 1e6,
         },
         requests=requests,
-        money=money,
+        money=_money(corpus, stages, cpu, gpu, prices, work_gb + shard_gb, requests),
         currency=prices.currency,
         limits=f"{longest.name}: {longest.wall_hours:,.1f} h, limited by {longest.limit}",
-        remarks=remarks,
+        remarks=_remarks(rates, gpu, steps, prepare_s),
         rates=rates,
     )
+
+
+def _requests(corpus: Corpus, config: CorpusConfig, clips: int, work_gb: float, trained_clips: int) -> dict[str, int]:
+    """Count the requests to Flickr and to the store; raw work files are packed into shards of 400 MB."""
+    from_flickr = config.origin == "flickr"
+    return {
+        "Flickr API": corpus.videos + math.ceil(corpus.videos / PER_PAGE) if from_flickr else 0,
+        "reading": 2 * corpus.videos + clips + math.ceil(trained_clips / 64),
+        "writing": 2 * corpus.videos + math.ceil(work_gb * 1000 / 400),
+    }
+
+
+def _money(
+    corpus: Corpus,
+    stages: list[StageCost],
+    cpu: NodeConfig,
+    gpu: NodeConfig,
+    prices: PriceConfig,
+    stored_gb: float,
+    requests: dict[str, int],
+) -> dict[str, float]:
+    """Return the cost of nodes, transfer, storage and requests, in `prices.currency`."""
+    hours = {stage.name: stage.wall_hours for stage in stages}
+    preparing = sum(hours.get(name, 0.0) for name in ("decode", "stabilize", "pack"))
+    return {
+        "preparing nodes": preparing * cpu.count * cpu.price,
+        "training nodes": hours.get("train", 0.0) * gpu.count * gpu.price,
+        "fetching": corpus.bytes / GB * prices.gb_in,
+        "storage": stored_gb * prices.gb_month * prices.months,
+        "requests": (requests["reading"] * prices.gets + requests["writing"] * prices.puts) / 1000,
+    }
+
+
+def _remarks(rates: MeasuredRates, gpu: NodeConfig, steps: int, prepare_s: float) -> list[str]:
+    """List where the rates come from and what was assumed."""
+    remarks = [f"rates of {rates.date}: {rates.machine}", f"yield {rates.clip_yield:.0%} of the windows"]
+    if steps and not rates.gpu_clips_per_s:
+        remarks.append(f"no GPU was measured: {rates.gpu_share_of_peak:.0%} of {gpu.tflops:g} TFLOP/s assumed")
+    if prepare_s:
+        remarks.append(f"prepare takes {prepare_s:.3f} core-seconds per second of video, as measured in full runs")
+    return remarks
 
 
 def _acquiring(corpus: Corpus, config: CorpusConfig) -> list[StageCost]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import ray.train
@@ -128,11 +128,12 @@ def training_loop(
     weight = (end - first) * world_size / config.batch_size
     weighted = weighted_engines(nets, weight)
     monitor = StopMonitor(job.stop if rank == 0 else None)
+    checkpoints = CheckpointSchedule(job, nets, saver)
     feed = prefetch(reader.batches(consumed=start * config.batch_size, pin=config.use_gpu))
-    clock, has_saved, logged, started_s = StepClock(), False, list[dict[str, float]](), time.time()
+    clock, started_s = StepClock(), time.time()
     for step in range(start + 1, config.steps + 1):
         going_on()
-        step_started = time.perf_counter()
+        step_started, last = time.perf_counter(), step == config.steps
         batch, wait_s = timed_next(feed)
         real = normalize_clips(batch.frames.to(nets.device, non_blocking=True))  # (B/N, 3, T, H, W)
         draws = StepRandomness.of_step(config.seed, step, config.batch_size, config.model.z_size)
@@ -141,51 +142,88 @@ def training_loop(
             weighted, real, rank_draws, config.model, config.objective, config.gradient_accumulation_steps
         )
         metrics = unscale_metrics(nets, result.metrics)
-        flags = [
-            not all_finite(metrics) or any(s.exhausted for s in nets.scales.values()),
-            bool(monitor.reason),
-            monitor.received_sigterm(),
-            monitor.should_poll(),
-        ]
-        diverged, stop_requested, terminated, poll_due = any_rank_true(flags, nets.device)
-        if diverged:  # return without a checkpoint: the last one is still good
+        flags = shared_flags(nets, metrics, monitor)
+        if flags.diverged:  # return without a checkpoint: the last one is still good
             saver.close()
             return WorkerResult(step=step, failed=divergence_message(mean_over_ranks(metrics), step))
-        decay = ema_decay_at(config.ema_decay, step)
-        update_ema(nets.average, nets.by_name["generator"].module, decay)
+        update_ema(nets.average, nets.by_name["generator"].module, ema_decay_at(config.ema_decay, step))
         clock.tick(step_started, wait_s)
         count_step(config, step, rank, wait_s, started_s)
-        last = step == config.steps
         if step % config.log_every == 0 or last:
             values = mean_over_ranks(metrics | training_diagnostics(real, result.streams), weight)
-            logged.append(values)
             if config.best_metric and config.best_metric not in values:
                 saver.close()
-                return WorkerResult(
-                    step=step, failed=f"best_metric={config.best_metric!r} is not among {', '.join(values)}"
-                )
+                message = f"best_metric={config.best_metric!r} is not among {', '.join(values)}"
+                return WorkerResult(step=step, failed=message)
+            checkpoints.logged.append(values)
             if report:
                 report.progress(values | clock.rates(config.batch_size), step)
         if report and (step % config.sample_every == 0 or last):
             report.image(draw_sample_grid(nets.average, real, config), step)
-        preempted = poll_due and monitor.new_preemption_notice()
-        save_now = last or stop_requested or terminated or preempted
-        if step % config.checkpoint_every == 0 or save_now:
-            # Wait for the first one too: after a crash during its upload there would be no checkpoint.
-            wait = save_now or not has_saved
+        preempted = flags.poll_due and monitor.new_preemption_notice()
+        save_now = last or flags.stop_requested or flags.terminated or preempted
+        if save_now or checkpoints.is_regular(step):
             going_on()
-            regular = step % config.checkpoint_every == 0 or last  # others have too few log lines for a mean
-            write = partial(write_checkpoint, nets, step, job, mean_metrics(logged) if regular else {})
-            stall_s, has_saved, logged = saver.save(step, write, wait=wait), True, [] if regular else logged
+            stall_s = checkpoints.save(step, wait=save_now)
             if report:
                 report.metrics({"checkpoint/stall_s": stall_s}, step)
         if preempted and report:
             report.say(f"step {step}: saved, because a node is about to be preempted; training continues until then")
-        if stop_requested and not last:
+        if flags.stop_requested and not last:
             return WorkerResult(step=step, stopped=True)
-        if terminated and not last:
+        if flags.terminated and not last:
             raise RuntimeError(f"a worker received SIGTERM: saved at step {step}; the group restarts from there")
     return WorkerResult(step=config.steps)
+
+
+class StepFlags(NamedTuple):
+    """Conditions after a step that all ranks act on."""
+
+    diverged: bool  # a metric is not finite, or fp16 gradients stay infinite at the smallest loss scale
+    stop_requested: bool  # by the driver
+    terminated: bool  # a worker received SIGTERM
+    poll_due: bool  # it is time to ask for preemption notices
+
+
+def shared_flags(nets: Engines, metrics: dict[str, Tensor], monitor: StopMonitor) -> StepFlags:
+    """Return the flags of a step, each True if it is on any rank. Every rank must call it."""
+    flags = [
+        not all_finite(metrics) or any(scale.exhausted for scale in nets.scales.values()),
+        bool(monitor.reason),
+        monitor.received_sigterm(),
+        monitor.should_poll(),
+    ]
+    return StepFlags(*any_rank_true(flags, nets.device))
+
+
+class CheckpointSchedule:
+    """The checkpoints of one worker: when they are regular, and the log lines whose mean each one stores."""
+
+    def __init__(self, job: WorkerJob, nets: Engines, saver: AsyncCheckpointWriter) -> None:
+        self._job, self._nets, self._saver = job, nets, saver
+        self._has_saved = False
+        self.logged: list[dict[str, float]] = []  # since the last regular checkpoint
+
+    def is_regular(self, step: int) -> bool:
+        """Return whether a checkpoint is due at this step; the last step has one as well."""
+        return step % self._job.config.checkpoint_every == 0
+
+    def save(self, step: int, *, wait: bool) -> float:
+        """Save a checkpoint and return the seconds that training was held up.
+
+        Args:
+            step: the step just finished.
+            wait: return only when it is stored. The first checkpoint is always waited for: after a crash during its
+                upload there would be none.
+        """
+        regular = self.is_regular(step) or step == self._job.config.steps  # others have too few lines for a mean
+        metrics = mean_metrics(self.logged) if regular else {}
+        write = partial(write_checkpoint, self._nets, step, self._job, metrics)
+        stall_s = self._saver.save(step, write, wait=wait or not self._has_saved)
+        self._has_saved = True
+        if regular:
+            self.logged = []
+        return stall_s
 
 
 @torch.no_grad()
