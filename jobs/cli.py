@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 import shutil
 import signal
 import sys
@@ -239,7 +240,10 @@ def _print_help(config_class: type, about: str, topic: str) -> int:
     if topic not in ("common", "all", *topics):
         print(f"error: --help={topic}: give one of all, {', '.join(topics)}", file=sys.stderr)
         return BAD_INPUT
-    print(help_text(config_class, about, topic))
+    try:
+        print(help_text(config_class, about, topic), flush=True)
+    except BrokenPipeError:  # the reader (head, less) has closed; Python would print a traceback at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
