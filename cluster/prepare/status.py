@@ -122,7 +122,7 @@ def status_text(found: Status, out: str) -> str:
     lines = [
         f"{out}: {'finished' if found.finished else 'not finished'}",
         f"videos committed: {found.complete}{of}; partially committed: {found.begun}; commit records: {found.units}",
-        f"source video: {found.source_hours:.3f} h; clips before gates: {found.clips}",
+        f"source video: {found.source_hours:.3f} h; clips before filters: {found.clips}",
         f"quarantined videos: {found.quarantined}",
         *(f"  {n} {reason}" for reason, n in found.rejects.items()),
     ]
