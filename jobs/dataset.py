@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from jobs import cli
 from vgan.errors import InputError
-from vgan.options import option, require_options, section
-from vgan.scenes.config import SceneConfig
-from vgan.video.config import (
-    ClipSpec,
-    DecodeConfig,
-    FilterConfig,
-    PrescreenConfig,
-    ShotConfig,
-    StabilizeConfig,
-    VideoConfig,
-)
+from vgan.options import option, require_options
+from vgan.video.config import VideoConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +27,7 @@ ABOUT = """Inspect, verify, export or edit a prepared dataset, finished or not. 
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetConfig:
+class DatasetConfig(VideoConfig):
     """Settings of a dataset verb."""
 
     print_settings: ClassVar[bool] = False
@@ -45,37 +36,27 @@ class DatasetConfig:
     out: str = option("", "strips: URL of the folder for the exported strips", "common")
     names: str = option("", "delete: source id, URI or page, or the URL of a .txt list with one per line", "common")
     num_clips: int = option(8, "inspect: clips per group of the page", "common")
-    sources: str = option("", "status: count only these videos (manifest, folder or glob); empty: all committed videos")
+    sources: str = option(
+        "", "status: count only these videos (manifest, folder or glob) as the sections set; empty: all committed"
+    )
     address: str = option(
         "", "verify, strips: address of the Ray cluster; empty: the one this job was submitted to, else a local one"
     )
-    clip: ClipSpec = section(ClipSpec, "status sources=: shape, frame rate and number of clips")
-    decode: DecodeConfig = section(DecodeConfig, "status sources=: decoding")
-    shots: ShotConfig = section(ShotConfig, "status sources=: shot detection")
-    prescreen: PrescreenConfig = section(PrescreenConfig, "status sources=: tests before registration")
-    stabilize: StabilizeConfig = section(StabilizeConfig, "status sources=: camera motion removal")
-    filters: FilterConfig = section(FilterConfig, "status sources=: bounds on the stored scores")
-    scene: SceneConfig = section(SceneConfig, "status sources=: scene classification")
 
     def __post_init__(self) -> None:
         if self.num_clips < 1:
             raise ValueError(f"num_clips must be at least 1, got {self.num_clips}")
 
-    def video(self) -> VideoConfig:
-        """Return the settings from video file to clips, with the digest of the scene classifier's file."""
-        from cluster.prepare.scene_scores import resolve_classifier
-
-        return resolve_classifier(VideoConfig(**{f.name: getattr(self, f.name) for f in fields(VideoConfig)}))
-
 
 def print_status(config: DatasetConfig, url: str) -> None:
     """Print the numbers of committed and of rejected videos, the latter by reason."""
     from cluster.prepare.pipeline import name_videos
+    from cluster.prepare.scene_scores import video_settings
     from cluster.prepare.status import dataset_status, status_text
     from cluster.sources.manifest import read_sources
     from cluster.storage.urls import absolute_url
 
-    videos = name_videos(read_sources(absolute_url(config.sources)), config.video()) if config.sources else None
+    videos = name_videos(read_sources(absolute_url(config.sources)), video_settings(config)) if config.sources else None
     print(status_text(dataset_status(url, videos), url))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from cluster.dataset.codecs import CODECS
@@ -12,16 +12,7 @@ from cluster.observability.tracking_config import TrackingConfig
 from jobs import cli
 from vgan.errors import InputError
 from vgan.options import check_choice, option, require_options, section
-from vgan.scenes.config import SceneConfig
-from vgan.video.config import (
-    ClipSpec,
-    DecodeConfig,
-    FilterConfig,
-    PrescreenConfig,
-    ShotConfig,
-    StabilizeConfig,
-    VideoConfig,
-)
+from vgan.video.config import VideoConfig
 
 if TYPE_CHECKING:
     from cluster.dataset.manifest import Manifest
@@ -49,7 +40,7 @@ inspect, verify, export or edit a dataset: python -m jobs.dataset --help.
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareConfig:
+class PrepareConfig(VideoConfig):
     """Settings of a dataset."""
 
     sources: str = option("", "URL of a manifest (.parquet, .csv, .txt), or folder or glob of videos", "required")
@@ -67,13 +58,6 @@ class PrepareConfig:
     )
     seed: int = option(0, "seed of the order of clips in shards")
     address: str = option("", "address of the Ray cluster; empty: the one this job was submitted to, else a local one")
-    clip: ClipSpec = section(ClipSpec, "shape, frame rate and number of clips")
-    decode: DecodeConfig = section(DecodeConfig, "decoding")
-    shots: ShotConfig = section(ShotConfig, "shot detection")
-    prescreen: PrescreenConfig = section(PrescreenConfig, "fast tests before registration")
-    stabilize: StabilizeConfig = section(StabilizeConfig, "camera motion removal")
-    filters: FilterConfig = section(FilterConfig, "bounds on the stored scores, applied last")
-    scene: SceneConfig = section(SceneConfig, "scene classification")
     tracking: TrackingConfig = section(TrackingConfig, "MLflow tracking")
 
     def __post_init__(self) -> None:
@@ -82,12 +66,6 @@ class PrepareConfig:
             raise ValueError(f"shard_mb must be at least 1, got {self.shard_mb}")
         if not 0 <= self.max_reject_fraction <= 1:
             raise ValueError(f"max_reject_fraction must be in 0..1, got {self.max_reject_fraction}")
-
-    def video(self) -> VideoConfig:
-        """Return the settings from video file to clips, with the digest of the scene classifier's file."""
-        from cluster.prepare.scene_scores import resolve_classifier
-
-        return resolve_classifier(VideoConfig(**{f.name: getattr(self, f.name) for f in fields(VideoConfig)}))
 
 
 def main(config: PrepareConfig) -> None:
@@ -99,6 +77,7 @@ def main(config: PrepareConfig) -> None:
     from cluster.observability.mlflow_tracker import Tracker  # heavy, after the arguments are checked
     from cluster.prepare.packing import PackingConfig
     from cluster.prepare.pipeline import find_finished, make_plan, prepare_dataset
+    from cluster.prepare.scene_scores import video_settings
     from cluster.prepare.status import requeue
     from cluster.runtime.provenance import save_settings
     from cluster.runtime.ray_session import ray_session, require_resources
@@ -113,7 +92,7 @@ def main(config: PrepareConfig) -> None:
     make_writable_folder(out)
     packing = PackingConfig(seed=config.seed, shard_mb=config.shard_mb, codec=config.codec)
     overwrite = config.overwrite or bool(config.retry)
-    plan = make_plan(sources, out, config.video(), packing, overwrite=overwrite)
+    plan = make_plan(sources, out, video_settings(config), packing, overwrite=overwrite)
     manifest = find_finished(plan)
     if config.retry:
         count = requeue(out, config.retry, plan.videos)

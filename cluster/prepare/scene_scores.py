@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +39,11 @@ def resolve_classifier(config: VideoConfig) -> VideoConfig:
             raise InputError("scene.sha256 is set without a classifier: give its file in scene.weights=")
         return config
     return replace(config, scene=replace(scene, sha256=_checked_digest(scene.weights, scene.sha256)))
+
+
+def video_settings(config: VideoConfig) -> VideoConfig:
+    """Return the video settings alone of a job's settings, with the digest of the scene classifier's file."""
+    return resolve_classifier(VideoConfig(**{f.name: getattr(config, f.name) for f in fields(VideoConfig)}))
 
 
 @functools.lru_cache(maxsize=1)
