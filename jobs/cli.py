@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hint
 import yaml
 
 from vgan.errors import InputError
-from vgan.options import LEVELS
+from vgan.options import LEVELS, flatten
 from vgan.presets import preset_overrides
 from vgan.renamed_keys import new_name
 
@@ -98,7 +98,7 @@ def load_config(config_class: type[T], arguments: Sequence[str]) -> T:
     types = {option.key: option.type for option in list_options(config_class)}
     arguments, stored, overrides = list(arguments), dict[str, Any](), dict[str, Any]()
     if arguments and arguments[0].startswith("config="):
-        stored = _by_option(_flatten(_read_yaml(arguments.pop(0).removeprefix("config="))), types)
+        stored = _by_option(flatten(_read_yaml(arguments.pop(0).removeprefix("config="))), types)
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals:
@@ -151,14 +151,6 @@ def _make_writable(config: Any) -> None:
             OmegaConf.set_readonly(config[key], False)
             if OmegaConf.is_dict(config[key]):
                 _make_writable(config[key])
-
-
-def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as {"model.base_width": 64, ...}."""
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flatten(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
-    return flat
 
 
 def _by_option(stored: dict[str, Any], types: dict[str, Any]) -> dict[str, Any]:

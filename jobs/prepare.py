@@ -115,8 +115,9 @@ def main(config: PrepareConfig) -> None:
 def log_run(tracker: Tracker, config: PrepareConfig, manifest: Manifest, out: str) -> None:
     """Log the dataset to the MLflow run of its digest, a new one if there is none."""
     from cluster.dataset.card import yield_table
-    from cluster.runtime.provenance import flatten, redacted_settings
+    from cluster.runtime.provenance import redacted_settings
     from cluster.storage.files import json_bytes
+    from vgan.options import flatten
 
     tags = {"dataset_hash": manifest.digest, "dataset_url": out, "git_commit": manifest.git_commit}
     run = tracker.start(

@@ -53,3 +53,11 @@ def require_options(config: Any, *keys: str) -> None:
     for key in keys:
         if not getattr(config, key):
             raise InputError(f"{key}= is required; see --help")
+
+
+def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested settings to dotted keys: {"model.base_width": 64, ...}."""
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= flatten(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return flat

@@ -11,10 +11,10 @@ import numpy as np
 from cluster.dataset.deletion_list import deleted_rows, read_deleted
 from cluster.dataset.manifest import read_manifest
 from cluster.dataset.shards import read_clips
-from cluster.runtime.provenance import flatten
 from cluster.sources.manifest import ATTRIBUTION_COLUMNS
 from cluster.storage.files import json_bytes, write_bytes
 from cluster.storage.urls import join_url, redact
+from vgan.options import flatten
 from vgan.renamed_keys import upgrade
 from vgan.video.config import VideoConfig
 from vgan.viz.histograms import histogram, histogram_png

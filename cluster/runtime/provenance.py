@@ -35,14 +35,6 @@ def save_settings(config: Any, url: str) -> None:
     write_bytes(url, settings_yaml(config).encode())
 
 
-def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings to dotted keys: {"model.base_width": 64, ...}."""
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= flatten(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
-    return flat
-
-
 def git_commit() -> str:
     """Return the commit of this git checkout; outside of one, the environment variable GIT_COMMIT or ""."""
     try:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from cluster.runtime.provenance import flatten
 from cluster.storage.conditional_write import put_if_absent
 from cluster.storage.files import json_bytes, read_json
 from cluster.storage.urls import join_url
 from vgan.errors import InputError
+from vgan.options import flatten
 from vgan.renamed_keys import SETTINGS_VERSION, upgrade
 
 RECORD = "run.json"

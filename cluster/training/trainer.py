@@ -19,7 +19,7 @@ from cluster.dataset.scene_selection import scene_mask
 from cluster.observability.mlflow_tracker import Run, Tracker
 from cluster.observability.system_metrics import installed_packages
 from cluster.runtime.placement import train_labels
-from cluster.runtime.provenance import flatten, git_commit, redacted_settings
+from cluster.runtime.provenance import git_commit, redacted_settings
 from cluster.runtime.ray_session import ray_session
 from cluster.runtime.run_registry import register_run
 from cluster.storage.files import free_disk_bytes, json_bytes, make_writable_folder
@@ -37,6 +37,7 @@ from cluster.training.job import WorkerJob, WorkerResult
 from cluster.training.shutdown import GracefulTorchConfig, create_stop_signal, run_interruptible
 from cluster.training.worker import train_loop_per_worker
 from vgan.errors import InputError
+from vgan.options import flatten
 
 log = logging.getLogger(__name__)
 

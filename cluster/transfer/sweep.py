@@ -18,7 +18,7 @@ from cluster.dataset.manifest import Manifest
 from cluster.observability.mlflow_tracker import Tracker
 from cluster.observability.progress_bar import progress_bar
 from cluster.runtime.placement import train_labels
-from cluster.runtime.provenance import flatten, git_commit, redacted_settings
+from cluster.runtime.provenance import git_commit, redacted_settings
 from cluster.runtime.ray_session import ray_session, require_resources
 from cluster.runtime.run_registry import register_run
 from cluster.storage.files import exists, make_writable_folder, read_json, write_json
@@ -44,6 +44,7 @@ from cluster.transfer.sweep_results import (
 )
 from cluster.transfer.sweep_run import Initialization, SweepRun, finetune_run, finetune_run_distributed
 from vgan.errors import InputError
+from vgan.options import flatten
 from vgan.transfer.ucf101 import read_split
 
 FIGURE_INTERVAL_S = 60.0  # minimum time between two drawings of the figures while runs finish

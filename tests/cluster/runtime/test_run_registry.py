@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from cluster.runtime.provenance import flatten
 from cluster.runtime.run_registry import register_run
 from vgan.errors import InputError
-from vgan.options import check_name
+from vgan.options import check_name, flatten
 
 SETTINGS: dict[str, Any] = {
     "model": {"base_width": 64, "architecture": "two_stream"},
