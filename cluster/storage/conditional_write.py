@@ -51,7 +51,7 @@ def _create_file(url: str, data: bytes) -> bool:
     make_parent(fs, path)
     try:
         if not is_local_url(url):
-            fs.pipe_file(path, data, mode="create")
+            fs.pipe_file(path, data, mode="create")  # on S3 the request header If-None-Match: *
             return True
         with temporary_path(path) as temporary:
             fs.pipe_file(temporary, data)
