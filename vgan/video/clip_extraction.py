@@ -26,8 +26,8 @@ def extract_clips(frames: Iterable[Frame], config: VideoConfig) -> Iterator[Clip
     """Yield the clips of one video in order, with all scores, and a Reject for every window or shot without a clip.
 
     The bounds of `config.filters` are applied later, by `cluster.prepare.selection`, except with `keep_failed`. Stops
-    after `config.clip.max_per_video` clips. Closes `frames` if it is a generator. A VideoError raised by `frames` is not
-    propagated: it ends the iteration with one Reject.
+    after `config.clip.max_per_video` clips. Closes `frames` if it is a generator. A VideoError raised by `frames`
+    ends the iteration with one Reject.
     """
     num_clips = 0
     try:
