@@ -84,7 +84,7 @@ async def rate(http: aiohttp.ClientSession, base: str, rater: int, given: str, s
 
 def test_votes_of_200_raters_survive_a_server_killed_among_them(tmp_path: Path) -> None:
     draw_folders(tmp_path, num_frames=32)
-    words = make_words(tmp_path, num_frames=32, per_cell=40, per_rater=VOTES, gold_per_rater=4)
+    words = make_words(tmp_path, num_frames=32, trials_per_cell=40, trials_per_rater=VOTES, gold_per_rater=4)
     assert cli.run(study.main, StudyConfig, study.ABOUT, words) == 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
