@@ -18,6 +18,7 @@ from cluster.dataset.shards import decode_frames, read_clips
 from cluster.generation.config import PredictConfig
 from cluster.observability.progress_bar import progress_bar
 from cluster.runtime.provenance import save_settings
+from cluster.sources.config import OWN_URLS
 from cluster.sources.download import local_copy
 from cluster.sources.manifest import VIDEO_SUFFIXES, Source, list_folder
 from cluster.storage.files import make_writable_folder, write_bytes
@@ -114,7 +115,7 @@ def _read_all(urls: list[str], video: VideoConfig) -> Iterator[PredictionInput]:
     with Decoder(video.decode) as decoder:
         for source in _sources(urls):
             try:
-                with local_copy(source) as path:
+                with local_copy(source, OWN_URLS) as path:
                     yield _read(path, source.source_id, video, decoder)
             except VideoError as error:
                 print(f"  {source.source_id}: skipped, {error.reason} ({error.detail})", flush=True)

@@ -14,6 +14,7 @@ from cluster.dataset.manifest import REJECTS, Manifest, read_manifest, work_dige
 from cluster.dataset.shards import frame_bytes, read_clips
 from cluster.prepare.ledger import Ledger, read_records
 from cluster.prepare.selection import SCORES, candidate_table
+from cluster.sources.config import OWN_URLS
 from cluster.sources.download import local_copy
 from cluster.sources.manifest import Source
 from cluster.storage.files import read_bytes, read_ranges
@@ -141,7 +142,7 @@ def unstabilized_clip(source: Source, start_s: float, config: VideoConfig) -> np
 def _frames_at(source: Source, start_s: float, config: VideoConfig) -> np.ndarray:
     """Decode uint8 frames (T, H, W, 3) from `start_s` on at the clips' rate, the last repeated if too few."""
     num, fps = config.clip.num_frames, config.clip.fps
-    with local_copy(source) as path, Decoder(config.decode) as decoder:
+    with local_copy(source, OWN_URLS) as path, Decoder(config.decode) as decoder:
         from_zero_s = start_s - next(decoder.frames(path)).pts_s
         nearby = decoder.frames(path, max(0.0, from_zero_s - 0.5 / fps), from_zero_s + (num + 2) / fps + 1)
         clip_frames = (frame for frame in nearby if frame.pts_s > start_s - 1e-6)

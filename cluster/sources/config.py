@@ -1,4 +1,4 @@
-"""Settings of a sources manifest, and of the services that list videos."""
+"""Settings of a sources manifest, of the services that list videos, and of downloads."""
 
 from __future__ import annotations
 
@@ -90,3 +90,45 @@ class AcquireConfig:
         check_choice("subset", self.subset, ("", "train", "test"))
         if self.limit < 0:
             raise ValueError(f"limit must be at least 0, got {self.limit}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchConfig:
+    """Limits on the download of videos. They change no pixel, so a dataset's digests do not contain them."""
+
+    attempts: int = option(3, "maximum attempts per video, with pauses of 2, 4, 8... s between them")
+    # A stalled video costs a worker three times this: 96 s with the pauses, where the HTTP client's own limits took
+    # 908 s.
+    idle_s: float = option(30.0, "maximum time in which an HTTP server sends less than 1 kB per second, seconds")
+    # max_gb in this time needs 5.6 MB per second.
+    total_s: float = option(1800.0, "maximum time per video, all attempts and pauses included, seconds")
+    # One hour at 22 Mbit per second.
+    max_gb: float = option(10.0, "maximum size of a video's file, GB (reject reason too_large)")
+    max_pause_s: float = option(
+        120.0, "maximum pause that an HTTP host may request by Retry-After, seconds; a longer one rejects its videos"
+    )
+    private_addresses: bool = option(
+        False, "permit http urls of hosts with private addresses; without it: reject reason private_address"
+    )
+    # With a tenth of the hosts dead, more than half of 200 downloads fail once in 1e47 windows.
+    max_failed_share: float = option(
+        0.5, "maximum share of failed downloads in the window, 0..1; above it the run ends and resumes; 1: no limit"
+    )
+    window: int = option(200, "number of latest downloads of which the share of failed ones is computed, 20 or more")
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ValueError(f"fetch.attempts must be at least 1, got {self.attempts}")
+        for name in ("idle_s", "total_s", "max_gb"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"fetch.{name} must be above 0, got {getattr(self, name)}")
+        if self.max_pause_s < 0:
+            raise ValueError(f"fetch.max_pause_s must be at least 0, got {self.max_pause_s}")
+        if not 0 < self.max_failed_share <= 1:
+            raise ValueError(f"fetch.max_failed_share must be above 0 and at most 1, got {self.max_failed_share}")
+        if self.window < MIN_WINDOW:
+            raise ValueError(f"fetch.window must be at least {MIN_WINDOW}, got {self.window}")
+
+
+MIN_WINDOW = 20  # downloads: of fewer, a share says little
+OWN_URLS = FetchConfig(private_addresses=True)  # for urls that the user gives one by one

@@ -51,11 +51,37 @@ def is_transient(fault: BaseException) -> bool:
     """Return True for a transient error of a store: broken connection, time-out, server error."""
     status, code = _response_status(fault)
     if status is not None:
-        return code in TRANSIENT_CODES or status in (408, 429) or (status >= 500 and status not in (501, 507))
+        return (
+            (_is_empty_refusal(fault) or code in TRANSIENT_CODES)
+            or status in (408, 429)
+            or (status >= 500 and status not in (501, 507))
+        )
     return (
         isinstance(fault, (*CONNECTION_EXCEPTIONS, ResponseParserError))
         or getattr(fault, "errno", 0) in TRANSIENT_ERRNOS
     )
+
+
+def _is_empty_refusal(fault: BaseException) -> bool:
+    """Return True for S3's answer 403 without an error document, which it sends under load for permitted requests.
+
+    Answers to HEAD requests never have a document, and therefore do not count.
+    """
+    for cause in (fault, fault.__cause__):
+        if isinstance(cause, boto.ClientError) and not cause.operation_name.startswith("Head"):
+            return cause.response.get("Error", {}).get("Code") == "403"  # botocore's substitute for a missing code
+    return False
+
+
+def is_credentials_error(fault: BaseException) -> bool:
+    """Return True if an object store refuses the job's credentials, or if there are none: every request would fail."""
+    return _is_aws_credentials_error(fault) or _response_status(fault)[0] == 401
+
+
+def _is_aws_credentials_error(fault: BaseException) -> bool:
+    """Return True for missing, unknown, expired or wrong credentials of S3, not for a lack of permission."""
+    missing = boto.NoCredentialsError | boto.PartialCredentialsError | boto.ProfileNotFound
+    return _response_status(fault)[1] in CREDENTIAL_CODES or isinstance(fault, missing)
 
 
 def user_error_for(fault: BaseException, url: str) -> InputError | None:
@@ -76,9 +102,7 @@ def user_error_for(fault: BaseException, url: str) -> InputError | None:
         return InputError(
             f"cannot write {name}, its file system is read-only: choose another folder or mount it writable"
         )
-    if code in CREDENTIAL_CODES or isinstance(
-        fault, boto.NoCredentialsError | boto.PartialCredentialsError | boto.ProfileNotFound
-    ):
+    if _is_aws_credentials_error(fault):
         return InputError(
             f"the store refuses the credentials for {name} ({code or type(fault).__name__}): "
             "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the profile or the role"

@@ -19,6 +19,7 @@ import numpy as np
 
 from cluster.dataset.manifest import MANIFEST, read_manifest
 from cluster.dataset.shards import read_frames
+from cluster.sources.config import OWN_URLS
 from cluster.sources.download import local_copy
 from cluster.sources.manifest import VIDEO_SUFFIXES, Source
 from cluster.storage.files import exists, list_files, read_bytes, write_bytes, write_json
@@ -174,7 +175,7 @@ class _Reader:
 
 def _decoded(url: str) -> np.ndarray:
     try:
-        with local_copy(Source(source_id=url, uri=url)) as path:
+        with local_copy(Source(source_id=url, uri=url), OWN_URLS) as path:
             return np.stack([frame.image for frame in frames(path, DecodeConfig(), native=True)])
     except VideoError as error:
         raise InputError(f"cannot read {url!r}: {error}") from error
