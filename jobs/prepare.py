@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cluster.dataset.codecs import CODECS
 from cluster.observability.tracking_config import TrackingConfig
+from cluster.sources.config import FetchConfig
 from jobs import cli
 from vgan.errors import InputError
 from vgan.options import check_choice, option, require_options, section
@@ -34,8 +35,8 @@ Scene scores need a Places365 classifier file, such as a ResNet's .pth.tar from 
   python -m jobs.prepare sources=/videos out=out/scenes scene.weights=resnet18_places365.pth.tar decode.short_side=256
   python -m jobs.prepare ... scene.keep_categories=[beach] scene.min_probability=0.4 overwrite=true
 
-retry=REASON processes the videos again that were rejected for this reason, for example after a network failure. To
-inspect, verify, export or edit a dataset: python -m jobs.dataset --help.
+retry=REASON processes the videos again that were rejected for this reason; retry=unreachable those of a dead host or a network
+failure. To inspect, verify, export or edit a dataset: python -m jobs.dataset --help.
 """
 
 
@@ -57,6 +58,7 @@ class PrepareConfig(VideoConfig):
         False, "replace a finished dataset, e.g. with other sources, filters, seed, shard size or codec", "common"
     )
     seed: int = option(0, "seed of the order of clips in shards")
+    fetch: FetchConfig = section(FetchConfig, "download of videos")
     address: str = option("", "address of the Ray cluster; empty: the one this job was submitted to, else a local one")
     tracking: TrackingConfig = section(TrackingConfig, "MLflow tracking")
 
@@ -92,7 +94,7 @@ def main(config: PrepareConfig) -> None:
     make_writable_folder(out)
     packing = PackingConfig(seed=config.seed, shard_mb=config.shard_mb, codec=config.codec)
     overwrite = config.overwrite or bool(config.retry)
-    plan = make_plan(sources, out, video_settings(config), packing, overwrite=overwrite)
+    plan = make_plan(sources, out, video_settings(config), packing, fetch=config.fetch, overwrite=overwrite)
     manifest = find_finished(plan)
     if config.retry:
         count = requeue(out, config.retry, plan.videos)

@@ -24,6 +24,7 @@ from cluster.observability.progress_bar import progress_bar
 from cluster.prepare.selection import select_clips
 from cluster.runtime.placement import decode_labels
 from cluster.runtime.provenance import git_commit
+from cluster.sources.fetch_errors import UNREACHABLE
 from cluster.sources.manifest import ATTRIBUTION_COLUMNS, Sources
 from cluster.storage.files import list_names, read_ranges, remove_tree, write_bytes
 from cluster.storage.urls import join_url
@@ -72,8 +73,9 @@ def pack_shards(
     accepted, counts = chosen.accepted, chosen.counts
     if not accepted.num_rows:
         reasons = ", ".join(f"{n} {reason}" for reason, n in counts["rejected_by_reason"].items())
+        again = "; retry=unreachable downloads again" if UNREACHABLE in counts["rejected_by_reason"] else ""
         raise InputError(
-            f"none of the {counts['sources']} videos yields a clip ({reasons}): nothing to write to {out!r}"
+            f"none of the {counts['sources']} videos yields a clip ({reasons}): nothing to write to {out!r}{again}"
         )
     _check_pixels_exist(accepted, out)
     for reason, num in chosen.num_by_reason.items():

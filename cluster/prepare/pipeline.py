@@ -28,14 +28,16 @@ from cluster.dataset.deletion_list import read_deleted
 from cluster.dataset.manifest import MANIFEST, Manifest, read_manifest, work_digest, write_manifest
 from cluster.observability.progress_bar import silence_ray_data
 from cluster.prepare.commit_records import compact_records, iter_record_tables, to_table
+from cluster.prepare.fetch_breaker import FetchBreaker
 from cluster.prepare.ledger import Ledger
 from cluster.prepare.packing import PackingConfig, pack_shards
-from cluster.prepare.process_unit import process_unit_or_error
+from cluster.prepare.process_unit import commit_reject, process_unit_or_error
 from cluster.prepare.progress import SourceHours
 from cluster.prepare.purge import purge
 from cluster.prepare.selection import required_columns
 from cluster.prepare.work_units import VideoTable, WorkUnit, WorkUnitTable
 from cluster.runtime.placement import decode_labels
+from cluster.sources.config import DEFAULT_FETCH, FetchConfig
 from cluster.sources.manifest import Source, Sources
 from cluster.storage.conditional_write import supports_put_if_absent
 from cluster.storage.files import exists, json_bytes
@@ -55,6 +57,7 @@ class PreparePlan:
     out: str  # url of the dataset's folder
     config: VideoConfig
     packing: PackingConfig
+    fetch: FetchConfig
     overwrite: bool
     sources: Sources
     deleted: frozenset[str]  # names on the deletion list of `out`
@@ -63,7 +66,13 @@ class PreparePlan:
 
 
 def make_plan(
-    sources: Sequence[Source], out: str, config: VideoConfig, packing: PackingConfig, *, overwrite: bool = False
+    sources: Sequence[Source],
+    out: str,
+    config: VideoConfig,
+    packing: PackingConfig,
+    *,
+    fetch: FetchConfig = DEFAULT_FETCH,
+    overwrite: bool = False,
 ) -> PreparePlan:
     """Read the deletion list of `out` and name the videos, for `find_finished` and `prepare_dataset`.
 
@@ -72,6 +81,7 @@ def make_plan(
         out: url of the dataset's folder.
         config: settings of decoding, shot detection, screening, stabilization, clips, gates and the scene filter.
         packing: order, size and codec of the shards.
+        fetch: limits on downloads; not part of the plan's digests.
         overwrite: pack again even if `out` holds a finished dataset, of the same or other sources, gates or packing.
     """
     listed, deleted = Sources.of(sources), frozenset(read_deleted(out))
@@ -80,6 +90,7 @@ def make_plan(
         out=out,
         config=config,
         packing=packing,
+        fetch=fetch,
         overwrite=overwrite,
         sources=listed,
         deleted=deleted,
@@ -89,13 +100,19 @@ def make_plan(
 
 
 def prepare(
-    sources: Sequence[Source], out: str, config: VideoConfig, packing: PackingConfig, *, overwrite: bool = False
+    sources: Sequence[Source],
+    out: str,
+    config: VideoConfig,
+    packing: PackingConfig,
+    *,
+    fetch: FetchConfig = DEFAULT_FETCH,
+    overwrite: bool = False,
 ) -> Manifest:
     """Prepare the dataset at `out` from `sources`, or resume an interrupted run. Needs a Ray session.
 
     The arguments are those of `make_plan`, the errors those of `find_finished` and `prepare_dataset`.
     """
-    plan = make_plan(sources, out, config, packing, overwrite=overwrite)
+    plan = make_plan(sources, out, config, packing, fetch=fetch, overwrite=overwrite)
     return find_finished(plan) or prepare_dataset(plan)
 
 
@@ -126,9 +143,10 @@ def prepare_dataset(plan: PreparePlan) -> Manifest:
     """Process the units that are not committed, pack the dataset and write its manifest. Needs a Ray session.
 
     Raises:
-        InputError: no video yields a clip, or `plan.out` is not shared by all nodes.
+        InputError: no video yields a clip, `plan.out` is not shared by all nodes, or too many downloads fail.
     """
     out, videos = plan.out, plan.remaining
+    breaker = FetchBreaker(plan.fetch, lambda row: commit_reject(row, out))
     ledger = Ledger.read(out)
     units = ledger.pending_units(videos)
     if not supports_put_if_absent(out):
@@ -137,8 +155,9 @@ def prepare_dataset(plan: PreparePlan) -> Manifest:
     with SourceHours(units) as progress:
         while units:  # the first segment of a long video sets the number of segments
             for start in range(0, len(units), WINDOW):
-                _run_units(units[start : start + WINDOW], out, plan.config, progress)
+                _run_units(units[start : start + WINDOW], plan, progress, breaker)
                 compact_records(out)
+            breaker.finish()
             ledger = Ledger.read(out)
             units, processed = ledger.pending_units(videos), units
             if units == processed:
@@ -218,12 +237,13 @@ def _report_resumed(units: WorkUnitTable, videos: VideoTable) -> None:
         print(f"{done} videos committed by an earlier run; {remaining} remaining", flush=True)
 
 
-def _run_units(units: list[WorkUnit], out: str, config: VideoConfig, progress: SourceHours) -> None:
-    """Commit every unit in Ray Data tasks, with a progress bar.
+def _run_units(units: list[WorkUnit], plan: PreparePlan, progress: SourceHours, breaker: FetchBreaker) -> None:
+    """Commit every unit in Ray Data tasks, with a progress bar; `breaker` receives the failed downloads.
 
     Raises:
-        InputError: a task failed with an error that the user can correct.
+        InputError: a task failed with an error that the user can correct, or too many downloads fail.
     """
+    config = plan.config
     silence_ray_data()
     ray.data.DataContext.get_current().execution_options.label_selector = decode_labels()
     # A block is a task. Ray Data needs about 0.13 s between two tasks of a worker, the time of 80 frames, so short
@@ -237,8 +257,9 @@ def _run_units(units: list[WorkUnit], out: str, config: VideoConfig, progress: S
         warnings.simplefilter("ignore", RayDeprecationWarning)
         share = {"num_cpus": 1, "num_gpus": gpus}
         # One result per unit; bound by decoding and SIFT.
-        results = rows.map(process_unit_or_error, fn_args=(out, config), **share, max_retries=2)
+        results = rows.map(process_unit_or_error, fn_args=(plan.out, config, plan.fetch), **share, max_retries=2)
     for row in results.iter_rows():
         if row["fault"]:
             raise InputError(row["fault"])
         progress.update(row)
+        breaker.update(row)

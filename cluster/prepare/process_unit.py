@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import json
 import math
 import time
 import uuid
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from cluster.dataset.shards import clip_row
 from cluster.observability import log_format, prometheus
 from cluster.prepare.scene_scores import process_classifier
 from cluster.prepare.work_units import WorkUnit, commit_url
-from cluster.sources.download import local_copy
+from cluster.sources.config import DEFAULT_FETCH, FetchConfig
+from cluster.sources.download import is_remote, local_copy
+from cluster.sources.fetch_errors import UNREACHABLE
 from cluster.sources.manifest import Source
 from cluster.storage.conditional_write import put_if_absent
 from cluster.storage.files import exists, json_bytes, write_bytes
@@ -36,6 +39,17 @@ from vgan.video.isolated_decoder import Decoder
 SEGMENT_CLIPS = 1_000_000  # offset between the first clip numbers of consecutive segments
 MAX_SEGMENTS = 1000  # a week of video at ten minutes per segment; the last one takes the rest
 KILLED_RETRIES = 2  # if the decoder was killed from outside, which the video did not cause
+# Result of a unit of which nothing was processed.
+NOTHING = {
+    "clips": 0,
+    "windows": 0,
+    "source_s": 0.0,
+    "bytes": 0.0,
+    "remote": False,
+    "failure": "",
+    "url": "",
+    "record": "",
+}
 DECODER_DIED = frozenset({"crashed", "timeout", "out_of_memory", "killed"})  # reasons that quarantine a video
 
 
@@ -56,27 +70,31 @@ class UnitResult:
         return any(r.stage == "decode" and r.reason in reasons for r in self.rejects)
 
 
-def process_unit_or_error(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str, Any]:
+def process_unit_or_error(row: dict[str, Any], out: str, config: VideoConfig, fetch: FetchConfig) -> dict[str, Any]:
     """Run `process_unit` for `Dataset.map` and return errors that the user can correct in the column `fault`.
 
     Ray Data does not pass the cause of an exception (a full disk, refused credentials) to the driver.
     """
     try:
-        return process_unit(row, out, config) | {"fault": ""}
+        return process_unit(row, out, config, fetch) | {"fault": ""}
     except InputError as error:
-        return {"clips": 0, "windows": 0, "source_s": 0.0, "bytes": 0.0, "fault": str(error)}
+        return NOTHING | {"fault": str(error)}
 
 
-def process_unit(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str, Any]:
-    """Process one unit and commit its clips.
+def process_unit(
+    row: dict[str, Any], out: str, config: VideoConfig, fetch: FetchConfig = DEFAULT_FETCH
+) -> dict[str, Any]:
+    """Process one unit and commit its clips; commit nothing if its download fails for a reason that may pass.
 
     Args:
         row: fields of a `WorkUnit`, its source as a dict.
         out: dataset folder.
         config: video settings.
+        fetch: limits on the download.
 
     Returns:
-        Counts for the progress bar: clips, windows, source_s, bytes.
+        Counts for the progress bar: clips, windows, source_s, bytes. `remote` is True unless the video is a local file.
+        If nothing was committed: the cause in `failure`, and what `commit_reject` needs in `url` and `record`.
 
     Raises:
         InputError: an error of storage that the user can correct.
@@ -85,15 +103,18 @@ def process_unit(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str
     unit = WorkUnit(**row | {"source": Source(**row["source"])})
     run = prometheus.run_label(out)
     log_format.set_log_context(run, unit.name)
+    failure = ""
     try:
-        with local_copy(unit.source) as path:
+        with local_copy(unit.source, fetch) as path:
             for _ in range(1 + KILLED_RETRIES):
                 result = decode_unit(path, unit, out, config)
                 if not result.lost_for(frozenset({"killed"})):
                     break
     except VideoError as error:
+        failure = error.detail if error.reason == UNREACHABLE else ""
         result = UnitResult(rejects=[_whole_video_reject(error)], segments=unit.segments or 1)
     url = commit_url(out, unit, result.segments)
+    record: dict[str, Any] = {}
     if not result.committed:
         record = {
             "video": unit.video,
@@ -110,14 +131,29 @@ def process_unit(row: dict[str, Any], out: str, config: VideoConfig) -> dict[str
             "seconds": round(time.monotonic() - started, 3),
             **_write_clips(unit, result, out, config),
         }
-        if put_if_absent(url, json_bytes(record)):
-            _count(record, len(result.clips), run)
-    return {
+    if record and not failure:
+        _commit(url, record, len(result.clips), run)
+    return NOTHING | {
         "clips": len(result.clips),
         "windows": len(result.clips) + sum(r.start_s is not None for r in result.rejects),
         "source_s": result.source_s,
         "bytes": (unit.source.bytes or 0) / result.segments,
+        "remote": is_remote(unit.source),
+        "failure": failure,
+        "url": url if failure else "",
+        "record": json_bytes(record).decode() if failure else "",
     }
+
+
+def commit_reject(row: Mapping[str, Any], out: str) -> None:
+    """Commit the reject of a unit whose download failed, from the row that `process_unit` returned."""
+    _commit(row["url"], json.loads(row["record"]), 0, prometheus.run_label(out))
+
+
+def _commit(url: str, record: dict[str, Any], num_clips: int, run: str) -> None:
+    """Put a commit record unless one exists, and count it."""
+    if put_if_absent(url, json_bytes(record)):
+        _count(record, num_clips, run)
 
 
 def decode_unit(path: Path, unit: WorkUnit, out: str, config: VideoConfig) -> UnitResult:

@@ -131,4 +131,5 @@ class FetchConfig:
 
 
 MIN_WINDOW = 20  # downloads: of fewer, a share says little
+DEFAULT_FETCH = FetchConfig()
 OWN_URLS = FetchConfig(private_addresses=True)  # for urls that the user gives one by one

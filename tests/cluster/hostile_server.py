@@ -28,6 +28,7 @@ class HostileServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, bytes] = {"good": b"bytes of a video"}
         self.requests: Counter[str] = Counter()
+        self.repaired: bytes | None = None  # answer to every request from now on
         self.stopped = Event()
 
     @property
@@ -45,11 +46,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(405)
 
     def do_GET(self) -> None:
-        name = self.path.strip("/").removesuffix(".mp4")
+        name = self.path.partition("?")[0].strip("/").removesuffix(".mp4")
         self.server.requests[name] += 1
         is_first = self.server.requests[name] == 1
         word, _, number = name.partition("-")
-        if name in self.server.files:
+        if self.server.repaired:
+            self._answer(200, self.server.repaired)
+        elif name in self.server.files:
             self._answer(200, self.server.files[name])
         elif name.isdecimal():
             self._answer(int(name), b"an error page")
