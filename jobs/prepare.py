@@ -35,8 +35,8 @@ Scene scores need a Places365 classifier file, such as a ResNet's .pth.tar from 
   python -m jobs.prepare sources=/videos out=out/scenes scene.weights=resnet18_places365.pth.tar decode.short_side=256
   python -m jobs.prepare ... scene.keep_categories=[beach] scene.min_probability=0.4 overwrite=true
 
-retry=REASON processes the videos again that were rejected for this reason; retry=unreachable those of a dead host or a network
-failure. To inspect, verify, export or edit a dataset: python -m jobs.dataset --help.
+retry=REASON processes the videos again that were rejected for this reason; retry=unreachable those of a dead host or
+a network failure. To inspect, verify, export or edit a dataset: python -m jobs.dataset --help.
 """
 
 

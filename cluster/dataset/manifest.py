@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.storage.files import exists, json_bytes, read_json, write_json
-from cluster.storage.urls import join_url
+from cluster.storage.files import exists, find_files, json_bytes, read_json, remove_files, remove_tree, write_json
+from cluster.storage.urls import filesystem, join_url
 from vgan.errors import InputError
 from vgan.records import SCHEMA_VERSION, VIDEO_REVISION
 from vgan.renamed_keys import SETTINGS_VERSION, downgrade, upgrade
@@ -17,6 +17,7 @@ from vgan.video.config import ClipSpec, VideoConfig
 
 MANIFEST = "manifest.json"
 REJECTS = "rejects.parquet"
+SHARDS = "shards"  # folder with one folder per snapshot
 REJECTS_SCHEMA = pa.schema(
     [
         pa.field("source_id", pa.string(), nullable=False),
@@ -110,6 +111,8 @@ class Manifest:
         """Return the SHA-256 of the manifest's content, without `digest`, `inputs`, `created` and `git_commit`."""
         excluded = ("digest", "inputs", "created", "git_commit", "settings_version")
         content = {k: v for k, v in asdict(self).items() if k not in excluded}
+        for shard in content["shards"]:  # the folder names the snapshot: equal shards may be in another one
+            shard["path"] = SHARDS + "/" + shard["path"].rpartition("/")[2]
         if "video" in self.config:
             content["config"] = self.config | {"video": downgrade(self.config["video"])}
         return hashlib.sha256(json_bytes(content)).hexdigest()
@@ -118,6 +121,39 @@ class Manifest:
 def write_manifest(manifest: Manifest, url: str) -> None:
     """Write manifest.json into a dataset's folder atomically; a dataset is finished once it exists."""
     write_json(join_url(url, MANIFEST), asdict(manifest))
+
+
+def new_snapshot(url: str, inputs: str) -> str:
+    """Choose the folder for the shards of a dataset that is packed: named by its inputs, never that of the manifest.
+
+    A killed packing that is repeated writes equal shards into the same folder.
+
+    Args:
+        url: url of the dataset's folder.
+        inputs: digest of all inputs.
+
+    Returns:
+        Path relative to `url`.
+    """
+    name = f"{SHARDS}/{inputs}"
+    path = join_url(url, MANIFEST)
+    stored = read_json(path)["shards"] if exists(path) else []
+    return f"{name}-again" if any(shard["path"].startswith(f"{name}/") for shard in stored) else name
+
+
+def remove_old_snapshots(manifest: Manifest, url: str) -> None:
+    """Remove all shards from a dataset's folder that its manifest does not list."""
+    folder = join_url(url, SHARDS)
+    root = filesystem(folder)[1].rstrip("/") + "/"
+    stored = {path.removeprefix(root) for path in find_files(folder) or ()}
+    listed = {shard.path.removeprefix(f"{SHARDS}/") for shard in manifest.shards}
+    current = {path.rpartition("/")[0] for path in listed}
+    for snapshot in {path.rpartition("/")[0] for path in stored - listed}:
+        if snapshot in current or not snapshot:  # "": datasets of earlier versions have no snapshot folders
+            names = [path.rpartition("/")[2] for path in stored - listed if path.rpartition("/")[0] == snapshot]
+            remove_files(join_url(folder, snapshot), sorted(names))
+        else:
+            remove_tree(join_url(folder, snapshot))
 
 
 def read_manifest(url: str) -> Manifest:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from cluster.dataset.manifest import MANIFEST, REJECTS, Manifest, Shard, config_digest, digest_settings, work_digest
+from cluster.dataset.manifest import REJECTS, Manifest, Shard, config_digest, digest_settings, new_snapshot, work_digest
 from cluster.dataset.shards import READERS, clip_schema, decode_frames, frame_bytes, shard_bytes
 from cluster.observability import prometheus
 from cluster.observability.progress_bar import progress_bar
@@ -26,7 +26,7 @@ from cluster.runtime.placement import decode_labels
 from cluster.runtime.provenance import git_commit
 from cluster.sources.fetch_errors import UNREACHABLE
 from cluster.sources.manifest import ATTRIBUTION_COLUMNS, Sources
-from cluster.storage.files import list_names, read_ranges, remove_tree, write_bytes
+from cluster.storage.files import list_names, read_ranges, write_bytes
 from cluster.storage.urls import join_url
 from vgan.errors import InputError
 from vgan.video.config import ClipSpec, VideoConfig
@@ -58,6 +58,8 @@ def pack_shards(
 ) -> Manifest:
     """Write the shards and the table of rejects, and return the manifest, which is not written yet.
 
+    The shards of an older dataset at `out` stay, so that it can be read until the new manifest is written.
+
     Args:
         records: parts of all sources' commit records, in any order (`records.RECORD`).
         sources: the videos; label, split, license, author, page and tags are taken from here.
@@ -81,9 +83,7 @@ def pack_shards(
     for reason, num in chosen.num_by_reason.items():
         labels = {"run": prometheus.run_label(out), "stage": "gates", "reason": reason}
         prometheus.increment("scene_prepare_rejects_total", num, **labels)
-    remove_tree(join_url(out, MANIFEST))  # from here on the old dataset no longer exists
-    remove_tree(join_url(out, "shards"))
-    shards = _write_shards(accepted, out, config, packing)
+    shards = _write_shards(accepted, out, new_snapshot(out, inputs), config, packing)
     write_bytes(join_url(out, REJECTS), shard_bytes(chosen.rejects))
     digests = {"digest": config_digest(config), "work_digest": work_digest(config)}
     manifest = Manifest(
@@ -99,7 +99,7 @@ def pack_shards(
 
 
 def _check_pixels_exist(clips: pa.Table, out: str) -> None:
-    """Raise InputError if the pixels of a clip are missing; called before an older dataset is removed."""
+    """Raise InputError if the pixels of a clip are missing; called before anything is written."""
     existing = pa.array(list_names(join_url(out, "work", "units")), pa.string())
     paths = pc.unique(clips["data"].cast(pa.string()))
     names = pc.struct_field(pc.extract_regex(paths, "(?P<name>[^/]*)$"), "name")
@@ -111,7 +111,9 @@ def _check_pixels_exist(clips: pa.Table, out: str) -> None:
         )
 
 
-def _write_shards(accepted: pa.Table, out: str, config: VideoConfig, packing: PackingConfig) -> list[Shard]:
+def _write_shards(
+    accepted: pa.Table, out: str, folder: str, config: VideoConfig, packing: PackingConfig
+) -> list[Shard]:
     """Write all shards in Ray tasks, at most MOST_UNDER_WAY submitted at a time to bound object store memory."""
     write = ray.remote(num_cpus=1, max_retries=2, label_selector=decode_labels())(write_shard)
     shards: list[Shard] = []
@@ -126,7 +128,7 @@ def _write_shards(accepted: pa.Table, out: str, config: VideoConfig, packing: Pa
         for index, table in enumerate(iter_shard_tables(accepted, config, packing)):
             if len(pending) == MOST_UNDER_WAY:
                 finish_first()
-            path = f"shards/shard-{index:06d}.parquet"
+            path = f"{folder}/shard-{index:06d}.parquet"
             pending.append(write.remote(table, out, path, config, packing.codec))
         while pending:
             finish_first()

@@ -4,7 +4,8 @@ Phase 1 runs on Ray Data with one task per unit (a video, or a segment of a long
 the unit into clips, writes their pixels under a name unique to the attempt, then puts one commit record with the clips'
 scores if none exists yet. Units without clips are committed too. Phase 2 (`pack_shards`) applies the gates to the
 scores, packs the passing clips in shuffled order into shards, and writes the manifest last. Running a killed job again
-skips committed units.
+skips committed units. Shards are never changed: another packing writes a snapshot of its own, and the older dataset
+stays readable until the new manifest replaces its own.
 
 Every video is either accepted (it has clips) or rejected with a reason; the sum is asserted before the manifest is
 written.
@@ -25,7 +26,14 @@ import ray
 from ray.util.annotations import RayDeprecationWarning
 
 from cluster.dataset.deletion_list import read_deleted
-from cluster.dataset.manifest import MANIFEST, Manifest, read_manifest, work_digest, write_manifest
+from cluster.dataset.manifest import (
+    MANIFEST,
+    Manifest,
+    read_manifest,
+    remove_old_snapshots,
+    work_digest,
+    write_manifest,
+)
 from cluster.observability.progress_bar import silence_ray_data
 from cluster.prepare.commit_records import compact_records, iter_record_tables, to_table
 from cluster.prepare.fetch_breaker import FetchBreaker
@@ -128,6 +136,7 @@ def find_finished(plan: PreparePlan) -> Manifest | None:
     manifest = read_manifest(out)
     if not plan.overwrite and manifest.inputs == inputs_digest(plan, Ledger.read(out)):
         print(f"already prepared: {out}", flush=True)
+        remove_old_snapshots(manifest, out)  # left by a run that was killed after it wrote the manifest
         return manifest
     if manifest.config["work_digest"] != work_digest(plan.config):
         raise InputError(f"{out!r} holds a dataset made with other settings: choose another out= or remove it")
@@ -172,6 +181,7 @@ def prepare_dataset(plan: PreparePlan) -> Manifest:
     )
     manifest = pack_shards(records, plan.sources, out, plan.config, plan.packing, inputs)
     write_manifest(manifest, out)
+    remove_old_snapshots(manifest, out)
     purge(out, manifest, set(plan.deleted))
     return manifest
 

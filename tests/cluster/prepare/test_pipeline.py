@@ -18,8 +18,9 @@ import pytest
 
 from cluster.dataset.card import write_card
 from cluster.dataset.deletion_list import add_to_deletion_list, deleted_rows
-from cluster.dataset.manifest import Manifest, read_manifest
+from cluster.dataset.manifest import Manifest, read_manifest, write_manifest
 from cluster.dataset.shards import decode_frames, read_clips
+from cluster.dataset.verify import verify_dataset
 from cluster.prepare import pipeline
 from cluster.prepare.ledger import Ledger, read_records
 from cluster.prepare.packing import PackingConfig
@@ -194,7 +195,8 @@ def test_prepare_dataset_digests_the_generations_after_a_requeue(copy: Path, sou
 
 
 def shard_bytes(out: Path) -> dict[str, str]:
-    return {f"shards/{p.name}": hashlib.sha256(p.read_bytes()).hexdigest() for p in (out / "shards").iterdir()}
+    shards = (out / "shards").rglob("*.parquet")
+    return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in shards}
 
 
 def test_prepare_in_another_folder_writes_the_same_bytes(dataset: Path, sources: list[Source], tmp_path: Path) -> None:
@@ -212,6 +214,43 @@ def test_prepare_with_another_seed_packs_again_without_decoding(copy: Path, sour
     assert other.digest != manifest.digest
     assert orders[0] != orders[1]
     assert sorted(orders[0]) == sorted(orders[1])
+
+
+def test_packing_again_that_fails_leaves_the_old_dataset_readable(
+    copy: Path, sources: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    manifest = read_manifest(str(copy))
+    for name in ("write_manifest", "remove_old_snapshots"):
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline, name, fail)
+            for seed in (1, 0):  # 0: the same inputs, whose folder is in use
+                with pytest.raises(RuntimeError, match="killed"):
+                    run(sources, copy, seed=seed, overwrite=True)
+                assert verify_dataset(str(copy)) == []
+                assert read_manifest(str(copy)).digest == manifest.digest or name == "remove_old_snapshots"
+    assert read_manifest(str(copy)).digest == manifest.digest
+    assert len(list((copy / "shards").iterdir())) > 1
+    run(sources, copy)  # already prepared
+    assert shard_bytes(copy) == {s.path: s.sha256 for s in read_manifest(str(copy)).shards}
+    assert len(list((copy / "shards").iterdir())) == 1
+
+
+def test_prepare_replaces_a_dataset_of_an_earlier_version_without_snapshots(copy: Path, sources: list[Source]) -> None:
+    manifest = read_manifest(str(copy))
+    for shard in manifest.shards:
+        (copy / shard.path).rename(copy / "shards" / Path(shard.path).name)
+    flat = replace(
+        manifest, shards=[replace(shard, path=f"shards/{Path(shard.path).name}") for shard in manifest.shards]
+    )
+    write_manifest(flat, str(copy))
+    assert verify_dataset(str(copy)) == []  # the digest does not depend on the folder
+    assert run(sources, copy) == flat
+    again = run(sources, copy, overwrite=True)
+    assert again.digest == manifest.digest
+    assert shard_bytes(copy) == {s.path: s.sha256 for s in again.shards}
 
 
 def test_prepare_of_other_sources_into_a_finished_dataset_is_refused(copy: Path, sources: list[Source]) -> None:
