@@ -145,7 +145,7 @@ def failing_proxy(endpoint: str, faults: Faults) -> Iterator[str]:
             fault = faults.draw()
             if fault == "delay":
                 time.sleep(0.3)
-            if fault in ("500", "503"):
+            if fault in ("403", "500", "503"):
                 return self.answer(int(fault), [], b"")
             if fault == "drop_before":
                 return self.drop()

@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -14,6 +15,9 @@ import s3_server
 import s3fs
 from s3_server import SECRET, Faults, environment, failing_proxy, forget_connections
 
+from cluster.sources.config import FetchConfig
+from cluster.sources.download import local_copy
+from cluster.sources.manifest import Source
 from cluster.storage.conditional_write import put_if_absent, supports_put_if_absent
 from cluster.storage.files import (
     exists,
@@ -28,7 +32,7 @@ from cluster.storage.files import (
 )
 from cluster.storage.retry import ATTEMPTS
 from cluster.storage.urls import filesystem, join_url
-from vgan.errors import InputError
+from vgan.errors import InputError, VideoError
 
 BUCKET = "clips"
 
@@ -240,6 +244,39 @@ def test_wrong_credentials_are_bad_input_for_every_operation_without_retries(
     with pytest.raises(InputError, match="credentials"):
         write_bytes(url, b"")
     assert faults.done["passed"] <= 8  # one or two requests per operation
+
+
+def test_answers_403_without_error_document_are_retried(folder: str, faults: Faults) -> None:
+    url = join_url(folder, "a")
+    faults.next.extend(["403", "403"])
+    write_bytes(url, b"0123456789")
+    faults.next.extend([None, "403", None, "403"])  # HEAD passes: its 403 is that of wrong credentials
+    assert read_bytes(url) == b"0123456789"
+    assert faults.done["403"] == 4
+
+
+def test_video_in_s3_is_downloaded_through_transient_faults_and_rejected_after_three(
+    folder: str, faults: Faults, use: pytest.MonkeyPatch
+) -> None:
+    use.setattr("cluster.sources.download.BACKOFF_S", 0.0)
+    source = Source(uri=join_url(folder, "v.mp4"), source_id="v.mp4")
+    write_bytes(source.uri, b"x" * 2_000_000)
+    for kind in ("403", "503", "drop_before", "cut_body"):
+        faults.next.extend([kind, kind])
+        with local_copy(source, FetchConfig()) as path:
+            assert path.stat().st_size == 2_000_000
+    for kind in ("403", "503"):
+        faults.next.extend([kind] * 3)
+        with pytest.raises(VideoError, match="unreachable"), local_copy(source, FetchConfig()):
+            pass
+    with pytest.raises(VideoError, match="too_large"), local_copy(source, FetchConfig(max_gb=0.001)):
+        pass
+    with pytest.raises(VideoError, match="missing"), local_copy(replace(source, uri=f"{folder}/w.mp4"), FetchConfig()):
+        pass
+    use.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    forget_connections()
+    with pytest.raises(InputError, match="refuses the credentials"), local_copy(source, FetchConfig()):
+        pass
 
 
 def test_missing_object_is_not_retried(folder: str, faults: Faults) -> None:
