@@ -156,11 +156,14 @@ def _download(fs: AbstractFileSystem, path: str, local: Path, source: Source, fe
     """
     deadline, pauses, host = time.monotonic() + fetch.total_s, process_host_pauses(), _host(source.uri)
 
-    def wait_for_host(_: Exception, pause_s: float) -> float:
-        return max(pause_s, pauses.remaining_s(host))
+    def attempt() -> str | None:
+        try:
+            return _copy(fs, path, local, source, fetch, deadline)
+        except Exception as error:
+            pauses.request(host, retry_after_s(error))
+            raise
 
     def is_retryable(error: Exception) -> bool:
-        pauses.request(host, retry_after_s(error))
         return (
             isinstance(error, retryable_exceptions())
             and is_worth_retrying(error)
@@ -173,12 +176,12 @@ def _download(fs: AbstractFileSystem, path: str, local: Path, source: Source, fe
     time.sleep(remaining_s)
     try:
         return retry(
-            lambda: _copy(fs, path, local, source, fetch, deadline),
+            attempt,
             f"download of {redact(source.uri)}",
             attempts=fetch.attempts,
             backoff_s=BACKOFF_S,
             is_retryable=is_retryable,
-            adjust_pause=wait_for_host,
+            adjust_pause=lambda _, pause_s: max(pause_s, pauses.remaining_s(host)),
         )
     except retryable_exceptions() as error:
         raise final_error(error, source.uri) from error

@@ -180,9 +180,10 @@ def test_fetch_waits_as_long_as_the_host_requests(server: HostileServer, name: s
     assert time.monotonic() - started >= pause_s
 
 
-def test_fetch_leaves_a_host_alone_that_requests_a_long_pause(server: HostileServer) -> None:
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_fetch_leaves_a_host_alone_that_requests_a_long_pause(server: HostileServer, attempts: int) -> None:
     for name in ("wait-3600", "good"):
-        error = error_of(f"{server.url}/{name}.mp4")
+        error = error_of(f"{server.url}/{name}.mp4", replace(FETCH, attempts=attempts))
         assert error.reason == "unreachable"
     assert "longer pause" in error.detail
     assert server.requests == {"wait-3600": 1}
