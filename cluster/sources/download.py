@@ -207,7 +207,7 @@ def _copy(
         raise error.__cause__ or error from None
 
 
-class _Progress(Callback):  # type: ignore[misc]
+class _Progress(Callback):
     """Progress of one attempt, with its limits.
 
     Args:

@@ -23,20 +23,25 @@ CERTIFICATE_ERRORS = (aiohttp.ClientConnectorCertificateError, aiohttp.ClientCon
 def is_worth_retrying(error: Exception) -> bool:
     """Return True for a download error that another attempt soon after may not have."""
     if isinstance(error, aiohttp.ClientResponseError) and error.status == 403:
-        return bool(error.headers) and error.headers.get("Content-Length") == "0"  # S3 under load
+        return _header(error, "Content-Length") == "0"  # S3 under load
     return is_transient(error) and not isinstance(error, CERTIFICATE_ERRORS)
 
 
 def retry_after_s(error: Exception) -> float:
     """Return the pause in seconds that a response requests by its header Retry-After; 0 if it requests none."""
-    headers = error.headers if isinstance(error, aiohttp.ClientResponseError) else None
-    text = (headers or {}).get("Retry-After", "").strip()
+    text = _header(error, "Retry-After").strip()
     if text.isdecimal() and len(text) < 10:
         return float(text)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
     except ValueError:
         return 0.0
+
+
+def _header(error: Exception, name: str) -> str:
+    """Return a header of the response that an error describes; "" if there is none."""
+    headers = error.headers if isinstance(error, aiohttp.ClientResponseError) else None
+    return headers.get(name, "") if headers else ""
 
 
 def final_error(error: Exception, uri: str) -> VideoError | InputError:
