@@ -30,7 +30,7 @@ from cluster.storage.urls import OBJECT_STORES, filesystem, is_local_url, redact
 from vgan.errors import InputError, VideoError
 
 BACKOFF_S = 2.0  # pause after the first failed attempt
-MIN_BYTES_PER_S = 1000.0  # over fetch.idle_s; a tenth of the lowest bit rate of watchable video
+MIN_BYTES_PER_S = 1000.0  # mean over fetch.idle_s; 8 kbit per second is below the bit rate of video
 CHECK_S = 0.5  # interval between comparisons of a running download with its limits
 SCHEMES = OBJECT_STORES | {"file", "local", "hdfs", "memory"}  # besides http and https
 
