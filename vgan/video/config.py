@@ -219,6 +219,12 @@ class FilterConfig:
     max_duplicate_distance_bits: int = option(
         8, "maximum fingerprint distance of duplicate clips from two videos, bits of 128 (reject reason near_duplicate)"
     )
+    # Of 189 pairs of other moments of one take whose pictures are alike, 18, 15, 13 and 10 are dropped at 0.5, 0.55,
+    # 0.6 and 0.65; of 448 copies found by their pictures, 99.1, 98.9, 98.2 and 97.8 %.
+    min_duplicate_similarity: float = option(
+        0.55,
+        "minimum similarity of the motion of duplicate clips, -1..1 (reject reason near_duplicate); -1: pictures alone",
+    )
 
     def __post_init__(self) -> None:
         for reason in self.disabled:
@@ -229,6 +235,8 @@ class FilterConfig:
                 "filters.max_clips_per_video must be at least 1 and filters.max_duplicate_distance_bits in 0..32, "
                 f"{got}"
             )
+        if not -1 <= self.min_duplicate_similarity <= 1:
+            raise ValueError(f"filters.min_duplicate_similarity must be in -1..1, got {self.min_duplicate_similarity}")
 
 
 @dataclass(frozen=True, kw_only=True)
