@@ -4,7 +4,8 @@ The child is a new interpreter (not a fork: decoders fail in forked processes) t
 one at a time: a line of JSON on its stdin, answered by messages on a pipe. The pipe blocks the child when the parent is
 slow, so at most one frame and one pipe buffer (1 MiB) are in flight. A message is a header (type, time, two counts) and
 a body: "H" ready; "B" name of the backend; "F" frame: time, height, width, pixels; "S" time of a frame skipped before a
-segment; "P" probe, JSON; "E" error, a JSON triple; "." end. The parent validates every message.
+segment; "R" number of the run of the following frames; "T" treatment, JSON; "D" damage, JSON of its start and detail;
+"P" probe, JSON; "E" error, a JSON triple; "." end. The parent validates every message.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ from typing import Any
 import numpy as np
 
 from vgan.errors import VideoError
+from vgan.records import Reject
 from vgan.video.config import DecodeConfig
-from vgan.video.decode import Frame, VideoMetadata, backend_version, frames, probe_video
+from vgan.video.decode import Frame, Treatment, VideoMetadata, backend_version, frames, probe_video
 from vgan.video.image_strips import is_strip, probe_strip, strip_frames
 
 HEADER = struct.Struct("<cdII")  # type, pts_s, then height and width, or bytes of JSON and 0
@@ -45,10 +47,12 @@ PIPE_BYTES = 2**20  # 15 frames of 128x170; the default of 64 KiB holds less tha
 REQUESTS_A_CHILD = 64  # requests before a restart; decoders leak memory: decord 1 to 2 MB in 10 openings
 MAX_ADVANCE_S = 1.0  # maximum video time per message that extends the deadline: a jump in time is not work
 SKIP_REPORT_S = 0.5  # interval between progress messages while the child decodes up to a segment
+MAX_DAMAGES = 1000  # reported per request; a file with damage in every group of pictures has one per second
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 # The child gets only these environment variables, so that a compromised decoder cannot read credentials.
 ENVIRONMENT = ("PATH", "HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR", "TZ")
 ENVIRONMENT_PREFIXES = ("LC_", "DECORD_")
+TREATMENT_TYPES = {"deinterlaced": bool, "cadence": str, "notes": str}
 # After any other failure before the first frame the other backend is tried.
 FINAL_REASONS = ("no_video_stream", "corrupt", "killed")
 
@@ -67,6 +71,8 @@ class Decoder:
 
     def __init__(self, config: DecodeConfig, command: list[str] | None = None) -> None:
         self.backend = ""  # name and version of the backend of the latest frames
+        self.treatment = Treatment()  # of the latest frames
+        self.damages: list[Reject] = []  # in the latest frames, complete once they are read to the end
         self._config = config
         self._command = command or [sys.executable, "-P", "-m", "vgan.video.isolated_decoder"]
         self._child: _DecoderProcess | None = None
@@ -135,9 +141,14 @@ class Decoder:
 
     def _frames(self, request: dict[str, Any]) -> Iterator[Frame]:
         """Yield the frames of one request to one backend."""
+        self.treatment, self.damages = Treatment(), []
         for type_, body in self._replies(request):
             if type_ == b"B":
                 self.backend = body
+            elif type_ == b"T":
+                self.treatment = body
+            elif type_ == b"D" and len(self.damages) < MAX_DAMAGES:
+                self.damages.append(body)
             elif type_ == b"F":
                 yield body
 
@@ -183,6 +194,7 @@ class _DecoderProcess:
         self._stopped = False
         self._ready = False  # the child has sent "H"
         self._message_remaining_s = self._request_remaining_s = 0.0
+        self._run = 0  # of the next frame
         # A file, because a full pipe would block a decoder that prints a lot; stop() closes it.
         self._stderr = tempfile.TemporaryFile("ab+")  # noqa: SIM115
         self._process = subprocess.Popen(
@@ -237,8 +249,9 @@ class _DecoderProcess:
                 self._request_remaining_s = self._config.timeout_s  # start-up does not count as decoding time
             self._send(request)
             latest_s: float | None = None
+            self._run = 0
             while True:
-                type_, time_s, body = self._next_message(b"BFSPE.")
+                type_, time_s, body = self._next_message(b"BFSRTDPE.")
                 if type_ == b".":
                     break
                 if type_ == b"E":
@@ -278,8 +291,10 @@ class _DecoderProcess:
             if not 0 < num_bytes <= MAX_FRAME_BYTES:
                 raise _protocol_error(f"a frame of {first}x{second}")
             image = np.frombuffer(self._read(num_bytes), np.uint8).reshape(first, second, 3)
-            return type_, time_s, Frame(time_s, image)
-        if type_ in b"BPE":
+            return type_, time_s, Frame(time_s, image, self._run)
+        if type_ == b"R":
+            self._run = first
+        if type_ in b"BTDPE":
             if first > MAX_TEXT_BYTES:
                 raise _protocol_error(f"a text of {first} bytes")
             return type_, time_s, _checked_text(type_, self._read(first))
@@ -352,7 +367,11 @@ def _protocol_error(message: str) -> VideoError:
 
 
 def _checked_text(type_: bytes, text: bytearray) -> Any:
-    """Parse and validate the JSON of a message: a name (B), three strings (E) or a table (P)."""
+    """Parse and validate the JSON of a message.
+
+    Returns:
+        A name (B), a Treatment (T), a Reject (D), three strings (E) or a table (P).
+    """
     try:
         value = json.loads(text)
     except ValueError:
@@ -361,6 +380,12 @@ def _checked_text(type_: bytes, text: bytearray) -> Any:
         valid = isinstance(value, dict)
     elif type_ == b"B":
         valid = isinstance(value, str)
+    elif type_ == b"T":
+        valid = isinstance(value, dict) and {k: type(v) for k, v in value.items()} == TREATMENT_TYPES
+        value = Treatment(**value) if valid else value
+    elif type_ == b"D":
+        valid = isinstance(value, list) and list(map(type, value)) == [float, str] and math.isfinite(value[0])
+        value = Reject(start_s=value[0], stage="decode", reason="damaged", detail=value[1]) if valid else value
     else:
         valid = isinstance(value, list) and len(value) == 3 and all(isinstance(item, str) for item in value)
         valid = valid and value[0] == "decode" and re.fullmatch(r"[a-z0-9_]{1,40}", value[1]) is not None
@@ -427,7 +452,13 @@ def _serve_frames(out: int, request: dict[str, Any], config: DecodeConfig) -> No
             reported_s = time.monotonic()
             _write(out, b"S", pts_s)
 
-    backend_sent = False
+    def report_finding(finding: Reject | Treatment) -> None:
+        if isinstance(finding, Treatment):
+            _write_text(out, b"T", asdict(finding))
+        else:
+            _write_text(out, b"D", [finding.start_s, finding.detail])
+
+    backend_sent, run = False, 0
     segment = (request["start_s"], request["end_s"], request["native"])
     path, backend = request["path"], config.backend
     segment_frames: Iterator[Frame]
@@ -436,11 +467,14 @@ def _serve_frames(out: int, request: dict[str, Any], config: DecodeConfig) -> No
         all_frames = strip_frames(path, config.strip_fps, short_side)
         segment_frames = (frame for frame in all_frames if request["start_s"] <= frame.pts_s < request["end_s"])
     else:
-        segment_frames = frames(path, config, *segment, report_skip)
+        segment_frames = frames(path, config, *segment, report_skip, report_finding)
     for frame in segment_frames:
         if not backend_sent:
             _write_text(out, b"B", backend_version(backend))
             backend_sent = True
+        if frame.run != run:
+            run = frame.run
+            _write(out, b"R", 0.0, run)
         height, width = frame.image.shape[:2]
         _write(out, b"F", frame.pts_s, height, width, frame.image.data)
 

@@ -43,7 +43,7 @@ def child_whose_decoder(code: str) -> list[str]:
         f"import os, sys\nimport numpy as np\nimport vgan.video.isolated_decoder as child\n"
         "from vgan.video.decode import Frame\n"
         f"picture = np.zeros((4, 6, 3), np.uint8)\n"
-        f"def frames(path, config, start_s, end_s, native, on_skip):\n{body}\n"
+        f"def frames(path, config, start_s, end_s, native, on_skip, on_finding):\n{body}\n"
         "child.frames = frames\nchild.main(sys.argv[1:])"
     )
 
