@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 SCHEMA_VERSION = 2
-VIDEO_REVISION = 2  # increased when equal videos and settings give other pixels or scores (2: HDR tone mapping)
+# Increased when equal videos and settings give other pixels or scores (2: HDR tone mapping; 3: damaged, interlaced and
+# telecined video, slow beginnings, flashes).
+VIDEO_REVISION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
