@@ -35,8 +35,8 @@ from vgan.video.isolated_decoder import Decoder
 
 SEGMENT_CLIPS = 1_000_000  # offset between the first clip numbers of consecutive segments
 MAX_SEGMENTS = 1000  # a week of video at ten minutes per segment; the last one takes the rest
-# Ten minutes of 1920x1080 at 30 frames per second have 37e9. Of 4K a segment is shorter: AV1 in software takes minutes of
-# a core for one minute of it, and a unit that fails is decoded again from its beginning.
+# Ten minutes of 1920x1080 at 30 frames per second have 37e9. Segments of 4K are shorter: a minute of AV1 takes minutes
+# of a core, and a unit that fails is decoded again from its beginning.
 SEGMENT_PIXELS = 40e9
 MAX_HEADER_FPS = 120.0  # a header may claim any rate
 KILLED_RETRIES = 2  # if the decoder was killed from outside, which the video did not cause

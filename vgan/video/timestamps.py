@@ -44,9 +44,10 @@ class Clock:
         self.interval_s = video.interval_s
         self._last_pts = self._last_dts = -math.inf
         self._pts_faults, self._dts_faults = 0 if self.has_pts else 1, 0
-        self._last_s: float | None = None
-        if video.format in UNTIMED and self.interval_s is not None:
-            self._last_s = -self.interval_s
+        self._known_s: float | None = None
+        self._num_since = 0  # frames without a time since the one at _known_s
+        if video.format in UNTIMED:
+            self._known_s, self._num_since = 0.0, -1
 
     def time_s(self, decoded: av.VideoFrame) -> float | None:
         """Return the presentation time of the next frame in seconds, None if it is unknown."""
@@ -61,10 +62,12 @@ class Clock:
         chosen = dts if pts is None or (has_dts and self._pts_faults > self._dts_faults) else pts
         time_base = decoded.time_base
         if chosen is not None and time_base is not None:
-            self._last_s = chosen * time_base.numerator / time_base.denominator  # as fractions it takes thrice the time
-        elif self._last_s is not None and self.interval_s is not None:
-            self._last_s += self.interval_s
-        return self._last_s
+            self._num_since = 0
+            self._known_s = chosen * time_base.numerator / time_base.denominator  # a third of a Fraction's time
+        elif self._known_s is not None and self.interval_s is not None:
+            self._num_since += 1
+            return self._known_s + self._num_since * self.interval_s
+        return self._known_s
 
 
 class Timeline:
