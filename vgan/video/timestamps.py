@@ -12,8 +12,8 @@ import av
 
 from vgan.video.containers import UNTIMED, Video
 
-# A time that is earlier by more than this belongs to another recording (files joined end to end). Wrong times of one
-# recording, from reordering, are off by a few frames: 16 of them take 0.64 s at 25 frames per second.
+# A time that is earlier by more than this, or of another picture size, belongs to another recording (files joined end to
+# end). Wrong times of one recording, from reordering, are off by a few frames: 16 of them take 0.64 s at 25 per second.
 RESTART_S = 1.0
 
 
@@ -98,21 +98,21 @@ class Timeline:
             own_s = self._clock.time_s(decoded)
             if own_s is None:
                 continue
-            if early is not None and early[0] < own_s < self._last_s - self._offset_s:
+            if early is not None and early[0] < own_s <= self._last_s - self._offset_s:
                 self._offset_s = self._last_s + RESTART_S - early[0]
-                self._run += 1
-                yield self._timed(*early)
+                yield self._timed(*early, restarted=True)
             early = None
             if own_s + self._offset_s > self._last_s:
                 yield self._timed(own_s, decoded)
-            elif own_s + self._offset_s < self._last_s - RESTART_S:
+            elif own_s + self._offset_s < self._last_s - RESTART_S or self._size != (decoded.width, decoded.height):
                 early = own_s, decoded
 
-    def _timed(self, own_s: float, decoded: av.VideoFrame) -> TimedFrame:
-        """Build the frame at its own time plus the offset; count a run if the size changes."""
+    def _timed(self, own_s: float, decoded: av.VideoFrame, restarted: bool = False) -> TimedFrame:
+        """Build the frame at its own time plus the offset; count a run if times start anew or the size changes."""
         size = (decoded.width, decoded.height)
-        if self._size not in (None, size):
-            self._run += 1
+        resized = self._size not in (None, size)
+        self._run += restarted or resized
+        if resized:
             self._pixel_aspect = self._stream.codec_context.sample_aspect_ratio
         self._size = size
         self._last_s = own_s + self._offset_s
