@@ -50,7 +50,7 @@ T = TypeVar("T")
 class Frame:
     """A picture: image (H, W, 3) uint8 RGB, displayed from pts_s seconds on the source's clock.
 
-    A new `run` starts where the file's times start anew (recordings joined end to end) or the size changes: two frames
+    A new `run` starts where the file's times restart (recordings joined end to end) or the size changes: two frames
     of different runs do not follow each other.
     """
 
@@ -61,7 +61,7 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Treatment:
-    """What decoding changed in the frames of a video, found on its first frames."""
+    """Changes that decoding makes to the frames of a video, found on its first frames."""
 
     deinterlaced: bool = False  # fields were interpolated to full frames
     cadence: str = ""  # "3:2": telecined film was converted back to its own frames, 4 of every 5
@@ -133,7 +133,7 @@ def frames(
 ) -> Iterator[Frame]:
     """Yield the frames of the main video stream in order of presentation, upright, progressive, with square pixels.
 
-    PTS increase strictly; frames with a PTS that does not increase are dropped, and times that start anew continue in a
+    PTS increase strictly; frames with a PTS that does not increase are dropped, and times that restart continue in a
     new run. All frames of a size have one shape. Pictures after damage are dropped up to the next key frame. Only the
     file itself is opened: its name is not interpreted as a URL, and playlists are refused.
 

@@ -35,7 +35,7 @@ TIME_BASE = Fraction(1, 10**6)  # of frames in a filter
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """How a video's frames were recorded.
+    """Scan type: the way in which a video's frames were recorded.
 
     Progressive frames show one moment. Interlaced ones show two, in alternate lines (fields). Telecined ones are film
     at 24 frames per second, four frames of which fill ten fields (3:2 pulldown), two of every five frames woven.
@@ -152,7 +152,7 @@ def to_progressive(scan: Scan, frames: Iterable[TimedFrame], interval_s: float) 
     if telecine:
         leftover = "mode=send_frame:deint=interlaced"
         chain = [("fieldmatch", f"order={scan.parity}"), ("bwdif", leftover), ("decimate", "")]
-    # `decimate` counts frames and does not read their times, so that it begins anew after a missing frame.
+    # `decimate` counts frames and does not read their times, so that a new graph is made after a missing frame.
     max_step_s = 1.5 * interval_s if telecine else math.inf
     stretch: _Stretch | None = None
     for frame in frames:

@@ -1,4 +1,4 @@
-"""Presentation times of decoded frames: choice between PTS and DTS, missing times, times that start anew."""
+"""Presentation times of decoded frames: choice between PTS and DTS, missing times, times that restart."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import av
 
 from vgan.video.containers import UNTIMED, Video
 
-# A time that is earlier by more than this, or of another picture size, belongs to another recording (files joined end to
-# end). Wrong times of one recording, from reordering, are off by a few frames: 16 of them take 0.64 s at 25 per second.
+# A time that is earlier by more than this, or of another picture size, is that of another recording (joined files).
+# Wrong times of one recording, from reordering, are off by a few frames: 16 of them take 0.64 s at 25 per second.
 RESTART_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class TimedFrame:
-    """A decoded frame with its time in seconds. A new `run` starts where times start anew or the picture size changes.
+    """A decoded frame with its time in seconds. A new `run` starts where times restart or the picture size changes.
 
     Times increase strictly, over runs too.
     """
@@ -71,7 +71,7 @@ class Clock:
 
 
 class Timeline:
-    """Strictly increasing times over a whole file; times that start anew continue one second after the last ones.
+    """Strictly increasing times over a whole file; times that restart continue one second after the last ones.
 
     A single time that is too early is an error of the file, and its frame is dropped; two in a row start a new run.
     """
@@ -108,7 +108,7 @@ class Timeline:
                 early = own_s, decoded
 
     def _timed(self, own_s: float, decoded: av.VideoFrame, restarted: bool = False) -> TimedFrame:
-        """Build the frame at its own time plus the offset; count a run if times start anew or the size changes."""
+        """Build the frame at its own time plus the offset; count a run if times restart or the size changes."""
         size = (decoded.width, decoded.height)
         resized = self._size not in (None, size)
         self._run += restarted or resized
@@ -120,7 +120,7 @@ class Timeline:
 
 
 def restarts(video: Video) -> bool:
-    """Return True if times of a freshly opened MPEG file start anew; reads all packets, without decoding them.
+    """Return True if times of a freshly opened MPEG file restart; reads all packets, without decoding them.
 
     Seeking by time is wrong in such a file. Other containers have an index of the whole file.
     """

@@ -109,7 +109,7 @@ def test_damage_to_the_end_is_corrupt_and_no_later_picture_is_shown(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".ts", ".mpg"])
-def test_times_that_start_anew_give_two_runs(tmp_path, suffix):
+def test_times_that_restart_give_two_runs(tmp_path, suffix):
     path = write_video(tmp_path / f"a{suffix}", pan(150), "mpeg2video", "yuv420p", {"g": "25", "qscale": "3"})
     once = decode(path)[0]
     path.write_bytes(path.read_bytes() * 2)
