@@ -359,6 +359,12 @@ HOSTILE = {  # name -> body of a script that replaces the child, reason, part of
     "stops_in_mid_frame": ("ready(); send(b'F', 0.0, 9, 9, b'x'); time.sleep(600)", "timeout", "no frame"),
     "dies_in_mid_frame": ("ready(); send(b'F', 0.0, 9, 9, b'x'); os._exit(3)", "crashed", "status 3"),
     "sends_bad_json": ("ready(); send(b'E', 0.0, 3, 0, b'[1,'); time.sleep(600)", "crashed", "not JSON"),
+    "sends_a_wrong_treatment": ("ready(); send(b'T', 0.0, 2, 0, b'{}'); time.sleep(600)", "crashed", "wrong form"),
+    "sends_damage_at_no_time": (
+        "ready(); send(b'D', 0.0, 8, 0, b'[NaN,\"\"]'); time.sleep(600)",
+        "crashed",
+        "wrong form",
+    ),
     "sends_a_wrong_error": ("ready(); send(b'E', 0.0, 3, 0, b'[1]'); time.sleep(600)", "crashed", "wrong form"),
     "time_is_no_number": ("ready(); send(b'F', float('nan'), 1, 1, b'xyz'); time.sleep(600)", "crashed", "nan"),
     "time_stands_still": ("ready()\nwhile True: send(b'F', 1.0, 1, 1, b'xyz')", "crashed", "after one at 1.0"),
