@@ -49,7 +49,7 @@ def pan(num_frames: int, seed: int = 0, height: int = 128, width: int = 160) -> 
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[Frame], list[Reject]]:
-    """Two minutes of H.264 with key frames every 12 frames, intact and with 2,048 zero bytes at 40 %; frames, damages."""
+    """Two minutes of H.264, intact and with 2,048 zero bytes at 40 %, and the latter's frames and damages."""
     folder = tmp_path_factory.mktemp("damage")
     options = {"g": "12", "bf": "2", "preset": "ultrafast"}
     intact = write_video(folder / "intact.mp4", pan(3000), "libx264", "yuv420p", options)
