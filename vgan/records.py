@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 SCHEMA_VERSION = 2
-# Increased when equal videos and settings give other pixels or scores (2: HDR tone mapping; 3: fingerprints equal for
-# mirrored clips, bars of any color cropped).
+# Increased when equal videos and settings give other pixels or scores. 2: HDR tone mapping; 3: damaged, interlaced and
+# telecined video, slow beginnings, flashes; fingerprints equal for mirrored clips, bars of any color; preset adaptive.
 VIDEO_REVISION = 3
 
 

@@ -62,7 +62,9 @@ def calibrate(out: str, rates: MeasuredRates) -> Calibration:
 
 def _windows(record: dict[str, Any]) -> int:
     """Count the windows that became clips or were rejected."""
-    rejected = sum(reject["start_s"] is not None and reject["stage"] != "shots" for reject in record["rejects"])
+    rejected = sum(
+        reject["start_s"] is not None and reject["stage"] not in ("shots", "decode") for reject in record["rejects"]
+    )
     return len(record["clips"].get("clip_id", ())) + rejected
 
 

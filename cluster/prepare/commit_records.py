@@ -42,6 +42,7 @@ KINDS = {"float": NUMBER, "int": WHOLE, "bool": pa.bool_(), "str": TEXT}
 REJECT = {"start_s": NUMBER, "stage": TEXT, "reason": TEXT, "detail": TEXT}
 PROBE = {"duration_s": NUMBER, "width": WHOLE, "height": WHOLE, "fps": NUMBER}
 PROBE |= {"codec": TEXT, "container": TEXT, "rotation": WHOLE}
+PROBE |= {"deinterlaced": pa.bool_(), "cadence": TEXT, "notes": TEXT}
 CLIP = {"clip_id": TEXT, "source_id": TEXT, "source_uri": TEXT, "start_s": NUMBER, "shot": WHOLE, "label": TEXT}
 CLIP |= {"split": TEXT, "decoder": TEXT, "crc32": WHOLE} | {f.name: KINDS[str(f.type)] for f in fields(ClipScores)}
 RECORD = pa.schema(  # as `process_unit.process_unit` writes it; scene columns are added with inferred types

@@ -38,6 +38,10 @@ from vgan.video.isolated_decoder import Decoder
 
 SEGMENT_CLIPS = 1_000_000  # offset between the first clip numbers of consecutive segments
 MAX_SEGMENTS = 1000  # a week of video at ten minutes per segment; the last one takes the rest
+# Ten minutes of 1920x1080 at 30 frames per second have 37e9. Segments of 4K are shorter: a minute of AV1 takes minutes
+# of a core, and a unit that fails is decoded again from its beginning.
+SEGMENT_PIXELS = 40e9
+MAX_HEADER_FPS = 120.0  # a header may claim any rate
 KILLED_RETRIES = 2  # if the decoder was killed from outside, which the video did not cause
 # Result of a unit of which nothing was processed.
 NOTHING = {
@@ -163,7 +167,8 @@ def decode_unit(path: Path, unit: WorkUnit, out: str, config: VideoConfig) -> Un
         probe = decoder.probe(path)
     except VideoError as error:
         return UnitResult(rejects=[_whole_video_reject(error)], segments=unit.segments or 1)
-    segments = unit.segments or num_segments(probe.duration_s, config.decode.segment_s)
+    pixels_per_s = probe.width * probe.height * min(probe.fps or config.clip.fps, MAX_HEADER_FPS)
+    segments = unit.segments or num_segments(probe.duration_s, config.decode.segment_s, pixels_per_s)
     start_s, end_s, source_s = segment_bounds(probe.duration_s, unit.segment, segments)
     if exists(commit_url(out, unit, segments)):  # by an earlier attempt, which died after committing
         return UnitResult(rejects=[], segments=segments, source_s=source_s, committed=True)
@@ -173,8 +178,8 @@ def decode_unit(path: Path, unit: WorkUnit, out: str, config: VideoConfig) -> Un
     items = list(_with_scene_scores(extract_clips(frames, capped), config))
     return UnitResult(
         clips=[item for item in items if isinstance(item, Clip)],
-        rejects=[item for item in items if isinstance(item, Reject)],
-        probe=probe,
+        rejects=[*decoder.damages, *(item for item in items if isinstance(item, Reject))],
+        probe=replace(probe, **asdict(decoder.treatment)),
         decoder=decoder.backend,
         segments=segments,
         source_s=source_s if items else 0.0,  # a header may claim a duration that the file does not have
@@ -202,12 +207,14 @@ def process_decoder(config: DecodeConfig) -> Decoder:
     return Decoder(config)
 
 
-def num_segments(duration_s: float | None, segment_s: float) -> int:
+def num_segments(duration_s: float | None, segment_s: float, pixels_per_s: float = 0.0) -> int:
     """Return the number of equal segments of a video, 1 if its duration is unknown.
 
+    A segment has a length of about `segment_s` and about SEGMENT_PIXELS at most, which bounds the cost of decoding it.
     The number is limited to MAX_SEGMENTS because a header may claim any duration.
     """
-    return min(MAX_SEGMENTS, max(1, round((duration_s or 0) / segment_s)))
+    parts = max((duration_s or 0) / segment_s, (duration_s or 0) * pixels_per_s / SEGMENT_PIXELS)
+    return min(MAX_SEGMENTS, max(1, round(parts)))
 
 
 def segment_bounds(duration_s: float | None, segment: int, segments: int) -> tuple[float, float, float]:

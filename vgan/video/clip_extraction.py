@@ -48,11 +48,18 @@ def extract_clips(frames: Iterable[Frame], config: VideoConfig) -> Iterator[Clip
 def _windows(frames: Iterable[Frame], config: VideoConfig) -> Iterator[tuple[int, list[Frame]] | Reject]:
     """Yield windows (shot, num_frames frames), one per `stride` frames of a shot, and a Reject for a too short shot."""
     clip = config.clip
-    resampled = resample(frames, clip.fps, config.decode.max_gap_s, config.decode.min_fps)
+    slow: list[Reject] = []
+
+    def on_slow_start(start_s: float, detail: str) -> None:
+        slow.append(Reject(start_s=start_s, stage="screen", reason="low_frame_rate", detail=detail))
+
+    resampled = resample(frames, clip.fps, config.decode.max_gap_s, config.decode.min_fps, on_slow_start)
     window: deque[Frame] = deque(maxlen=clip.num_frames)
     current, length = 0, 0  # current shot and its number of frames so far
     start_s = 0.0
     for shot, frame in split_shots(resampled, config.shots):
+        while slow:
+            yield slow.pop()
         if shot != current:
             if length < clip.num_frames:
                 yield _too_short(start_s, length, clip.num_frames)

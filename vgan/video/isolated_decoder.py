@@ -1,10 +1,9 @@
 """Isolated decoding in a child process: a crash, hang or memory leak of a decoder costs one video, not the worker.
 
 The child is a new interpreter (not a fork: decoders fail in forked processes) that runs this module. It serves requests
-one at a time: a line of JSON on its stdin, answered by messages on a pipe. The pipe blocks the child when the parent is
-slow, so at most one frame and one pipe buffer (1 MiB) are in flight. A message is a header (type, time, two counts) and
-a body: "H" ready; "B" name of the backend; "F" frame: time, height, width, pixels; "S" time of a frame skipped before a
-segment; "P" probe, JSON; "E" error, a JSON triple; "." end. The parent validates every message.
+one at a time: a line of JSON on its stdin, answered by messages on a pipe (`decoder_messages`), which the parent
+validates. The pipe blocks the child when the parent is slow, so at most one frame and one pipe buffer (1 MiB) are in
+flight.
 """
 
 from __future__ import annotations
@@ -15,11 +14,9 @@ import fcntl
 import json
 import math
 import os
-import re
 import resource
 import select
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -33,18 +30,27 @@ from typing import Any
 import numpy as np
 
 from vgan.errors import VideoError
+from vgan.records import Reject
 from vgan.video.config import DecodeConfig
-from vgan.video.decode import Frame, VideoMetadata, backend_version, frames, probe_video
+from vgan.video.decode import Frame, Treatment, VideoMetadata, backend_version, frames, probe_video
+from vgan.video.decoder_messages import (
+    HEADER,
+    MAX_FRAME_BYTES,
+    MAX_TEXT_BYTES,
+    parse_probe,
+    parse_text,
+    protocol_error,
+    write_message,
+    write_text,
+)
 from vgan.video.image_strips import is_strip, probe_strip, strip_frames
 
-HEADER = struct.Struct("<cdII")  # type, pts_s, then height and width, or bytes of JSON and 0
-MAX_FRAME_BYTES = 2**28  # an 8K picture has 100 MB; a larger size is invalid
-MAX_TEXT_BYTES = 2**16
 MAX_STDERR_BYTES = 2**24  # limits the disk space that a decoder's error messages can take
 PIPE_BYTES = 2**20  # 15 frames of 128x170; the default of 64 KiB holds less than one: 1.3 to 1.5 times slower
 REQUESTS_A_CHILD = 64  # requests before a restart; decoders leak memory: decord 1 to 2 MB in 10 openings
 MAX_ADVANCE_S = 1.0  # maximum video time per message that extends the deadline: a jump in time is not work
 SKIP_REPORT_S = 0.5  # interval between progress messages while the child decodes up to a segment
+MAX_DAMAGES = 1000  # reported per request; a file with damage in every group of pictures has one per second
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 # The child gets only these environment variables, so that a compromised decoder cannot read credentials.
 ENVIRONMENT = ("PATH", "HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR", "TZ")
@@ -67,6 +73,8 @@ class Decoder:
 
     def __init__(self, config: DecodeConfig, command: list[str] | None = None) -> None:
         self.backend = ""  # name and version of the backend of the latest frames
+        self.treatment = Treatment()  # of the latest frames
+        self.damages: list[Reject] = []  # in the latest frames, complete once they are read to the end
         self._config = config
         self._command = command or [sys.executable, "-P", "-m", "vgan.video.isolated_decoder"]
         self._child: _DecoderProcess | None = None
@@ -92,8 +100,8 @@ class Decoder:
         # Read to the end, which keeps the child usable.
         replies = list(self._replies({"do": "probe", "path": os.fspath(path)}))
         if [type_ for type_, _ in replies] != [b"P"]:
-            raise _protocol_error("no probe")
-        return _checked_probe(replies[0][1])
+            raise protocol_error("no probe")
+        return parse_probe(replies[0][1])
 
     def frames(
         self, path: str | Path, start_s: float = 0.0, end_s: float = math.inf, native: bool = False
@@ -135,9 +143,14 @@ class Decoder:
 
     def _frames(self, request: dict[str, Any]) -> Iterator[Frame]:
         """Yield the frames of one request to one backend."""
+        self.treatment, self.damages = Treatment(), []
         for type_, body in self._replies(request):
             if type_ == b"B":
                 self.backend = body
+            elif type_ == b"T":
+                self.treatment = body
+            elif type_ == b"D" and len(self.damages) < MAX_DAMAGES:
+                self.damages.append(body)
             elif type_ == b"F":
                 yield body
 
@@ -183,6 +196,7 @@ class _DecoderProcess:
         self._stopped = False
         self._ready = False  # the child has sent "H"
         self._message_remaining_s = self._request_remaining_s = 0.0
+        self._run = 0  # of the next frame
         # A file, because a full pipe would block a decoder that prints a lot; stop() closes it.
         self._stderr = tempfile.TemporaryFile("ab+")  # noqa: SIM115
         self._process = subprocess.Popen(
@@ -237,8 +251,9 @@ class _DecoderProcess:
                 self._request_remaining_s = self._config.timeout_s  # start-up does not count as decoding time
             self._send(request)
             latest_s: float | None = None
+            self._run = 0
             while True:
-                type_, time_s, body = self._next_message(b"BFSPE.")
+                type_, time_s, body = self._next_message(b"BFSRTDPE.")
                 if type_ == b".":
                     break
                 if type_ == b"E":
@@ -246,7 +261,7 @@ class _DecoderProcess:
                     raise _ReportedError(VideoError(*body))
                 if type_ in b"FS":
                     if not math.isfinite(time_s) or (latest_s is not None and time_s <= latest_s):
-                        raise _protocol_error(f"a frame at {time_s} s after one at {latest_s} s")
+                        raise protocol_error(f"a frame at {time_s} s after one at {latest_s} s")
                     if latest_s is not None:
                         self._request_remaining_s += self._config.timeout_per_video_second * min(
                             time_s - latest_s, MAX_ADVANCE_S
@@ -272,17 +287,19 @@ class _DecoderProcess:
         self._message_remaining_s = self._config.timeout_s
         type_, time_s, first, second = HEADER.unpack(self._read(HEADER.size))
         if type_ not in types:
-            raise _protocol_error(f"unknown message {type_!r}")
+            raise protocol_error(f"unknown message {type_!r}")
         if type_ == b"F":
             num_bytes = first * second * 3
             if not 0 < num_bytes <= MAX_FRAME_BYTES:
-                raise _protocol_error(f"a frame of {first}x{second}")
+                raise protocol_error(f"a frame of {first}x{second}")
             image = np.frombuffer(self._read(num_bytes), np.uint8).reshape(first, second, 3)
-            return type_, time_s, Frame(time_s, image)
-        if type_ in b"BPE":
+            return type_, time_s, Frame(time_s, image, self._run)
+        if type_ == b"R":
+            self._run = first
+        if type_ in b"BTDPE":
             if first > MAX_TEXT_BYTES:
-                raise _protocol_error(f"a text of {first} bytes")
-            return type_, time_s, _checked_text(type_, self._read(first))
+                raise protocol_error(f"a text of {first} bytes")
+            return type_, time_s, parse_text(type_, self._read(first))
         return type_, time_s, None
 
     def _read(self, num_bytes: int) -> bytearray:
@@ -346,38 +363,6 @@ def _child_environment() -> dict[str, str]:
     return variables | {"PYTHONPATH": search_path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
-def _protocol_error(message: str) -> VideoError:
-    """Build the error of a child that sent an invalid message: its memory may be corrupted, so it must be stopped."""
-    return VideoError("decode", "crashed", f"the decoding child sent {message}")
-
-
-def _checked_text(type_: bytes, text: bytearray) -> Any:
-    """Parse and validate the JSON of a message: a name (B), three strings (E) or a table (P)."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        raise _protocol_error("text that is not JSON") from None
-    if type_ == b"P":
-        valid = isinstance(value, dict)
-    elif type_ == b"B":
-        valid = isinstance(value, str)
-    else:
-        valid = isinstance(value, list) and len(value) == 3 and all(isinstance(item, str) for item in value)
-        valid = valid and value[0] == "decode" and re.fullmatch(r"[a-z0-9_]{1,40}", value[1]) is not None
-        value = [*value[:2], value[2].encode(errors="replace").decode()] if valid else value  # no lone surrogates
-    if not valid:
-        raise _protocol_error("text of the wrong form")
-    return value
-
-
-def _checked_probe(table: dict[str, Any]) -> VideoMetadata:
-    """Convert the child's table into a Probe."""
-    try:
-        return VideoMetadata(**table)
-    except TypeError:
-        raise _protocol_error("a probe of the wrong form") from None
-
-
 # ---- the child ---------------------------------------------------------------------------------------------------
 
 
@@ -398,7 +383,7 @@ def main(arguments: list[str]) -> None:
         os.dup2(null.fileno(), 0)
     os.dup2(2, 1)  # native libraries print to stdout, which must not mix with the frames
     with contextlib.suppress(BrokenPipeError):  # the parent closed the pipe or ended
-        _write(out, b"H")
+        write_message(out, b"H")
         for line in iter(requests.readline, b""):
             _serve(out, json.loads(line), config)
 
@@ -408,13 +393,13 @@ def _serve(out: int, request: dict[str, Any], config: DecodeConfig) -> None:
     try:
         if request["do"] == "probe":
             path = request["path"]
-            _write_text(out, b"P", asdict(probe_strip(path, config.strip_fps) if is_strip(path) else probe_video(path)))
+            write_text(out, b"P", asdict(probe_strip(path, config.strip_fps) if is_strip(path) else probe_video(path)))
         else:
             _serve_frames(out, request, replace(config, backend=request["backend"]))
     except VideoError as error:
-        _write_text(out, b"E", [error.stage, error.reason, error.detail])
+        write_text(out, b"E", [error.stage, error.reason, error.detail])
     else:
-        _write(out, b".")
+        write_message(out, b".")
 
 
 def _serve_frames(out: int, request: dict[str, Any], config: DecodeConfig) -> None:
@@ -425,9 +410,15 @@ def _serve_frames(out: int, request: dict[str, Any], config: DecodeConfig) -> No
         nonlocal reported_s
         if time.monotonic() - reported_s > SKIP_REPORT_S:
             reported_s = time.monotonic()
-            _write(out, b"S", pts_s)
+            write_message(out, b"S", pts_s)
 
-    backend_sent = False
+    def report_finding(finding: Reject | Treatment) -> None:
+        if isinstance(finding, Treatment):
+            write_text(out, b"T", asdict(finding))
+        else:
+            write_text(out, b"D", [finding.start_s, finding.detail])
+
+    backend_sent, run = False, 0
     segment = (request["start_s"], request["end_s"], request["native"])
     path, backend = request["path"], config.backend
     segment_frames: Iterator[Frame]
@@ -436,34 +427,16 @@ def _serve_frames(out: int, request: dict[str, Any], config: DecodeConfig) -> No
         all_frames = strip_frames(path, config.strip_fps, short_side)
         segment_frames = (frame for frame in all_frames if request["start_s"] <= frame.pts_s < request["end_s"])
     else:
-        segment_frames = frames(path, config, *segment, report_skip)
+        segment_frames = frames(path, config, *segment, report_skip, report_finding)
     for frame in segment_frames:
         if not backend_sent:
-            _write_text(out, b"B", backend_version(backend))
+            write_text(out, b"B", backend_version(backend))
             backend_sent = True
+        if frame.run != run:
+            run = frame.run
+            write_message(out, b"R", 0.0, run)
         height, width = frame.image.shape[:2]
-        _write(out, b"F", frame.pts_s, height, width, frame.image.data)
-
-
-def _write_text(out: int, type_: bytes, value: object) -> None:
-    """Send a message with a JSON body."""
-    body = json.dumps(value).encode()
-    _write(out, type_, 0.0, len(body), 0, body)
-
-
-def _write(
-    out: int, type_: bytes, time_s: float = 0.0, first: int = 0, second: int = 0, body: bytes | memoryview = b""
-) -> None:
-    """Send one message, with a single system call if it fits into the pipe."""
-    header = HEADER.pack(type_, time_s, first, second)
-    view = memoryview(body).cast("B")
-    num_written = os.writev(out, [header, view])
-    if num_written < len(header):  # not observed: writes of up to 4 KiB to a pipe are atomic
-        os.write(out, header[num_written:])
-        num_written = len(header)
-    view = view[num_written - len(header) :]
-    while view:
-        view = view[os.write(out, view) :]
+        write_message(out, b"F", frame.pts_s, height, width, frame.image.data)
 
 
 if __name__ == "__main__":

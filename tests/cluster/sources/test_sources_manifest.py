@@ -35,6 +35,14 @@ def test_list_folder_finds_videos_below_by_suffix_and_counts_the_rest(videos: Pa
     ]
 
 
+def test_list_folder_lists_the_files_of_cameras_discs_and_phones(tmp_path: Path) -> None:
+    names = {f"a{suffix}" for suffix in (".MTS", ".vob", ".3g2", ".f4v", ".divx", ".dv", ".m2ts", ".h264")}
+    for name in names:
+        (tmp_path / name).write_bytes(b"video")
+    sources, num_skipped = list_folder(str(tmp_path))
+    assert ({s.source_id for s in sources}, num_skipped) == (names, 0)
+
+
 def test_list_folder_takes_names_as_they_are(tmp_path: Path) -> None:
     for name in HOSTILE:
         (tmp_path / name).write_bytes(b"video")

@@ -43,7 +43,7 @@ def child_whose_decoder(code: str) -> list[str]:
         f"import os, sys\nimport numpy as np\nimport vgan.video.isolated_decoder as child\n"
         "from vgan.video.decode import Frame\n"
         f"picture = np.zeros((4, 6, 3), np.uint8)\n"
-        f"def frames(path, config, start_s, end_s, native, on_skip):\n{body}\n"
+        f"def frames(path, config, start_s, end_s, native, on_skip, on_finding):\n{body}\n"
         "child.frames = frames\nchild.main(sys.argv[1:])"
     )
 
@@ -359,6 +359,12 @@ HOSTILE = {  # name -> body of a script that replaces the child, reason, part of
     "stops_in_mid_frame": ("ready(); send(b'F', 0.0, 9, 9, b'x'); time.sleep(600)", "timeout", "no frame"),
     "dies_in_mid_frame": ("ready(); send(b'F', 0.0, 9, 9, b'x'); os._exit(3)", "crashed", "status 3"),
     "sends_bad_json": ("ready(); send(b'E', 0.0, 3, 0, b'[1,'); time.sleep(600)", "crashed", "not JSON"),
+    "sends_a_wrong_treatment": ("ready(); send(b'T', 0.0, 2, 0, b'{}'); time.sleep(600)", "crashed", "wrong form"),
+    "sends_damage_at_no_time": (
+        "ready(); send(b'D', 0.0, 8, 0, b'[NaN,\"\"]'); time.sleep(600)",
+        "crashed",
+        "wrong form",
+    ),
     "sends_a_wrong_error": ("ready(); send(b'E', 0.0, 3, 0, b'[1]'); time.sleep(600)", "crashed", "wrong form"),
     "time_is_no_number": ("ready(); send(b'F', float('nan'), 1, 1, b'xyz'); time.sleep(600)", "crashed", "nan"),
     "time_stands_still": ("ready()\nwhile True: send(b'F', 1.0, 1, 1, b'xyz')", "crashed", "after one at 1.0"),
@@ -447,4 +453,4 @@ def test_decoder_of_every_odd_file_ends_in_frames_or_a_reason(shared):
         outcomes = [outcome(decoder, path) for path in paths]
     assert all((num_frames > 0) == (reason in ("ok", "corrupt")) for reason, num_frames in outcomes)
     counts = collections.Counter(reason for reason, _ in outcomes)
-    assert counts == {"ok": 56, "no_frames": 8, "cannot_open": 7, "no_video_stream": 3, "corrupt": 2}
+    assert counts == {"ok": 57, "no_frames": 8, "cannot_open": 7, "no_video_stream": 3, "corrupt": 1}

@@ -52,6 +52,33 @@ def test_split_shots_flash_is_not_a_cut():
     assert cut_positions(images) == []
 
 
+FLASHES = {"white": 255, "black": 0, "another scene": None}
+
+
+@pytest.mark.parametrize("kind", FLASHES)
+@pytest.mark.parametrize("length", [1, 2])
+@pytest.mark.parametrize("position", [3, 10, 17])
+def test_split_shots_flash_of_one_or_two_frames_is_not_a_cut(kind, length, position):
+    images = np.concatenate([pan(0, 20, 1), pan(1, 20, 1)])
+    level = FLASHES[kind]
+    images[position : position + length] = pan(2, length, 0) if level is None else level
+    assert cut_positions(images) == [20]
+
+
+def test_split_shots_three_frames_of_another_scene_are_a_shot():
+    assert cut_positions([*pan(0, 20, 1), *pan(1, 3, 1), *pan(2, 20, 1)]) == [20, 23]
+
+
+def test_split_shots_whip_pan_is_one_shot():
+    speeds = 24 * np.sin(np.pi * (np.arange(8) + 0.5) / 8)  # pixels per frame, of 170
+    positions = -40 + np.concatenate([np.zeros(12), np.cumsum(speeds), np.full(12, speeds.sum())])
+    steps = np.diff(positions, append=positions[-1])
+    exposures = [
+        film([texture(0)] * 32, [camera((x, 0)) for x in positions + share * steps]) for share in (0, 0.25, 0.5, 0.75)
+    ]  # motion blur
+    assert cut_positions(np.mean(exposures, axis=0).astype(np.uint8)) == []
+
+
 def test_split_shots_lasting_jump_of_exposure_is_not_a_cut():
     images = pan(0, 24, 1)
     images[10:] = np.clip(images[10:] * 0.6 + 90, 0, 255)
