@@ -12,7 +12,8 @@ from vgan.errors import VideoError
 from vgan.records import ClipScores
 from vgan.video import reference_stabilizer
 from vgan.video.config import StabilizeConfig
-from vgan.video.registration import EVIDENCE_PX, IDENTITY, Registration, corner_distance, register, scale_of
+from vgan.video.geometry import EVIDENCE_PX, IDENTITY, corner_distance, scale_of
+from vgan.video.registration import Registration, register
 
 MOVING = 12  # minimum change of a moving pixel, gray values: well above compression noise
 
