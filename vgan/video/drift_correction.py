@@ -71,13 +71,16 @@ def align(template: Template, small: np.ndarray, transform: np.ndarray) -> tuple
     normal += 1e-6 * np.trace(normal) * np.eye(6)  # regularization: a blank picture gets no correction
     scale, rotation, right, down, _, _ = np.linalg.solve(normal, np.einsum("in,n->i", weighted, difference))
     correction = np.array([[1 + scale, -rotation, right], [rotation, 1 + scale, down], [0, 0, 1]])
-    return np.linalg.inv(template.to_unit) @ correction @ template.to_unit @ transform, overlap
+    aligned = np.linalg.inv(template.to_unit) @ correction @ template.to_unit @ transform
+    return aligned / aligned[2, 2], overlap
 
 
-def correct_drift(template: Template, small: np.ndarray, predicted: np.ndarray, unit: float) -> np.ndarray:
+def correct_drift(
+    template: Template, small: np.ndarray, predicted: np.ndarray, unit: float, hold: float = HOLD
+) -> np.ndarray:
     """Correct the drift of `predicted` (3, 3), which maps a frame to the first one, by their direct alignment.
 
-    Applies the share HOLD of the correction, if the frames overlap enough and the correction is small. Similarities
+    Applies the share `hold` of the correction, if the frames overlap enough and the correction is small. Similarities
     form a vector space, so an interpolation of two of them is a similarity as well.
 
     Args:
@@ -85,12 +88,13 @@ def correct_drift(template: Template, small: np.ndarray, predicted: np.ndarray, 
         small: small image of the frame, (h, w) uint8.
         predicted: composed transform (3, 3), pixels of the small image.
         unit: pixels at EVIDENCE_PX per pixel of the small image.
+        hold: share of the correction that is applied, 0..1.
     """
     aligned, overlap = align(template, small, predicted)
     correction_px = corner_distance(aligned, predicted, *small.shape) * unit
     if overlap < MIN_OVERLAP or correction_px >= MAX_CORRECTION_PX:
         return predicted
-    return predicted + HOLD * (aligned - predicted)
+    return predicted + hold * (aligned - predicted)
 
 
 def warp(image: np.ndarray, transform: np.ndarray) -> np.ndarray:

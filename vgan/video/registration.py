@@ -73,6 +73,7 @@ class Registration:
     transforms: np.ndarray
     pairs: list[PairRegistration]  # one per frame that differs from the preceding one
     drift_px: float  # RMS corner distance of the last frame to its direct match with the first, at 128 px; 0 if none
+    num_homographies: int = 0  # pairs registered by a homography instead of a similarity
 
 
 def register(grays: np.ndarray, config: StabilizeConfig) -> Registration:
