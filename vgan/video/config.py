@@ -203,8 +203,8 @@ class FilterConfig:
 
     preset: str = option(
         "strict",
-        "bounds by purpose: strict (steady clips, for generation) or paper (for representation learning, rejects hardly "
-        "more than the paper did); explicit bounds override it",
+        "bounds by purpose: strict (steady clips, for generation) or paper (representation learning; rejects little "
+        "more than the paper); explicit bounds override it",
         "common",
     )
     disabled: list[str] = option([], "reject reasons to disable, e.g. [too_much_fill,still]; empty: none")
@@ -212,7 +212,7 @@ class FilterConfig:
         False, "keep windows whose camera motion could not be estimated, cropped only (else reject reason unregistered)"
     )
     max_residual_motion_px: float = option(
-        0.5,
+        0.45,
         "maximum RMS global motion that remains in a clip, pixels per frame at 128 px (reject reason residual_motion)",
     )
     min_agreement: float = option(
@@ -225,7 +225,7 @@ class FilterConfig:
         0.95, "maximum RMS inlier error of the worst pair, pixels at 128 px (reject reason large_residual)"
     )
     min_inlier_ratio: float = option(
-        0.6, "minimum ratio of inliers to matches of the worst pair (reject reason low_inlier_ratio)"
+        0.3, "minimum ratio of inliers to matches of the worst pair (reject reason low_inlier_ratio)"
     )
     # A fast zoom doubles the picture in half a second: 1.06 per frame. Transforms fitted across cuts shrink it to
     # almost nothing. At 1.03 this bound would reject, of 446 clips and in addition to the other bounds, 4 clips that
@@ -234,7 +234,7 @@ class FilterConfig:
         1.1, "maximum zoom between adjacent frames, or its inverse (reject reason scale_jump)"
     )
     max_zoom: float = option(
-        2.0, "maximum zoom of any frame relative to the first, or its inverse (reject reason large_zoom)"
+        2.5, "maximum zoom of any frame relative to the first, or its inverse (reject reason large_zoom)"
     )
     # Half of the values of clips that a moving camera took of scenes with depth; their background is still steady.
     max_drift_px: float = option(
@@ -246,7 +246,7 @@ class FilterConfig:
     )
     max_dissolve: float = option(1.0, "maximum score of the fade and dissolve detector (reject reason dissolve)")
     max_filled_fraction: float = option(
-        0.5, "maximum share of filled pixels in any frame, 0..1 (reject reason too_much_fill)"
+        0.9, "maximum share of filled pixels in any frame, 0..1 (reject reason too_much_fill)"
     )
     # The clips with the least motion of 136 UCF101 videos, of archers and of a pianist's hands, have 0.09 to 0.2.
     min_motion: float = option(

@@ -22,7 +22,7 @@ MOVING = 12  # minimum change of a moving pixel, gray values: well above compres
 STEADY_PX, STEADY_AGREEMENT = 0.15, 0.5  # of a clip for which no other hypothesis is tested
 # A camera that stood still must explain the window better than its registration by so much: held ones move a little.
 STILL_ADVANTAGE_PX = 0.15
-STATIC_PX = 0.3  # maximum global motion of a clip whose camera stood still, pixels at 128 px
+STATIC_PX = 0.2  # maximum global motion of a clip whose camera stood still, pixels at 128 px
 
 
 @dataclass(frozen=True)
