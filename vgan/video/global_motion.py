@@ -33,13 +33,15 @@ class GlobalMotion:
         rms_px: RMS motion of the picture's corners, pixels at a short side of 128 px; pairs of frames are weighted by
             the square of their agreement.
         agreement: share of the textured blocks that follow the global motion, median over pairs of frames, 0..1.
+        textured: share of the blocks that have texture, mean over pairs of frames, 0..1.
     """
 
     rms_px: float
     agreement: float
+    textured: float
 
 
-NO_TEXTURE = GlobalMotion(rms_px=0.0, agreement=0.0)
+NO_TEXTURE = GlobalMotion(rms_px=0.0, agreement=0.0, textured=0.0)
 
 
 def measure_global_motion(clip: np.ndarray, covered: np.ndarray | None = None) -> GlobalMotion:
@@ -49,7 +51,8 @@ def measure_global_motion(clip: np.ndarray, covered: np.ndarray | None = None) -
 
     Args:
         clip: frames (T, S, S, 3) uint8.
-        covered: pixels (T, S, S) bool that show the source; blocks with filled pixels are not measured. None: all.
+        covered: pixels (T, S, S) or (1, S, S) bool to measure; blocks with other pixels (filled, burnt-in graphics) are
+            not measured. None: all.
 
     Returns:
         Global motion; NO_TEXTURE if no pair of frames has a block with texture.
@@ -57,14 +60,14 @@ def measure_global_motion(clip: np.ndarray, covered: np.ndarray | None = None) -
     flow, weights = _block_flow(np.stack([_small_gray(frame) for frame in clip]))
     if covered is not None and not covered.all():
         full = np.stack([_full_blocks(mask) for mask in covered])
-        weights *= full[1:] & full[:-1]
+        weights *= full[-len(weights) :] & full[: len(weights)]
     measured = weights.any(1)
     if not measured.any():
         return NO_TEXTURE
     corner_px, agreement = _fit_similarities(flow[measured], weights[measured])
     # A flash or a passing object leaves pairs on whose motion few blocks agree: they say little about the camera.
     rms_px = np.sqrt((agreement**2 * corner_px**2).sum() / max(1e-9, (agreement**2).sum()))
-    return GlobalMotion(float(rms_px), float(np.median(agreement)))
+    return GlobalMotion(float(rms_px), float(np.median(agreement)), float((weights > 0).mean()))
 
 
 def _small_gray(frame: np.ndarray) -> np.ndarray:

@@ -13,8 +13,8 @@ MAX_RETURN_PX = 0.5  # maximum distance of a point tracked there and back, pixel
 
 STILL_RANGE = 8  # maximum range of gray values of a still pixel over a window: compression noise
 EDGE = 3.0  # minimum gradient of a textured pixel, gray values per pixel
-# Graphics cover less than half of the texture; with more, the camera stood still. Less than 2 % are single pixels.
-MIN_OVERLAY, MAX_OVERLAY = 0.02, 0.5
+# Less still texture than this are single pixels; with more, the camera stood still.
+MIN_OVERLAY, MAX_OVERLAY = 0.02, 0.8
 
 
 def spread_corners(gray: np.ndarray, excluded: np.ndarray | None = None) -> np.ndarray:

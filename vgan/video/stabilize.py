@@ -22,6 +22,10 @@ MOVING = 12  # minimum change of a moving pixel, gray values: well above compres
 STEADY_PX, STEADY_AGREEMENT = 0.15, 0.5  # of a clip for which no other hypothesis is tested
 # A camera that stood still must explain the window better than its registration by so much: held ones move a little.
 STILL_ADVANTAGE_PX = 0.15
+# Burnt-in graphics are suspected if the rest of the picture, at least BEHIND_TEXTURED of its blocks, moves as one.
+BEHIND_PX, BEHIND_AGREEMENT, BEHIND_TEXTURED = 0.25, 0.4, 0.15
+BEHIND_FAST_PX = 1.5  # motion that is beyond the range of the measure, so that its blocks need not agree
+BEHIND_STEADY_PX, BEHIND_STEADY_AGREEMENT = 0.35, 0.6  # of the picture around the graphics after registration
 STATIC_PX = 0.2  # maximum global motion of a clip whose camera stood still, pixels at 128 px
 
 
@@ -87,24 +91,56 @@ def crop_only(frames: np.ndarray, size: int) -> tuple[np.ndarray, ClipScores]:
 def _adaptive(frames: np.ndarray, config: StabilizeConfig, size: int) -> tuple[np.ndarray, ClipScores]:
     """Stabilize `frames` with preset "adaptive": test hypotheses about the camera's motion by their result.
 
-    The hypotheses are, in this order: a camera that moves behind burnt-in graphics (if the window has still texture), a
-    camera that moves, and a camera that stands still. The first that gives a steady clip is used, else the one whose
-    clip has the least global motion.
+    1. If the window has still texture and the rest of the picture moves as one: a camera that moves behind burnt-in
+       graphics.
+    2. A camera that moves.
+    3. If that does not give a steady clip: a camera that stands still.
+
+    The clip with the least global motion is used. If still texture could be graphics, the rest of the picture must be
+    steady too.
     """
     frames = downscale(frames, max(config.size, size))
+    height, width = frames.shape[1:3]
     grays = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
     mask, share = overlay_mask(grays)
+    still = None
     if mask is not None:
-        candidate = _registered(frames, grays, config, size, mask, share)
-        if candidate is not None and candidate.is_steady:
-            return candidate.clip, _scores_of(candidate, frames.shape[1], frames.shape[2])
+        still = _unmoved(frames, size)
+        behind = measure_global_motion(still.clip, ~_warped_mask(mask, IDENTITY[None], height, width, size))
+        if not _moves_as_one(behind):
+            mask = None
+    if mask is not None:
+        best = _registered(frames, grays, config, size, mask, share)
+        if best is not None and _is_steady_behind(best.motion):
+            return best.clip, _scores_of(best, height, width)
     best = _registered(frames, grays, config, size)
     if best is None or not best.is_steady:
-        clip, covered = render(frames, np.tile(IDENTITY, (len(frames), 1, 1)), size)
-        still = Candidate(clip, covered, None, measure_global_motion(clip))
+        still = still or _unmoved(frames, size)
         if best is None or still.motion.rms_px < best.motion.rms_px - STILL_ADVANTAGE_PX:
             best = still
-    return best.clip, _scores_of(best, frames.shape[1], frames.shape[2])
+    if mask is not None:
+        transforms = best.registration.transforms if best.registration else IDENTITY[None]
+        behind = measure_global_motion(best.clip, ~_warped_mask(mask, transforms, height, width, size) & best.covered)
+        if behind.rms_px > best.motion.rms_px and _moves_as_one(behind):
+            best = replace(best, motion=behind)
+    return best.clip, _scores_of(best, height, width)
+
+
+def _moves_as_one(motion: GlobalMotion) -> bool:
+    """Return True if the picture around still texture moves like a scene and not like single objects."""
+    is_coherent = motion.agreement >= BEHIND_AGREEMENT or motion.rms_px >= BEHIND_FAST_PX
+    return motion.rms_px > BEHIND_PX and motion.textured >= BEHIND_TEXTURED and is_coherent
+
+
+def _is_steady_behind(motion: GlobalMotion) -> bool:
+    """Return True if the registration of the picture around the graphics made it steady."""
+    return motion.rms_px <= BEHIND_STEADY_PX and motion.agreement >= BEHIND_STEADY_AGREEMENT
+
+
+def _unmoved(frames: np.ndarray, size: int) -> Candidate:
+    """Crop and downscale a window (T, H, W, 3) uint8: the clip of a camera that stood still."""
+    clip, covered = render(frames, np.tile(IDENTITY, (len(frames), 1, 1)), size)
+    return Candidate(clip, covered, None, measure_global_motion(clip))
 
 
 def _registered(
