@@ -27,7 +27,7 @@ MIN_MATCHED = 0.4  # the same for SIFT's matches
 GAIN = 0.08
 RANSAC_ITERATIONS, RANSAC_CONFIDENCE = 200, 0.99
 TEMPLATE_PX = 64  # short side of the small images of the drift correction
-CORRECT_EVERY = 2  # frames
+CORRECT_EVERY = 2  # registered frames
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def register(grays: np.ndarray, config: StabilizeConfig, excluded: np.ndarray | 
                 raise VideoError("stabilize", "too_few_matches", detail)
         points = tracked[is_tracked]
         transform = _normalized(transforms[-1] @ fit.transform)
-        if t % CORRECT_EVERY == 0:
+        if len(pairs) % CORRECT_EVERY == 1:
             predicted = _normalized(to_small @ transform @ from_small)
             corrected = correct_drift(template, _small(after, scale), predicted, small_unit, hold=1.0)
             transform = _normalized(from_small @ corrected @ to_small)

@@ -55,15 +55,18 @@ def measure_global_motion(clip: np.ndarray, covered: np.ndarray | None = None) -
             not measured. None: all.
 
     Returns:
-        Global motion; NO_TEXTURE if no pair of frames has a block with texture.
+        Global motion; NO_TEXTURE if no pair of different frames has a block with texture.
     """
-    flow, weights = _block_flow(np.stack([_small_gray(frame) for frame in clip]))
+    grays = np.stack([_small_gray(frame) for frame in clip])
+    flow, weights = _block_flow(grays)
     if covered is not None and not covered.all():
         full = np.stack([_full_blocks(mask) for mask in covered])
         weights *= full[-len(weights) :] & full[: len(weights)]
-    measured = weights.any(1)
-    if not measured.any():
+    textured = weights.any(1)
+    if not textured.any():
         return NO_TEXTURE
+    is_repeat = (grays[1:] == grays[:-1]).all((1, 2))  # from resampling a slow source
+    measured = textured & ~is_repeat if (textured & ~is_repeat).any() else textured
     corner_px, agreement = _fit_similarities(flow[measured], weights[measured])
     # A flash or a passing object leaves pairs on whose motion few blocks agree: they say little about the camera.
     rms_px = np.sqrt((agreement**2 * corner_px**2).sum() / max(1e-9, (agreement**2).sum()))
