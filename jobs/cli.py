@@ -104,8 +104,9 @@ def load_config(config_class: type[T], arguments: Sequence[str]) -> T:
         if not equals:
             raise InputError(f"{argument!r} is not key=value; see --help")
         overrides[key] = value if types.get(key) is str else _parse(value)
-    if "preset" in types:
-        stored, overrides = _apply_presets(stored, overrides, types)
+    for key in types:
+        if key == "preset" or key.endswith("filters.preset"):
+            stored, overrides = _apply_preset(key, stored, overrides, types)
     values = stored | overrides
     for key in values:
         _check_key(key, types)
@@ -165,13 +166,13 @@ def _by_option(stored: dict[str, Any], types: dict[str, Any]) -> dict[str, Any]:
     return joined
 
 
-def _apply_presets(
-    stored: dict[str, Any], overrides: dict[str, Any], keys: Container[str]
+def _apply_preset(
+    key: str, stored: dict[str, Any], overrides: dict[str, Any], keys: Container[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Insert a preset's settings below explicit ones; a preset named by an argument overrides the whole file."""
-    if "preset" in overrides:
-        return stored, preset_overrides(str(overrides["preset"]), keys) | overrides
-    return (preset_overrides(str(stored["preset"]), keys) | stored if "preset" in stored else stored), overrides
+    if key in overrides:
+        return stored, preset_overrides(key, str(overrides[key]), keys) | overrides
+    return (preset_overrides(key, str(stored[key]), keys) | stored if key in stored else stored), overrides
 
 
 def _read_yaml(path: str) -> dict[str, Any]:

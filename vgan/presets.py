@@ -8,6 +8,7 @@ from typing import Any
 from vgan.models.config import ModelConfig
 from vgan.training.config import ObjectiveConfig
 from vgan.transfer.config import FinetuneConfig
+from vgan.video.config import FILTER_PRESETS, FilterConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The defaults follow the paper, and the published code where the paper does not specify a setting.
@@ -43,16 +44,24 @@ FINETUNE_PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def preset_overrides(name: str, keys: Container[str]) -> dict[str, Any]:
-    """Return the value of every setting that any preset of the job names, as the preset `name` sets it.
+def preset_overrides(key: str, name: str, keys: Container[str]) -> dict[str, Any]:
+    """Return the value of every setting that any preset of this option names, as the preset `name` sets it.
 
     Args:
-        name: name of the preset; the result is empty if the job has no preset of that name.
+        key: option that selects the preset: "preset", or "filters.preset" within any section.
+        name: name of the preset; the result is empty if there is none of that name.
         keys: keys of all settings of the job, which distinguish training from fine-tuning.
     """
-    presets = FINETUNE_PRESETS if "finetune.iterations" in keys else PRESETS
+    if key == "preset":
+        section, presets = "", FINETUNE_PRESETS if "finetune.iterations" in keys else PRESETS
+    else:
+        section, presets = key.removesuffix("preset"), FILTER_PRESETS
     if name not in presets:
         return {}
     defaults = {"model": ModelConfig(), "objective": ObjectiveConfig(), "finetune": FinetuneConfig()}
-    named = {key: key.split(".") for values in presets.values() for key in values}
-    return {key: getattr(defaults[group], option) for key, (group, option) in named.items()} | presets[name]
+    named = {option for values in presets.values() for option in values}
+    values = {
+        option: getattr(FilterConfig() if section else defaults[option.split(".")[0]], option.split(".")[-1])
+        for option in sorted(named)
+    }
+    return {section + option: value for option, value in (values | presets[name]).items()}

@@ -18,6 +18,11 @@ VIDEO_REVISION = 3
 class ClipScores:
     """Quality scores of a clip, worst over its frames; stored with it, so that bounds can be applied later."""
 
+    # similarity, homography, static (the camera stood still), failed (it moved, unknown how) or empty (not attempted)
+    registration: str = ""
+    residual_motion_px: float = 0.0  # RMS global motion that remains between adjacent frames, pixels at 128 px
+    agreement: float = 1.0  # share of the textured blocks that follow this global motion, 0..1
+    overlay: float = 0.0  # share of the textured pixels excluded as burnt-in graphics, 0..1
     residual_px: float = 0.0  # RMS reprojection error of the inliers of the worst pair, pixels at 128 px
     inlier_ratio: float = 1.0  # of the worst pair
     num_matches: int = 0  # of the worst pair

@@ -31,8 +31,8 @@ from vgan.models.gaussian_mixture import LatentMixture
 from vgan.models.generator import GeneratorOutput
 from vgan.renamed_keys import SETTINGS_VERSION, upgrade
 from vgan.video.config import StabilizeConfig
+from vgan.video.geometry import IDENTITY
 from vgan.video.normalize import denormalize_clips, normalize_clips
-from vgan.video.registration import IDENTITY
 from vgan.video.stabilize import downscale, render
 
 MODEL, STATE, WEIGHTS, MIXTURE = "model.json", "state.json", "weights", "mixture.safetensors"

@@ -108,7 +108,7 @@ def _clip_from_window(shot: int, window: list[Frame], config: VideoConfig) -> Cl
             "motion_signs": motion_signs(gray),
         }
         evidence = replace(evidence, **scores)
-        if config.stabilize.keep_failed and evidence.stabilized and first_violation(evidence, config.filters):
+        if config.stabilize.keep_failed and first_violation(evidence, config.filters):
             clip, plain = crop_only(pixels, config.clip.size)
             evidence = replace(plain, **scores)
     except VideoError as error:

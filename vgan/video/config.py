@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from vgan.options import check_choice, option, section
 from vgan.scenes.config import SceneConfig
@@ -136,7 +137,9 @@ class StabilizeConfig:
     """Camera motion removal: SIFT, RANSAC similarity to the clip's first frame, warp, fill (paper section 3.1)."""
 
     preset: str = option(
-        "paper", "algorithm: paper (4-DoF similarity), reference (that of the original script, slow) or off (crop only)"
+        "adaptive",
+        "algorithm: adaptive (similarity or homography of tracked points, or a static camera), paper (4-DoF similarity "
+        "of SIFT matches), reference (that of the original script, slow) or off (crop only)",
     )
     keep_failed: bool = option(
         False, "keep clips that fail registration or filters, cropped only (as the original does for UCF101)"
@@ -152,7 +155,7 @@ class StabilizeConfig:
     ransac_px: float = option(2.0, "RANSAC inlier threshold, pixels at a short side of 128 px")
 
     def __post_init__(self) -> None:
-        check_choice("stabilize.preset", self.preset, ("paper", "reference", "off"))
+        check_choice("stabilize.preset", self.preset, ("adaptive", "paper", "reference", "off"))
         if self.size < 32 or self.sift_size < 32:
             got = f"got {self.size} and {self.sift_size}"
             raise ValueError(f"stabilize.size and stabilize.sift_size must be at least 32 pixels, {got}")
@@ -161,16 +164,60 @@ class StabilizeConfig:
 
 
 FILTER_REASONS = (
-    *("low_inlier_ratio", "large_residual", "scale_jump", "photometric", "dissolve", "large_zoom", "drift"),
+    *(
+        "unregistered",
+        "residual_motion",
+        "low_agreement",
+        "low_inlier_ratio",
+        "large_residual",
+        "scale_jump",
+        "photometric",
+        "dissolve",
+        "large_zoom",
+        "drift",
+    ),
     *("too_much_fill", "still", "restless", "source_cap", "near_duplicate"),
 )
+
+
+# Values of the bounds that a preset changes; the defaults of `FilterConfig` are those of "strict".
+FILTER_PRESETS: dict[str, dict[str, Any]] = {
+    "strict": {},
+    "paper": {
+        "keep_unregistered": True,
+        "max_residual_motion_px": 1000.0,
+        "min_agreement": 0.0,
+        "min_inlier_ratio": 0.0,
+        "max_residual_px": 1000.0,
+        "max_zoom_step": 1000.0,
+        "max_zoom": 1000.0,
+        "max_drift_px": 1000.0,
+        "max_filled_fraction": 1.0,
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FilterConfig:
     """Bounds on the scores stored with every clip, applied when a dataset is packed; new bounds need no decoding."""
 
+    preset: str = option(
+        "strict",
+        "bounds by purpose: strict (steady clips, for generation) or paper (representation learning; rejects little "
+        "more than the paper); explicit bounds override it",
+        "common",
+    )
     disabled: list[str] = option([], "reject reasons to disable, e.g. [too_much_fill,still]; empty: none")
+    keep_unregistered: bool = option(
+        False, "keep windows whose camera motion could not be estimated, cropped only (else reject reason unregistered)"
+    )
+    max_residual_motion_px: float = option(
+        0.45,
+        "maximum RMS global motion that remains in a clip, pixels per frame at 128 px (reject reason residual_motion)",
+    )
+    min_agreement: float = option(
+        0.4, "minimum share of a clip's blocks that follow its global motion, 0..1 (reject reason low_agreement)"
+    )
     # Measured by an independent tracker on 446 windows of 154 videos, with the bounds chosen on half of the videos. On
     # the other half these two bounds reject 42 of 55 clips whose camera still shakes (2 of them at 1.5 and 0.3) and 5
     # of 125 steady ones.
@@ -178,7 +225,7 @@ class FilterConfig:
         0.95, "maximum RMS inlier error of the worst pair, pixels at 128 px (reject reason large_residual)"
     )
     min_inlier_ratio: float = option(
-        0.6, "minimum ratio of inliers to matches of the worst pair (reject reason low_inlier_ratio)"
+        0.3, "minimum ratio of inliers to matches of the worst pair (reject reason low_inlier_ratio)"
     )
     # A fast zoom doubles the picture in half a second: 1.06 per frame. Transforms fitted across cuts shrink it to
     # almost nothing. At 1.03 this bound would reject, of 446 clips and in addition to the other bounds, 4 clips that
@@ -187,7 +234,7 @@ class FilterConfig:
         1.1, "maximum zoom between adjacent frames, or its inverse (reject reason scale_jump)"
     )
     max_zoom: float = option(
-        2.0, "maximum zoom of any frame relative to the first, or its inverse (reject reason large_zoom)"
+        2.5, "maximum zoom of any frame relative to the first, or its inverse (reject reason large_zoom)"
     )
     # Half of the values of clips that a moving camera took of scenes with depth; their background is still steady.
     max_drift_px: float = option(
@@ -199,7 +246,7 @@ class FilterConfig:
     )
     max_dissolve: float = option(1.0, "maximum score of the fade and dissolve detector (reject reason dissolve)")
     max_filled_fraction: float = option(
-        0.5, "maximum share of filled pixels in any frame, 0..1 (reject reason too_much_fill)"
+        0.9, "maximum share of filled pixels in any frame, 0..1 (reject reason too_much_fill)"
     )
     # The clips with the least motion of 136 UCF101 videos, of archers and of a pianist's hands, have 0.09 to 0.2.
     min_motion: float = option(
@@ -227,6 +274,7 @@ class FilterConfig:
     )
 
     def __post_init__(self) -> None:
+        check_choice("filters.preset", self.preset, tuple(FILTER_PRESETS))
         for reason in self.disabled:
             check_choice("filters.disabled", reason, FILTER_REASONS)
         if self.max_clips_per_video < 1 or not 0 <= self.max_duplicate_distance_bits <= 32:

@@ -44,7 +44,11 @@ def bound_utilization(scores: ClipScores, config: FilterConfig) -> float:
 
 def _bounds(e: ClipScores, c: FilterConfig) -> list[Bound]:
     """List the enabled bounds in the order in which they are applied."""
+    is_failed = np.equal(e.registration, "failed") * 1.0
     bounds: list[Bound] = [
+        ("unregistered", is_failed, 1.0 if c.keep_unregistered else 0.0, True),
+        ("residual_motion", e.residual_motion_px, c.max_residual_motion_px, True),
+        ("low_agreement", e.agreement, c.min_agreement, False),
         ("low_inlier_ratio", e.inlier_ratio, c.min_inlier_ratio, False),
         ("large_residual", e.residual_px, c.max_residual_px, True),
         ("scale_jump", e.scale_step, c.max_zoom_step, True),

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from vgan.errors import VideoError
-from vgan.video.registration import EVIDENCE_PX, IDENTITY, PairRegistration, Registration
+from vgan.video.geometry import EVIDENCE_PX, IDENTITY
+from vgan.video.registration import PairRegistration, Registration
 
 FLANN_TREES, FLANN_CHECKS, FLANN_KDTREE = 5, 50, 1
 RATIO, MIN_MATCHES, RANSAC_PX = 0.7, 10, 5.0  # RANSAC threshold in pixels of the input frames
@@ -66,7 +67,7 @@ def render(frames: np.ndarray, transforms: np.ndarray, size: int) -> tuple[np.nd
     Missing pixels are taken from the previous composite frame.
 
     Returns:
-        Clip (T, size, size, 3) uint8, and the share (T,) of filled pixels in each center square, 0..1.
+        Clip (T, size, size, 3) uint8, and where it shows the source, (T, size, size) bool; the rest is filled.
 
     Raises:
         VideoError: stage "stabilize", reason collapsed: a warped frame is completely out of view; the original ended
@@ -77,7 +78,7 @@ def render(frames: np.ndarray, transforms: np.ndarray, size: int) -> tuple[np.nd
     top, left = (height - square) // 2, (width - square) // 2
     inside = np.full((height, width), 255, np.uint8)
     composite = frames[0]
-    clip, filled = [_cropped(composite, size)], [0.0]
+    clip, coverage = [_cropped(composite, size)], [np.ones((size, size), bool)]
     for t in range(1, len(frames)):
         warped = cv2.warpPerspective(frames[t], transforms[t], (width, height))
         covered = cv2.erode(cv2.warpPerspective(inside, transforms[t], (width, height)), np.ones((5, 5), np.uint8)) > 0
@@ -85,8 +86,9 @@ def render(frames: np.ndarray, transforms: np.ndarray, size: int) -> tuple[np.nd
             raise VideoError("stabilize", "collapsed", f"no pixel of frame {t} remains in view")
         composite = np.where(covered[..., None], warped, composite)
         clip.append(_cropped(composite, size))
-        filled.append(1 - float(covered[top : top + square, left : left + square].mean()))
-    return np.stack(clip), np.array(filled)
+        visible = covered[top : top + square, left : left + square].astype(np.float32)
+        coverage.append(cv2.resize(visible, (size, size), interpolation=cv2.INTER_AREA) > 0.5)
+    return np.stack(clip), np.stack(coverage)
 
 
 def _cropped(frame: np.ndarray, size: int) -> np.ndarray:

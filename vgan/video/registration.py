@@ -23,9 +23,8 @@ import numpy as np
 
 from vgan.errors import VideoError
 from vgan.video.config import StabilizeConfig
-
-EVIDENCE_PX = 128  # short side of the picture that all scores in pixels refer to
-IDENTITY = np.eye(3)
+from vgan.video.drift_correction import correct_drift, make_template, warp
+from vgan.video.geometry import EVIDENCE_PX, IDENTITY, corner_distance, scale_of
 
 # Less blur than SIFT's defaults of 3 layers and 1.6: at 64 px 83 keypoints in 1.9 ms instead of 70 in 2.8 ms (848x480,
 # at most 100 keypoints).
@@ -36,14 +35,6 @@ LK_WINDOW = 11  # px; 9 to 15 are equally good, 21 mixes moving objects with the
 LK_STOP = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.01)
 FIT_SOFTNESS_PX = 0.5  # error with a weight of 1/4
 
-ALIGN_BLUR_PX = 1.0  # standard deviation, on the small image; without blur the error is twice as large
-MIN_OVERLAP = 0.4  # minimum share of the first frame in view; below it the composed transform is more reliable
-# A larger disagreement between composed transform and alignment is a change of the scene, not drift.
-MAX_CORRECTION_PX = 1.0  # RMS of the corners
-# Share of a correction that is applied. With 1, noise of the alignment adds jitter to scenes with depth (remaining
-# jitter on real video 0.186 px at 1, 0.170 at 0.5, 0.157 at 0); with 0, errors accumulate (known motion: 0.12 px
-# instead of 0.05).
-HOLD = 0.5
 MAX_ZOOM = 10.0  # a larger zoom leaves nothing of the picture: transforms fitted across cuts collapse it
 
 
@@ -82,15 +73,7 @@ class Registration:
     transforms: np.ndarray
     pairs: list[PairRegistration]  # one per frame that differs from the preceding one
     drift_px: float  # RMS corner distance of the last frame to its direct match with the first, at 128 px; 0 if none
-
-
-@dataclass(frozen=True)
-class Template:
-    """Reference image of `align`, (h, w) float32, and its derivatives (6, h * w) by the six unknowns."""
-
-    image: np.ndarray
-    jacobian: np.ndarray
-    to_unit: np.ndarray  # (3, 3): from pixels to coordinates relative to the center, in units of half the height
+    num_homographies: int = 0  # pairs registered by a homography instead of a similarity
 
 
 def register(grays: np.ndarray, config: StabilizeConfig) -> Registration:
@@ -262,100 +245,8 @@ def residual(transform: np.ndarray, matches: Matches, bound_px: float) -> float:
     return float(np.sqrt((inliers**2).mean())) if len(inliers) else float("inf")
 
 
-def make_template(small: np.ndarray) -> Template:
-    """Prepare the first frame's small image (h, w) uint8 for `align`."""
-    image = _blurred(small)
-    height, width = image.shape
-    unit = 2 / height
-    to_unit = np.array([[unit, 0, -unit * (width - 1) / 2], [0, unit, -unit * (height - 1) / 2], [0, 0, 1]])
-    # Gradients per half height; 1/8 normalizes Sobel's kernel.
-    dx, dy = (cv2.Sobel(image, cv2.CV_32F, *order, scale=1 / (8 * unit)) for order in ((1, 0), (0, 1)))
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    x, y = unit * x + to_unit[0, 2], unit * y + to_unit[1, 2]
-    derivatives = (dx * x + dy * y, dy * x - dx * y, dx, dy, image, np.ones_like(image))
-    return Template(image, np.stack([d.ravel() for d in derivatives]).astype(np.float32), to_unit)
-
-
-def align(template: Template, small: np.ndarray, transform: np.ndarray) -> tuple[np.ndarray, float]:
-    """Improve `transform` (3, 3), which maps `small` (h, w) uint8 to `template`.
-
-    One step of inverse-compositional Gauss-Newton: a second one changes the error on known motion by less than 0.01 px,
-    because the preceding frame was aligned too. The six unknowns are those of the similarity and the gain and bias of
-    the exposure; pixels with a large difference have a low weight.
-
-    Returns:
-        Improved transform (3, 3), and the share of the template in view, 0..1. Below MIN_OVERLAP `transform` is
-        returned unchanged.
-    """
-    difference = (warp(_blurred(small), transform) - template.image).ravel()
-    visible = np.isfinite(difference)
-    overlap = float(visible.mean())
-    if overlap < MIN_OVERLAP:
-        return transform, overlap
-    sample = difference[visible][::4]
-    bias = np.median(sample)
-    softness = 3 * np.median(np.abs(sample - bias)) + 1
-    difference[~visible] = bias
-    weighted = template.jacobian * (visible / (1 + ((difference - bias) / softness) ** 2) ** 2)
-    # einsum has a fixed order of summation, a threaded matrix product may not.
-    normal = np.einsum("in,jn->ij", weighted, template.jacobian)
-    normal += 1e-6 * np.trace(normal) * np.eye(6)  # regularization: a blank picture gets no correction
-    scale, rotation, right, down, _, _ = np.linalg.solve(normal, np.einsum("in,n->i", weighted, difference))
-    correction = np.array([[1 + scale, -rotation, right], [rotation, 1 + scale, down], [0, 0, 1]])
-    return np.linalg.inv(template.to_unit) @ correction @ template.to_unit @ transform, overlap
-
-
-def correct_drift(template: Template, small: np.ndarray, predicted: np.ndarray, unit: float) -> np.ndarray:
-    """Correct the drift of `predicted` (3, 3), which maps a frame to the first one, by their direct alignment.
-
-    Applies the share HOLD of the correction, if the frames overlap enough and the correction is small. Similarities
-    form a vector space, so an interpolation of two of them is a similarity as well.
-
-    Args:
-        template: first frame.
-        small: small image of the frame, (h, w) uint8.
-        predicted: composed transform (3, 3), pixels of the small image.
-        unit: pixels at EVIDENCE_PX per pixel of the small image.
-    """
-    aligned, overlap = align(template, small, predicted)
-    correction_px = corner_distance(aligned, predicted, *small.shape) * unit
-    if overlap < MIN_OVERLAP or correction_px >= MAX_CORRECTION_PX:
-        return predicted
-    return predicted + HOLD * (aligned - predicted)
-
-
 def photometric_residual(before: np.ndarray, after: np.ndarray, transform: np.ndarray) -> float:
     """Return the mean absolute difference, 0..255, of `before` and warped `after` in their overlap; 255 without one."""
     difference = np.abs(warp(after.astype(np.float32), transform) - before)
     overlap = np.isfinite(difference)
     return float(difference[overlap].mean()) if overlap.any() else 255.0
-
-
-def warp(image: np.ndarray, transform: np.ndarray) -> np.ndarray:
-    """Warp `image` (h, w) float32 by `transform` (3, 3); pixels outside the image become NaN."""
-    height, width = image.shape
-    return cv2.warpAffine(
-        image,
-        transform[:2],
-        (width, height),
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=float("nan"),
-    )
-
-
-def _blurred(small: np.ndarray) -> np.ndarray:
-    """Blur an image (h, w) for `align`; returns float32."""
-    return cv2.GaussianBlur(small.astype(np.float32), (0, 0), ALIGN_BLUR_PX)
-
-
-def scale_of(transform: np.ndarray) -> float:
-    """Return the zoom factor of a similarity (3, 3), or of the linear part of a homography."""
-    return float(np.sqrt(abs(np.linalg.det(transform[:2, :2]))))
-
-
-def corner_distance(a: np.ndarray, b: np.ndarray, height: int, width: int) -> float:
-    """Return the RMS distance, pixels, of the picture's four corners mapped by transforms `a` and `b` (3, 3)."""
-    corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]]).T
-    at_a, at_b = a @ corners, b @ corners
-    return float(np.sqrt(((at_a[:2] / at_a[2] - at_b[:2] / at_b[2]) ** 2).sum(0).mean()))

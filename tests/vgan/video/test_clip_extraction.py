@@ -61,7 +61,10 @@ def test_clips_failed_window_is_rejected_with_its_start_time():
     images[16:32] = 127 + np.arange(16)[:, None, None, None] % 2  # no texture: SIFT has no keypoints
     for config, refused in (
         (VideoConfig(clip=SHORT), ("screen", "black")),
-        (VideoConfig(clip=SHORT, prescreen=UNSCREENED), ("stabilize", "too_few_matches")),
+        (
+            VideoConfig(clip=SHORT, prescreen=UNSCREENED, stabilize=StabilizeConfig(preset="paper")),
+            ("stabilize", "too_few_matches"),
+        ),
     ):
         results = list(extract_clips(timed(images), config))
         rejects = [result for result in results if isinstance(result, Reject)]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from vgan.records import ClipScores
-from vgan.video.config import FILTER_REASONS, FilterConfig
+from vgan.video.config import FILTER_PRESETS, FILTER_REASONS, FilterConfig
 from vgan.video.quality_filters import bound_utilization, first_violation, violation_mask
 
 GOOD = {"residual_px": 0.3, "inlier_ratio": 0.9, "num_matches": 80, "photometric": 5.0, "motion": 3.0}
 BROKEN = {
+    "residual_motion": {"residual_motion_px": 9.0},
+    "low_agreement": {"agreement": 0.01},
     "low_inlier_ratio": {"inlier_ratio": 0.01},
     "large_residual": {"residual_px": 99.0},
     "scale_jump": {"scale_step": 9.0},
@@ -30,7 +34,21 @@ def test_gates_good_clip_passes():
 
 
 def test_gates_every_reason_on_a_score_is_tested():
-    assert set(BROKEN) | {"source_cap", "near_duplicate"} == set(FILTER_REASONS)
+    assert set(BROKEN) | {"unregistered", "source_cap", "near_duplicate"} == set(FILTER_REASONS)
+
+
+def test_filters_window_whose_registration_failed_is_rejected_unless_kept():
+    failed = ClipScores(motion=3.0, registration="failed", stabilized=False)
+    assert first_violation(failed, FilterConfig())[0] == "unregistered"
+    assert first_violation(failed, FilterConfig(keep_unregistered=True)) is None
+    assert first_violation(replace(failed, registration="static"), FilterConfig()) is None
+
+
+def test_filters_preset_paper_is_looser_than_strict_in_every_bound_it_names():
+    strict = FilterConfig()
+    for name, value in FILTER_PRESETS["paper"].items():
+        bound = getattr(strict, name)
+        assert value < bound if name.startswith("min_") else value > bound, name
 
 
 @pytest.mark.parametrize("reason", BROKEN)

@@ -13,7 +13,9 @@ from moving_pictures import HEIGHT, WIDTH, camera, corner_errors_px, film, make_
 from vgan.errors import VideoError
 from vgan.video.config import DecodeConfig, StabilizeConfig
 from vgan.video.decode import frames
-from vgan.video.registration import IDENTITY, Features, align, make_template, match, register
+from vgan.video.drift_correction import align, make_template
+from vgan.video.geometry import IDENTITY
+from vgan.video.registration import Features, match, register
 
 T = 32
 CONFIG = StabilizeConfig()

@@ -1,0 +1,168 @@
+"""Camera motion by tracked points: a similarity for each pair of frames, or a homography where that explains it better.
+
+Points of a grid (`vgan.video.point_tracks`) are tracked from frame to frame, which needs neither descriptors nor
+matching. Frames that tracking cannot follow (fast pans) are matched by SIFT. A homography (8 degrees of freedom, as in
+the published code) follows a turning camera and rolling shutters where the similarity of the preset "paper" fails.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from vgan.errors import VideoError
+from vgan.video.config import StabilizeConfig
+from vgan.video.drift_correction import correct_drift, make_template
+from vgan.video.geometry import EVIDENCE_PX, IDENTITY, project, scale_of
+from vgan.video.point_tracks import halve, spread_corners, track
+from vgan.video.registration import MAX_ZOOM, PairRegistration, Registration, find_features, match_pair, refine
+
+REDETECT_FRAMES, REDETECT_SHARE = 8, 0.6  # new points after so many frames, or when fewer than this share remain
+INLIER_PX = 1.0  # RANSAC threshold, pixels at a short side of 128 px
+MIN_TRACKED = 0.3  # minimum share of the points that must fit one transform; below it SIFT is tried
+MIN_MATCHED = 0.4  # the same for SIFT's matches
+# A homography must fit this share of the points more than the similarity does: its four additional unknowns fit noise.
+GAIN = 0.08
+RANSAC_ITERATIONS, RANSAC_CONFIDENCE = 200, 0.99
+TEMPLATE_PX = 64  # short side of the small images of the drift correction
+CORRECT_EVERY = 2  # registered frames
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Transform (3, 3) that maps points `after` (M, 2) to `before` (M, 2), its inliers; of `num_points` candidates."""
+
+    transform: np.ndarray
+    after: np.ndarray
+    before: np.ndarray
+    num_points: int
+    is_homography: bool
+
+
+def register(grays: np.ndarray, config: StabilizeConfig, excluded: np.ndarray | None = None) -> Registration:
+    """Estimate the camera motion of each frame of `grays` (T, H, W) uint8 relative to the first.
+
+    Args:
+        grays: images of a window.
+        config: minimum number of points.
+        excluded: pixels (H // 2, W // 2) bool of the half-size images whose corners are not used, or None.
+
+    Raises:
+        VideoError: stage "stabilize", reason too_few_matches if two adjacent frames cannot be registered, or collapsed
+            if the picture is scaled by more than a factor of MAX_ZOOM.
+    """
+    height, width = grays.shape[1:]
+    unit = EVIDENCE_PX / min(height, width)
+    scale = min(1.0, TEMPLATE_PX / min(height, width))
+    to_small = np.array([[scale, 0, 0.5 * scale - 0.5], [0, scale, 0.5 * scale - 0.5], [0, 0, 1]])
+    from_small = np.linalg.inv(to_small)
+    template = make_template(_small(grays[0], scale))
+    small_unit = unit / scale
+    transforms, pairs = [IDENTITY], []
+    points, detected, age = np.zeros((0, 2), np.float32), 0, REDETECT_FRAMES
+    num_homographies = 0
+    for t in range(1, len(grays)):
+        before, after = grays[t - 1], grays[t]
+        if np.array_equal(before, after):
+            transforms.append(transforms[-1])
+            continue
+        if age == REDETECT_FRAMES or len(points) < REDETECT_SHARE * detected:
+            points = spread_corners(before, excluded)
+            detected, age = len(points), 0
+        age += 1
+        tracked, is_tracked = track(before, after, points) if len(points) else (points, np.zeros(0, bool))
+        fit = fit_motion(tracked[is_tracked], points[is_tracked], len(points), config, unit)
+        if fit is None or len(fit.after) < MIN_TRACKED * fit.num_points:
+            by_sift = _match_frames(before, after, config, unit)
+            if by_sift is not None and len(by_sift.after) >= MIN_MATCHED * by_sift.num_points:
+                fit = by_sift
+            else:
+                minimum = f"at least {config.min_matches} and {MIN_TRACKED:.0%} of the points must fit one transform"
+                detail = f"frame {t} cannot be registered to the one before; {minimum}"
+                raise VideoError("stabilize", "too_few_matches", detail)
+        points = tracked[is_tracked]
+        transform = _normalized(transforms[-1] @ fit.transform)
+        if len(pairs) % CORRECT_EVERY == 1:
+            predicted = _normalized(to_small @ transform @ from_small)
+            corrected = correct_drift(template, _small(after, scale), predicted, small_unit, hold=1.0)
+            transform = _normalized(from_small @ corrected @ to_small)
+        if not 1 / MAX_ZOOM < scale_of(transform) < MAX_ZOOM:
+            zoom = f"zoom {scale_of(transform):.3g} of frame {t} relative to the first"
+            raise VideoError("stabilize", "collapsed", zoom)
+        error = np.hypot(*(project(fit.transform, fit.after) - fit.before).T)
+        pairs.append(
+            PairRegistration(
+                residual_px=float(np.sqrt((error**2).mean())) * unit,
+                inlier_ratio=len(fit.after) / fit.num_points,
+                num_matches=len(fit.after),
+                photometric=0.0,
+            )
+        )
+        num_homographies += fit.is_homography
+        transforms.append(transform)
+    return Registration(np.stack(transforms), pairs, drift_px=0.0, num_homographies=num_homographies)
+
+
+def fit_motion(
+    after: np.ndarray, before: np.ndarray, num_points: int, config: StabilizeConfig, unit: float
+) -> Fit | None:
+    """Fit a similarity, or a homography if it fits GAIN more of the points, by RANSAC; None with too few inliers.
+
+    Args:
+        after: points (N, 2) float32 of the later frame.
+        before: the same points in the earlier frame.
+        num_points: number of points before tracking or matching, at least N.
+        config: minimum number of points.
+        unit: pixels at EVIDENCE_PX per pixel of the points.
+    """
+    if len(after) < config.min_matches:
+        return None
+    options = {
+        "method": cv2.RANSAC,
+        "ransacReprojThreshold": INLIER_PX / unit,
+        "maxIters": RANSAC_ITERATIONS,
+        "confidence": RANSAC_CONFIDENCE,
+    }
+    cv2.setRNGSeed(0)
+    affine, affine_inliers = cv2.estimateAffinePartial2D(after, before, **options)
+    best = None
+    num_inliers = 0
+    if affine is not None:
+        best, is_inlier, num_inliers = np.vstack([affine, [0, 0, 1]]), affine_inliers.ravel() == 1, affine_inliers.sum()
+    is_homography = False
+    if num_inliers < (1 - GAIN) * len(after):
+        homography, inliers = cv2.findHomography(after, before, **options)
+        if homography is not None and inliers.sum() > num_inliers + GAIN * len(after):
+            best, is_inlier, num_inliers = _normalized(homography), inliers.ravel() == 1, inliers.sum()
+            is_homography = True
+    if best is None or num_inliers < config.min_matches:
+        return None
+    return Fit(best, after[is_inlier], before[is_inlier], num_points, is_homography)
+
+
+def _match_frames(before: np.ndarray, after: np.ndarray, config: StabilizeConfig, unit: float) -> Fit | None:
+    """Fit the motion between two images (H, W) uint8 to SIFT matches of half-size images, refined at full size."""
+    scale = before.shape[0] // 2 / before.shape[0]
+    detector = cv2.SIFT.create(config.num_keypoints)
+    features_before, features_after = (find_features(detector, halve(gray)) for gray in (before, after))
+    small_unit = unit / scale
+    matches = match_pair(features_before, features_after, config, small_unit)
+    if matches is None:
+        return None
+    refined = refine(before, after, matches, scale, config.ransac_px / small_unit)
+    points_after, points_before = (
+        ((p + 0.5) / scale - 0.5).astype(np.float32) for p in (refined.after, refined.before)
+    )
+    return fit_motion(points_after, points_before, matches.num_matches, config, unit)
+
+
+def _normalized(transform: np.ndarray) -> np.ndarray:
+    """Scale a homography (3, 3) so that its last element is 1."""
+    return transform / transform[2, 2]
+
+
+def _small(gray: np.ndarray, scale: float) -> np.ndarray:
+    """Downscale an image by averaging."""
+    return cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
