@@ -85,20 +85,26 @@ def corner_errors_px(estimated: np.ndarray, truth: np.ndarray, height: int, widt
     return np.linalg.norm(((estimated - truth) @ corners)[:, :2], axis=1)
 
 
-def tracked_jitter_px(clip: np.ndarray) -> float:
+def tracked_jitter_px(clip: np.ndarray, covered: np.ndarray | None = None) -> float:
     """Measure the RMS motion of the corners between frames of a square `clip` (T, S, S, 3), in pixels at 128 px.
 
     The method is independent of the stabilizer: good features to track (Shi and Tomasi), tracked forward and backward
-    by pyramidal Lucas-Kanade, and the similarity that fits most of them. Pixels equal to the preceding frame (fill) and
-    frames without tracked points are ignored; NaN if that is all of them.
+    by pyramidal Lucas-Kanade, and the similarity that fits most of them. Pixels outside `covered` (T, S, S) bool (fill)
+    and frames without tracked points are ignored; NaN if that is all of them. Without `covered`, pixels equal to the
+    preceding frame are ignored, which also hides a background that a video encoder repeats exactly.
     """
     side = clip.shape[1]
     grays = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
     identity = np.eye(3)[:2]
     steps = []
     for t in range(len(clip) - 1):
-        changed = (clip[t] != clip[t + 1]).any(-1).astype(np.uint8)
-        changed = cv2.morphologyEx(changed, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+        if covered is None:
+            changed = (clip[t] != clip[t + 1]).any(-1).astype(np.uint8)
+            changed = cv2.morphologyEx(changed, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+        elif np.array_equal(clip[t], clip[t + 1]):
+            continue
+        else:
+            changed = (covered[t] & covered[t + 1]).astype(np.uint8)
         step = _tracked_step(grays[t], grays[t + 1], 255 * cv2.erode(changed, np.ones((5, 5), np.uint8)))
         if step is not None:
             corners = corner_errors_px(step[None], identity[None], side, side)
