@@ -277,6 +277,14 @@ def actions(tmp_path: Path) -> Path:
     return tmp_path / "actions"
 
 
+@pytest.mark.parametrize("job", [acquire, finetune], ids=["acquire", "finetune"])
+def test_ucf101_lists_with_a_group_on_both_sides_are_refused_by_name(refused: Refused, job: Any, actions: Path) -> None:
+    with (actions / "ucfTrainTestlist" / "testlist01.txt").open("a") as tests:
+        tests.write("Grow/v_Grow_g03_c07.avi\n")
+    more = ["initializations=random"] if job is finetune else []
+    assert "groups on both sides of the split: Grow g03" in refused(job, f"ucf101={actions}", *more)
+
+
 def test_finetune_from_the_gan_needs_an_existing_checkpoint(refused: Refused, actions: Path, tmp_path: Path) -> None:
     assert "needs checkpoint=" in refused(finetune, f"ucf101={actions}")
     assert "no checkpoint at" in refused(finetune, f"ucf101={actions}", f"checkpoint={tmp_path}/nowhere")

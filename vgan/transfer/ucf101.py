@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,7 @@ Side = Literal["train", "test"]
 
 _NAME = re.compile(r"v_\w+_g(?P<group>\d+)_c\d+\.avi", re.IGNORECASE)
 _EXPECTED = "expected a folder that contains UCF-101/<Class>/*.avi and ucfTrainTestlist/*.txt"
+MAX_NAMED = 5  # videos or groups named in one message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,17 +79,20 @@ def read_lists(lists: Path, split: int) -> tuple[Video, ...]:
         split: 1, 2 or 3.
 
     Raises:
-        InputError: the split does not exist, a list file is missing, or a line does not match the class index.
+        InputError: the split does not exist, a list file is missing, a line does not match the class index, or a video
+            or a group of videos is on both sides of the split.
     """
     if split not in (1, 2, 3):
         raise InputError(f"UCF101 has splits 1, 2 and 3; got {split}")
     classes = {name.casefold(): (name, label) for name, label in read_classes(lists).items()}
     sides: tuple[Side, ...] = ("train", "test")
-    return tuple(
+    videos = tuple(
         _listed_video(location, line, side, classes)
         for side in sides
         for location, line in _lines(lists / f"{side}list{split:02d}.txt")
     )
+    _require_separate_sides(videos, f"{lists}: trainlist{split:02d}.txt and testlist{split:02d}.txt")
+    return videos
 
 
 def read_split(root: Path, split: int) -> Split:
@@ -141,6 +145,22 @@ def _listed_video(location: str, line: str, side: Side, classes: dict[str, tuple
             f"{location}: classInd.txt gives {class_name} the number {label + 1}, but the list has {number.strip()!r}"
         )
     return Video(path=Path(listed), label=label, class_name=class_name, group=int(match["group"]), side=side)
+
+
+def _require_separate_sides(videos: Sequence[Video], origin: str) -> None:
+    """Raise InputError that names the videos, or else the groups, on both sides of a split.
+
+    Clips of one group show one scene: the accuracy would then measure how well training clips are remembered.
+    """
+    for what, name in (
+        ("videos", lambda video: video.path.as_posix()),
+        ("groups", lambda video: f"{video.class_name} g{video.group:02d}"),
+    ):
+        train, test = ({name(v).casefold(): name(v) for v in videos if v.side == side} for side in ("train", "test"))
+        both = [train[key] for key in sorted(train.keys() & test.keys())]
+        if both:
+            named = ", ".join(both[:MAX_NAMED]) + (f" and {len(both) - MAX_NAMED} more" * (len(both) > MAX_NAMED))
+            raise InputError(f"{origin}: {what} on both sides of the split: {named}; remove them from one of the lists")
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:

@@ -140,6 +140,28 @@ def test_read_lists_wrong_line_is_named(tmp_path: Path, train: str, message: str
         read_lists(root / "ucfTrainTestlist", 1)
 
 
+@pytest.mark.parametrize(
+    ("test", "message"),
+    [
+        ("Archery/v_Archery_g08_c07.avi\n", r"groups on both sides of the split: Archery g08;"),
+        ("Archery/v_archery_G08_c01.avi\n", r"videos on both sides of the split: Archery/v_Archery_g08_c01\.avi;"),
+        (
+            "".join(f"Archery/v_Archery_g{g:02d}_c02.avi\n" for g in range(8, 15)),
+            r"groups on both sides of the split: Archery g08, .*, Archery g12 and 2 more;",
+        ),
+        ("Bowling/v_Bowling_g08_c01.avi\n", ""),  # numbers of groups repeat in every class
+    ],
+)
+def test_read_lists_group_or_video_on_both_sides_is_refused_by_name(tmp_path: Path, test: str, message: str) -> None:
+    train = "".join(f"Archery/v_Archery_g{g:02d}_c01.avi 1\n" for g in range(8, 15))
+    root = make_copy(tmp_path, classes="1 Archery\n2 Bowling\n", train=train, test=test, files=())
+    if message:
+        with pytest.raises(InputError, match=message):
+            read_lists(root / "ucfTrainTestlist", 1)
+    else:
+        assert len(read_lists(root / "ucfTrainTestlist", 1)) == 8
+
+
 def test_read_lists_unknown_split_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="got 4"):
         read_lists(tmp_path, 4)
