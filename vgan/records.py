@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 SCHEMA_VERSION = 2
-VIDEO_REVISION = 2  # increased when equal videos and settings give other pixels or scores (2: HDR tone mapping)
+# Increased when equal videos and settings give other pixels or scores (2: HDR tone mapping; 3: fingerprints equal for
+# mirrored clips, bars of any color cropped).
+VIDEO_REVISION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,8 @@ class ClipScores:
     contrast: float = 0.0  # standard deviation of gray values, mean over frames, 0..255
     frozen_fraction: float = 0.0  # share of frames that repeat the preceding one, 0..1
     letterbox: float = 0.0  # share of the picture cropped as black bars, 0..1
-    fingerprint: str = ""  # 32 hex digits, robust to re-encoding; for near-duplicate detection
+    fingerprint: str = ""  # of the picture, 32 hex digits, robust to re-encoding; for near-duplicate detection
+    motion_signs: str = ""  # signs of the picture's changes, 64 hex digits; tells moments of one picture apart
     stabilized: bool = True  # False: cropped only (preset off, or keep_failed)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -19,7 +19,7 @@ from cluster.sources.manifest import ATTRIBUTION_COLUMNS, Source, Sources
 from vgan.records import ClipScores
 from vgan.scenes.config import SceneConfig
 from vgan.video.config import FilterConfig, VideoConfig
-from vgan.video.fingerprint import fingerprint_words, near_duplicates
+from vgan.video.fingerprint import fingerprint_words, motion_words, near_duplicates
 from vgan.video.quality_filters import first_violation, violation_mask
 
 STAGES = ("fetch", "decode", "shots", "screen", "stabilize", "gates")  # in the order of processing
@@ -148,11 +148,13 @@ def apply_filters(
     sources, passing = combine_chunks(clips["source_id"]), _passed(rejections)
     owner = sources.indices.to_numpy()
     if "near_duplicate" not in config.disabled:
-        blocks = (clips["fingerprint"].take(pa.array(passing[i : i + BLOCK])) for i in range(0, len(passing), BLOCK))
-        fingerprints = np.concatenate(
-            [np.zeros((0, 2), np.uint64), *(fingerprint_words(block.to_pylist()) for block in blocks)]
+        repeats = near_duplicates(
+            _words(clips["fingerprint"], passing, fingerprint_words),
+            owner[passing],
+            config.max_duplicate_distance_bits,
+            _words(clips["motion_signs"], passing, motion_words),
+            config.min_duplicate_similarity,
         )
-        repeats = near_duplicates(fingerprints, owner[passing], config.max_duplicate_distance_bits)
         for duplicate in np.flatnonzero(repeats >= 0):
             original = passing[repeats[duplicate]]
             rejections[passing[duplicate]] = (
@@ -166,6 +168,12 @@ def apply_filters(
         for i, ordinal in zip(passing[exceeding], number[exceeding], strict=True):
             rejections[i] = "source_cap", f"clip {ordinal}; at most {config.max_clips_per_video}"
     return rejections
+
+
+def _words(column: pa.ChunkedArray, rows: np.ndarray, convert: Callable[[Sequence[str]], np.ndarray]) -> np.ndarray:
+    """Convert these rows of a column of hex strings to words, BLOCK rows at a time."""
+    starts = range(0, max(1, len(rows)), BLOCK)
+    return np.concatenate([convert(column.take(pa.array(rows[i : i + BLOCK])).to_pylist()) for i in starts])
 
 
 def _passed(rejections: list[tuple[str, str] | None]) -> np.ndarray:

@@ -27,7 +27,7 @@ from vgan.records import Clip, ClipScores, Reject
 from vgan.video.clip_extraction import extract_clips
 from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, StabilizeConfig, VideoConfig
 from vgan.video.decode import frames
-from vgan.video.fingerprint import fingerprint
+from vgan.video.fingerprint import fingerprint, fingerprint_words, thumbnails
 from vgan.video.quality_filters import first_violation
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -179,7 +179,7 @@ def _crops(clip: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 
 def _words(crop: np.ndarray) -> np.ndarray:
-    return np.frombuffer(bytes.fromhex(fingerprint(crop)), np.uint64)
+    return fingerprint_words([fingerprint(thumbnails(crop))])[0]
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from vgan.video import letterbox, prescreen
 from vgan.video.config import VideoConfig
 from vgan.video.decode import Frame
 from vgan.video.dissolve_detection import dissolve_score
-from vgan.video.fingerprint import fingerprint
+from vgan.video.fingerprint import fingerprint, motion_signs, thumbnails
 from vgan.video.quality_filters import first_violation
 from vgan.video.resample import RATE_TOLERANCE, resample
 from vgan.video.shot_detection import split_shots
@@ -91,12 +91,14 @@ def _clip_from_window(shot: int, window: list[Frame], config: VideoConfig) -> Cl
         statistics = prescreen.measure_window(pixels[source_frames])
         prescreen.reject_window(statistics, config.prescreen)
         clip, evidence = stabilize(pixels, config.stabilize, config.clip.size)
+        gray = thumbnails(clip)
         scores = {
             "contrast": statistics.contrast,
             "frozen_fraction": statistics.frozen_fraction,
             "letterbox": 1 - height * width / uncropped_area,
             "dissolve": dissolve_score(clip),
-            "fingerprint": fingerprint(clip),
+            "fingerprint": fingerprint(gray),
+            "motion_signs": motion_signs(gray),
         }
         evidence = replace(evidence, **scores)
         if config.stabilize.keep_failed and evidence.stabilized and first_violation(evidence, config.filters):

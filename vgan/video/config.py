@@ -219,6 +219,10 @@ class FilterConfig:
     max_duplicate_distance_bits: int = option(
         8, "maximum fingerprint distance of duplicate clips from two videos, bits of 128 (reject reason near_duplicate)"
     )
+    min_duplicate_similarity: float = option(
+        0.7,
+        "minimum similarity of the motion of duplicate clips, -1..1 (reject reason near_duplicate); -1: pictures alone",
+    )
 
     def __post_init__(self) -> None:
         for reason in self.disabled:
@@ -229,6 +233,9 @@ class FilterConfig:
                 "filters.max_clips_per_video must be at least 1 and filters.max_duplicate_distance_bits in 0..32, "
                 f"{got}"
             )
+        if not -1 <= self.min_duplicate_similarity <= 1:
+            got = self.min_duplicate_similarity
+            raise ValueError(f"filters.min_duplicate_similarity must be in -1..1, got {got}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from vgan.viz.panels import film_strip, sample_grid
 from vgan.viz.report import Media, RejectCount, page_environment
 
 SCALE = 2  # screen pixels per clip pixel
-HIDDEN = ("fingerprint", "stabilized")  # scores omitted from the page: not informative to a reader
+HIDDEN = ("fingerprint", "motion_signs", "stabilized")  # scores omitted from the page: not informative to a reader
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,22 @@ def test_bars_of_known_depth_are_detected_exactly(depths):
     assert crop(clip, depths).shape == (8, 128 - depths[0] - depths[1], 170 - depths[2] - depths[3], 3)
 
 
+@pytest.mark.parametrize("color", [(255, 255, 255), (30, 60, 190), (128, 128, 128)])
+@pytest.mark.parametrize("depths", [(16, 17, 0, 0), (0, 0, 28, 28), (22, 21, 7, 7)])
+def test_bars_of_another_color_are_detected_exactly(color, depths):
+    black = boxed(*depths)
+    noise = np.random.default_rng(0).normal(0, 3, black.shape)
+    bars = (black == 8).all((0, 3))
+    clip = np.where(bars[None, :, :, None], np.array(color) + noise, black).clip(0, 255).astype(np.uint8)
+    assert detect_bars(clip) == depths
+
+
+def test_bars_of_another_color_on_one_side_are_picture():
+    clip = pan()
+    clip[:, :20] = 230  # a white sky
+    assert detect_bars(clip) == (0, 0, 0, 0)
+
+
 def test_bars_thin_line_on_one_side_is_detected():
     assert detect_bars(boxed(0, 0, 3, 0)) == (0, 0, 3, 0)
 
