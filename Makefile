@@ -5,7 +5,7 @@ OUT    ?= out/demo
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help demo figure4 test check image rehearse bench bench-prepare bench-scale bench-scenes bench-train bench-distributed bench-ablation bench-transfer bench-study lock clean
+.PHONY: help demo figure4 test check image rehearse bench bench-prepare bench-duplicates bench-scale bench-scenes bench-train bench-distributed bench-ablation bench-transfer bench-study lock clean
 
 help:   ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -58,6 +58,9 @@ $(TRANSNET): | $(READY)
 
 bench-prepare: $(READY) $(TRANSNET)  ## decoding, shot detection, stabilization and all of prepare, compared with alternatives
 	PYTHONPATH=$(TRANSNET) $(BIN)/python tests/benchmarks/prepare.py
+
+bench-duplicates: $(READY)  ## near-duplicates: recall of copies by kind, other moments dropped, cost
+	$(BIN)/python tests/benchmarks/near_duplicates.py
 
 bench-scale: $(READY)  ## 2 million sources and 14 million clips through prepare without pixels: make bench-scale [SIZES=1e4,1e5]
 	$(if $(SIZES),SIZES=$(SIZES)) $(BIN)/python tests/benchmarks/scale.py

@@ -42,7 +42,7 @@ from cluster.sources.manifest import Source, Sources, read_sources, write_source
 from cluster.storage.files import json_bytes, write_bytes
 from vgan.records import ClipScores, Reject
 from vgan.video.config import FilterConfig, VideoConfig
-from vgan.video.fingerprint import near_duplicates
+from vgan.video.fingerprint import PARTS, near_duplicates
 
 SIZES = "1e4,1e5,2e6"
 CLIPS = 8  # of 7 sources in 8, so 7 a source
@@ -77,6 +77,7 @@ def record(kind: int) -> str:
             motion=3 + noise[2],
             contrast=40 + noise[3],
             fingerprint=f"{video}{rng.integers(1 << 48):012x}",
+            motion_signs=rng.bytes(32).hex(),
         )
         lineage = {"clip_id": f"{clip}{k}", "source_id": source, "source_uri": f"s3://corpus/{source}"}
         rows.append(asdict(scores) | lineage | {"start_s": 1.28 * k, "shot": 0, "decoder": "pyav", "crc32": 2**31 + k})
@@ -244,8 +245,10 @@ def duplicates(size: int, _: str, clock: Clock) -> int:
     """The gate that compares every clip with every other source's."""
     rng = np.random.default_rng(0)
     words = rng.integers(0, 2**64, (CLIPS * size * 7 // 8, 2), np.uint64)
+    motion = rng.integers(0, 2**32, (len(words), PARTS), np.uint32)
+    bounds = VIDEO.filters.max_duplicate_distance_bits, VIDEO.filters.min_duplicate_similarity
     with clock:
-        near_duplicates(words, np.arange(len(words)) // 7, VIDEO.filters.max_duplicate_distance_bits)
+        near_duplicates(words, np.arange(len(words)) // 7, bounds[0], motion, bounds[1])
     return len(words)
 
 

@@ -219,8 +219,11 @@ class FilterConfig:
     max_duplicate_distance_bits: int = option(
         8, "maximum fingerprint distance of duplicate clips from two videos, bits of 128 (reject reason near_duplicate)"
     )
+    # Of 163 pairs of clips of one take (UCF101, JHMDB) whose pictures are alike, 12 show the same moment: at 0.6, 0.65
+    # and 0.7 are dropped 12, 12 and 9 of them and 9, 7 and 7 of the others; of 274 copies found by their pictures 99.6,
+    # 99.3 and 97.4 %.
     min_duplicate_similarity: float = option(
-        0.7,
+        0.65,
         "minimum similarity of the motion of duplicate clips, -1..1 (reject reason near_duplicate); -1: pictures alone",
     )
 

@@ -38,7 +38,7 @@ def table(*records: dict[str, Any]) -> pa.Table:
     return candidate_table(list(records), sources, VIDEO)
 
 
-def good(fingerprint: str, **scores: float) -> ClipScores:
+def good(fingerprint: str, **scores: Any) -> ClipScores:
     return ClipScores(**{"inlier_ratio": 0.9, "motion": 3.0, "fingerprint": fingerprint} | scores)
 
 
@@ -61,6 +61,14 @@ def test_judge_rejects_near_duplicate_of_another_source_and_names_the_accepted_c
 def test_judge_accepts_duplicates_within_a_source():
     clips = table(record("a", [good(FAR_APART[0]), good(FAR_APART[0])]))
     assert apply_filters(clips, FilterConfig()) == [None, None]
+
+
+def test_judge_accepts_another_moment_of_the_same_picture():
+    signs = ["0000ffff" * 8, "ffff0000" * 8, ""]  # opposite changes; none are stored
+    clips = table(*(record(name, [good(FAR_APART[0], motion_signs=s)]) for name, s in zip("abc", signs, strict=True)))
+    assert [v and v[0] for v in apply_filters(clips, FilterConfig())] == [None, None, None]
+    pictures = apply_filters(clips, FilterConfig(min_duplicate_similarity=-1))
+    assert [v and v[0] for v in pictures] == [None, "near_duplicate", "near_duplicate"]
 
 
 def test_judge_cap_counts_passing_clips_only():

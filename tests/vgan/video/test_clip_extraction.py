@@ -149,6 +149,7 @@ def test_clips_have_every_score_of_the_gates():
     assert evidence.motion > 0
     assert evidence.num_matches >= 8
     assert len(evidence.fingerprint) == 32
+    assert len(evidence.motion_signs) == 64
     assert evidence.letterbox == 0
 
 
