@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import islice, product
 
 import cv2
@@ -99,6 +100,7 @@ def test_fingerprint_of_different_videos_is_far(shared):
     assert min(distance(a, b) for (i, a), (j, b) in product(enumerate(prints), repeat=2) if i < j) > BOUND
 
 
+@cache
 def ball(seed: int, num_frames: int = 48) -> np.ndarray:
     """Film of a bright ball that wanders before a still picture, (T, 96, 128, 3) uint8."""
     picture = make_texture(0)[:96, :128] // 2
