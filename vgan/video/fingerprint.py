@@ -165,6 +165,8 @@ def near_duplicates(
             repeats[small] = retained_in_block.first_near(clips, small)
             rest = small[repeats[small] < 0]
             near = np.tril(clips.near(rest[:, None], rest[None, :]), -1)
+            pairs = np.nonzero(near)
+            near[pairs] = clips.same_moment(*(rest[index] for index in pairs))
             for later in np.flatnonzero(near.any(1)):
                 earlier = rest[near[later] & (repeats[rest] < 0)]
                 if len(earlier):
@@ -219,15 +221,18 @@ class _Clips:
     min_similarity: float
 
     def near(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """Compare clips by index: True for near-duplicates of different sources, bool of the broadcast shape."""
+        """Compare pictures by index: True if near and of different sources, bool of the broadcast shape."""
         first, second = (np.bitwise_count(self.words[a, i] ^ self.words[b, i]) for i in range(2))
-        near = (first + second <= self.max_bits) & (self.owner[a] != self.owner[b])
+        return (first + second <= self.max_bits) & (self.owner[a] != self.owner[b])
+
+    def same_moment(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Compare the motion of pairs of clips by index (n,): True if it is similar, bool (n,)."""
+        same = np.ones(len(a), bool)
         if self.motion is not None:
-            a, b = np.broadcast_arrays(a, b)
-            for pairs in _blocks(np.flatnonzero(near), VERIFIED):
-                similarity = motion_similarity(self.motion[a.flat[pairs]], self.motion[b.flat[pairs]])
-                near.flat[pairs] = similarity >= self.min_similarity
-        return near
+            for pairs in _blocks(np.arange(len(a)), VERIFIED):
+                similarity = motion_similarity(self.motion[a[pairs]], self.motion[b[pairs]])
+                same[pairs] = similarity >= self.min_similarity
+        return same
 
     def keys(self, clips: np.ndarray, band: np.ndarray) -> np.ndarray:
         """Return the bits `band` (at most 63 indices in 0..127) of each clip as one number, (n,) uint64."""
@@ -243,6 +248,7 @@ class _Index:
         # for all clips without motion.
         num_bands = max(3, max_bits // 2 + 1)
         self._bands = [np.arange(BITS)[start::num_bands] for start in range(num_bands)]
+        self._masks = [np.packbits(np.isin(np.arange(BITS), band)).view(np.uint64) for band in self._bands]
         self._keys = [np.zeros(0, np.uint64) for _ in self._bands]  # per band, sorted
         self._clips = [np.zeros(0, np.int64) for _ in self._bands]  # clip indices in the order of their keys
 
@@ -265,9 +271,26 @@ class _Index:
             flips = np.array([0, *(1 << bit for bit in range(len(band)))], np.uint64)
             for position, candidates in self._matches(i, (flips[:, None] ^ keys[order]).ravel()):
                 rows = order[position % len(order)]
-                near = clips.near(queries[rows], candidates)
-                np.minimum.at(first, rows[near], candidates[near])
+                # The motion of a pair is compared once: in the first band that finds the pair, if it matters.
+                near = (candidates < first[rows]) & clips.near(queries[rows], candidates)
+                rows, candidates = rows[near], candidates[near]
+                new = ~self._found(clips.words[queries[rows]] ^ clips.words[candidates], i)
+                rows, candidates = rows[new], candidates[new]
+                same = clips.same_moment(queries[rows], candidates)
+                np.minimum.at(first, rows[same], candidates[same])
         return np.where(first < none, first, -1)
+
+    def _found(self, difference: np.ndarray, number: int) -> np.ndarray:
+        """Return the pairs that differ in at most one bit of one of the first `number` bands, bool (n,).
+
+        Args:
+            difference: exclusive or of the words of each pair, uint64 (n, 2).
+            number: number of bands.
+        """
+        found = np.zeros(len(difference), bool)
+        for mask in self._masks[:number]:
+            found |= np.bitwise_count(difference & mask).sum(1) <= 1
+        return found
 
     def _matches(self, band: int, keys: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield all pairs of positions in `keys` (n,) and clips with that key in `band`, about PAIRS at a time."""
