@@ -236,8 +236,7 @@ class FilterConfig:
                 f"{got}"
             )
         if not -1 <= self.min_duplicate_similarity <= 1:
-            got = self.min_duplicate_similarity
-            raise ValueError(f"filters.min_duplicate_similarity must be in -1..1, got {got}")
+            raise ValueError(f"filters.min_duplicate_similarity must be in -1..1, got {self.min_duplicate_similarity}")
 
 
 @dataclass(frozen=True, kw_only=True)
