@@ -20,6 +20,9 @@ LOW = 8  # number of lowest frequencies, per direction
 # at H.264 crf 38, 85 % were within 10 bits with half of this bound and 93 % with this bound.
 FLOOR = 16.0
 BITS = 2 * LOW * LOW
+# Vertical frequencies of the waves that decide the orientation: of 495 copies, 1.0 % are mirrored against the original
+# with 2 of them and 2.6 % with 8.
+ODD_ROWS = 2
 BLOCK = 16384  # clips per query of the index of all retained ones, for up to 260,000 clips; larger for more clips
 SMALL_BLOCK = 512  # clips compared with each other without an index
 PAIRS = 1 << 22  # pairs compared at a time; limits their memory to about 200 MB
@@ -49,7 +52,7 @@ def thumbnails(clip: np.ndarray) -> np.ndarray:
     gray = np.stack(
         [cv2.resize(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), (SIDE, SIDE), interpolation=cv2.INTER_AREA) for f in clip]
     ).astype(np.float32)
-    odd = cv2.dct(gray.mean(0))[:LOW, 1:LOW:2].ravel()
+    odd = cv2.dct(gray.mean(0))[:ODD_ROWS, 1:LOW:2].ravel()
     return gray[:, :, ::-1] if odd[np.abs(odd).argmax()] < 0 else gray
 
 
