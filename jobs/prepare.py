@@ -26,8 +26,10 @@ interruption, run it again to resume.
   python -m jobs.prepare sources=/videos out=s3://bucket/clips stabilize.preset=off
   python -m jobs.prepare sources=/tinyvideo/golf.txt out=out/golf stabilize.preset=off      the original's JPEG strips
 
-Scores are stored with every clip and the bounds filters.* are applied when packing. Other bounds decode nothing again:
+Scores are stored with every clip and the bounds filters.* are applied when packing. filters.preset=strict keeps steady
+clips, paper keeps nearly all of them. Other bounds decode nothing again:
 
+  python -m jobs.prepare sources=/videos out=out/clips filters.preset=paper overwrite=true
   python -m jobs.prepare sources=/videos out=out/clips filters.max_filled_fraction=0.3 overwrite=true
 
 Scene scores need a Places365 classifier file, such as a ResNet's .pth.tar from places2.csail.mit.edu:
