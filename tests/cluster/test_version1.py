@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,8 @@ from version1_files import (
 )
 
 from cluster.checkpoints.store import open_checkpoint, open_model
-from cluster.dataset.manifest import Manifest, config_digest, read_manifest, work_digest, write_manifest
+from cluster.dataset import manifest as manifest_module
+from cluster.dataset.manifest import Manifest, read_manifest, write_manifest
 from cluster.runtime.run_registry import register_run
 from cluster.training.config import DEFAULTS, PINNED, TrainConfig
 from vgan.errors import InputError
@@ -31,7 +32,7 @@ from vgan.models.config import ModelConfig
 from vgan.models.factory import make_networks
 from vgan.renamed_keys import KEYS, SECTIONS, downgrade, upgrade
 from vgan.training.config import ObjectiveConfig
-from vgan.video.config import ClipSpec, VideoConfig
+from vgan.video.config import ClipSpec, FilterConfig, StabilizeConfig, VideoConfig
 
 NEW_MODEL = ModelConfig(
     base_width=2, discriminator_norm="spectral", num_frames=16, size=32, upsample="resize", z_size=5
@@ -41,14 +42,28 @@ NEW_OBJECTIVE = ObjectiveConfig(
 )
 
 
-def test_digests_of_settings_are_those_of_version_1() -> None:
-    config = VideoConfig(clip=ClipSpec(stride=16))
-    assert (config_digest(config), work_digest(config)) == (CONFIG_DIGEST, WORK_DIGEST)
+# The default settings of version 1; those added later keep their present defaults.
+VIDEO_V1 = VideoConfig(
+    clip=ClipSpec(stride=16),
+    stabilize=StabilizeConfig(preset="paper"),
+    filters=FilterConfig(max_filled_fraction=0.5, max_zoom=2.0, min_inlier_ratio=0.6),
+)
+
+
+def test_digests_are_computed_over_the_names_of_version_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest_module, "VIDEO_REVISION", 2)  # that of the fixture: the revision enters the digests
+    settings = upgrade(VIDEO)
+    assert manifest_module._digest(settings) == CONFIG_DIGEST
+    del settings["filters"]
+    for limit in ("timeout_s", "timeout_per_video_second", "memory_gb"):
+        del settings["decode"][limit]
+    assert manifest_module._digest(settings) == WORK_DIGEST
 
 
 def test_upgrade_takes_every_old_key_and_leaves_present_ones() -> None:
     new = upgrade(VIDEO)
-    assert new == {k: v for k, v in asdict(VideoConfig(clip=ClipSpec(stride=16))).items() if k != "scene"}
+    present = asdict(VIDEO_V1)
+    assert {section: {key: present[section][key] for key in keys} for section, keys in new.items()} == new
     assert upgrade(new) == new
     assert downgrade(new) == VIDEO
     assert downgrade(upgrade(RUN)) == RUN
@@ -60,7 +75,7 @@ def test_dataset_is_read_and_keeps_its_digest(write_dataset: Callable[..., Manif
     digest = write_dataset_v1(str(tmp_path), write_dataset)
     manifest = read_manifest(str(tmp_path))
     assert (manifest.settings_version, manifest.digest, manifest.content_digest()) == (1, digest, digest)
-    assert manifest.video == VideoConfig(clip=ClipSpec(num_frames=16, size=32, stride=16))
+    assert manifest.video == replace(VIDEO_V1, clip=ClipSpec(num_frames=16, size=32, stride=16))
     write_manifest(manifest, str(tmp_path))
     assert read_manifest(str(tmp_path)) == manifest
 
