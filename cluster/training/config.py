@@ -19,10 +19,11 @@ DEFAULTS = {
     "loss_scale": 0.0,
     "scene_categories": [],
     "min_scene_probability": 0.2,
+    "min_quality": 0.0,
 }
 PINNED = (  # options that must stay the same when a run is resumed
     *("model", "objective", "batch_size", "seed", "zero_stage", "precision", "ema_decay", "max_grad_norm"),
-    *("loss_scale", "scene_categories", "min_scene_probability"),
+    *("loss_scale", "scene_categories", "min_scene_probability", "min_quality"),
 )
 
 
@@ -33,6 +34,9 @@ class TrainConfig:
     data: str = option("", "URL of a prepared dataset's folder", "required")
     scene_categories: list[str] = option([], "scene categories of the clips to train on; empty: all clips")
     min_scene_probability: float = option(0.2, "minimum probability of one of scene_categories, 0..1")
+    min_quality: float = option(
+        0.0, "minimum quality of a clip by its stored scores, 0..1; 0.5 are the bounds of filters.preset=strict; 0: all"
+    )
     out: str = option("out/runs", "URL of the folder of runs", "common")
     name: str = option("gan", "name of the run; an existing name resumes its run", "common")
     steps: int = option(1000, "total training steps of both networks, counted from the start of the run", "common")
@@ -89,6 +93,8 @@ class TrainConfig:
         check_choice("precision", self.precision, ("fp32", "bf16", "fp16"))
         if not 0 <= self.min_scene_probability <= 1:
             raise ValueError(f"min_scene_probability must be in 0..1, got {self.min_scene_probability}")
+        if not 0 <= self.min_quality <= 1:
+            raise ValueError(f"min_quality must be in 0..1, got {self.min_quality}")
         if self.loss_scale < 0 or (self.loss_scale and self.precision != "fp16"):
             raise ValueError(f"loss_scale must be 0 or more, and 0 unless precision=fp16, got {self.loss_scale}")
         if self.zero_stage not in (0, 1, 2):

@@ -14,8 +14,8 @@ from ray.train.torch import TorchTrainer
 
 from cluster.checkpoints import store
 from cluster.checkpoints.lineage import require_matching_shape
+from cluster.dataset.clip_selection import quality_mask, scene_mask
 from cluster.dataset.manifest import Manifest, read_manifest
-from cluster.dataset.scene_selection import scene_mask
 from cluster.observability.mlflow_tracker import Run, Tracker
 from cluster.observability.system_metrics import installed_packages
 from cluster.runtime.placement import train_labels
@@ -58,11 +58,7 @@ def fit(config: TrainConfig) -> store.Checkpoint:
     """
     manifest = read_manifest(config.data)
     require_matching_shape(config.model, manifest.clip, config.data, "set model.{key}={data}")
-    only = (
-        scene_mask(config.data, manifest, config.scene_categories, config.min_scene_probability)
-        if config.scene_categories
-        else None
-    )
+    only = _selected_clips(config, manifest)
     clips = sum(shard.rows for shard in manifest.shards) if only is None else int(only.sum())
     run_url = join_url(config.out, config.name)
     tracker = Tracker(config.tracking.uri, config.tracking.experiment or "gan")
@@ -105,6 +101,25 @@ def fit(config: TrainConfig) -> store.Checkpoint:
                 log.warning("stopped and saved at step %d: the same command continues from there", outcome.step)
                 raise KeyboardInterrupt
     return result
+
+
+def _selected_clips(config: TrainConfig, manifest: Manifest) -> np.ndarray | None:
+    """Return the mask (clips,) bool of the clips to train on, None for all.
+
+    Raises:
+        InputError: none is left.
+    """
+    masks = []
+    if config.scene_categories:
+        masks.append(scene_mask(config.data, manifest, config.scene_categories, config.min_scene_probability))
+    if config.min_quality > 0:
+        masks.append(quality_mask(config.data, manifest, config.min_quality))
+    if not masks:
+        return None
+    selected = np.logical_and.reduce(masks)
+    if not selected.any():
+        raise InputError(f"no clip of {config.data!r} has both the scenes and min_quality={config.min_quality:g}")
+    return selected
 
 
 def _check_room(config: TrainConfig, size: ResourceEstimate) -> None:

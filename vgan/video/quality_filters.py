@@ -34,12 +34,28 @@ def violation_mask(scores: ClipScores, config: FilterConfig) -> np.ndarray:
 
 def bound_utilization(scores: ClipScores, config: FilterConfig) -> float:
     """Return the largest utilization of any bound by a clip's scores: 0 far from all bounds, above 1 if rejected."""
-    ratios = [0.0]
+    return float(_utilization(scores, config))
+
+
+def quality(scores: ClipScores) -> np.ndarray:
+    """Return the quality (N,) of clips in 0..1 for scores that are arrays (N,).
+
+    It is 1 / (1 + u) with the largest utilization u of the bounds of the preset "strict": 1 is perfect, 0.5 is exactly at
+    a bound, and less is rejected by "strict".
+    """
+    return 1 / (1 + _utilization(scores, FilterConfig()))
+
+
+def _utilization(scores: ClipScores, config: FilterConfig) -> np.ndarray:
+    """Return the largest utilization of any bound for scores that are arrays of one shape, or numbers."""
+    largest = np.zeros(np.shape(scores.motion))
     for reason, value, bound, upper in _bounds(scores, config):
         offset = 1.0 if reason in ("scale_jump", "large_zoom") else 0.0  # a zoom of 1 is no zoom
-        numerator, denominator = (value - offset, bound - offset) if upper else (bound, value)
-        ratios.append(numerator / denominator if denominator > 0 else math.inf if numerator > 0 else 0.0)
-    return max(ratios)
+        numerator, denominator = np.broadcast_arrays(*((value - offset, bound - offset) if upper else (bound, value)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(denominator > 0, numerator / denominator, np.where(numerator > 0, math.inf, 0.0))
+        largest = np.maximum(largest, ratio)
+    return largest
 
 
 def _bounds(e: ClipScores, c: FilterConfig) -> list[Bound]:

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from cluster.dataset.card import card, card_text
+from cluster.dataset.clip_selection import scene_mask
 from cluster.dataset.manifest import Manifest, config_digest, digest_settings, read_manifest, work_digest
-from cluster.dataset.scene_selection import scene_mask
 from cluster.dataset.shards import read_clips
 from cluster.prepare.inspector import build_inspection
 from cluster.prepare.packing import PackingConfig

@@ -9,7 +9,7 @@ import pytest
 
 from vgan.records import ClipScores
 from vgan.video.config import FILTER_PRESETS, FILTER_REASONS, FilterConfig
-from vgan.video.quality_filters import bound_utilization, first_violation, violation_mask
+from vgan.video.quality_filters import bound_utilization, first_violation, quality, violation_mask
 
 GOOD = {"residual_px": 0.3, "inlier_ratio": 0.9, "num_matches": 80, "photometric": 5.0, "motion": 3.0}
 BROKEN = {
@@ -99,3 +99,16 @@ def test_gates_of_many_clips_equal_those_of_single_clips():
         one_by_one = [first_violation(clip, config) is not None for clip in clips]
         assert violation_mask(ClipScores(**columns), config).tolist() == one_by_one
         assert 0 < sum(one_by_one) < len(clips)
+
+
+def test_quality_of_arrays_is_half_at_the_bound_and_falls_with_each_score():
+    clips = [
+        ClipScores(**GOOD | scores)
+        for scores in ({}, {"residual_px": FilterConfig().max_residual_px}, *BROKEN.values())
+    ]
+    columns = ClipScores(**{name: np.array([vars(clip)[name] for clip in clips]) for name in vars(clips[0])})
+    values = quality(columns)
+    assert values[0] > 0.5
+    assert values[1] == pytest.approx(0.5)
+    assert (values[2:] < 0.5).all()
+    assert [value < 0.5 - 1e-9 for value in values] == list(violation_mask(columns, FilterConfig()))

@@ -1,19 +1,18 @@
-"""Selection of a dataset's clips by scene."""
+"""Selection of a dataset's clips by scene or quality: views for training that copy nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import fields
 
 import numpy as np
 
 from cluster.dataset.manifest import Manifest
 from cluster.dataset.shards import iter_columns
 from vgan.errors import InputError
+from vgan.records import ClipScores
 from vgan.scenes.labels import category_labels, scene_column
-
-if TYPE_CHECKING:
-    pass
+from vgan.video.quality_filters import quality
 
 
 def scene_mask(url: str, manifest: Manifest, categories: Sequence[str], threshold: float) -> np.ndarray:
@@ -42,3 +41,22 @@ def scene_mask(url: str, manifest: Manifest, categories: Sequence[str], threshol
             "lower min_scene_probability="
         )
     return showing
+
+
+def quality_mask(url: str, manifest: Manifest, threshold: float) -> np.ndarray:
+    """Mark the clips of a dataset, in stored order, whose quality is at least `threshold`: bool (clips,).
+
+    Scores that the dataset lacks, of an earlier version, count as perfect.
+
+    Raises:
+        InputError: no clip reaches `threshold`.
+    """
+    names = [field.name for field in fields(ClipScores)]
+    masks = [
+        quality(ClipScores(**{name: table[name].to_numpy() for name in table.column_names})) >= threshold
+        for table in iter_columns(url, manifest, names, "quality")
+    ]
+    selected = np.concatenate(masks) if masks else np.empty(0, bool)
+    if not selected.any():
+        raise InputError(f"no clip of {url!r} reaches quality {threshold:g}: lower min_quality=")
+    return selected
