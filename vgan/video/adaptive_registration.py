@@ -8,6 +8,7 @@ the published code) follows a turning camera and rolling shutters where the simi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -60,7 +61,8 @@ def register(grays: np.ndarray, config: StabilizeConfig, excluded: np.ndarray | 
     from_small = np.linalg.inv(to_small)
     template = make_template(_small(grays[0], scale))
     small_unit = unit / scale
-    transforms, pairs = [IDENTITY], []
+    transforms = [IDENTITY]
+    pairs: list[PairRegistration] = []
     points, detected, age = np.zeros((0, 2), np.float32), 0, REDETECT_FRAMES
     num_homographies = 0
     for t in range(1, len(grays)):
@@ -119,7 +121,7 @@ def fit_motion(
     """
     if len(after) < config.min_matches:
         return None
-    options = {
+    options: dict[str, Any] = {
         "method": cv2.RANSAC,
         "ransacReprojThreshold": INLIER_PX / unit,
         "maxIters": RANSAC_ITERATIONS,

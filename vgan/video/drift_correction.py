@@ -6,6 +6,7 @@ One step of inverse-compositional Gauss-Newton (Baker and Matthews 2004) on the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -100,7 +101,11 @@ def correct_drift(
 def warp(image: np.ndarray, transform: np.ndarray) -> np.ndarray:
     """Warp `image` (h, w) float32 by a homography (3, 3); pixels outside the image become NaN."""
     height, width = image.shape
-    options = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_CONSTANT, "borderValue": float("nan")}
+    options: dict[str, Any] = {
+        "flags": cv2.INTER_LINEAR,
+        "borderMode": cv2.BORDER_CONSTANT,
+        "borderValue": float("nan"),
+    }
     if is_affine(transform):
         return cv2.warpAffine(image, transform[:2], (width, height), **options)
     return cv2.warpPerspective(image, transform, (width, height), **options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 
@@ -64,7 +66,7 @@ def track(before: np.ndarray, after: np.ndarray, points: np.ndarray) -> tuple[np
     Returns:
         Positions (N, 2) float32 in `after`, and (N,) bool: found there and back, and within the image.
     """
-    options = {"winSize": (LK_WINDOW, LK_WINDOW), "maxLevel": LK_LEVELS, "criteria": LK_STOP}
+    options: dict[str, Any] = {"winSize": (LK_WINDOW, LK_WINDOW), "maxLevel": LK_LEVELS, "criteria": LK_STOP}
     forward, forward_status, _ = cv2.calcOpticalFlowPyrLK(before, after, points, None, **options)
     back, back_status, _ = cv2.calcOpticalFlowPyrLK(after, before, forward, None, **options)
     height, width = after.shape

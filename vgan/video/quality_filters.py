@@ -9,6 +9,7 @@ import numpy as np
 from vgan.records import ClipScores
 from vgan.video.config import FilterConfig
 
+PERFECT_AT_1 = ("scale_jump", "large_zoom", "low_agreement", "low_inlier_ratio")  # no zoom, and all points agree
 Bound = tuple[str, float, float, bool]  # reason, value, bound, True for an upper bound
 
 
@@ -40,8 +41,8 @@ def bound_utilization(scores: ClipScores, config: FilterConfig) -> float:
 def quality(scores: ClipScores) -> np.ndarray:
     """Return the quality (N,) of clips in 0..1 for scores that are arrays (N,).
 
-    It is 1 / (1 + u) with the largest utilization u of the bounds of the preset "strict": 1 is perfect, 0.5 is exactly at
-    a bound, and less is rejected by "strict".
+    It is 1 / (1 + u) with the largest utilization u of the bounds of the preset "strict": 1 is perfect, 0.5 is exactly
+    at a bound, and less is rejected by "strict".
     """
     return 1 / (1 + _utilization(scores, FilterConfig()))
 
@@ -50,8 +51,11 @@ def _utilization(scores: ClipScores, config: FilterConfig) -> np.ndarray:
     """Return the largest utilization of any bound for scores that are arrays of one shape, or numbers."""
     largest = np.zeros(np.shape(scores.motion))
     for reason, value, bound, upper in _bounds(scores, config):
-        offset = 1.0 if reason in ("scale_jump", "large_zoom") else 0.0  # a zoom of 1 is no zoom
-        numerator, denominator = np.broadcast_arrays(*((value - offset, bound - offset) if upper else (bound, value)))
+        if reason in PERFECT_AT_1:
+            excess = value - 1, bound - 1
+            numerator, denominator = np.broadcast_arrays(*(excess if upper else (-excess[0], -excess[1])))
+        else:
+            numerator, denominator = np.broadcast_arrays(*((value, bound) if upper else (bound, value)))
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(denominator > 0, numerator / denominator, np.where(numerator > 0, math.inf, 0.0))
         largest = np.maximum(largest, ratio)

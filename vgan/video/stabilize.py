@@ -166,9 +166,10 @@ def _registered(
     except VideoError:
         return None
     clip, covered = render(frames, registration.transforms, size)
-    measured = (
-        covered if mask is None else covered & ~_warped_mask(mask, registration.transforms, *grays.shape[1:], size)
-    )
+    measured = covered
+    if mask is not None:
+        height, width = grays.shape[1:]
+        measured = covered & ~_warped_mask(mask, registration.transforms, height, width, size)
     return Candidate(clip, covered, registration, measure_global_motion(clip, measured), overlay)
 
 
