@@ -22,6 +22,7 @@ class ClipScores:
     registration: str = ""
     residual_motion_px: float = 0.0  # RMS global motion that remains between adjacent frames, pixels at 128 px
     agreement: float = 1.0  # share of the textured blocks that follow this global motion, 0..1
+    distortion_px: float = 0.0  # largest distance of a frame's transform from a similarity, pixels at 128 px
     overlay: float = 0.0  # share of the textured pixels excluded as burnt-in graphics, 0..1
     residual_px: float = 0.0  # RMS reprojection error of the inliers of the worst pair, pixels at 128 px
     inlier_ratio: float = 1.0  # of the worst pair

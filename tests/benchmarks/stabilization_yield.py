@@ -43,7 +43,12 @@ SIZE = 128
 STABILIZERS = ("adaptive", "paper")
 # Bounds of the preset strict before the clip's own motion was measured (stabilizer paper only).
 EARLIER = FilterConfig(
-    max_residual_motion_px=1000.0, min_agreement=0.0, min_inlier_ratio=0.6, max_zoom=2.0, max_filled_fraction=0.5
+    max_residual_motion_px=1000.0,
+    min_agreement=0.0,
+    max_distortion_px=1000.0,
+    min_inlier_ratio=0.6,
+    max_zoom=2.0,
+    max_filled_fraction=0.5,
 )
 FILTERS = {
     ("paper", "earlier bounds"): EARLIER,

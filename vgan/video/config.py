@@ -168,6 +168,7 @@ FILTER_REASONS = (
         "unregistered",
         "residual_motion",
         "low_agreement",
+        "distortion",
         "low_inlier_ratio",
         "large_residual",
         "scale_jump",
@@ -191,6 +192,7 @@ FILTER_PRESETS: dict[str, dict[str, Any]] = {
         "max_residual_px": 1000.0,
         "max_zoom_step": 1000.0,
         "max_zoom": 1000.0,
+        "max_distortion_px": 1000.0,
         "max_drift_px": 1000.0,
         "max_filled_fraction": 1.0,
     },
@@ -235,6 +237,12 @@ class FilterConfig:
     )
     max_zoom: float = option(
         2.5, "maximum zoom of any frame relative to the first, or its inverse (reject reason large_zoom)"
+    )
+    # Of windows that were looked at, those with 34 to 70 px are visibly sheared, those with up to 22 px are not.
+    max_distortion_px: float = option(
+        25.0,
+        "maximum distance of a frame's homography from a similarity, RMS of the corners, pixels at 128 px (reject reason "
+        "distortion)",
     )
     # Half of the values of clips that a moving camera took of scenes with depth; their background is still steady.
     max_drift_px: float = option(

@@ -69,6 +69,7 @@ def _bounds(e: ClipScores, c: FilterConfig) -> list[Bound]:
         ("unregistered", is_failed, 1.0 if c.keep_unregistered else 0.0, True),
         ("residual_motion", e.residual_motion_px, c.max_residual_motion_px, True),
         ("low_agreement", e.agreement, c.min_agreement, False),
+        ("distortion", e.distortion_px, c.max_distortion_px, True),
         ("low_inlier_ratio", e.inlier_ratio, c.min_inlier_ratio, False),
         ("large_residual", e.residual_px, c.max_residual_px, True),
         ("scale_jump", e.scale_step, c.max_zoom_step, True),

@@ -13,7 +13,7 @@ from vgan.errors import VideoError
 from vgan.records import ClipScores
 from vgan.video import adaptive_registration, reference_stabilizer
 from vgan.video.config import StabilizeConfig
-from vgan.video.geometry import EVIDENCE_PX, IDENTITY, corner_distance, is_affine, scale_of
+from vgan.video.geometry import EVIDENCE_PX, IDENTITY, corner_distance, distortion, is_affine, scale_of
 from vgan.video.global_motion import GlobalMotion, measure_global_motion
 from vgan.video.point_tracks import overlay_mask
 from vgan.video.registration import Registration, register
@@ -243,6 +243,7 @@ def compute_scores(
         covered: pixels (T, H, W) bool of the clip that are not filled.
     """
     pairs = registration.pairs
+    unit = EVIDENCE_PX / min(height, width)
     zooms = [scale_of(transform) for transform in registration.transforms]
     return ClipScores(
         registration="similarity",
@@ -252,6 +253,7 @@ def compute_scores(
         scale_step=max(_zoom_or_inverse(after / before) for before, after in pairwise(zooms)),
         zoom=max(map(_zoom_or_inverse, zooms)),
         drift_px=registration.drift_px,
+        distortion_px=unit * max(distortion(transform, height, width) for transform in registration.transforms),
         photometric=max((pair.photometric for pair in pairs), default=0.0),
         filled_fraction=1 - float(covered.mean((1, 2)).min()),
         motion=mean_frame_difference(clip),

@@ -19,7 +19,7 @@ from moving_pictures import (
 from vgan.errors import VideoError
 from vgan.video.adaptive_registration import register
 from vgan.video.config import FilterConfig, StabilizeConfig
-from vgan.video.geometry import project
+from vgan.video.geometry import distortion, project
 from vgan.video.point_tracks import CELL_PX, PER_CELL, overlay_mask, spread_corners
 from vgan.video.quality_filters import first_violation
 from vgan.video.stabilize import crop_only, stabilize
@@ -147,3 +147,11 @@ def test_stabilize_adaptive_twice_gives_the_same_bytes():
     second, scores_again = stabilize(frames, CONFIG, 64)
     assert first.tobytes() == second.tobytes()
     assert scores == scores_again
+
+
+def test_distortion_is_zero_for_similarities_and_grows_with_perspective():
+    similarity = np.linalg.inv(camera((0, 0))) @ camera((7, -3), 10, 1.2)
+    assert distortion(similarity, HEIGHT, WIDTH) == pytest.approx(0, abs=1e-9)
+    tilted = [np.array([[1, 0, 0], [0, 1, 0], [tilt, 0, 1.0]]) for tilt in (5e-4, 1e-3, 2e-3)]
+    values = [distortion(transform, HEIGHT, WIDTH) for transform in tilted]
+    assert 1 < values[0] < values[1] < values[2]

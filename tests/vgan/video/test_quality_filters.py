@@ -15,6 +15,7 @@ GOOD = {"residual_px": 0.3, "inlier_ratio": 0.9, "num_matches": 80, "photometric
 BROKEN = {
     "residual_motion": {"residual_motion_px": 9.0},
     "low_agreement": {"agreement": 0.01},
+    "distortion": {"distortion_px": 99.0},
     "low_inlier_ratio": {"inlier_ratio": 0.01},
     "large_residual": {"residual_px": 99.0},
     "scale_jump": {"scale_step": 9.0},
