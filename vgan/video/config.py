@@ -238,11 +238,11 @@ class FilterConfig:
     max_zoom: float = option(
         2.5, "maximum zoom of any frame relative to the first, or its inverse (reject reason large_zoom)"
     )
-    # Of windows that were looked at, those with 34 to 70 px are visibly sheared, those with up to 22 px are not.
+    # By eye, clips with 34 to 70 px are sheared and those with up to 12 px are not (10 windows of horse races and surfing).
     max_distortion_px: float = option(
         25.0,
-        "maximum distance of a frame's homography from a similarity, RMS of the corners, pixels at 128 px (reject reason "
-        "distortion)",
+        "maximum distance of a frame's homography from a similarity, RMS of the corners, pixels at 128 px (reject "
+        "reason distortion)",
     )
     # Half of the values of clips that a moving camera took of scenes with depth; their background is still steady.
     max_drift_px: float = option(
