@@ -27,8 +27,10 @@ def main() -> None:
     """Run the job named by the first argument with the remaining ones."""
     verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if verb in ("-h", "--help", "help"):
-        print("scene-dynamics VERB key=value ...    (scene-dynamics VERB --help lists a job's options)\n")
-        print("\n".join(f"  {name:<10}{about}" for name, about in VERBS.items()))
+        from jobs.cli import print_page
+
+        usage = "scene-dynamics VERB key=value ...    (scene-dynamics VERB --help lists a job's options)\n"
+        print_page("\n".join([usage, *(f"  {name:<10}{about}" for name, about in VERBS.items())]))
         raise SystemExit(0)
     if verb not in VERBS:
         close = difflib.get_close_matches(verb, VERBS, n=1)

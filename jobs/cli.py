@@ -233,11 +233,16 @@ def _print_help(config_class: type, about: str, topic: str) -> int:
     if topic not in ("common", "all", *topics):
         print(f"error: --help={topic}: give one of all, {', '.join(topics)}", file=sys.stderr)
         return BAD_INPUT
-    try:
-        print(help_text(config_class, about, topic), flush=True)
-    except BrokenPipeError:  # the reader (head, less) has closed; Python would print a traceback at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print_page(help_text(config_class, about, topic))
     return 0
+
+
+def print_page(text: str) -> None:
+    """Print a text that may be read through head or less, which close the pipe before its end."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # Python would print a traceback at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def help_text(config_class: type, about: str, topic: str = "common", width: int = 0) -> str:

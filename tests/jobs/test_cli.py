@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -366,3 +367,14 @@ def test_saved_settings_load_again(tmp_path: Path) -> None:
     config = cli.load_config(TrainConfig, ["steps=7", "model.base_width=4", "name=x"])
     save_settings(config, str(tmp_path / "below" / "settings.yaml"))
     assert cli.load_config(TrainConfig, [f"config={tmp_path}/below/settings.yaml"]) == config
+
+
+@pytest.mark.parametrize("module", ["jobs", "jobs.acquire"])
+def test_help_into_a_closed_pipe_ends_without_a_traceback(module: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(
+        [sys.executable, "-m", module, "--help"], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (0, "")
