@@ -238,7 +238,7 @@ class FilterConfig:
     max_zoom: float = option(
         2.5, "maximum zoom of any frame relative to the first, or its inverse (reject reason large_zoom)"
     )
-    # By eye, clips with 34 to 70 px are sheared and those with up to 12 px are not (10 windows of horse races and surfing).
+    # By eye, clips with 34 to 70 px are sheared and those with up to 12 px are not (10 windows of two classes).
     max_distortion_px: float = option(
         25.0,
         "maximum distance of a frame's homography from a similarity, RMS of the corners, pixels at 128 px (reject "
