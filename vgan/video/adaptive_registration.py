@@ -16,7 +16,7 @@ import numpy as np
 from vgan.errors import VideoError
 from vgan.video.config import StabilizeConfig
 from vgan.video.drift_correction import correct_drift, make_template
-from vgan.video.geometry import EVIDENCE_PX, IDENTITY, project, scale_of
+from vgan.video.geometry import EVIDENCE_PX, IDENTITY, project, scale_of, scaling
 from vgan.video.point_tracks import halve, spread_corners, track
 from vgan.video.registration import MAX_ZOOM, PairRegistration, Registration, find_features, match_pair, refine
 
@@ -57,7 +57,7 @@ def register(grays: np.ndarray, config: StabilizeConfig, excluded: np.ndarray | 
     height, width = grays.shape[1:]
     unit = EVIDENCE_PX / min(height, width)
     scale = min(1.0, TEMPLATE_PX / min(height, width))
-    to_small = np.array([[scale, 0, 0.5 * scale - 0.5], [0, scale, 0.5 * scale - 0.5], [0, 0, 1]])
+    to_small = scaling(scale)
     from_small = np.linalg.inv(to_small)
     template = make_template(_small(grays[0], scale))
     small_unit = unit / scale

@@ -42,3 +42,12 @@ def distortion(transform: np.ndarray, height: int, width: int) -> float:
     after -= after.mean()
     turn = (before.conj() * after).sum() / (np.abs(before) ** 2).sum()
     return float(np.sqrt((np.abs(turn * before - after) ** 2).mean()))
+
+
+def scaling(scale: float) -> np.ndarray:
+    """Return the transform (3, 3) from pixels of an image to those of the image resized by `scale`.
+
+    Pixel centers are at half units.
+    """
+    offset = 0.5 * scale - 0.5
+    return np.array([[scale, 0, offset], [0, scale, offset], [0, 0, 1]])

@@ -24,7 +24,7 @@ import numpy as np
 from vgan.errors import VideoError
 from vgan.video.config import StabilizeConfig
 from vgan.video.drift_correction import correct_drift, make_template, warp
-from vgan.video.geometry import EVIDENCE_PX, IDENTITY, corner_distance, scale_of
+from vgan.video.geometry import EVIDENCE_PX, IDENTITY, corner_distance, scale_of, scaling
 
 # Less blur than SIFT's defaults of 3 layers and 1.6: at 64 px 83 keypoints in 1.9 ms instead of 70 in 2.8 ms (848x480,
 # at most 100 keypoints).
@@ -128,7 +128,7 @@ def register(grays: np.ndarray, config: StabilizeConfig) -> Registration:
         )
         transforms.append(transform)
         before = after
-    enlarge = np.array([[1 / scale, 0, 0.5 / scale - 0.5], [0, 1 / scale, 0.5 / scale - 0.5], [0, 0, 1]])
+    enlarge = scaling(1 / scale)
     drift_px = 0.0
     matches = match_pair(first, before, config, unit)
     if matches is not None:

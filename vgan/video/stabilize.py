@@ -101,7 +101,7 @@ def _adaptive(frames: np.ndarray, config: StabilizeConfig, size: int) -> tuple[n
     """
     frames = downscale(frames, max(config.size, size))
     height, width = frames.shape[1:3]
-    grays = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
+    grays = _grays(frames)
     mask, share = overlay_mask(grays)
     still = None
     if mask is not None:
@@ -185,9 +185,9 @@ def _warped_mask(mask: np.ndarray, transforms: np.ndarray, height: int, width: i
 
 def _scores_of(candidate: Candidate, height: int, width: int) -> ClipScores:
     """Compute the scores of the chosen candidate of a window of `height` x `width` pixels."""
-    differences = frame_differences(candidate.clip)
     registration = candidate.registration
     if registration is None:
+        differences = frame_differences(candidate.clip)
         scores = ClipScores(
             registration="static" if candidate.motion.rms_px <= STATIC_PX else "failed",
             photometric=max(differences),
@@ -199,18 +199,16 @@ def _scores_of(candidate: Candidate, height: int, width: int) -> ClipScores:
         scores = compute_scores(registration, height, width, candidate.clip, candidate.covered)
         kind = "homography" if registration.num_homographies else "similarity"
         scores = replace(scores, registration=kind, overlay=candidate.overlay)
-    motion = candidate.motion
-    return replace(scores, residual_motion_px=motion.rms_px, agreement=motion.agreement)
+    return _with_motion(scores, candidate.motion)
 
 
 def _by_paper(frames: np.ndarray, config: StabilizeConfig, size: int) -> tuple[np.ndarray, ClipScores]:
     """Stabilize `frames` with preset "paper"."""
     frames = downscale(frames, max(config.size, size))
-    registration = register(np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]), config)
+    registration = register(_grays(frames), config)
     clip, covered = render(frames, registration.transforms, size)
-    return clip, _with_motion(
-        compute_scores(registration, frames.shape[1], frames.shape[2], clip, covered), clip, covered
-    )
+    scores = compute_scores(registration, frames.shape[1], frames.shape[2], clip, covered)
+    return clip, _with_motion(scores, measure_global_motion(clip, covered))
 
 
 def _by_reference(frames: np.ndarray, size: int) -> tuple[np.ndarray, ClipScores]:
@@ -221,12 +219,16 @@ def _by_reference(frames: np.ndarray, size: int) -> tuple[np.ndarray, ClipScores
         scores = compute_scores(registration, frames.shape[1], frames.shape[2], clip, covered)
     except np.linalg.LinAlgError as error:
         raise VideoError("stabilize", "collapsed", "the composed homography has no inverse") from error
-    return clip, _with_motion(replace(scores, registration="homography"), clip, covered)
+    return clip, _with_motion(replace(scores, registration="homography"), measure_global_motion(clip, covered))
 
 
-def _with_motion(scores: ClipScores, clip: np.ndarray, covered: np.ndarray) -> ClipScores:
+def _grays(frames: np.ndarray) -> np.ndarray:
+    """Convert frames (T, H, W, 3) uint8 to gray images (T, H, W) uint8."""
+    return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
+
+
+def _with_motion(scores: ClipScores, motion: GlobalMotion) -> ClipScores:
     """Add the global motion that remains in a clip to its scores."""
-    motion = measure_global_motion(clip, covered)
     return replace(scores, residual_motion_px=motion.rms_px, agreement=motion.agreement)
 
 
