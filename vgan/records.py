@@ -11,7 +11,7 @@ import numpy as np
 SCHEMA_VERSION = 2
 # Increased when equal videos and settings give other pixels or scores. 2: HDR tone mapping; 3: damaged, interlaced and
 # telecined video, slow beginnings, flashes; fingerprints equal for mirrored clips, bars of any color; preset adaptive.
-VIDEO_REVISION = 3
+VIDEO_REVISION = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,8 @@ class ClipScores:
 
     # similarity, homography, static (the camera stood still), failed (it moved, unknown how) or empty (not attempted)
     registration: str = ""
-    residual_motion_px: float = 0.0  # RMS global motion that remains between adjacent frames, pixels at 128 px
+    source_motion_px: float = 0.0  # RMS global motion between adjacent frames before stabilization, pixels at 128 px
+    residual_motion_px: float = 0.0  # the same of the clip: what remains
     agreement: float = 1.0  # share of the textured blocks that follow this global motion, 0..1
     distortion_px: float = 0.0  # largest distance of a frame's transform from a similarity, pixels at 128 px
     overlay: float = 0.0  # share of the textured pixels excluded as burnt-in graphics, 0..1

@@ -37,8 +37,8 @@ from vgan.options import require_options
 from vgan.records import Clip
 from vgan.video.clip_extraction import extract_clips
 from vgan.video.config import VideoConfig
+from vgan.video.decoding.isolated_decoder import Decoder
 from vgan.video.image_strips import is_strip
-from vgan.video.isolated_decoder import Decoder
 from vgan.video.quality_filters import first_violation
 from vgan.viz.panels import forecast_panels
 

@@ -24,10 +24,10 @@ from vgan.records import ClipScores
 from vgan.scenes.labels import scene_column
 from vgan.video import letterbox
 from vgan.video.config import VideoConfig
-from vgan.video.isolated_decoder import Decoder
+from vgan.video.decoding.isolated_decoder import Decoder
 from vgan.video.quality_filters import bound_utilization
 from vgan.video.resample import resample
-from vgan.video.stabilize import crop_only
+from vgan.video.stabilization.stabilize import crop_only
 from vgan.viz.inspector import Group, InspectedClip, Inspection, SceneSheet
 from vgan.viz.report import RejectCount
 

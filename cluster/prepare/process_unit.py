@@ -33,8 +33,8 @@ from vgan.errors import InputError, VideoError
 from vgan.records import Clip, Reject, clip_id
 from vgan.video.clip_extraction import extract_clips
 from vgan.video.config import DecodeConfig, VideoConfig
-from vgan.video.decode import VideoMetadata
-from vgan.video.isolated_decoder import Decoder
+from vgan.video.decoding.decode import VideoMetadata
+from vgan.video.decoding.isolated_decoder import Decoder
 
 SEGMENT_CLIPS = 1_000_000  # offset between the first clip numbers of consecutive segments
 MAX_SEGMENTS = 1000  # a week of video at ten minutes per segment; the last one takes the rest

@@ -38,7 +38,7 @@ from vgan.study.trials import (
     static_clip,
 )
 from vgan.video.config import DecodeConfig
-from vgan.video.decode import frames
+from vgan.video.decoding.decode import frames
 from vgan.video.encode import FREE_BOX, padded_mp4, write_mp4
 
 STUDY, CLIPS = "study.json", "clips"

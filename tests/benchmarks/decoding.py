@@ -30,8 +30,8 @@ from moving_pictures import camera, film, make_texture
 
 from vgan.errors import VideoError
 from vgan.video.config import DecodeConfig
-from vgan.video.decode import Frame, backend_version, frames
-from vgan.video.isolated_decoder import Decoder
+from vgan.video.decoding.decode import Frame, backend_version, frames
+from vgan.video.decoding.isolated_decoder import Decoder
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 REAL = {

@@ -26,7 +26,7 @@ from moving_pictures import tracked_jitter_px
 from vgan.records import Clip, ClipScores, Reject
 from vgan.video.clip_extraction import extract_clips
 from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, StabilizeConfig, VideoConfig
-from vgan.video.decode import frames
+from vgan.video.decoding.decode import frames
 from vgan.video.fingerprint import fingerprint, fingerprint_words, thumbnails
 from vgan.video.quality_filters import first_violation
 

@@ -43,7 +43,7 @@ from vgan.training.gan_step import StepRandomness, train_step
 from vgan.transfer.ucf101 import read_split
 from vgan.video.clip_extraction import extract_clips
 from vgan.video.config import ClipSpec, VideoConfig
-from vgan.video.decode import frames
+from vgan.video.decoding.decode import frames
 from vgan.video.image_strips import read_strip
 from vgan.video.normalize import normalize_clips
 from vgan.video.quality_filters import first_violation

@@ -27,7 +27,7 @@ import numpy as np
 from vgan.records import Clip
 from vgan.video.clip_extraction import extract_clips
 from vgan.video.config import VideoConfig
-from vgan.video.decode import frames
+from vgan.video.decoding.decode import frames
 from vgan.video.fingerprint import (
     SIDE,
     fingerprint,

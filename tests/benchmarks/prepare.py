@@ -37,7 +37,7 @@ from vgan.errors import VideoError
 from vgan.records import Clip
 from vgan.video.clip_extraction import extract_clips
 from vgan.video.config import FilterConfig, VideoConfig
-from vgan.video.isolated_decoder import Decoder
+from vgan.video.decoding.isolated_decoder import Decoder
 from vgan.video.quality_filters import first_violation
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -29,7 +29,7 @@ from vgan.scenes.preprocess import scene_view
 from vgan.scenes.scoring import SceneClassifier, add_scene_scores
 from vgan.video.clip_extraction import extract_clips
 from vgan.video.config import DecodeConfig, VideoConfig
-from vgan.video.isolated_decoder import Decoder
+from vgan.video.decoding.isolated_decoder import Decoder
 
 REPEATS = 8
 PICTURES = (".jpg", ".png")

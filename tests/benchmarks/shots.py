@@ -23,7 +23,7 @@ import numpy as np
 from vgan.records import Clip
 from vgan.video.clip_extraction import extract_clips
 from vgan.video.config import ClipSpec, DecodeConfig, ShotConfig, VideoConfig
-from vgan.video.decode import Frame, frames
+from vgan.video.decoding.decode import Frame, frames
 from vgan.video.quality_filters import first_violation
 from vgan.video.resample import resample
 from vgan.video.shot_detection import split_shots

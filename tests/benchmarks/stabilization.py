@@ -22,13 +22,14 @@ from moving_pictures import corner_errors_px, shaken, tracked_errors_px, tracked
 
 from vgan.errors import VideoError
 from vgan.records import ClipScores
-from vgan.video import reference_stabilizer
 from vgan.video.config import DecodeConfig, FilterConfig, StabilizeConfig
-from vgan.video.decode import frames
+from vgan.video.decoding.decode import frames
 from vgan.video.quality_filters import first_violation
-from vgan.video.registration import register
 from vgan.video.resample import resample
-from vgan.video.stabilize import crop_only, downscale, stabilize
+from vgan.video.stabilization import reference
+from vgan.video.stabilization.registration import register
+from vgan.video.stabilization.rendering import downscale
+from vgan.video.stabilization.stabilize import crop_only, stabilize
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 UCF101 = DATA / "ucf101" / "UCF-101"
@@ -95,7 +96,7 @@ def pair_errors_px(native: np.ndarray) -> tuple[float, float]:
     grays = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in small])
     scale = small.shape[1] / native.shape[1]
     shrink = np.array([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2], [0, 0, 1]])
-    literal = shrink @ reference_stabilizer.register(native).transforms @ np.linalg.inv(shrink)
+    literal = shrink @ reference.register(native).transforms @ np.linalg.inv(shrink)
     return tracked_errors_px(grays, literal), tracked_errors_px(grays, register(grays, OURS).transforms)
 
 

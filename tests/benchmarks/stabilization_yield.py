@@ -32,10 +32,11 @@ from vgan.records import ClipScores, Reject
 from vgan.video import letterbox, prescreen
 from vgan.video.clip_extraction import _windows
 from vgan.video.config import FILTER_PRESETS, ClipSpec, DecodeConfig, FilterConfig, StabilizeConfig, VideoConfig
-from vgan.video.decode import frames
-from vgan.video.geometry import IDENTITY
+from vgan.video.decoding.decode import frames
 from vgan.video.quality_filters import first_violation
-from vgan.video.stabilize import downscale, render, stabilize
+from vgan.video.stabilization.geometry import IDENTITY
+from vgan.video.stabilization.rendering import downscale, render
+from vgan.video.stabilization.stabilize import stabilize
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 GOOD_PX = 0.5

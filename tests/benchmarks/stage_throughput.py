@@ -33,10 +33,10 @@ from vgan.training.engine import LocalEngine, make_optimizer
 from vgan.training.gan_step import StepRandomness, train_step
 from vgan.video.clip_extraction import extract_clips
 from vgan.video.config import ClipSpec, StabilizeConfig, VideoConfig
-from vgan.video.decode import frames
+from vgan.video.decoding.decode import frames
+from vgan.video.decoding.isolated_decoder import Decoder
 from vgan.video.encode import write_avi, write_mp4
-from vgan.video.isolated_decoder import Decoder
-from vgan.video.stabilize import crop_only, stabilize
+from vgan.video.stabilization.stabilize import crop_only, stabilize
 
 REPEATS = 5
 IDS = {"source_id": "s", "source_uri": "u", "label": None, "split": None, "decoder": ""}

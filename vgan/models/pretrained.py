@@ -31,9 +31,9 @@ from vgan.models.gaussian_mixture import LatentMixture
 from vgan.models.generator import GeneratorOutput
 from vgan.renamed_keys import SETTINGS_VERSION, upgrade
 from vgan.video.config import StabilizeConfig
-from vgan.video.geometry import IDENTITY
 from vgan.video.normalize import denormalize_clips, normalize_clips
-from vgan.video.stabilize import downscale, render
+from vgan.video.stabilization.geometry import IDENTITY
+from vgan.video.stabilization.rendering import downscale, render
 
 MODEL, STATE, WEIGHTS, MIXTURE = "model.json", "state.json", "weights", "mixture.safetensors"
 BATCH = 16  # clips per forward pass: 1 GB at base 64

@@ -13,13 +13,13 @@ from vgan.records import Clip, Reject
 from vgan.scenes.preprocess import scene_view
 from vgan.video import letterbox, prescreen
 from vgan.video.config import VideoConfig
-from vgan.video.decode import Frame
+from vgan.video.decoding.decode import Frame
 from vgan.video.dissolve_detection import dissolve_score
 from vgan.video.fingerprint import fingerprint, motion_signs, thumbnails
 from vgan.video.quality_filters import first_violation
 from vgan.video.resample import RATE_TOLERANCE, resample
 from vgan.video.shot_detection import split_shots
-from vgan.video.stabilize import crop_only, stabilize
+from vgan.video.stabilization.stabilize import crop_only, stabilize
 
 
 def extract_clips(frames: Iterable[Frame], config: VideoConfig) -> Iterator[Clip | Reject]:

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from vgan.errors import VideoError, first_line
-from vgan.video.decode import Frame, VideoMetadata
-from vgan.video.layout import reduced_size
+from vgan.video.decoding.decode import Frame, VideoMetadata
+from vgan.video.decoding.layout import reduced_size
 
 FORMATS = ("JPEG", "PNG")  # MoCoGAN's strips have the extension .jpg and are PNG
 MIN_FRAMES = 16  # shortest clip of the original; a picture of fewer squares is not a strip

@@ -64,10 +64,11 @@ def _utilization(scores: ClipScores, config: FilterConfig) -> np.ndarray:
 
 def _bounds(e: ClipScores, c: FilterConfig) -> list[Bound]:
     """List the enabled bounds in the order in which they are applied."""
+    max_residual_motion = np.maximum(c.max_residual_motion_px, c.max_residual_motion_share * e.source_motion_px)
     is_failed = np.equal(e.registration, "failed") * 1.0
     bounds: list[Bound] = [
         ("unregistered", is_failed, 1.0 if c.keep_unregistered else 0.0, True),
-        ("residual_motion", e.residual_motion_px, c.max_residual_motion_px, True),
+        ("residual_motion", e.residual_motion_px, max_residual_motion, True),
         ("low_agreement", e.agreement, c.min_agreement, False),
         ("distortion", e.distortion_px, c.max_distortion_px, True),
         ("low_inlier_ratio", e.inlier_ratio, c.min_inlier_ratio, False),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 from vgan.errors import VideoError
-from vgan.video.decode import Frame
+from vgan.video.decoding.decode import Frame
 
 PROBE = 25  # number of frames that the source's rate is measured on: one second of most videos
 MAX_SLOW_START_S = 60.0  # after that much below the minimum rate decoding the rest is not worth its cost

@@ -30,7 +30,7 @@ import cv2
 import numpy as np
 
 from vgan.video.config import ShotConfig
-from vgan.video.decode import Frame
+from vgan.video.decoding.decode import Frame
 
 SIDE = 64  # pixels: fast and insensitive to detail; the bounds were measured at this size
 BLOCK = 16  # pixels at SIDE

@@ -57,7 +57,7 @@ def process_type(process: psutil.Process) -> str:
     line = " ".join(argv)
     if argv and os.path.basename(argv[0]) == "raylet":
         return "raylet"
-    if "vgan.video.isolated_decoder" in line:
+    if "vgan.video.decoding.isolated_decoder" in line:
         return "decoder"
     return "worker" if line.startswith("ray::") else ""
 

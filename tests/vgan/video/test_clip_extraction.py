@@ -12,7 +12,7 @@ from vgan.errors import VideoError
 from vgan.records import Clip, Reject
 from vgan.video.clip_extraction import extract_clips
 from vgan.video.config import ClipSpec, DecodeConfig, FilterConfig, PrescreenConfig, StabilizeConfig, VideoConfig
-from vgan.video.decode import Frame, frames
+from vgan.video.decoding.decode import Frame, frames
 
 SHORT = ClipSpec(num_frames=16, stride=16)
 UNSCREENED = PrescreenConfig(min_contrast=0, min_activity=0, max_frozen_fraction=0)

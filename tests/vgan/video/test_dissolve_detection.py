@@ -10,7 +10,7 @@ import pytest
 from moving_pictures import camera, film, make_texture
 
 from vgan.video.config import DecodeConfig
-from vgan.video.decode import frames
+from vgan.video.decoding.decode import frames
 from vgan.video.dissolve_detection import dissolve_score
 
 

@@ -9,7 +9,7 @@ from moving_pictures import camera, film, make_texture
 from PIL import Image
 
 from vgan.video.config import DecodeConfig
-from vgan.video.decode import frames
+from vgan.video.decoding.decode import frames
 from vgan.video.encode import write_avi, write_gif, write_mp4
 
 

@@ -11,7 +11,7 @@ import pytest
 from moving_pictures import camera, film, make_texture
 
 from vgan.video.config import DecodeConfig, FilterConfig
-from vgan.video.decode import frames
+from vgan.video.decoding.decode import frames
 from vgan.video.encode import write_mp4
 from vgan.video.fingerprint import (
     MAX_SHIFT,

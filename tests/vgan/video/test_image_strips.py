@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from vgan.errors import VideoError
-from vgan.video import decode, image_strips
+from vgan.video import image_strips
 from vgan.video.config import DecodeConfig
-from vgan.video.isolated_decoder import Decoder
+from vgan.video.decoding import decode
+from vgan.video.decoding.isolated_decoder import Decoder
 
 
 @pytest.fixture(scope="module")

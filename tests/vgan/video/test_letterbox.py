@@ -9,7 +9,7 @@ import pytest
 from moving_pictures import camera, film, make_texture
 
 from vgan.video.config import DecodeConfig
-from vgan.video.decode import frames
+from vgan.video.decoding.decode import frames
 from vgan.video.letterbox import crop, detect_bars
 
 

@@ -11,7 +11,7 @@ from moving_pictures import camera, film, make_texture
 
 from vgan.errors import VideoError
 from vgan.video.config import DecodeConfig, PrescreenConfig
-from vgan.video.decode import frames
+from vgan.video.decoding.decode import frames
 from vgan.video.prescreen import WindowStatistics, measure_window, reject_window
 
 OFF = PrescreenConfig(min_contrast=0, min_activity=0, max_frozen_fraction=0)

@@ -52,6 +52,13 @@ def test_filters_preset_paper_is_looser_than_strict_in_every_bound_it_names():
         assert value < bound if name.startswith("min_") else value > bound, name
 
 
+def test_filters_clip_that_still_moves_is_kept_if_most_of_the_motion_was_removed():
+    moving = ClipScores(**GOOD, residual_motion_px=0.8, source_motion_px=2.5)
+    assert first_violation(moving, FilterConfig()) is None
+    assert first_violation(replace(moving, source_motion_px=1.5), FilterConfig())[0] == "residual_motion"
+    assert first_violation(moving, FilterConfig(max_residual_motion_share=0.0))[0] == "residual_motion"
+
+
 @pytest.mark.parametrize("reason", BROKEN)
 def test_gates_violated_bound_returns_its_reason_and_value(reason):
     evidence = ClipScores(**GOOD | BROKEN[reason])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vgan.errors import VideoError
-from vgan.video.decode import Frame
+from vgan.video.decoding.decode import Frame
 from vgan.video.resample import resample
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)

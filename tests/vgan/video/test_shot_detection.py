@@ -11,7 +11,7 @@ import pytest
 from moving_pictures import camera, film, make_texture
 
 from vgan.video.config import DecodeConfig, ShotConfig
-from vgan.video.decode import Frame, frames
+from vgan.video.decoding.decode import Frame, frames
 from vgan.video.shot_detection import block_similarity, split_shots
 
 

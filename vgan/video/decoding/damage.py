@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from vgan.errors import VideoError
 from vgan.records import Reject
-from vgan.video.timestamps import TimedFrame
+from vgan.video.decoding.timestamps import TimedFrame
 
 
 class DamageFilter:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from moving_pictures import make_texture
 
-from vgan.video.global_motion import NO_TEXTURE, measure_global_motion
+from vgan.video.stabilization.global_motion import NO_TEXTURE, measure_global_motion
 
 T, SIDE = 8, 64
 

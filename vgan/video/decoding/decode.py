@@ -22,10 +22,10 @@ import PIL
 from vgan.errors import VideoError
 from vgan.records import Reject
 from vgan.video.config import DecodeConfig
-from vgan.video.containers import UNTIMED, Video, decode_packets, open_video
-from vgan.video.damage import DamageFilter
-from vgan.video.decord_backend import decord_pictures
-from vgan.video.interlacing import (
+from vgan.video.decoding.containers import UNTIMED, Video, decode_packets, open_video
+from vgan.video.decoding.damage import DamageFilter
+from vgan.video.decoding.decord_backend import decord_pictures
+from vgan.video.decoding.interlacing import (
     FIRST_FRAMES,
     MOST_FRAMES,
     Scan,
@@ -34,8 +34,8 @@ from vgan.video.interlacing import (
     shows_fields,
     to_progressive,
 )
-from vgan.video.layout import MAX_TURN_ERROR_DEG, Layout
-from vgan.video.timestamps import TimedFrame, Timeline, restarts
+from vgan.video.decoding.layout import MAX_TURN_ERROR_DEG, Layout
+from vgan.video.decoding.timestamps import TimedFrame, Timeline, restarts
 
 # Seeking in MPEG-PS and MPEG-TS ends up to one group of pictures after the requested key frame. A request this much
 # earlier, two groups of a broadcast, mostly avoids decoding from the beginning. It also skips leading B-frames.

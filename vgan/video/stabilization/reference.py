@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from vgan.errors import VideoError
-from vgan.video.geometry import EVIDENCE_PX, IDENTITY
-from vgan.video.registration import PairRegistration, Registration
+from vgan.video.stabilization.geometry import EVIDENCE_PX, IDENTITY
+from vgan.video.stabilization.registration import PairRegistration, Registration
 
 FLANN_TREES, FLANN_CHECKS, FLANN_KDTREE = 5, 50, 1
 RATIO, MIN_MATCHES, RANSAC_PX = 0.7, 10, 5.0  # RANSAC threshold in pixels of the input frames

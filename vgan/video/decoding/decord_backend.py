@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from vgan.errors import VideoError, first_line
-from vgan.video.containers import open_video
-from vgan.video.layout import reduced_size, square_pixels
+from vgan.video.decoding.containers import open_video
+from vgan.video.decoding.layout import reduced_size, square_pixels
 
 DECORD_CHUNK = 16  # frames per call of decord: 1.4 MB at 128x228, and few calls
 

@@ -18,9 +18,9 @@ from vgan.errors import VideoError
 from vgan.records import Clip, Reject
 from vgan.video.clip_extraction import extract_clips
 from vgan.video.config import ClipSpec, DecodeConfig, StabilizeConfig, VideoConfig
-from vgan.video.decode import Frame, Treatment, frames
-from vgan.video.isolated_decoder import Decoder
-from vgan.video.layout import nearest_orientation
+from vgan.video.decoding.decode import Frame, Treatment, frames
+from vgan.video.decoding.isolated_decoder import Decoder
+from vgan.video.decoding.layout import nearest_orientation
 
 PYAV = DecodeConfig(backend="pyav")
 UNSTABILIZED = VideoConfig(clip=ClipSpec(num_frames=16, stride=16), stabilize=StabilizeConfig(preset="off"))

@@ -10,7 +10,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
-from vgan.video.hdr import tone_map
+from vgan.video.decoding.hdr import tone_map
 
 HD_LINES = 720  # without a color matrix, pictures of at least this height are BT.709, others BT.601 (as in players)
 HDR_CURVES: dict[int, str] = {ColorTrc.SMPTE2084: "pq", ColorTrc.ARIB_STD_B67: "hlg"}

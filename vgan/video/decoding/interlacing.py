@@ -11,7 +11,7 @@ import av
 import numpy as np
 from av.filter import Graph
 
-from vgan.video.timestamps import TimedFrame
+from vgan.video.decoding.timestamps import TimedFrame
 
 MAX_LINES = 1088  # higher pictures are always progressive
 MIN_SIDE = 64  # pixels

@@ -19,10 +19,10 @@ import pytest
 
 from vgan.errors import VideoError
 from vgan.video.config import DecodeConfig
-from vgan.video.decode import Frame, frames
-from vgan.video.isolated_decoder import Decoder
+from vgan.video.decoding.decode import Frame, frames
+from vgan.video.decoding.isolated_decoder import Decoder
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def isolated_frames(path: str | Path, config: DecodeConfig, command: list[str] | None = None) -> Iterator[Frame]:
@@ -40,8 +40,8 @@ def child_whose_decoder(code: str) -> list[str]:
     """Return the command of a child in which `decode.frames` is replaced by a generator with body `code`."""
     body = textwrap.indent(textwrap.dedent(code), "    ")
     return stub(
-        f"import os, sys\nimport numpy as np\nimport vgan.video.isolated_decoder as child\n"
-        "from vgan.video.decode import Frame\n"
+        f"import os, sys\nimport numpy as np\nimport vgan.video.decoding.isolated_decoder as child\n"
+        "from vgan.video.decoding.decode import Frame\n"
         f"picture = np.zeros((4, 6, 3), np.uint8)\n"
         f"def frames(path, config, start_s, end_s, native, on_skip, on_finding):\n{body}\n"
         "child.frames = frames\nchild.main(sys.argv[1:])"
@@ -157,7 +157,7 @@ def test_isolated_frames_closed_early_leave_no_process(make_video):
 def test_decoder_child_dies_with_its_parent(make_video):
     code = (
         "import sys, time\nfrom vgan.video.config import DecodeConfig\n"
-        "from vgan.video.isolated_decoder import Decoder\n"
+        "from vgan.video.decoding.isolated_decoder import Decoder\n"
         "source = Decoder(DecodeConfig()).frames(sys.stdin.readline().strip())\n"
         "next(source)\nprint('ready', flush=True)\ntime.sleep(60)"
     )
@@ -178,7 +178,7 @@ def test_decoder_child_dies_with_its_parent(make_video):
 
 def test_child_imports_only_what_decoding_needs():
     heavy = "('torch', 'cv2', 'decord', 'matplotlib')"
-    code = f"import sys, vgan.video.isolated_decoder; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, vgan.video.decoding.isolated_decoder; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -217,7 +217,7 @@ def test_decoder_bad_video_does_not_end_the_child(make_video, tmp_path):
 
 
 def test_decoder_child_is_replaced_after_so_many_requests(make_video, monkeypatch):
-    monkeypatch.setattr("vgan.video.isolated_decoder.REQUESTS_A_CHILD", 2)
+    monkeypatch.setattr("vgan.video.decoding.isolated_decoder.REQUESTS_A_CHILD", 2)
     path = make_video(num_frames=3)
     children = set()
     before = set(children_of(os.getpid()))
@@ -398,7 +398,8 @@ def test_decoder_hostile_child_ends_in_a_reason_and_the_next_video_is_served(mak
     # The command fails while the file exists; then the same Decoder must work with a new child.
     command = stub(
         f"import os, sys\nif not os.path.exists({str(tmp_path / 'hostile')!r}):\n"
-        f"    os.execv(sys.executable, [sys.executable, '-P', '-m', 'vgan.video.isolated_decoder', *sys.argv[1:]])\n"
+        "    module = 'vgan.video.decoding.isolated_decoder'\n"
+        "    os.execv(sys.executable, [sys.executable, '-P', '-m', module, *sys.argv[1:]])\n"
         f"{hostile(code)[-1]}"
     )
     started_s = time.monotonic()

@@ -16,7 +16,7 @@ from typing import Any
 
 from vgan.errors import VideoError
 from vgan.records import Reject
-from vgan.video.decode import Treatment, VideoMetadata
+from vgan.video.decoding.decode import Treatment, VideoMetadata
 
 HEADER = struct.Struct("<cdII")  # type, pts_s, then height and width, or bytes of JSON and 0
 MAX_FRAME_BYTES = 2**28  # an 8K picture has 100 MB; a larger size is invalid

@@ -12,10 +12,10 @@ from moving_pictures import HEIGHT, WIDTH, camera, corner_errors_px, film, make_
 
 from vgan.errors import VideoError
 from vgan.video.config import DecodeConfig, StabilizeConfig
-from vgan.video.decode import frames
-from vgan.video.drift_correction import align, make_template
-from vgan.video.geometry import IDENTITY
-from vgan.video.registration import Features, match, register
+from vgan.video.decoding.decode import frames
+from vgan.video.stabilization.drift_correction import align, make_template
+from vgan.video.stabilization.geometry import IDENTITY
+from vgan.video.stabilization.registration import Features, match, register
 
 T = 32
 CONFIG = StabilizeConfig()

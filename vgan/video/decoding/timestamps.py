@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import av
 
-from vgan.video.containers import UNTIMED, Video
+from vgan.video.decoding.containers import UNTIMED, Video
 
 # A time that is earlier by more than this, or of another picture size, is that of another recording (joined files).
 # Wrong times of one recording, from reordering, are off by a few frames: 16 of them take 0.64 s at 25 per second.

@@ -23,8 +23,8 @@ import numpy as np
 
 from vgan.errors import VideoError
 from vgan.video.config import StabilizeConfig
-from vgan.video.drift_correction import correct_drift, make_template, warp
-from vgan.video.geometry import EVIDENCE_PX, IDENTITY, corner_distance, scale_of, scaling
+from vgan.video.stabilization.drift_correction import correct_drift, make_template, warp
+from vgan.video.stabilization.geometry import EVIDENCE_PX, IDENTITY, corner_distance, scale_of, scaling
 
 # Less blur than SIFT's defaults of 3 layers and 1.6: at 64 px 83 keypoints in 1.9 ms instead of 70 in 2.8 ms (848x480,
 # at most 100 keypoints).

@@ -18,9 +18,9 @@ from PIL import Image, ImageOps
 
 from vgan.errors import VideoError
 from vgan.video.config import DecodeConfig
-from vgan.video.decode import Frame, frames, probe_video
-from vgan.video.hdr import BT2020_LUMINANCE, GAMMA, TO_BT709, WHITE, light_to_pq
-from vgan.video.layout import reduced_size, square_pixels
+from vgan.video.decoding.decode import Frame, frames, probe_video
+from vgan.video.decoding.hdr import BT2020_LUMINANCE, GAMMA, TO_BT709, WHITE, light_to_pq
+from vgan.video.decoding.layout import reduced_size, square_pixels
 
 BACKENDS = ["pyav", "decord"]
 AV1 = "libsvtav1", {"crf": "1", "preset": "12"}  # for 10 bits: libx265 sometimes writes headers that muxers reject

@@ -32,8 +32,8 @@ import numpy as np
 from vgan.errors import VideoError
 from vgan.records import Reject
 from vgan.video.config import DecodeConfig
-from vgan.video.decode import Frame, Treatment, VideoMetadata, backend_version, frames, probe_video
-from vgan.video.decoder_messages import (
+from vgan.video.decoding.decode import Frame, Treatment, VideoMetadata, backend_version, frames, probe_video
+from vgan.video.decoding.decoder_messages import (
     HEADER,
     MAX_FRAME_BYTES,
     MAX_TEXT_BYTES,
@@ -76,7 +76,7 @@ class Decoder:
         self.treatment = Treatment()  # of the latest frames
         self.damages: list[Reject] = []  # in the latest frames, complete once they are read to the end
         self._config = config
-        self._command = command or [sys.executable, "-P", "-m", "vgan.video.isolated_decoder"]
+        self._command = command or [sys.executable, "-P", "-m", "vgan.video.decoding.isolated_decoder"]
         self._child: _DecoderProcess | None = None
 
     def __enter__(self) -> Decoder:

@@ -17,12 +17,12 @@ from moving_pictures import (
 )
 
 from vgan.errors import VideoError
-from vgan.video.adaptive_registration import register
 from vgan.video.config import FilterConfig, StabilizeConfig
-from vgan.video.geometry import distortion, project
-from vgan.video.point_tracks import CELL_PX, PER_CELL, overlay_mask, spread_corners
 from vgan.video.quality_filters import first_violation
-from vgan.video.stabilize import crop_only, stabilize
+from vgan.video.stabilization.adaptive_registration import register
+from vgan.video.stabilization.geometry import corner_distance, distortion, limit_distortion, project
+from vgan.video.stabilization.point_tracks import CELL_PX, PER_CELL, overlay_mask, spread_corners
+from vgan.video.stabilization.stabilize import crop_only, stabilize
 
 T = 32
 CONFIG = StabilizeConfig()
@@ -65,7 +65,7 @@ def test_register_follows_a_perspective_change_by_homographies():
     perspectives = []
     for t in range(12):
         tilt = np.eye(3)
-        tilt[2, 0] = 6e-4 * t  # frame to scene, about the frame's corner: a picture that turns away
+        tilt[2, 0] = 4e-4 * t  # frame to scene, about the frame's corner: a picture that turns away
         perspectives.append(camera((0, 0)) @ tilt)
     frames = np.stack(
         [
@@ -78,6 +78,19 @@ def test_register_follows_a_perspective_change_by_homographies():
     for transform, perspective in zip(registration.transforms, perspectives, strict=True):
         truth = project(np.linalg.inv(perspectives[0]) @ perspective, CORNERS)
         assert np.abs(project(transform, CORNERS) - truth).max() < 1.5
+
+
+def test_distortion_beyond_the_bound_is_removed_and_the_similarity_kept():
+    turn = np.array([[0.9, -0.1, 4.0], [0.1, 0.9, -3.0], [0, 0, 1]])
+    tilt = np.eye(3)
+    tilt[2, 0] = 4e-3
+    limited = limit_distortion(turn @ tilt, HEIGHT, WIDTH, 10.0)
+    assert distortion(turn @ tilt, HEIGHT, WIDTH) > 15
+    assert distortion(limited, HEIGHT, WIDTH) == pytest.approx(10, abs=0.01)
+    assert corner_distance(limited, turn @ tilt, HEIGHT, WIDTH) == pytest.approx(
+        distortion(turn @ tilt, HEIGHT, WIDTH) - 10, abs=0.01
+    )
+    assert limit_distortion(turn, HEIGHT, WIDTH, 10.0) is turn
 
 
 def test_register_unrelated_frames_are_rejected():

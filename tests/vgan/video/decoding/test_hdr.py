@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vgan.video.hdr import GAMMA, PEAK, WHITE, hlg_to_light, light_to_pq, pq_to_light, roll_off, tone_map
+from vgan.video.decoding.hdr import GAMMA, PEAK, WHITE, hlg_to_light, light_to_pq, pq_to_light, roll_off, tone_map
 
 
 def gray(code: float) -> np.ndarray:

@@ -9,9 +9,11 @@ from moving_pictures import camera, film, make_texture, shaky_cameras
 
 from vgan.errors import VideoError
 from vgan.records import ClipScores
-from vgan.video import reference_stabilizer
 from vgan.video.config import StabilizeConfig
-from vgan.video.stabilize import crop_only, downscale, mean_frame_difference, render, stabilize
+from vgan.video.stabilization import reference
+from vgan.video.stabilization.clip_scores import mean_frame_difference
+from vgan.video.stabilization.rendering import downscale, render
+from vgan.video.stabilization.stabilize import crop_only, stabilize
 
 T = 16
 HEIGHT, WIDTH = 128, 170
@@ -185,7 +187,7 @@ def test_reference_render_fills_from_the_composite_before():
     pictures = np.stack([np.full((128, 128, 3), value, np.uint8) for value in (10, 100, 200)])
     shift = np.tile(np.eye(3), (3, 1, 1))
     shift[1, 0, 2], shift[2, 0, 2] = 32, 64
-    clip, covered = reference_stabilizer.render(pictures, shift, 64)
+    clip, covered = reference.render(pictures, shift, 64)
     assert (clip[1, :, :15] == 10).all()
     assert (clip[1, :, 18:] == 100).all()
     assert (clip[2, :, :15] == 10).all()
