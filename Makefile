@@ -58,6 +58,7 @@ $(TRANSNET): | $(READY)
 
 bench-prepare: $(READY) $(TRANSNET)  ## decoding, shot detection, stabilization and all of prepare, compared with alternatives
 	PYTHONPATH=$(TRANSNET) $(BIN)/python tests/benchmarks/prepare.py
+	$(BIN)/python tests/benchmarks/stabilization_yield.py
 
 bench-duplicates: $(READY)  ## near-duplicates: recall of copies by kind, other moments dropped, cost
 	$(BIN)/python tests/benchmarks/near_duplicates.py

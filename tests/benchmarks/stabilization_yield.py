@@ -5,7 +5,9 @@ flow (DIS). A clip is good up to GOOD_PX of global motion per frame (RMS of the 
 that is at most half of the motion before, else bad. The tracker ignores pixels that are equal in two frames of a warped
 clip (fill), but not of an unwarped one: there an encoder repeats the background, and only moving people would be left.
 
-Bounds were chosen on the first half of the groups, tables are of the second. Needs the folder `shared`.
+Bounds were chosen on the first half of the groups, tables are of the second. Needs the folder `shared`. STEP=4 takes
+every fourth video (default: every second); SHEETS=FOLDER writes contact sheets of clips that the earlier bounds
+rejected, and of clips with burnt-in graphics.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from moving_pictures import tracked_jitter_px
 from vgan.errors import VideoError
 from vgan.records import ClipScores, Reject
 from vgan.video import letterbox, prescreen
-from vgan.video.clip_extraction import _windows
+from vgan.video.clip_extraction import iter_windows
 from vgan.video.config import FILTER_PRESETS, ClipSpec, DecodeConfig, FilterConfig, StabilizeConfig, VideoConfig
 from vgan.video.decoding.decode import frames
 from vgan.video.quality_filters import first_violation
@@ -41,7 +43,7 @@ from vgan.video.stabilization.stabilize import stabilize
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 GOOD_PX = 0.5
 SIZE = 128
-STABILIZERS = ("adaptive", "paper")
+STABILIZERS = ("adaptive", "paper", "reference")
 # Bounds of the preset strict before the clip's own motion was measured (stabilizer paper only).
 EARLIER = FilterConfig(
     max_residual_motion_px=1000.0,
@@ -56,7 +58,9 @@ FILTERS = {
     ("adaptive", "strict"): FilterConfig(),
     ("adaptive", "paper"): FilterConfig(preset="paper", **FILTER_PRESETS["paper"]),
 }
-STEP = int(os.environ.get("STEP", "2"))  # every STEP-th video of a set
+FRAMES = 6  # of a clip in a contact sheet
+SHEETS = os.environ.get("SHEETS")
+STEP = int(os.environ.get("STEP", "2"))
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Outcome:
 
     scores: ClipScores | None
     labels: tuple[str, str]  # by the tracker, by dense flow: good, improved, bad, or none
+    frames: np.ndarray | None = None  # (FRAMES, SIZE, SIZE, 3) uint8, of the contact sheet
 
 
 def held_out(group: str) -> bool:
@@ -89,9 +94,9 @@ def videos() -> Iterator[tuple[str, Path, float, int]]:
 
 
 def windows(path: Path, fps: float, limit: int) -> Iterator[np.ndarray]:
-    """Yield windows (32, H, W, 3) uint8 that pass the prescreen, cropped, short side at most SIZE."""
+    """Yield windows (32, H, W, 3) uint8 that pass the prescreen, cropped."""
     config = VideoConfig(clip=ClipSpec(size=SIZE, fps=fps), decode=DecodeConfig(short_side=240))
-    found = [w for w in _windows(frames(path, config.decode), config) if not isinstance(w, Reject)]
+    found = [w for w in iter_windows(frames(path, config.decode), config) if not isinstance(w, Reject)]
     for i in sorted({int(i) for i in np.linspace(0, len(found) - 1, limit)} if found else ()):
         pixels = np.stack([frame.image for frame in found[i][1]])
         pixels = letterbox.crop(pixels, letterbox.detect_bars(pixels))
@@ -100,7 +105,7 @@ def windows(path: Path, fps: float, limit: int) -> Iterator[np.ndarray]:
         except VideoError:
             continue
         if min(pixels.shape[1:3]) >= SIZE // 2:
-            yield downscale(pixels, SIZE)
+            yield pixels
 
 
 def dense_motion_px(clip: np.ndarray) -> float:
@@ -130,35 +135,43 @@ def label(after_px: float, before_px: float) -> str:
 
 
 def outcomes(window: np.ndarray) -> dict[str, Outcome]:
-    """Stabilize a window by each stabilizer and judge the results."""
+    """Stabilize a window by each stabilizer and judge the results.
+
+    The stabilizer `reference` takes the frames as they are, as the original script does; the others at SIZE.
+    """
+    original, window = window, downscale(window, SIZE)
     unmoved, covered = render(window, np.tile(IDENTITY, (len(window), 1, 1)), SIZE)
     before = tracked_jitter_px(unmoved, covered), dense_motion_px(unmoved)
     results = {}
     for preset in STABILIZERS:
         try:
-            clip, scores = stabilize(window, StabilizeConfig(preset=preset), SIZE)
+            clip, scores = stabilize(
+                original if preset == "reference" else window, StabilizeConfig(preset=preset), SIZE
+            )
         except VideoError:
             results[preset] = Outcome(None, ("none", "none"))
             continue
         # Of a warped clip, pixels equal in two frames are fill; of one that was not warped, none are.
         covered = None if scores.stabilized else np.ones(clip.shape[:3], bool)
         after = tracked_jitter_px(clip, covered), dense_motion_px(clip)
-        results[preset] = Outcome(scores, tuple(map(label, after, before)))
+        results[preset] = Outcome(scores, tuple(map(label, after, before)), clip[:: len(clip) // FRAMES])
     return results
 
 
 def print_table(results: dict[str, list[dict[str, Outcome]]]) -> None:
     """Print windows kept and their labels, good/improved/bad, by both judges."""
     print(
-        "kept of windows, and (good/improved/bad) by the tracker | by dense flow; 'possible': good or improved by any"
+        "kept of windows, and (good/improved/bad) by the tracker | by dense flow; possible: good or improved by any of "
+        "the stabilizers, by the tracker | by both judges"
     )
-    print(f"{'set':<16}{'windows':>8}{'possible':>9}{'of them kept':>13}", end="")
+    print(f"{'set':<16}{'windows':>8}{'possible':>11}{'of them kept':>15}", end="")
     print("".join(f"{f'{stabilizer}, {bounds}':>36}" for stabilizer, bounds in FILTERS))
     everything = [window for items in results.values() for window in items]
     for name, items in [*results.items(), ("all", everything)]:
-        possible = [w for w in items if any(o.labels[0] in ("good", "improved") for o in w.values())]
-        kept = [w for w in possible if _is_kept(w["adaptive"], FILTERS["adaptive", "strict"])]
-        print(f"{name:<16}{len(items):>8}{len(possible):>9}{len(kept) / max(1, len(possible)):>13.0%}", end="")
+        possible = [[w for w in items if any(_is_steady(o, judges) for o in w.values())] for judges in (1, 2)]
+        kept = [[w for w in each if _is_kept(w["adaptive"], FILTERS["adaptive", "strict"])] for each in possible]
+        shares = " | ".join(f"{len(k) / max(1, len(p)):.0%}" for k, p in zip(kept, possible, strict=True))
+        print(f"{name:<16}{len(items):>8}{' | '.join(str(len(p)) for p in possible):>11}{shares:>15}", end="")
         for (stabilizer, _), bounds in FILTERS.items():
             passing = [w[stabilizer] for w in items if _is_kept(w[stabilizer], bounds)]
             texts = []
@@ -171,6 +184,20 @@ def print_table(results: dict[str, list[dict[str, Outcome]]]) -> None:
 
 def _is_kept(outcome: Outcome, bounds: FilterConfig) -> bool:
     return outcome.scores is not None and first_violation(outcome.scores, bounds) is None
+
+
+def _is_steady(outcome: Outcome, judges: int) -> bool:
+    """Return True if the window was registered and its clip is good or improved by the first `judges` judges."""
+    is_registered = outcome.scores is not None and outcome.scores.registration != "failed"
+    return is_registered and all(label in ("good", "improved") for label in outcome.labels[:judges])
+
+
+def write_sheet(name: str, rows: list[np.ndarray]) -> None:
+    """Write frames of clips, a clip (FRAMES, SIZE, SIZE, 3) per row, to SHEETS/NAME.png."""
+    if SHEETS and rows:
+        Path(SHEETS).mkdir(parents=True, exist_ok=True)
+        sheet = np.concatenate([np.concatenate(list(row[:FRAMES]), axis=1) for row in rows])
+        cv2.imwrite(str(Path(SHEETS) / f"{name}.png"), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
 
 
 def with_graphics(window: np.ndarray) -> np.ndarray:
@@ -190,6 +217,7 @@ def print_graphics(moving: list[np.ndarray]) -> None:
     print(f"\nOpaque lower third over {len(moving)} windows with a moving camera that strict keeps without it")
     for stabilizer, bounds in (("paper", EARLIER), ("adaptive", FilterConfig())):
         counts: Counter[str] = Counter()
+        sheet = []
         for window in moving:
             drawn = with_graphics(window)
             above = np.zeros((len(window), SIZE, SIZE), bool)
@@ -202,6 +230,9 @@ def print_graphics(moving: list[np.ndarray]) -> None:
                 continue
             violation = first_violation(scores, bounds)
             counts["rejected" if violation else label(tracked_jitter_px(clip, above), before)] += 1
+            if not violation:
+                sheet.append(clip[:: len(clip) // FRAMES])
+        write_sheet(f"graphics_{stabilizer}", sheet)
         print(
             f"  {stabilizer:<10}" + ", ".join(f"{counts[key]} {key}" for key in ("good", "improved", "bad", "rejected"))
         )
@@ -215,12 +246,16 @@ def main() -> None:
     for name, path, fps, limit in videos():
         for window in windows(path, fps, limit):
             result = outcomes(window)
+            window = downscale(window, SIZE)
             results[name].append(result)
             scores = result["adaptive"].scores
             is_moving = scores.jitter_px > 0.8 and scores.filled_fraction < 0.5
             if is_moving and result["adaptive"].labels[0] == "good" and _is_kept(result["adaptive"], FilterConfig()):
                 moving.append(window)
     print_table(results)
+    for name, items in results.items():
+        new = [w["adaptive"] for w in items if not _is_kept(w["paper"], EARLIER)]
+        write_sheet(f"new_{name}", [o.frames for o in new if o.frames is not None and _is_kept(o, FilterConfig())])
     print_graphics(moving[::2])
 
 

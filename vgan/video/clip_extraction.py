@@ -31,7 +31,7 @@ def extract_clips(frames: Iterable[Frame], config: VideoConfig) -> Iterator[Clip
     """
     num_clips = 0
     try:
-        for window in _windows(frames, config):
+        for window in iter_windows(frames, config):
             result = window if isinstance(window, Reject) else _clip_from_window(*window, config)
             yield result
             num_clips += isinstance(result, Clip)
@@ -45,7 +45,7 @@ def extract_clips(frames: Iterable[Frame], config: VideoConfig) -> Iterator[Clip
             close()
 
 
-def _windows(frames: Iterable[Frame], config: VideoConfig) -> Iterator[tuple[int, list[Frame]] | Reject]:
+def iter_windows(frames: Iterable[Frame], config: VideoConfig) -> Iterator[tuple[int, list[Frame]] | Reject]:
     """Yield windows (shot, num_frames frames), one per `stride` frames of a shot, and a Reject for a too short shot."""
     clip = config.clip
     slow: list[Reject] = []
