@@ -104,9 +104,15 @@ def remove_files(url: str, names: list[str]) -> None:
 
 @with_retries
 def find_files(url: str) -> dict[str, dict[str, Any]] | None:
-    """Map the path (inside the store) of every file below a folder to its fsspec info; None if there is no folder."""
+    """Map the path (inside the store) of every file below a folder to its fsspec info; None if there is no folder.
+
+    The info of a symbolic link is that of its target, as it is when the file is read.
+    """
     fs, path = uncached_filesystem(url)
-    return fs.find(path, detail=True) if fs.isdir(path) else None
+    if not fs.isdir(path):
+        return None
+    files = fs.find(path, detail=True)
+    return {name: fs.info(name) if info.get("islink") else info for name, info in files.items()}
 
 
 @with_retries

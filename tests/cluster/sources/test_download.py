@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from cluster.sources.config import FetchConfig
 from cluster.sources.download import HostPauses, local_copy, process_host_pauses
 from cluster.sources.fetch_errors import final_error, is_worth_retrying
 from cluster.sources.http_client import _private_socket, _public_socket
-from cluster.sources.manifest import Source
+from cluster.sources.manifest import Source, list_folder
 from vgan.errors import InputError, VideoError
 
 FETCH = FetchConfig(idle_s=1.0, total_s=20.0, max_gb=0.001, max_pause_s=3.0, private_addresses=True)
@@ -222,6 +223,19 @@ def test_fetch_of_a_missing_or_unreadable_local_file_rejects_it(tmp_path: Path) 
         ("/a\0b", "unreadable"),
     ):
         assert error_of(path).reason == reason
+
+
+def test_videos_listed_through_symbolic_links_are_read(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "subset").mkdir()
+    target, link = tmp_path / "videos" / "clip.mp4", tmp_path / "subset" / "clip.mp4"
+    target.write_bytes(b"video")
+    os.utime(target, (1.0, 1.0))  # the link is newer
+    link.symlink_to(target)
+    (listed,) = list_folder(str(tmp_path / "subset"))[0]
+    assert listed.bytes == 5
+    with local_copy(listed, FetchConfig()) as path:
+        assert Path(path).read_bytes() == b"video"
 
 
 def test_error_inside_the_block_is_not_treated_as_a_download_error(tmp_path: Path) -> None:
