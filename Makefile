@@ -62,6 +62,7 @@ bench-prepare: $(READY) $(TRANSNET)  ## decoding, shot detection, stabilization 
 
 bench-duplicates: $(READY)  ## near-duplicates: recall of copies by kind, other moments dropped, cost
 	$(BIN)/python tests/benchmarks/near_duplicates.py
+	$(BIN)/python tests/benchmarks/false_matches.py
 
 bench-scale: $(READY)  ## 2 million sources and 14 million clips through prepare without pixels: make bench-scale [SIZES=1e4,1e5]
 	$(if $(SIZES),SIZES=$(SIZES)) $(BIN)/python tests/benchmarks/scale.py
