@@ -1,4 +1,4 @@
-"""Estimate how many different scenes near-duplicate detection takes for copies: `make bench-duplicates`. Prints a table.
+"""Estimate how many scenes near-duplicate detection takes for copies: `make bench-duplicates`. Prints a table.
 
 Random crops of clips stand in for the many scenes there are not: squares of three quarters to all of a clip, half
 mirrored. Distances of the pictures of unlike scenes are counted, and a fit to their tail is extrapolated to a million
