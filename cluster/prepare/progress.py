@@ -55,7 +55,7 @@ class SourceHours:
         self._bar.total = max(self._bar.total, done_h)  # declared durations may be wrong, and sums are rounded
         speed = self._done_s / max(1e-3, self._bar.format_dict["elapsed"])
         self._bar.set_postfix_str(
-            f"{speed:.1f}x real time, {self._units} videos, {self._clips} of {self._windows} windows kept",
+            f"{speed:.1f}x real time, {self._units} videos, {self._clips} clips of {self._windows} windows",
             refresh=False,
         )
         self._bar.update(row["source_s"] / 3600)
