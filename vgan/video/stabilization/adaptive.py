@@ -155,9 +155,9 @@ def _registered(
     """
     try:
         registration = adaptive_registration.register(grays, config, mask)
-    except VideoError:
+        clip, covered = render(frames, registration.transforms, size)
+    except (VideoError, np.linalg.LinAlgError):  # LinAlgError: a homography without an inverse
         return None
-    clip, covered = render(frames, registration.transforms, size)
     measured = covered
     if mask is not None:
         height, width = grays.shape[1:]

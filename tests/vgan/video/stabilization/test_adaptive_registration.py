@@ -19,9 +19,11 @@ from moving_pictures import (
 from vgan.errors import VideoError
 from vgan.video.config import FilterConfig, StabilizeConfig
 from vgan.video.quality_filters import first_violation
+from vgan.video.stabilization import adaptive_registration
 from vgan.video.stabilization.adaptive_registration import register
 from vgan.video.stabilization.geometry import corner_distance, distortion, limit_distortion, project
 from vgan.video.stabilization.point_tracks import CELL_PX, PER_CELL, overlay_mask, spread_corners
+from vgan.video.stabilization.registration import Registration
 from vgan.video.stabilization.stabilize import crop_only, stabilize
 
 T = 32
@@ -151,6 +153,16 @@ def test_stabilize_window_that_cannot_be_registered_is_kept_and_marked_failed():
     assert scores.registration == "failed"
     assert not scores.stabilized
     assert first_violation(scores, FilterConfig())[0] == "unregistered"
+
+
+def test_stabilize_window_with_a_singular_homography_is_marked_failed(monkeypatch):
+    frames = film([make_texture(2)] * 4, shaky_cameras(2, 4))
+    transforms = np.stack([np.eye(3)] * 4)
+    transforms[2] = [[1, 0, 0], [0, 1, 0], [1, 0, 0]]
+    registration = Registration(transforms, pairs=[], drift_px=0.0)
+    monkeypatch.setattr(adaptive_registration, "register", lambda *_: registration)
+    _, scores = stabilize(frames, CONFIG, 64)
+    assert scores.registration == "failed"
 
 
 def test_stabilize_adaptive_twice_gives_the_same_bytes():
