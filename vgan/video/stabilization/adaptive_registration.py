@@ -67,11 +67,7 @@ def register(grays: np.ndarray, config: StabilizeConfig, excluded: np.ndarray | 
     """
     height, width = grays.shape[1:]
     unit = EVIDENCE_PX / min(height, width)
-    scale = min(1.0, TEMPLATE_PX / min(height, width))
-    to_small = scaling(scale)
-    from_small = np.linalg.inv(to_small)
-    template = make_template(_small(grays[0], scale))
-    small_unit = unit / scale
+    drift = _Drift(grays[0], unit)
     transforms = [IDENTITY]
     pairs: list[PairRegistration] = []
     points, detected, age = np.zeros((0, 2), np.float32), 0, REDETECT_FRAMES
@@ -88,36 +84,55 @@ def register(grays: np.ndarray, config: StabilizeConfig, excluded: np.ndarray | 
         tracked, is_tracked = track(before, after, points) if len(points) else (points, np.zeros(0, bool))
         fit = fit_motion(tracked[is_tracked], points[is_tracked], len(points), config, unit)
         if fit is None or len(fit.after) < MIN_TRACKED * fit.num_points:
-            by_sift = _match_frames(before, after, config, unit)
-            if by_sift is not None and len(by_sift.after) >= MIN_MATCHED * by_sift.num_points:
-                fit = by_sift
-            else:
-                minimum = f"at least {max(config.min_matches, MIN_INLIERS)} and {MIN_TRACKED:.0%} of the points"
-                detail = f"frame {t} cannot be registered to the one before; {minimum} must fit one transform"
-                raise VideoError("stabilize", "too_few_matches", detail)
+            fit = _match_frames(before, after, config, unit)
+        if fit is None:
+            minimum = f"at least {max(config.min_matches, MIN_INLIERS)} and {MIN_TRACKED:.0%} of the points"
+            detail = f"frame {t} cannot be registered to the one before; {minimum} must fit one transform"
+            raise VideoError("stabilize", "too_few_matches", detail)
         points = tracked[is_tracked]
+        num_homographies += fit.is_homography
         transform = _normalized(transforms[-1] @ fit.transform)
         if len(pairs) % CORRECT_EVERY == 1:
-            predicted = _normalized(to_small @ transform @ from_small)
-            corrected = correct_drift(template, _small(after, scale), predicted, small_unit, hold=1.0)
-            transform = _normalized(from_small @ corrected @ to_small)
-        if num_homographies or fit.is_homography:
+            transform = drift.correct(after, transform)
+        if num_homographies:
             transform = limit_distortion(transform, height, width, MAX_DISTORTION_PX / unit)
         if not 1 / MAX_ZOOM < scale_of(transform) < MAX_ZOOM:
             zoom = f"zoom {scale_of(transform):.3g} of frame {t} relative to the first"
             raise VideoError("stabilize", "collapsed", zoom)
-        error = np.hypot(*(project(fit.transform, fit.after) - fit.before).T)
-        pairs.append(
-            PairRegistration(
-                residual_px=float(np.sqrt((error**2).mean())) * unit,
-                inlier_ratio=len(fit.after) / fit.num_points,
-                num_matches=len(fit.after),
-                photometric=0.0,
-            )
-        )
-        num_homographies += fit.is_homography
         transforms.append(transform)
+        pairs.append(_quality_of(fit, unit))
     return Registration(np.stack(transforms), pairs, drift_px=0.0, num_homographies=num_homographies)
+
+
+class _Drift:
+    """Correction of transforms by alignment of small images with that of the first frame."""
+
+    def __init__(self, first: np.ndarray, unit: float) -> None:
+        self._scale = min(1.0, TEMPLATE_PX / min(first.shape))
+        self._unit = unit / self._scale
+        self._to_small = scaling(self._scale)
+        self._from_small = np.linalg.inv(self._to_small)
+        self._template = make_template(self._small(first))
+
+    def correct(self, gray: np.ndarray, transform: np.ndarray) -> np.ndarray:
+        """Correct the transform (3, 3) from a frame (H, W) uint8 to the first one."""
+        predicted = _normalized(self._to_small @ transform @ self._from_small)
+        corrected = correct_drift(self._template, self._small(gray), predicted, self._unit, hold=1.0)
+        return _normalized(self._from_small @ corrected @ self._to_small)
+
+    def _small(self, gray: np.ndarray) -> np.ndarray:
+        return cv2.resize(gray, None, fx=self._scale, fy=self._scale, interpolation=cv2.INTER_AREA)
+
+
+def _quality_of(fit: Fit, unit: float) -> PairRegistration:
+    """Return the quality of the registration of a pair of frames."""
+    error = np.hypot(*(project(fit.transform, fit.after) - fit.before).T)
+    return PairRegistration(
+        residual_px=float(np.sqrt((error**2).mean())) * unit,
+        inlier_ratio=len(fit.after) / fit.num_points,
+        num_matches=len(fit.after),
+        photometric=0.0,
+    )
 
 
 def fit_motion(
@@ -159,7 +174,10 @@ def fit_motion(
 
 
 def _match_frames(before: np.ndarray, after: np.ndarray, config: StabilizeConfig, unit: float) -> Fit | None:
-    """Fit the motion between two images (H, W) uint8 to SIFT matches of half-size images, refined at full size."""
+    """Fit the motion between two images (H, W) uint8 to SIFT matches of half-size images, refined at full size.
+
+    Returns None if less than MIN_MATCHED of the matches, or fewer points than `fit_motion` needs, fit one transform.
+    """
     scale = before.shape[0] // 2 / before.shape[0]
     detector = cv2.SIFT.create(config.num_keypoints)
     features_before, features_after = (find_features(detector, halve(gray)) for gray in (before, after))
@@ -171,14 +189,10 @@ def _match_frames(before: np.ndarray, after: np.ndarray, config: StabilizeConfig
     points_after, points_before = (
         ((p + 0.5) / scale - 0.5).astype(np.float32) for p in (refined.after, refined.before)
     )
-    return fit_motion(points_after, points_before, matches.num_matches, config, unit)
+    fit = fit_motion(points_after, points_before, matches.num_matches, config, unit)
+    return fit if fit is not None and len(fit.after) >= MIN_MATCHED * fit.num_points else None
 
 
 def _normalized(transform: np.ndarray) -> np.ndarray:
     """Scale a homography (3, 3) so that its last element is 1."""
     return transform / transform[2, 2]
-
-
-def _small(gray: np.ndarray, scale: float) -> np.ndarray:
-    """Downscale an image by averaging."""
-    return cv2.resize(gray, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
