@@ -73,6 +73,11 @@ def video_rows(folder: Path) -> list[tuple[str, str, tuple[float, float, float]]
             ("  640x360 h264, in a child", "frames/s", rate(250, lambda: count(child.frames(mp4)))),
             ("stabilize at 128 px", "frames/s", rate(32, lambda: stabilize(small, StabilizeConfig(), 64))),
             (
+                "  preset=paper",
+                "frames/s",
+                rate(32, lambda: stabilize(small, StabilizeConfig(preset="paper"), 64)),
+            ),
+            (
                 "  with cuts and scores",
                 "frames/s",
                 rate(32 * windows, lambda: count(extract_clips(iter(decoded), config))),
