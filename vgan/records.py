@@ -10,7 +10,8 @@ import numpy as np
 
 SCHEMA_VERSION = 2
 # Increased when equal videos and settings give other pixels or scores. 2: HDR tone mapping; 3: damaged, interlaced and
-# telecined video, slow beginnings, flashes; fingerprints equal for mirrored clips, bars of any color; preset adaptive.
+# telecined video, slow beginnings, flashes; fingerprints equal for mirrored clips, bars of any color; preset adaptive;
+# 4: homographies by USAC, source motion, borders of frames not copied where a clip is filled.
 VIDEO_REVISION = 4
 
 

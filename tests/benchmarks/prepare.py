@@ -1,8 +1,8 @@
 """Every figure of prepare in one run: `make bench-prepare`. Prints tables; asserts nothing.
 
-Decoders by codec, cuts, stabilization against the original algorithm, then the whole job: what Ray costs over plain
-processes, what a worker holds of a one-hour video, and what is turned away of real video. Real test videos are looked
-for in ../shared; tables that need them say so where it is absent.
+Decoders by codec, cuts, stabilization compared with the original algorithm, memory of a worker on a one-hour video,
+windows rejected by each preset of the filters, and the whole job on Ray compared with plain processes. Real test videos
+are read from ../shared; without them, the tables that need them are left out.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -36,7 +37,7 @@ from cluster.sources.manifest import list_folder
 from vgan.errors import VideoError
 from vgan.records import Clip
 from vgan.video.clip_extraction import extract_clips
-from vgan.video.config import FilterConfig, VideoConfig
+from vgan.video.config import FILTER_PRESETS, FilterConfig, VideoConfig
 from vgan.video.decoding.isolated_decoder import Decoder
 from vgan.video.quality_filters import first_violation
 
@@ -127,11 +128,12 @@ def whole_job(config: VideoConfig) -> None:
     print(f"{'prepare on Ray, shards written':<34}{ray_s:>9.1f}{num_frames / ray_s:>10.0f}{ratio:>7.2f}")
 
 
-def reject_table(config: VideoConfig) -> None:
-    """What is turned away of real video, beside the paper's 3 %."""
+def reject_table() -> None:
+    """Share of the windows of real video that each preset of the filters rejects; the paper lost 3 %."""
     print("\nReject rate (share of windows without a clip; the paper lost 3 % to stabilization alone) and reasons")
-    print(f"{'videos':<24}{'windows':>8}{'clips':>7}{'rejected':>10}  reasons")
-    for name in ("ucf101/UCF-101", "generic", "shaky"):
+    print(f"{'filters.preset':<16}{'videos':<24}{'windows':>8}{'clips':>7}{'rejected':>10}  reasons")
+    for preset, name in product(FILTER_PRESETS, ("ucf101/UCF-101", "generic", "shaky")):
+        config = VideoConfig(filters=FilterConfig(preset=preset, **FILTER_PRESETS[preset]))
         paths = [s.uri for s in list_folder(str(SHARED / name))[0]]
         _, found = plain_processes(paths, config)
         rejects = sum((y.rejects for y in found), Counter[str]())
@@ -139,7 +141,7 @@ def reject_table(config: VideoConfig) -> None:
         windows = clips + sum(n for reason, n in rejects.items() if not reason.startswith(("decode", "shots")))
         reasons = ", ".join(f"{n} {reason}" for reason, n in rejects.most_common())
         rejected = 1 - clips / windows if windows else 0
-        print(f"{f'{len(paths)} of {name}':<24}{windows:>8}{clips:>7}{rejected:>10.1%}  {reasons}")
+        print(f"{preset:<16}{f'{len(paths)} of {name}':<24}{windows:>8}{clips:>7}{rejected:>10.1%}  {reasons}")
 
 
 def write_hour(path: Path) -> None:
@@ -207,9 +209,8 @@ def main() -> None:
     if not SHARED.is_dir():
         print(f"\nno real videos at {SHARED}: the tables of the whole job and of rejects are left out")
         return
-    config = VideoConfig()
-    reject_table(config)
-    whole_job(replace(config, filters=FilterConfig(disabled=["near_duplicate"])))
+    reject_table()
+    whole_job(replace(VideoConfig(), filters=FilterConfig(disabled=["near_duplicate"])))
 
 
 if __name__ == "__main__":

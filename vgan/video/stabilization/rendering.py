@@ -9,6 +9,10 @@ import numpy as np
 
 from vgan.video.stabilization.geometry import is_affine
 
+# Width of a frame's border that is not copied into a clip, as share of the short side. Black lines of captured film and
+# the blurred edge of a cropped bar would leave a trail of stripes where each frame's missing part is filled.
+BORDER = 3 / 64
+
 
 def downscale(frames: np.ndarray, short_side: int) -> np.ndarray:
     """Downscale `frames` (T, H, W, 3) uint8 by averaging to a short side of at most `short_side`; never enlarge.
@@ -36,7 +40,8 @@ def render(frames: np.ndarray, transforms: np.ndarray, size: int) -> tuple[np.nd
     camera moves. Block averages are fast, and without motion they equal area downscaling if `size` divides the source's
     short side.
 
-    Pixels that no source pixel covers are copied from the preceding frame of the clip (the first frame covers all).
+    Pixels that no source pixel covers are copied from the preceding frame of the clip (the first frame covers all), as
+    are those of a frame's border of `BORDER` next to them.
 
     Returns:
         Clip (T, size, size, 3) uint8, and where it shows the source, (T, size, size) bool; the rest is filled.
@@ -78,8 +83,9 @@ def source_coverage(to_source: np.ndarray, height: int, width: int, size: int) -
     """Return the masks (T, size, size) bool of clip pixels that, with all adjacent ones, are completely in the source.
 
     The adjacent pixels are a safety margin, which is clipped at the clip's border so that the identity covers the full
-    picture. The source is the intersection of half-planes, so it is enough to compare sums of a term per column and a
-    term per row, the least of each over a pixel's square.
+    picture. A side of the source that crosses the clip is moved inward by `BORDER`. The source is the intersection of
+    half-planes, so it is enough to compare sums of a term per column and a term per row, the least of each over a
+    pixel's square.
 
     Args:
         to_source: homographies (T, 3, 3) from pixels of the clip to pixels of the source.
@@ -93,12 +99,25 @@ def source_coverage(to_source: np.ndarray, height: int, width: int, size: int) -
     x, y, depth = np.moveaxis(to_source, 1, 0)
     # Each side of the source, and the horizon of a homography, is a line in the clip: by_x * x + by_y * y + offset > 0.
     right, lower = (width - 1 + margin) * depth - x, (height - 1 + margin) * depth - y
-    lines = np.stack([x + margin * depth, y + margin * depth, right, lower, depth], axis=1)
-    by_x, by_y, offset = np.moveaxis(lines[..., None], 2, 0)  # each (T, 5, 1)
-    least_x = np.minimum(by_x * low, by_x * high) + offset
-    least_y = np.minimum(by_y * low, by_y * high)
+    lines = np.stack([x + margin * depth, y + margin * depth, right, lower, depth], axis=1)  # (T, 5, 3)
+    least_x, least_y = _least(lines, low, high)
     is_crossed = least_x.min(2) + least_y.min(2) <= 0
+    is_crossed_side = is_crossed & (np.arange(5) < 4)  # the last line is the horizon
+    lines -= BORDER * min(height, width) * is_crossed_side[..., None] * depth[:, None]
+    least_x, least_y = _least(lines, low, high)
     inside = np.ones((len(to_source), size, size), bool)
     for t, line in np.argwhere(is_crossed):
         inside[t] &= least_x[t, line] > -least_y[t, line][:, None]
     return inside
+
+
+def _least(lines: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least values of the terms per column and per row of `lines` (T, 5, 3), two arrays (T, 5, size).
+
+    Args:
+        lines: coefficients of x, of y, and constants.
+        low: least coordinate of each pixel's square, (size,).
+        high: greatest coordinate of each pixel's square, (size,).
+    """
+    by_x, by_y, offset = np.moveaxis(lines[..., None], 2, 0)  # each (T, 5, 1)
+    return np.minimum(by_x * low, by_x * high) + offset, np.minimum(by_y * low, by_y * high)

@@ -12,7 +12,7 @@ from vgan.records import ClipScores
 from vgan.video.config import StabilizeConfig
 from vgan.video.stabilization import reference
 from vgan.video.stabilization.clip_scores import mean_frame_difference
-from vgan.video.stabilization.rendering import downscale, render
+from vgan.video.stabilization.rendering import BORDER, downscale, render
 from vgan.video.stabilization.stabilize import crop_only, stabilize
 
 T = 16
@@ -84,11 +84,23 @@ def test_render_fills_from_the_frame_rendered_before():
     shift[1, 0, 2], shift[2, 0, 2] = 32, 64  # pixels: a quarter of the frame is uncovered, then half
     clip, covered = render(frames, shift, 64)
     assert (clip[1, :, :16] == 10).all()
-    assert (clip[1, :, 18:] == 100).all()
+    assert (clip[1, :, 21:] == 100).all()
     assert (clip[2, :, :16] == 10).all()  # recursive: filled from filled pixels
-    assert (clip[2, :, 18:32] == 100).all()
-    assert (clip[2, :, 34:] == 200).all()
-    assert 1 - covered.mean((1, 2)) == pytest.approx([0, 0.25, 0.5], abs=0.03)
+    assert (clip[2, :, 21:32] == 100).all()
+    assert (clip[2, :, 37:] == 200).all()
+    assert 1 - covered.mean((1, 2)) == pytest.approx([0, 0.25 + BORDER, 0.5 + BORDER], abs=0.03)
+
+
+def test_render_leaves_no_stripes_of_a_black_border_where_it_fills():
+    texture = make_texture(5).clip(60)
+    shift = 8 * np.arange(8)  # of the camera, pixels
+    frames = np.stack([texture[:128, x : x + 170] for x in shift])
+    frames[:, :, :5] = frames[:, :, -5:] = 0  # black lines at both sides, as captured film has
+    transforms = np.tile(np.eye(3), (8, 1, 1))
+    transforms[:, 0, 2] = shift
+    clip, covered = render(frames, transforms, 64)
+    assert not covered[-1].all()
+    assert clip.min() > 50
 
 
 def test_render_without_motion_is_area_reduction_of_the_middle():
