@@ -13,15 +13,17 @@ from vgan.options import check_choice, option, section
 class MeasuredRates:
     """Measured rates, per core unless stated otherwise. The defaults are those of the README (Measured)."""
 
-    date: str = "2026-11-29"
+    date: str = "2026-12-01"
     machine: str = "virtual machine, 2 cores of an AMD EPYC (Zen 5), no GPU"
     decode_mpixels_per_s: float = (
         1173 * 640 * 360 / 1e6
     )  # 1,173 frames/s of 640x360 H.264 in a child process of a worker
-    stabilize_frames_per_s: float = 373.0  # at 128 px, with cuts and scores
+    # At 128 px, with cuts and scores: 373 of preset=paper, times 1.6, the ratio of adaptive to it on real videos.
+    stabilize_frames_per_s: float = 597.0
     prepare_efficiency: float = 0.86  # jobs.prepare relative to plain processes, lowest of four (2026-11-28)
     pack_clips_per_s: float = 779.0  # per second of CPU time; 613 for JPEGs
-    clip_yield: float = 0.60  # share of windows accepted, ordinary web video; 0.68 for UCF101; 0.97 in the paper
+    # Share of windows accepted, ordinary web video; 0.91 with filters.preset=paper, 0.76 for UCF101, 0.97 in the paper.
+    clip_yield: float = 0.67
     jpeg_clip_bytes: float = 84_000.0  # UCF101 at codec=jpeg
     feed_clips_per_s: float = 9252.0  # reader of one worker, codec=raw
     feed_jpeg_clips_per_s: float = 722.0  # the same for codec=jpeg, four threads on two cores
